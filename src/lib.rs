@@ -1,0 +1,1 @@
+//! evenkv: a distributed key-value store over plain HTTP.

@@ -1,0 +1,2 @@
+//! The `evenkv` program.
+fn main() {}

@@ -1,1 +1,3 @@
 //! evenkv: a distributed key-value store over plain HTTP.
+
+pub mod model;

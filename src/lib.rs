@@ -15,3 +15,6 @@ pub mod peers;
 pub mod node;
 
 pub mod config;
+
+pub mod http;
+pub mod metrics;

@@ -95,6 +95,11 @@ impl Node {
         }
     }
 
+    /// Whether the node looks for a cluster that it is no part of.
+    pub fn is_passive(&self) -> bool {
+        matches!(self.role, Role::Passive { .. })
+    }
+
     /// Says that the node is going to stop.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);

@@ -1,1 +1,2 @@
 //! evenkv: a distributed key-value store over plain HTTP.
+pub mod cli;

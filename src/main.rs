@@ -1,2 +1,16 @@
 //! The `evenkv` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "evenkv", version)]
+struct Program {
+    #[command(subcommand)]
+    command: evenkv::cli::Command,
+}
+
+fn main() -> ExitCode {
+    evenkv::cli::run(Program::parse().command)
+}

@@ -62,17 +62,17 @@ impl Client {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.finish(self.agent.run(self.request(Method::GET, path)?.map(|_| ())))
+        self.finish(self.agent.run(self.request(Method::GET, path)?))
     }
 
     pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
-        self.finish(self.agent.run(self.request(Method::DELETE, path)?.map(|_| ())))
+        self.finish(self.agent.run(self.request(Method::DELETE, path)?))
     }
 
     /// Sends `{"value": <value>}`; `value` is JSON text and goes out as it is.
     pub(super) fn put_value(&self, path: &str, value: &str) -> Result<Answer, Failure> {
         let body = format!("{{\"value\":{value}}}").into_bytes();
-        self.finish(self.agent.run(self.request(Method::PUT, path)?.map(|_| body)))
+        self.finish(self.agent.run(self.request(Method::PUT, path)?.map(|()| body)))
     }
 
     fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {

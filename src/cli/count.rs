@@ -23,7 +23,7 @@ struct Shards {
 #[derive(Deserialize)]
 struct Shard {
     #[serde(rename = "shard-id")]
-    shard_id: String,
+    id: String,
     /// Null where no node of the shard was reached.
     #[serde(rename = "key-count")]
     key_count: Option<u64>,
@@ -43,7 +43,7 @@ pub(super) fn count(args: &CountArgs) -> Result<bool, Failure> {
     print(rendered(&shards).as_bytes())?;
     match shards.iter().find(|shard| shard.key_count.is_none()) {
         Some(silent) => {
-            Err(Failure::Local(format!("no node of shard {} was reached to be counted", silent.shard_id)))
+            Err(Failure::Local(format!("no node of shard {} was reached to be counted", silent.id)))
         }
         None => Ok(true),
     }
@@ -53,7 +53,7 @@ fn rendered(shards: &[Shard]) -> String {
     let shown = |count: Option<u64>| count.map_or("unknown".to_owned(), |count| count.to_string());
     let mut rows = vec![["shard", "keys", "nodes"].map(str::to_owned).to_vec()];
     for shard in shards {
-        rows.push(vec![shard.shard_id.clone(), shown(shard.key_count), shard.replicas.join(" ")]);
+        rows.push(vec![shard.id.clone(), shown(shard.key_count), shard.replicas.join(" ")]);
     }
     let total = shards.iter().map(|shard| shard.key_count).sum();
     rows.push(vec!["total".to_owned(), shown(total)]);
@@ -65,7 +65,7 @@ mod tests {
     use super::{Shard, rendered};
 
     fn shard(id: &str, key_count: Option<u64>) -> Shard {
-        Shard { shard_id: id.to_owned(), key_count, replicas: vec![format!("node{id}:13800")] }
+        Shard { id: id.to_owned(), key_count, replicas: vec![format!("node{id}:13800")] }
     }
 
     #[test]

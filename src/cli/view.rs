@@ -32,7 +32,8 @@ struct View {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Shard {
-    shard_id: String,
+    #[serde(rename = "shard-id")]
+    id: String,
     #[serde(default)]
     key_count: Option<u64>,
     #[serde(default)]
@@ -63,18 +64,14 @@ pub(super) fn view(args: &ViewArgs) -> Result<bool, Failure> {
 }
 
 fn rendered(view: &View) -> String {
-    let mut facts = format!("epoch {}", view.epoch);
-    if let Some(id) = &view.cluster_id {
-        facts += &format!(", cluster {id}");
-    }
-    if let Some(factor) = view.repl_factor {
-        facts += &format!(", replication factor {factor}");
-    }
+    let cluster = view.cluster_id.as_ref().map(|id| format!(", cluster {id}")).unwrap_or_default();
+    let factor = view.repl_factor.map(|factor| format!(", replication factor {factor}")).unwrap_or_default();
+    let facts = format!("epoch {}{cluster}{factor}", view.epoch);
     let mut rows =
         vec![["shard", "keys", "leader", "ranges", "of the hashes", "nodes"].map(str::to_owned).to_vec()];
     for shard in &view.shards {
         rows.push(vec![
-            shard.shard_id.clone(),
+            shard.id.clone(),
             shard.key_count.map_or("unknown".to_owned(), |count| count.to_string()),
             shard.leader.clone().unwrap_or_else(|| "-".to_owned()),
             shard.ranges.len().to_string(),

@@ -15,6 +15,10 @@ use super::lines::{Line, Lines};
 /// The longest line, or delimited record, that is read; a longer one is a failed line.
 const LINE_LIMIT: u64 = BODY_LIMIT;
 
+/// Stands as a record of its own behind a delimited file, in which nobody writes it: it ends the last record
+/// where that has no line end, and shows up within it where a quote was never closed.
+const END: &[u8] = b"\n\x1a\n";
+
 /// A pair and the line where it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -56,7 +60,8 @@ pub(super) fn entries(format: Format, input: impl Read + 'static) -> Entries {
                 .quoting(quoting)
                 .has_headers(header)
                 .flexible(true)
-                .from_reader(Metered { input, unparsed: Rc::clone(&unparsed) });
+                .terminator(csv::Terminator::Any(b'\n'))
+                .from_reader(Metered { input: input.chain(END), unparsed: Rc::clone(&unparsed) });
             delimited(reader, unparsed, key)
         }
     }
@@ -125,37 +130,47 @@ fn word(line: u64, text: &[u8]) -> Result<(Vec<u8>, String), String> {
     Ok((text.to_vec(), line.to_string()))
 }
 
+/// The line of a record is counted back from where the record ends, since the reader counts the ends of empty
+/// lines, and of `\r\n`, to the record after them. So each record must end in `\n`, also the last one.
 fn delimited<R: Read + 'static>(mut reader: csv::Reader<R>, unparsed: Rc<Cell<u64>>, key: Column) -> Entries {
     let mut record = csv::ByteRecord::new();
     let mut has_failed = false;
     Box::new(std::iter::from_fn(move || {
-        if has_failed {
-            return None;
-        }
-        unparsed.set(0);
-        match reader.read_byte_record(&mut record) {
-            Ok(true) => {
-                let line = record.position().map_or(0, csv::Position::line);
-                Some(Ok(entry(line, fields(&record, key))))
+        while !has_failed {
+            unparsed.set(0);
+            match reader.read_byte_record(&mut record) {
+                Ok(true) if matches!(record.as_slice(), b"\r" | b"\x1a") => {}
+                Ok(true) => {
+                    let within: u64 = record.as_slice().iter().map(|byte| u64::from(*byte == b'\n')).sum();
+                    let line = reader.position().line() - within;
+                    if record.as_slice().ends_with(END) {
+                        let reason = "a quote is left open, up to the end of the file (see --no-quoting)";
+                        return Some(Ok(Entry::Bad { line, reason: reason.to_owned() }));
+                    }
+                    return Some(Ok(entry(line - 1, fields(&record, key))));
+                }
+                Ok(false) => return None,
+                Err(error) => {
+                    has_failed = true;
+                    let line = reader.position().line();
+                    return Some(Err(format!("cannot read on after line {line}: {error}")));
+                }
             }
-            Ok(false) => None,
-            Err(error) => {
-                has_failed = true;
-                let line = reader.position().line();
-                Some(Err(format!("cannot read on after line {line}: {error}")))
-            }
         }
+        None
     }))
 }
 
 fn fields(record: &csv::ByteRecord, key: Column) -> Result<(Vec<u8>, String), String> {
     let texts = record.iter().map(std::str::from_utf8).collect::<Result<Vec<&str>, _>>();
-    let texts = texts.map_err(|_| "the fields are not UTF-8")?;
+    let mut texts = texts.map_err(|_| "the fields are not UTF-8")?;
+    if let Some(last) = texts.last_mut() {
+        *last = last.strip_suffix('\r').unwrap_or(last);
+    }
     let key = texts
         .get(key.get() - 1)
         .ok_or_else(|| format!("there is no field {key} for the key, the line has {}", texts.len()))?;
-    let value = serde_json::Value::from(texts.clone()).to_string();
-    Ok((key.as_bytes().to_vec(), value))
+    Ok((key.as_bytes().to_vec(), serde_json::Value::from(texts.clone()).to_string()))
 }
 
 /// Bounds what a record may take: a quote that is never closed would make one record of the rest of the file.
@@ -230,7 +245,7 @@ mod tests {
                 Err((4, "missing field `value`")),
                 Err((5, "missing field `key`")),
                 Err((6, "expected a string at column 8")),
-                Err((7, "expected value at column 19")),
+                Err((7, "expected value at column 20")),
                 Err((8, "trailing characters")),
                 Err((9, "not {\"key\": \"..\", \"value\": ..}")),
                 Err((10, "invalid unicode")),
@@ -269,15 +284,16 @@ mod tests {
     fn delimited_records() {
         let key = NonZeroUsize::new(2).unwrap();
         let quoted = Format::Delimited { delimiter: b';', key, quoting: true, header: false };
-        let input = b"a;k1;c\n\"x;\"\"y\";\"two\nlines\";\r\n\nonly\nb;\xff\nc;k2";
+        let input = b"a;k1;c\n\"x;\"\"y\";\"two\nlines\";\r\n\nonly\r\n\r\nb;\xff\n\nc;\"k2\"\r\nd;k3";
         check(
             &read(quoted, input),
             &[
                 Ok(pair(1, "k1", r#"["a","k1","c"]"#)),
                 Ok(pair(2, "two\nlines", r#"["x;\"y","two\nlines",""]"#)),
                 Err((5, "no field 2")),
-                Err((6, "not UTF-8")),
-                Ok(pair(7, "k2", r#"["c","k2"]"#)),
+                Err((7, "not UTF-8")),
+                Ok(pair(9, "k2", r#"["c","k2"]"#)),
+                Ok(pair(10, "k3", r#"["d","k3"]"#)),
             ],
         );
         let plain = Format::Delimited { delimiter: b';', key, quoting: false, header: true };
@@ -285,6 +301,15 @@ mod tests {
             &read(plain, b"name;key\n\"open;k\nnext;\"k2\"\n"),
             &[Ok(pair(2, "k", r#"["\"open","k"]"#)), Ok(pair(3, "\"k2\"", r#"["next","\"k2\""]"#))],
         );
+    }
+
+    #[test]
+    fn an_open_quote_is_told() {
+        let key = NonZeroUsize::MIN;
+        let format = Format::Delimited { delimiter: b',', key, quoting: true, header: false };
+        let open = Err((2, "a quote is left open"));
+        check(&read(format, b"a,b\nc,\"d\ne,f\n"), &[Ok(pair(1, "a", r#"["a","b"]"#)), open]);
+        check(&read(format, b"a,\"b\n\""), &[Ok(pair(1, "a", r#"["a","b\n"]"#))]);
     }
 
     #[test]

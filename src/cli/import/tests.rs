@@ -79,6 +79,11 @@ fn fields_and_words_are_imported_and_later_lines_win() {
         assert_eq!(state.pairs[&b"0042"[..]], r#"["0042","B","Lu"]"#);
         state.pairs.clear();
     });
+    // The first line has to be sent twice, and must still not come after the second.
+    let file = folder.path().join("busy.tsv");
+    fs::write(&file, format!("{BUSY}\tfirst\n{BUSY}\tsecond\n")).unwrap();
+    assert!(import_file(&node.address(), &file, &[]).unwrap());
+    assert_eq!(node.with(|state| state.pairs.remove(BUSY.as_bytes())).unwrap(), "\"second\"");
     let file = folder.path().join("words");
     fs::write(&file, "A's\nétude\n").unwrap();
     assert!(import_file(&node.address(), &file, &[]).unwrap());
@@ -128,7 +133,7 @@ fn a_node_that_serves_nothing_ends_the_import_early() {
 fn a_node_that_dies_ends_the_import_early() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("words");
-    fs::write(&file, (0..5000).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
+    fs::write(&file, "word\n".repeat(5000)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     // It answers the first question, whether it is alive, and is gone.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// A distributed key-value store over plain HTTP
 #[derive(Parser)]
 #[command(name = "evenkv", version)]
 struct Program {

@@ -42,13 +42,21 @@ impl Failure {
             Failure::Unreachable { .. } | Failure::Refused { .. } | Failure::Local(_) => TROUBLE,
         }
     }
+
+    /// What to do about it, where the text does not say so itself.
+    pub(super) fn advice(&self) -> &'static str {
+        match self {
+            Failure::Unreachable { .. } => " (choose another node with --node or EVENKV_NODE)",
+            Failure::Usage(_) | Failure::Refused { .. } | Failure::Local(_) => "",
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Unreachable { node, reason } => {
-                write!(out, "no answer from the node at {node}: {reason} (choose another one with --node)")
+                write!(out, "no answer from the node at {node}: {reason}")
             }
             Failure::Refused { status, reason } => write!(out, "the node answered {status}: {reason}"),
             Failure::Usage(text) | Failure::Local(text) => out.write_str(text),

@@ -58,7 +58,7 @@ pub(super) fn health(args: &HealthArgs) -> Result<bool, Failure> {
         }
         // A health check has no third exit code: a node that cannot be asked is not healthy.
         Err(failure) => {
-            eprintln!("evenkv: {failure}");
+            eprintln!("evenkv: {failure}{}", failure.advice());
             Ok(false)
         }
     }

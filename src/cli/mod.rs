@@ -57,7 +57,7 @@ pub fn run(command: Command) -> ExitCode {
         Ok(true) => ExitCode::from(DONE),
         Ok(false) => ExitCode::from(NO),
         Err(failure) => {
-            eprintln!("evenkv: {failure}");
+            eprintln!("evenkv: {failure}{}", failure.advice());
             ExitCode::from(failure.exit_code())
         }
     }

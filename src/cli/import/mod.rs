@@ -42,26 +42,29 @@ const CONNECTIONS_MAX: i64 = 256;
 
 const FORMATS_HELP: &str = "\
 Formats:
-  ndjson     a JSON object per line: {\"key\": \"text\", \"value\": any JSON}; other fields are ignored.
-             Names that end in .ndjson or .jsonl.
-  tsv        key, a tab, and the rest of the line, which is stored as a JSON string.
-             Names that end in .tsv or .tab.
-  delimited  fields between delimiters; the key is the field that --key names, the value a JSON array of all
-             the fields as strings. Names that end in .csv, or whenever --delimiter or --key is given.
-  words      a key per line; the value is the number of the line.
-             Names that end in .words, a file named words, and files in a folder named dict.
+  ndjson     {\"key\": \"text\", \"value\": any JSON} on each line; other fields are
+             ignored. Files named *.ndjson and *.jsonl.
+  tsv        Key, a tab, and the rest of the line, which is stored as a JSON
+             string. Files named *.tsv and *.tab.
+  delimited  Fields between delimiters; the key is the field that --key names,
+             the value a JSON array of all the fields as strings. Files named
+             *.csv, and any with --delimiter or --key.
+  words      A key on each line; the value is the number of the line. Files
+             named words or *.words, and those in a folder named dict.
 
-Empty lines are skipped. A key may be any bytes; what becomes part of a value must be UTF-8. A line that cannot
-be read or stored is a failed line, and the import goes on; it stops early where the node cannot be reached any
-more, or does nothing but refuse. Of two lines with the same key the later one wins.
+Empty lines are skipped. A key may be any bytes, except in ndjson and delimited,
+where it is text; a value is always UTF-8. A line that cannot be read or stored
+is a failed line, and the import goes on; it stops early where the node cannot
+be reached any more, or does nothing but refuse. Of two lines with the same key
+the later one wins.
 
 Examples:
   evenkv import pairs.ndjson
   evenkv import UnicodeData.txt --delimiter ';' --key 1 --no-quoting
   evenkv import /usr/share/dict/words --verify-through 127.0.0.1:13802
 
-Exit codes: 0 every line is stored (and was read back), 1 some lines failed, 2 wrong usage, 3 the import could not
-be done or not be finished.";
+Exit codes: 0 every line is stored (and was read back), 1 some lines failed,
+2 wrong usage, 3 the import could not be begun or not be finished.";
 
 /// What `import` is told.
 #[derive(Debug, clap::Args)]
@@ -83,7 +86,7 @@ pub struct ImportArgs {
     /// Read every key back afterwards and compare the value; one that is absent or differs is a failed line
     #[arg(long)]
     verify: bool,
-    /// Read back through these nodes, one after the other, rather than through the one that was written to
+    /// Read every key back through these nodes, one after the other; implies --verify
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = Address::parse)]
     verify_through: Vec<Address>,
     #[command(flatten)]

@@ -167,7 +167,12 @@ impl Settings {
                 queue_length: number("QUEUE_LENGTH", &self.queue_length, 1024, 1..=1_000_000)?,
                 pipeline_depth: number("PIPELINE_DEPTH", &self.pipeline_depth, 128, 1..=100_000)?,
                 large_memory: number("LARGE_MEMORY", &self.large_memory, 128 << 20, 1 << 20..=1 << 40)?,
-                idle_timeout: millis(number("IDLE_TIMEOUT_MS", &self.idle_timeout_ms, 20_000, 1000..=3_600_000)?),
+                idle_timeout: millis(number(
+                    "IDLE_TIMEOUT_MS",
+                    &self.idle_timeout_ms,
+                    20_000,
+                    1000..=3_600_000,
+                )?),
             },
         })
     }
@@ -191,9 +196,11 @@ impl Settings {
         let nodes = match (view, own) {
             (None, _) => vec![own.cloned().unwrap_or_else(|| "127.0.0.1".parse().expect("an address"))],
             (Some(_), None) => {
-                return Err("VIEW needs ADDRESS: set ADDRESS to this node's own host:port as the others reach it, \
+                return Err(
+                    "VIEW needs ADDRESS: set ADDRESS to this node's own host:port as the others reach it, \
                             one of VIEW to belong to it"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             (Some(list), Some(_)) => Address::parse_list(list).map_err(|error| format!("VIEW: {error}"))?,
         };
@@ -203,7 +210,9 @@ impl Settings {
         }
         let view = View::first(&nodes, factor).map_err(|error| format!("VIEW and REPL_FACTOR: {error}"))?;
         if factor > 1 {
-            return Err(format!("REPL_FACTOR is {factor}: this version does not replicate yet, allowed is 1"));
+            return Err(format!(
+                "REPL_FACTOR is {factor}: this version does not replicate yet, allowed is 1"
+            ));
         }
         Ok(if nodes.len() == 1 { Role::Single } else { Role::Member { view } })
     }
@@ -240,13 +249,18 @@ fn listen(text: Option<&str>, own: Option<&Address>) -> Result<SocketAddr, Strin
         (None, own) => return Ok(everywhere(own.map_or(DEFAULT_PORT, Address::port))),
     };
     let found = (wanted.host(), wanted.port()).to_socket_addrs();
-    let first = found.map_err(|error| format!("LISTEN: the name of {wanted} is not known here ({error})"))?.next();
+    let first =
+        found.map_err(|error| format!("LISTEN: the name of {wanted} is not known here ({error})"))?.next();
     first.ok_or_else(|| format!("LISTEN: the name of {wanted} stands for no address"))
 }
 
 /// The identity of a node that was given none: how a client on the same machine reaches it.
 fn local_name(listen: SocketAddr) -> Address {
-    let text = if listen.ip().is_unspecified() { format!("127.0.0.1:{}", listen.port()) } else { listen.to_string() };
+    let text = if listen.ip().is_unspecified() {
+        format!("127.0.0.1:{}", listen.port())
+    } else {
+        listen.to_string()
+    };
     text.parse().expect("a socket address is an address")
 }
 

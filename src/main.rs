@@ -59,7 +59,12 @@ fn serve(settings: &Settings) -> ExitCode {
         Ok(running) => running,
         Err(error) => return failed(&format!("cannot serve on {} (LISTEN)", config.listen), &error),
     };
-    log::info!("evenkv {} is {}, listening on {}", env!("CARGO_PKG_VERSION"), config.address, running.listening);
+    log::info!(
+        "evenkv {} is {}, listening on {}",
+        env!("CARGO_PKG_VERSION"),
+        config.address,
+        running.listening
+    );
     log::info!("role: {}", describe(&config.role));
     log::info!(
         "limits: keys {} bytes, values {} bytes, answers within {} ms",

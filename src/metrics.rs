@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::http::lanes::LaneId;
@@ -95,15 +96,31 @@ impl Metrics {
         });
         Self {
             latency: latency.collect(),
-            requests: counters("evenkv_requests_total", "Answers, by route, status and lane", &["route", "status", "lane"]),
-            used: (0..LaneId::ALL.len() * Route::LABELS.len() * STATUSES.len()).map(|_| OnceLock::new()).collect(),
-            sheds: counters("evenkv_sheds_total", "Requests refused at once since their lane was full", &["lane"]),
+            requests: counters(
+                "evenkv_requests_total",
+                "Answers, by route, status and lane",
+                &["route", "status", "lane"],
+            ),
+            used: (0..LaneId::ALL.len() * Route::LABELS.len() * STATUSES.len())
+                .map(|_| OnceLock::new())
+                .collect(),
+            sheds: counters(
+                "evenkv_sheds_total",
+                "Requests refused at once since their lane was full",
+                &["lane"],
+            ),
             abandoned: counter(
                 "evenkv_abandoned_connections_total",
                 "Connections that declared a body too large to drain: each costs a thread and two descriptors for good",
             ),
-            cut_off: counter("evenkv_cut_off_requests_total", "Requests thrown away since their connection was cut off"),
-            accept_loops: counter("evenkv_accept_loops_replaced_total", "Accept loops that ended and were replaced"),
+            cut_off: counter(
+                "evenkv_cut_off_requests_total",
+                "Requests thrown away since their connection was cut off",
+            ),
+            accept_loops: counter(
+                "evenkv_accept_loops_replaced_total",
+                "Accept loops that ended and were replaced",
+            ),
             panics: counter("evenkv_panics_total", "Handlers that panicked and were answered 500"),
             gauges: Gauges::new(&registry),
             follower,
@@ -184,7 +201,8 @@ fn entries(folder: &str) -> u64 {
 fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    let kilobytes =
+        line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::answer::refresh_date;
 use super::kicker::{INTERVAL, Kicker};
@@ -87,8 +87,14 @@ impl Acceptor {
     pub fn start(server: &Arc<Server>, listener: TcpListener, idle_timeout: Duration) -> io::Result<Self> {
         let ended = bounded(1);
         watch_panics(ended.0.clone());
-        let mut acceptor =
-            Self { server: Arc::clone(server), listener, generations: Vec::new(), ended, started: 0, idle_timeout };
+        let mut acceptor = Self {
+            server: Arc::clone(server),
+            listener,
+            generations: Vec::new(),
+            ended,
+            started: 0,
+            idle_timeout,
+        };
         refresh_date();
         acceptor.start_generation()?;
         Ok(acceptor)
@@ -130,7 +136,11 @@ impl Acceptor {
         });
         self.started += 1;
         let (own, server, ended) = (Arc::clone(&generation), Arc::clone(&self.server), self.ended.0.clone());
-        let name = if self.started == 1 { "http-listen".to_owned() } else { format!("http-listen-{}", self.started) };
+        let name = if self.started == 1 {
+            "http-listen".to_owned()
+        } else {
+            format!("http-listen-{}", self.started)
+        };
         threads::spawn(name, move || own.hand_on(&server, &ended))?;
         self.generations.push(Watched { generation, requests: 0, quiet_since: now() });
         if self.started > 1 {

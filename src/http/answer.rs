@@ -105,7 +105,10 @@ impl Answer {
             Error::TooLarge(_) => 413,
             Error::Internal => 500,
             Error::NotImplemented(_) => 501,
-            Error::Overloaded(_) | Error::Unavailable { .. } | Error::MainDown { .. } | Error::NotServing(_) => 503,
+            Error::Overloaded(_)
+            | Error::Unavailable { .. }
+            | Error::MainDown { .. }
+            | Error::NotServing(_) => 503,
             Error::Loop => 508,
         };
         let error_text = serde_json::to_string(&error.to_string()).expect("a string is JSON");
@@ -309,7 +312,10 @@ impl Pace {
 ///
 /// `upgrade` hands out the stream without draining. What it must write before is the head of a response; we give it
 /// status 100, an interim response that every client of HTTP/1.1 skips, and then write the real answer.
-pub fn write_early(answer: Answer, request: Request) -> (Box<dyn tiny_http::ReadWrite + Send>, io::Result<()>) {
+pub fn write_early(
+    answer: Answer,
+    request: Request,
+) -> (Box<dyn tiny_http::ReadWrite + Send>, io::Result<()>) {
     let version = request.http_version().clone();
     let no_body = *request.method() == Method::Head;
     let mut stream = request.upgrade("none", tiny_http::Response::empty(100));
@@ -347,7 +353,10 @@ impl std::fmt::Display for Date {
 }
 
 fn reason_phrase(status: u16) -> &'static str {
-    ureq::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Unknown")
+    ureq::http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Unknown")
 }
 
 #[cfg(test)]
@@ -370,7 +379,10 @@ mod tests {
         assert!(put.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{put}");
         assert!(put.contains("Evenkv-Outcome: unknown\r\n"), "{put}");
         assert!(put.contains("Evenkv-Reason: n2: ???X: y\r\n"), "{put}");
-        assert!(put.ends_with("{\"error\":\"Unable to satisfy request\",\"message\":\"Error in PUT\"}"), "{put}");
+        assert!(
+            put.ends_with("{\"error\":\"Unable to satisfy request\",\"message\":\"Error in PUT\"}"),
+            "{put}"
+        );
         let get = text(Answer::error(&error, &Method::Get, ",\"address\":\"a:1\""), &V11, false);
         assert!(!get.contains("Evenkv-Outcome"), "{get}");
         assert!(get.ends_with("\"Error in GET\",\"address\":\"a:1\"}"), "{get}");

@@ -22,14 +22,20 @@ const PIECE: usize = 64 * 1024;
 pub struct BodyBytes {
     /// The bytes.
     pub bytes: Vec<u8>,
-    permit: Option<Permit>,
+    /// Given back with the bytes; nobody looks at it.
+    _permit: Option<Permit>,
 }
 
 /// Reads the whole body of a request, up to `limit` bytes.
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Overloaded`], or [`Error::BadRequest`] where it ends too soon.
-pub fn read(request: &mut Request, framing: &Framing, limit: usize, budget: &Budget) -> Result<BodyBytes, Error> {
+pub fn read(
+    request: &mut Request,
+    framing: &Framing,
+    limit: usize,
+    budget: &Budget,
+) -> Result<BodyBytes, Error> {
     match framing {
         Framing::Empty => Ok(BodyBytes::default()),
         Framing::Buffered(length) => {
@@ -38,7 +44,7 @@ pub fn read(request: &mut Request, framing: &Framing, limit: usize, budget: &Bud
             }
             let mut bytes = Vec::with_capacity(*length);
             request.as_reader().read_to_end(&mut bytes).map_err(|error| broken(&error))?;
-            Ok(BodyBytes { bytes, permit: None })
+            Ok(BodyBytes { bytes, _permit: None })
         }
         Framing::OnItsWay { length: Some(length), .. } if *length > limit => Err(too_large(limit)),
         Framing::OnItsWay { length, .. } => {
@@ -74,7 +80,7 @@ fn read_paced(
             Ok(0) if length.is_some_and(|length| length != before) => {
                 return Err(Error::BadRequest(format!("The body ended after {before} bytes: send it whole")));
             }
-            Ok(0) => return Ok(BodyBytes { bytes, permit: Some(permit) }),
+            Ok(0) => return Ok(BodyBytes { bytes, _permit: Some(permit) }),
             Ok(_) => {}
             Err(error) => return Err(broken(&error)),
         }

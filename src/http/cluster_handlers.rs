@@ -27,7 +27,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
-        (_, Route::ViewChange, Method::Get | Method::Put | Method::Delete) => Err(not_implemented("View changes")),
+        (_, Route::ViewChange, Method::Get | Method::Put | Method::Delete) => {
+            Err(not_implemented("View changes"))
+        }
         (_, Route::Audit, Method::Get) => Err(not_implemented("The audit")),
         (_, _, Method::Get) => question(&server.node, route),
         _ => Err(Error::MethodNotAllowed(route.allow())),
@@ -97,8 +99,10 @@ fn view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     let view = &serving.view;
     let mut shards = Vec::new();
     for (index, shard) in view.shards.iter().enumerate() {
-        let mut row = serde_json::to_value(node.shard_info(&shard.id.to_string())?).expect("our own types are JSON");
-        let ranges = view.ranges(index).map(|range| json!({ "from": range.from_hex(), "to": range.to_hex() }));
+        let mut row =
+            serde_json::to_value(node.shard_info(&shard.id.to_string())?).expect("our own types are JSON");
+        let ranges =
+            view.ranges(index).map(|range| json!({ "from": range.from_hex(), "to": range.to_hex() }));
         row["leader"] = shard.replicas[0].as_str().into();
         row["ranges"] = ranges.collect();
         shards.push(row);

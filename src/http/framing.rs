@@ -131,7 +131,10 @@ mod tests {
             (&[("content-length", "0")], Framing::Empty),
             (&[("Content-Length", "1024")], Framing::Buffered(1024)),
             (&[("Content-Length", "1025")], on_its_way(Some(1025), false)),
-            (&[("Content-Length", "5"), ("Connection", "Upgrade, HTTP2-Settings")], on_its_way(Some(5), true)),
+            (
+                &[("Content-Length", "5"), ("Connection", "Upgrade, HTTP2-Settings")],
+                on_its_way(Some(5), true),
+            ),
             (&[("Content-Length", "18446744073709551615")], on_its_way(Some(usize::MAX), false)),
             (&[("Transfer-Encoding", "Chunked")], on_its_way(None, false)),
             (&[("Content-Length", "18446744073709551616")], refused()),

@@ -162,8 +162,9 @@ fn done(method: &Method, result: KeyResult, value: Option<Value>, more: String) 
 }
 
 fn absent(method: &Method, more: &str) -> Answer {
-    let body =
-        format!("{{\"doesExist\":false,\"error\":\"Key does not exist\",\"message\":\"Error in {method}\"{more}}}");
+    let body = format!(
+        "{{\"doesExist\":false,\"error\":\"Key does not exist\",\"message\":\"Error in {method}\"{more}}}"
+    );
     let answer = Answer::json(404, body.into_bytes());
     if *method == Method::Delete {
         return answer.with(crate::wire::OUTCOME_HEADER, Applied::No.as_str());

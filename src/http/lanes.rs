@@ -89,7 +89,8 @@ pub enum LaneId {
 
 impl LaneId {
     /// All lanes.
-    pub const ALL: [Self; 5] = [Self::Client, Self::ClientLarge, Self::Forwarded, Self::ForwardedLarge, Self::Health];
+    pub const ALL: [Self; 5] =
+        [Self::Client, Self::ClientLarge, Self::Forwarded, Self::ForwardedLarge, Self::Health];
 
     /// The name in metrics and, with a number, of threads. A follower's clients' lane is called after what it does.
     pub fn name(self, follower: bool) -> &'static str {

@@ -21,7 +21,9 @@ use crate::wire::{self, Count, Refusal};
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let method = job.arrival.request.method().clone();
     let answered = match (route, &method) {
-        (Route::NodeKey(encoded), Method::Get | Method::Put | Method::Delete) => key(server, job, encoded, &method),
+        (Route::NodeKey(encoded), Method::Get | Method::Put | Method::Delete) => {
+            key(server, job, encoded, &method)
+        }
         (Route::NodeHello, Method::Get) => Ok(json(&server.node.hello())),
         (Route::NodeCount, Method::Get) => count(server, &job.arrival.request),
         _ => Err(Error::MethodNotAllowed(route.allow())),

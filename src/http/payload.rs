@@ -52,7 +52,8 @@ impl<'a> Payload<'a> {
             Some("null" | "\"\"" | "\"{}\"") => Ok(Some("{}")),
             Some(object) if object.starts_with('{') => Ok(Some(object)),
             Some(_) => Err(Error::BadRequest(
-                "causal-context is wrong: allowed is null, \"\", \"{}\" or an object, as an answer gave it".to_owned(),
+                "causal-context is wrong: allowed is null, \"\", \"{}\" or an object, as an answer gave it"
+                    .to_owned(),
             )),
         }
     }
@@ -124,7 +125,10 @@ mod tests {
         let deep_body = format!("{{\"value\":{deep}}}");
         let table = [
             (r#"{"value":1}"#, Some("1")),
-            (r#" {"x":[1,{}], "value" :  {"a" : 1e400,"a":0.10}  , "y":null} "#, Some(r#"{"a" : 1e400,"a":0.10}"#)),
+            (
+                r#" {"x":[1,{}], "value" :  {"a" : 1e400,"a":0.10}  , "y":null} "#,
+                Some(r#"{"a" : 1e400,"a":0.10}"#),
+            ),
             (r#"{"value":null}"#, Some("null")),
             (r#"{"val\u0075e":"\ud800"}"#, Some(r#""\ud800""#)),
             (r#"{"value":1,"value":2}"#, Some("2")),
@@ -142,9 +146,14 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused_with_the_place() {
-        for body in ["{", "{\"value\":}", "{\"value\":1}x", "{\"value\":01}", "nul", "{\"value\":\"\u{1}\"}", "[1,]"] {
+        for body in
+            ["{", "{\"value\":}", "{\"value\":1}x", "{\"value\":01}", "nul", "{\"value\":\"\u{1}\"}", "[1,]"]
+        {
             let error = Payload::parse(body.as_bytes()).unwrap_err();
-            assert!(matches!(&error, Error::BadRequest(text) if text.contains("line 1 column")), "{body}: {error}");
+            assert!(
+                matches!(&error, Error::BadRequest(text) if text.contains("line 1 column")),
+                "{body}: {error}"
+            );
         }
         assert!(Payload::parse(b"{\"value\":\"\xff\"}").is_err());
     }

@@ -57,7 +57,9 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer) -> Result<Answer, Error>
     let response = match job.arrival.framing.clone() {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
             if length.is_some_and(|length| length > LONGEST_STREAM) {
-                return Err(Error::TooLarge(format!("The body is too large: allowed are {LONGEST_STREAM} bytes")));
+                return Err(Error::TooLarge(format!(
+                    "The body is too large: allowed are {LONGEST_STREAM} bytes"
+                )));
             }
             stream(job, main, &onward, length, Patience::Streaming(patience))?
         }
@@ -86,7 +88,8 @@ impl Onward {
             if is_of_the_connection(name) || header.field.equiv(wire::HOP_HEADER) {
                 continue;
             }
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("The name of a header is not valid"))?;
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| bad("The name of a header is not valid"))?;
             let value = HeaderValue::from_str(header.value.as_str());
             onward = onward.header(name, value.map_err(|_| bad("The value of a header is not valid"))?);
         }
@@ -114,8 +117,10 @@ fn stream(
     if let Some(length) = length {
         request = request.header("content-length", length);
     }
-    let mut reader = Counted { reader: Paced::new(job.arrival.request.as_reader()), left: length, ended: false };
-    let request = request.body(SendBody::from_reader(&mut reader)).map_err(|_| bad("The path is not valid"))?;
+    let mut reader =
+        Counted { reader: Paced::new(job.arrival.request.as_reader()), left: length, ended: false };
+    let request =
+        request.body(SendBody::from_reader(&mut reader)).map_err(|_| bad("The path is not valid"))?;
     let response = main.exchange(request, patience);
     job.body_was_read = reader.ended || reader.left == Some(0);
     response.map_err(|error| not_passed_on(&error))
@@ -150,7 +155,9 @@ fn hold(
 fn not_passed_on(error: &NoAnswer) -> Error {
     let (reason, applied) = (error.reason.clone(), error.kind.applied());
     match error.kind {
-        NoAnswerKind::NotSent | NoAnswerKind::Silent | NoAnswerKind::Broken => Error::MainDown { reason, applied },
+        NoAnswerKind::NotSent | NoAnswerKind::Silent | NoAnswerKind::Broken => {
+            Error::MainDown { reason, applied }
+        }
         NoAnswerKind::Late | NoAnswerKind::Senseless => Error::Unavailable { reason, applied },
     }
 }
@@ -171,9 +178,8 @@ fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
     let length = body.content_length();
     answer.body = if length.is_some_and(|length| length <= HELD_BYTES as u64) {
         // Read before the answer begins, so that a main which breaks off in the middle is still told to the client.
-        let held = read_body(Response::new(body), HELD_BYTES as u64).map_err(|error| {
-            Error::MainDown { reason: error.reason, applied: Applied::Unknown }
-        })?;
+        let held = read_body(Response::new(body), HELD_BYTES as u64)
+            .map_err(|error| Error::MainDown { reason: error.reason, applied: Applied::Unknown })?;
         Body::Bytes(Cow::Owned(held))
     } else {
         let reader = body.into_with_config().limit(u64::MAX).reader();
@@ -210,7 +216,9 @@ fn target(raw: &str) -> String {
 fn encode(part: &str, target: &mut String) {
     use std::fmt::Write;
     for byte in part.bytes() {
-        if byte.is_ascii_graphic() && !matches!(byte, b'#' | b'<' | b'>' | b'"' | b'`' | b'\\' | b'^' | b'{' | b'|' | b'}') {
+        if byte.is_ascii_graphic()
+            && !matches!(byte, b'#' | b'<' | b'>' | b'"' | b'`' | b'\\' | b'^' | b'{' | b'|' | b'}')
+        {
             target.push(byte.into());
         } else {
             let _ = write!(target, "%{byte:02X}");

@@ -39,8 +39,20 @@ pub enum Route<'a> {
 impl Route<'_> {
     /// The names by which metrics tell routes apart, and the last for what has none.
     pub const LABELS: [&'static str; 14] = [
-        "keys", "key-count", "shards", "shard", "view", "view-change", "audit", "livez", "readyz", "metrics",
-        "node-keys", "node-hello", "node-count", "none",
+        "keys",
+        "key-count",
+        "shards",
+        "shard",
+        "view",
+        "view-change",
+        "audit",
+        "livez",
+        "readyz",
+        "metrics",
+        "node-keys",
+        "node-hello",
+        "node-count",
+        "none",
     ];
 
     /// The index of the route's name among [`Route::LABELS`].
@@ -144,7 +156,8 @@ fn find_in_store(rest: &str, short_form: bool) -> Result<Route<'_>, Error> {
     }
     if !short_form {
         return Err(Error::NotFound(
-            "The form /kv-store/<key> is there while the view has one node: use /kv-store/keys/<key>".to_owned(),
+            "The form /kv-store/<key> is there while the view has one node: use /kv-store/keys/<key>"
+                .to_owned(),
         ));
     }
     Ok(Route::Key(rest))

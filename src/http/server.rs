@@ -149,9 +149,10 @@ impl Server {
         }
     }
 
-    fn refuse_all(&self, queue: &Receiver<(LaneId, Box<Job>)>) {
+    fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, mut job) in queue {
-            let reason = if self.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
+            let reason =
+                if self.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
             let error = Error::Overloaded(format!("{reason}: try again after the time in Retry-After"));
             let mut answer = Answer::error(&error, job.arrival.request.method(), "");
             answer.close = self.node.is_stopping();
@@ -276,7 +277,8 @@ impl Server {
         if self.is_follower() && routes::is_store(path) {
             return (0, relay::answer(self, job));
         }
-        let short_form = self.node.standing().serving().is_ok_and(|serving| serving.view.nodes().count() == 1);
+        let short_form =
+            self.node.standing().serving().is_ok_and(|serving| serving.view.nodes().count() == 1);
         let route = match routes::find(path, short_form) {
             Ok(route) => route,
             Err(error) => return (Route::label(None), Answer::error(&error, &method, "")),
@@ -284,7 +286,9 @@ impl Server {
         let label = Route::label(Some(&route));
         let answer = match &route {
             Route::Key(encoded) => key_handlers::answer(self, job, &route, encoded),
-            Route::NodeKey(_) | Route::NodeHello | Route::NodeCount => node_handlers::answer(self, job, &route),
+            Route::NodeKey(_) | Route::NodeHello | Route::NodeCount => {
+                node_handlers::answer(self, job, &route)
+            }
             Route::Livez | Route::Readyz | Route::Metrics => own_handlers::answer(self, job, &route),
             _ => cluster_handlers::answer(self, job, &route),
         };
@@ -301,7 +305,8 @@ impl Server {
             let (method, large) = (job.arrival.request.method().clone(), lane.large());
             if let Err(Work::Write(job, _)) = self.lanes.offer(large, Work::Write(job, Box::new(answer))) {
                 self.metrics.shed(large);
-                let error = Error::Overloaded("Too many large answers are being sent: try again later".to_owned());
+                let error =
+                    Error::Overloaded("Too many large answers are being sent: try again later".to_owned());
                 self.write(lane, job, Answer::error(&error, &method, ""));
             }
             return;

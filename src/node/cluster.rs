@@ -98,7 +98,9 @@ fn question<T: DeserializeOwned>(peer: &Peer, path: &str, fingerprint: Option<&s
     let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
     let status = response.status();
     let body = read_body(response, QUESTION_BYTES)?;
-    let answer = if status.is_success() { serde_json::from_slice(&body).map_err(io::Error::other) } else {
+    let answer = if status.is_success() {
+        serde_json::from_slice(&body).map_err(io::Error::other)
+    } else {
         let said = serde_json::from_slice::<wire::Refusal>(&body).map(|body| body.error);
         Err(io::Error::other(said.unwrap_or_else(|_| format!("it answered {status}"))))
     };

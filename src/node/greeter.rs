@@ -56,7 +56,9 @@ impl Greeter {
         match roll_call.standing() {
             Roll::Complete { serving_already } => {
                 if serving_already {
-                    log::warn!("the cluster was serving before this node started: it starts empty, its pairs are lost if it had any");
+                    log::warn!(
+                        "the cluster was serving before this node started: it starts empty, its pairs are lost if it had any"
+                    );
                 }
                 log::info!("serving: all {} nodes of the view are up", view.nodes().count());
                 self.node.set_standing(Standing::Serving(Serving::new(view.clone(), &self.node.address)));
@@ -70,10 +72,12 @@ impl Greeter {
         let mut problems = Vec::new();
         for seed in seeds {
             match ask_hello(&self.node.peers.at(seed)) {
-                Ok(Hello { view: Some(view), serving: true, .. }) => match View::first(&view.nodes, view.repl_factor) {
-                    Ok(view) => return self.learn(view),
-                    Err(error) => problems.push(format!("{seed} has a senseless view: {error}")),
-                },
+                Ok(Hello { view: Some(view), serving: true, .. }) => {
+                    match View::first(&view.nodes, view.repl_factor) {
+                        Ok(view) => return self.learn(view),
+                        Err(error) => problems.push(format!("{seed} has a senseless view: {error}")),
+                    }
+                }
                 Ok(_) => problems.push(format!("{seed} serves no view yet")),
                 Err(error) => problems.push(format!("waiting for {seed} ({error})")),
             }

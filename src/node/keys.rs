@@ -202,7 +202,8 @@ fn refused(owner: &Address, response: Response<Body>) -> Error {
     let reason = header(response.headers(), wire::REASON_HEADER).map(str::to_owned);
     // The body is read even where it is not needed: only then can the connection be used again.
     let body = read_body(response, 1 << 16).ok();
-    let said = body.and_then(|body| serde_json::from_slice::<wire::Refusal>(&body).ok()).map(|body| body.error);
+    let said =
+        body.and_then(|body| serde_json::from_slice::<wire::Refusal>(&body).ok()).map(|body| body.error);
     let reason = reason.or(said).unwrap_or_else(|| format!("answered {status} without a result"));
     Error::unavailable(owner, reason, applied)
 }

@@ -90,7 +90,11 @@ impl RollCall {
                 Greeting::Agrees { serving } => serving_already |= serving,
             }
         }
-        if problems.is_empty() { Standing::Complete { serving_already } } else { Standing::Incomplete(problems) }
+        if problems.is_empty() {
+            Standing::Complete { serving_already }
+        } else {
+            Standing::Incomplete(problems)
+        }
     }
 }
 

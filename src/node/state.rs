@@ -62,8 +62,12 @@ impl Node {
                 Standing::Serving(Serving::new(view, &own))
             }
             Role::Follower { .. } => Standing::Follower,
-            Role::Member { .. } => Standing::Waiting(vec!["the other nodes of VIEW were not asked yet".to_owned()]),
-            Role::Passive { .. } => Standing::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()]),
+            Role::Member { .. } => {
+                Standing::Waiting(vec!["the other nodes of VIEW were not asked yet".to_owned()])
+            }
+            Role::Passive { .. } => {
+                Standing::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
+            }
         };
         Self {
             address: own,

@@ -111,7 +111,11 @@ impl Peers {
         }
         let mut peers = self.peers.write();
         let peer = peers.entry(address.clone()).or_insert_with(|| {
-            Arc::new(Peer { address: address.clone(), agent: self.agent.clone(), down: AtomicBool::new(false) })
+            Arc::new(Peer {
+                address: address.clone(),
+                agent: self.agent.clone(),
+                down: AtomicBool::new(false),
+            })
         });
         Arc::clone(peer)
     }
@@ -189,7 +193,8 @@ impl Peer {
 
     fn set_down(&self, reason: Option<&str>) {
         // The load keeps the line of memory shared among the workers while nothing changes.
-        if self.is_down() == reason.is_some() || self.down.swap(reason.is_some(), Ordering::Relaxed) == reason.is_some()
+        if self.is_down() == reason.is_some()
+            || self.down.swap(reason.is_some(), Ordering::Relaxed) == reason.is_some()
         {
             return;
         }
@@ -209,7 +214,9 @@ pub fn read_body(response: Response<Body>, limit: u64) -> Result<Vec<u8>, NoAnsw
     let mut reader = response.into_body().into_with_config().limit(limit).reader();
     match reader.read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
-        Err(error) => Err(NoAnswer { kind: NoAnswerKind::Broken, reason: format!("the answer broke off: {error}") }),
+        Err(error) => {
+            Err(NoAnswer { kind: NoAnswerKind::Broken, reason: format!("the answer broke off: {error}") })
+        }
     }
 }
 

@@ -67,14 +67,23 @@ pub struct NodeConnector {
 impl Connector for NodeConnector {
     type Out = NodeTransport;
 
-    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<NodeTransport>, ureq::Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _: Option<()>,
+    ) -> Result<Option<NodeTransport>, ureq::Error> {
         let mut failed = io::ErrorKind::AddrNotAvailable;
         for address in &details.addrs {
             match open(*address) {
                 Ok(stream) => {
                     let config = details.config;
                     let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                    return Ok(Some(NodeTransport { stream, node: *address, buffers, timeout: Duration::ZERO }));
+                    return Ok(Some(NodeTransport {
+                        stream,
+                        node: *address,
+                        buffers,
+                        timeout: Duration::ZERO,
+                    }));
                 }
                 Err(error) => failed = error.kind(),
             }

@@ -90,6 +90,12 @@ for node in "${nodes[@]}"; do
   sum=$(count_all "$node")
   expect_that "$((before + KEYS)) pairs in all by $node, not $sum" [ "$sum" = $((before + KEYS)) ]
 done
+for node in "${nodes[@]}"; do
+  request GET "$node" /kv-store/key-count
+  counted=$(member key-count)
+  request GET "${nodes[0]}" "/kv-store/shards/${shard_of_node[$node]}"
+  expect_that "$counted pairs, as $node counts itself" [ "$(member key-count)" = "$counted" ]
+done
 # With a hash that is fair, a shard that got none of 24 keys is a 1 in 17,000 chance for three shards.
 if ((${#nodes[@]} <= 3)); then
   expect_that "keys on every shard, not only on ${!owned[*]}" [ "${#owned[@]}" = "$(wc -w <<<"$ids")" ]

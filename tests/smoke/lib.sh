@@ -87,15 +87,24 @@ start_node() {
   pids[$name]=$!
 }
 
-# wait_ready ADDRESS...
+# wait_ready ADDRESS...: gives up at once when a node that was started here has ended.
 wait_ready() {
   local address
   for address in "$@"; do
-    if ! wait_until "$READY_WITHIN_S" answers_200 "$address/readyz"; then
-      echo "$TEST_NAME: http://$address/readyz did not answer 200 within $READY_WITHIN_S s" >&2
+    if ! wait_until "$READY_WITHIN_S" is_ready_or_hopeless "$address" || ! answers_200 "$address/readyz"; then
+      echo "$TEST_NAME: http://$address/readyz is not 200: a node ended, or $READY_WITHIN_S s were over" >&2
       exit 1
     fi
   done
+}
+
+is_ready_or_hopeless() {
+  local pid
+  if answers_200 "$1/readyz"; then return 0; fi
+  for pid in "${pids[@]}"; do
+    if has_ended "$pid"; then return 0; fi
+  done
+  return 1
 }
 
 # kill_node NAME: the hard way; its connections are refused when this returns.

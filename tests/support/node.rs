@@ -48,18 +48,28 @@ impl Node {
 
     /// A process with exactly these settings, which the tests reach at `address`.
     pub(crate) fn start_reached_at(address: &str, settings: &[(&str, &str)]) -> Self {
-        let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let folder = tempfile::tempdir().expect("a folder for the log");
-        let mut node = Self { address: address.to_owned(), settings, folder, child: None, starts: 0 };
-        node.spawn();
+        let mut node = Self::not_started(address);
+        node.settings = owned(settings);
+        node.spawn(evenkv());
         node
     }
 
-    fn spawn(&mut self) {
+    /// A process of this command, which listens at `address`; it cannot be restarted.
+    pub(crate) fn start_command(address: &str, command: Command) -> Self {
+        let mut node = Self::not_started(address);
+        node.spawn(command);
+        node
+    }
+
+    fn not_started(address: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the log");
+        Self { address: address.to_owned(), settings: Vec::new(), folder, child: None, starts: 0 }
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         self.starts += 1;
         let log = File::create(self.log_path()).expect("a file for the log");
         let errors = log.try_clone().expect("the log a second time");
-        let mut command = evenkv();
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         self.child = Some(command.spawn().expect("the built binary starts"));
@@ -113,15 +123,15 @@ impl Node {
     /// Starts a new process with the same settings on the same port, after the old one was killed.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.spawn();
+        self.spawn(evenkv());
     }
 
     /// The same with other settings beside `ADDRESS`.
     pub(crate) fn restart_with(&mut self, settings: &[(&str, &str)]) {
         self.kill();
         self.settings.retain(|(name, _)| name == "ADDRESS");
-        self.settings.extend(settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
-        self.spawn();
+        self.settings.extend(owned(settings));
+        self.spawn(evenkv());
     }
 
     /// Stops the process where it stands; connections to it are still taken by the system.
@@ -205,6 +215,10 @@ impl Drop for Node {
             eprintln!("--- log of {}{end} {:?}\n{}\n---", self.address, self.settings, tail.join("\n"));
         }
     }
+}
+
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// The binary under test with an environment in which nothing is set that could change what it does.

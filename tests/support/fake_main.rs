@@ -32,7 +32,8 @@ pub(crate) struct FakeMain {
 }
 
 impl FakeMain {
-    /// The closure returns a whole answer, from the status line to the end of the body; it may take its time.
+    /// The closure returns a whole answer, from the status line to the end of the body; it may take its time, and hangs
+    /// up by returning nothing.
     pub(crate) fn start(answer: impl Fn(&Arrived) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let address = ports::free_address();
         let listener = TcpListener::bind(&address).expect("the port was free");
@@ -92,7 +93,7 @@ fn serve(stream: TcpStream, reply: &dyn Fn(&Arrived) -> Vec<u8>, noted: &Mutex<V
             noted.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
             reply(&request)
         };
-        if writer.write_all(&bytes).is_err() {
+        if bytes.is_empty() || writer.write_all(&bytes).is_err() {
             return;
         }
     }

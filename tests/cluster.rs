@@ -38,14 +38,14 @@ fn any_node_answers_any_key_and_names_the_owner() {
     let cluster = Cluster::of(3);
     let addresses = cluster.addresses();
     let mut clients = cluster.clients();
-    let mut owned = [0; 3];
+    let mut expected_counts = [0; 3];
     for number in 0..90 {
         let key = target(&format!("any{number}"));
         let asked = number % 3;
         let put = clients[asked].put(&key, format!("{{\"value\":{number}}}"));
         assert_eq!(put.status, 201, "{}", put.text());
         let owner = cluster.owner_by_answer(asked, &put);
-        owned[owner] += 1;
+        expected_counts[owner] += 1;
         for (node, client) in clients.iter_mut().enumerate() {
             let got = client.get(&key);
             let mut expected =
@@ -58,14 +58,14 @@ fn any_node_answers_any_key_and_names_the_owner() {
         if number % 2 == 0 {
             let deleted = clients[(asked + 1) % 3].delete(&key);
             assert_eq!(deleted.status, 200);
-            owned[owner] -= 1;
+            expected_counts[owner] -= 1;
             for client in &mut clients {
                 assert_eq!(client.get(&key).status, 404);
             }
         }
     }
     let counts: Vec<u64> = clients.iter_mut().map(key_count).collect();
-    assert_eq!(counts, owned, "each node counts the pairs that it was named as owner of");
+    assert_eq!(counts, expected_counts, "each node counts the pairs that it was named as owner of");
 }
 
 #[test]

@@ -99,6 +99,17 @@ fn all_nodes_have_one_view() {
 }
 
 #[test]
+fn a_fresh_cluster_does_not_speak_of_lost_pairs() {
+    for _ in 0..3 {
+        let cluster = Cluster::of(3);
+        for node in &cluster.nodes {
+            let log = node.log().to_lowercase();
+            assert!(!log.contains("lost"), "nothing was there to be lost: {log}");
+        }
+    }
+}
+
+#[test]
 fn values_of_any_size_pass_between_nodes() {
     let cluster = Cluster::of(2);
     let mut clients = cluster.clients();

@@ -23,20 +23,35 @@ pub enum Framing {
         /// tiny_http does not count the bytes itself, since the client would like to leave HTTP/1.1.
         upgrade: bool,
     },
-    /// The headers are contradictory: why.
-    Refused(String),
+    /// The headers are contradictory.
+    Refused {
+        /// Why.
+        reason: String,
+        /// What tiny_http nevertheless takes for the length, in bytes, and would drain.
+        undrained: Option<usize>,
+    },
 }
 
 impl Framing {
-    /// Whether reading the body would wait for the client.
+    /// Whether reading the body, or dropping the request without reading it, would wait for the client.
     pub fn is_on_its_way(&self) -> bool {
-        matches!(self, Self::OnItsWay { .. })
+        matches!(self, Self::OnItsWay { .. } | Self::Refused { undrained: Some(_), .. })
+    }
+
+    /// The length that tiny_http drains when the request is dropped unread, in bytes.
+    pub fn undrained(&self) -> Option<usize> {
+        match self {
+            Self::OnItsWay { length, .. } => *length,
+            Self::Refused { undrained, .. } => *undrained,
+            Self::Empty | Self::Buffered(_) => None,
+        }
     }
 
     /// Reads the headers of a request.
     pub fn of(request: &Request) -> Self {
         let mut seen = Seen::default();
         for header in request.headers() {
+            seen.broken_line |= header.value.as_str().bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
             // Four headers in all of HTTP matter here; their lengths alone rule out nearly every other.
             let field = &header.field;
             match field.as_str().len() {
@@ -49,12 +64,17 @@ impl Framing {
                 _ => {}
             }
         }
-        seen.judge(*request.http_version() == HTTPVersion(1, 0))
+        let old_version = *request.http_version() < HTTPVersion(1, 1);
+        match seen.judge(old_version) {
+            Ok(framing) => framing,
+            Err(reason) => Self::Refused { reason: reason.to_owned(), undrained: seen.undrained() },
+        }
     }
 }
 
 #[derive(Default)]
 struct Seen<'a> {
+    broken_line: bool,
     lengths: usize,
     length: Option<&'a str>,
     encodings: usize,
@@ -66,7 +86,7 @@ struct Seen<'a> {
 impl<'a> Seen<'a> {
     fn length(&mut self, value: &'a str) {
         self.lengths += 1;
-        self.length = Some(value);
+        self.length.get_or_insert(value);
     }
 
     fn encoding(&mut self, value: &'a str) {
@@ -74,29 +94,37 @@ impl<'a> Seen<'a> {
         self.encoding = Some(value);
     }
 
-    fn judge(&self, old_version: bool) -> Framing {
-        let refuse = |text: &str| Framing::Refused(text.to_owned());
+    fn judge(&self, old_version: bool) -> Result<Framing, &'static str> {
         let Self { upgrade, expect, .. } = *self;
         match (self.length, self.encoding) {
-            (None, None) => Framing::Empty,
+            _ if self.broken_line => Err("A header has a line break or NUL in its value: end each line with CR LF"),
+            (None, None) => Ok(Framing::Empty),
             (Some(_), Some(_)) => {
-                refuse("Content-Length and Transfer-Encoding contradict each other: send one of them")
+                Err("Content-Length and Transfer-Encoding contradict each other: send one of them")
             }
-            (None, Some(_)) if self.encodings > 1 => refuse("Transfer-Encoding is given twice: send it once"),
-            (None, Some(_)) if old_version => refuse("Transfer-Encoding needs HTTP/1.1: send Content-Length"),
-            (None, Some(_)) if upgrade => refuse("A chunked body cannot go with Connection: upgrade"),
+            (None, Some(_)) if self.encodings > 1 => Err("Transfer-Encoding is given twice: send it once"),
+            (None, Some(_)) if old_version => Err("Transfer-Encoding needs HTTP/1.1: send Content-Length"),
+            (None, Some(_)) if upgrade => Err("A chunked body cannot go with Connection: upgrade"),
             (None, Some(value)) if !value.eq_ignore_ascii_case("chunked") => {
-                refuse("Transfer-Encoding is not understood: allowed is chunked")
+                Err("Transfer-Encoding is not understood: allowed is chunked")
             }
-            (None, Some(_)) => Framing::OnItsWay { length: None, upgrade: false },
-            (Some(_), None) if self.lengths > 1 => refuse("Content-Length is given twice: send it once"),
+            (None, Some(_)) => Ok(Framing::OnItsWay { length: None, upgrade: false }),
+            (Some(_), None) if self.lengths > 1 => Err("Content-Length is given twice: send it once"),
             (Some(value), None) => match digits(value) {
-                None => refuse("Content-Length is no number: allowed are digits, up to 18446744073709551615"),
-                Some(0) => Framing::Empty,
-                Some(length) if length <= BUFFERED_BYTES && !expect && !upgrade => Framing::Buffered(length),
-                Some(length) => Framing::OnItsWay { length: Some(length), upgrade },
+                None => Err("Content-Length is no number: allowed are digits, up to 18446744073709551615"),
+                Some(0) => Ok(Framing::Empty),
+                Some(length) if length <= BUFFERED_BYTES && !expect && !upgrade => {
+                    Ok(Framing::Buffered(length))
+                }
+                Some(length) => Ok(Framing::OnItsWay { length: Some(length), upgrade }),
             },
         }
+    }
+
+    /// What tiny_http drains of a refused body: it takes the first of two lengths, and `+5` for 5.
+    fn undrained(&self) -> Option<usize> {
+        let length = self.length.filter(|_| self.encodings == 0)?.parse().ok()?;
+        (length > BUFFERED_BYTES || (self.expect && length > 0)).then_some(length)
     }
 }
 
@@ -114,20 +142,26 @@ mod tests {
     use super::*;
 
     fn framing(headers: &[(&str, &str)]) -> Framing {
-        let mut request = TestRequest::new().with_method(Method::Put);
+        // As long as the longest that is read ahead.
+        let body: &'static str = Box::leak("x".repeat(BUFFERED_BYTES).into_boxed_str());
+        let mut request = TestRequest::new().with_method(Method::Put).with_body(body);
         for (name, value) in headers {
             request = request.with_header(Header::from_bytes(name.as_bytes(), value.as_bytes()).unwrap());
         }
-        Framing::of(&request.into())
+        let request: Request = request.into();
+        let framing = Framing::of(&request);
+        // Its drop would drain the body through a buffer of the length that it declares.
+        std::mem::forget(request);
+        framing
     }
 
     #[test]
     fn only_what_can_be_read_in_one_way_is_accepted() {
         let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade };
-        let refused = || Framing::Refused(String::new());
+        let undrained = |undrained| Framing::Refused { reason: String::new(), undrained };
+        let refused = || undrained(None);
         type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let table: &[Row] = &[
-            (&[("Host", "x")], Framing::Empty),
             (&[("content-length", "0")], Framing::Empty),
             (&[("Content-Length", "1024")], Framing::Buffered(1024)),
             (&[("Content-Length", "1025")], on_its_way(Some(1025), false)),
@@ -140,6 +174,11 @@ mod tests {
             (&[("Content-Length", "18446744073709551616")], refused()),
             (&[("Content-Length", "+5")], refused()),
             (&[("Content-Length", "-1")], refused()),
+            (&[("Content-Length", "+60000000000")], undrained(Some(60_000_000_000))),
+            (&[("Content-Length", "60000000000"), ("Content-Length", "5")], undrained(Some(60_000_000_000))),
+            (&[("Content-Length", "5"), ("Content-Length", "60000000000")], refused()),
+            (&[("Content-Length", "60000000000"), ("Transfer-Encoding", "chunked")], refused()),
+            (&[("X", "a\nContent-Length: 5")], refused()),
             (&[("Content-Length", "5, 5")], refused()),
             (&[("Content-Length", "")], refused()),
             (&[("Content-Length", "5"), ("Content-Length", "5")], refused()),
@@ -150,10 +189,11 @@ mod tests {
             (&[("Transfer-Encoding", "chunked"), ("Connection", "upgrade")], refused()),
         ];
         for (headers, wanted) in table {
-            match (framing(headers), wanted) {
-                (Framing::Refused(_), Framing::Refused(_)) => {}
-                (got, wanted) => assert_eq!(got, *wanted, "{headers:?}"),
-            }
+            let got = match framing(headers) {
+                Framing::Refused { undrained: length, .. } => undrained(length),
+                accepted => accepted,
+            };
+            assert_eq!(got, *wanted, "{headers:?}");
         }
     }
 }

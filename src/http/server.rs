@@ -248,7 +248,7 @@ impl Server {
 
     /// The other node that a client's request will have to be passed on to.
     fn destination(&self, job: &Job) -> Option<Address> {
-        if self.is_follower() || matches!(job.arrival.framing, Framing::Refused(_)) {
+        if self.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
             return None;
         }
         let path = routes::path(job.arrival.request.url());
@@ -271,7 +271,7 @@ impl Server {
         let method = job.arrival.request.method().clone();
         let target = job.arrival.request.url().to_owned();
         let path = routes::path(&target);
-        if let Framing::Refused(reason) = &job.arrival.framing {
+        if let Framing::Refused { reason, .. } = &job.arrival.framing {
             return (Route::label(None), Answer::error(&Error::Framing(reason.clone()), &method, ""));
         }
         if self.is_follower() && routes::is_store(path) {
@@ -314,12 +314,8 @@ impl Server {
         let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read } = *job;
         let close = answer.close;
         if answer::is_early(&framing, body_was_read) {
-            let declared = match framing {
-                Framing::OnItsWay { length, .. } => length,
-                _ => None,
-            };
             let (stream, _) = answer::write_early(answer, request);
-            self.linger.take(Rest { stream, declared, ticket });
+            self.linger.take(Rest { stream, declared: framing.undrained(), ticket });
         } else {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
             if close || !matches!(written, Ok(Ok(()))) {

@@ -25,14 +25,18 @@ use crate::threads;
 
 /// Connections that the kernel may hold while they wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// A client that takes none of an answer's bytes for this long is cut off.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// A worker that writes a small answer waits no longer than this for a client that does not read; see `answer`.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// A client whose machine acknowledges nothing for this long is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// An idle connection is asked after this time whether its client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A new accept loop starts only when so many descriptors are free: it would end at once otherwise.
 const HEADROOM: usize = 16;
+/// How soon it is looked again whether they are.
+const RETRY: Duration = Duration::from_millis(5);
+/// How often it is looked which of the connections that were cut off are closed.
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// Opens the listening socket. What is set on it, the accepted connections inherit.
 ///
@@ -108,9 +112,15 @@ impl Acceptor {
     pub fn run(mut self, stop: &Receiver<()>) -> io::Result<()> {
         let kicker = Kicker::new(self.listener.local_addr()?);
         let mut has_ended = false;
-        while stop.recv_timeout(INTERVAL) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+        let mut swept = now();
+        while stop.recv_timeout(if has_ended { RETRY } else { INTERVAL })
+            == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        {
             refresh_date();
-            self.server.sweep(self.idle_timeout * 2);
+            if now() - swept >= SWEEP {
+                swept = now();
+                self.server.sweep(self.idle_timeout * 2);
+            }
             has_ended |= self.ended.1.try_recv().is_ok();
             // While descriptors are scarce this is looked at again and again; meanwhile connections wait in the kernel.
             if has_ended && has_headroom() {
@@ -118,7 +128,10 @@ impl Acceptor {
                 self.server.metrics.accept_loops.inc();
             }
             self.retire();
-            kicker.kick();
+            if !has_ended {
+                kicker.kick(|| self.ended.1.is_empty());
+                has_ended = self.ended.1.try_recv().is_ok();
+            }
         }
         for watched in self.generations.drain(..) {
             watched.generation.retire();

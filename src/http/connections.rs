@@ -5,7 +5,8 @@
 //! is given to a lane; the others wait here, up to a limit. A connection over the limit, or one whose stream can no
 //! longer be trusted, is cut off: what still comes from it is thrown away, since an answer to it could be taken
 //! for the answer to another request. (tiny_http offers no way to close it; it ends when the client
-//! closes it, or is silent for the idle timeout.)
+//! closes it, or is silent for the idle timeout. The same address may then belong to a new connection, which the kernel
+//! tells apart by the number of its socket.)
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -28,8 +29,13 @@ enum Connection<T> {
     Busy(VecDeque<T>),
     /// One request is in progress, these wait, and what comes after them is thrown away.
     Ending(VecDeque<T>),
-    /// Nothing is in progress and nothing will be answered; since when nothing has come.
-    CutOff(Instant),
+    /// Nothing is in progress and nothing will be answered.
+    CutOff {
+        /// Since when nothing has come.
+        since: Instant,
+        /// The number of its socket, once it was looked up.
+        socket: Option<u64>,
+    },
 }
 
 /// What to do with a request that has come.
@@ -67,7 +73,7 @@ impl<T> Connections<T> {
                 *connection = Connection::Ending(std::mem::take(waiting));
             }
             Connection::Ending(_) => {}
-            Connection::CutOff(since) => *since = now(),
+            Connection::CutOff { since, .. } => *since = now(),
         }
         Admission::CutOff(request)
     }
@@ -87,11 +93,11 @@ impl<T> Connections<T> {
             Connection::Ending(waiting) => {
                 let next = waiting.pop_front();
                 if next.is_none() {
-                    *connection = Connection::CutOff(now());
+                    *connection = Connection::CutOff { since: now(), socket: None };
                 }
                 next
             }
-            Connection::CutOff(_) => None,
+            Connection::CutOff { .. } => None,
         }
     }
 
@@ -105,18 +111,29 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Forgets connections that were cut off and from which nothing has come for so long that they are closed.
-    pub fn sweep(&self, closed_after: Duration) {
+    /// Whether there are connections that were cut off.
+    pub fn has_cut_off(&self) -> bool {
+        self.known.lock().values().any(|connection| matches!(connection, Connection::CutOff { .. }))
+    }
+
+    /// Forgets connections that were cut off and are closed: since they are not among the `open` ones, or those have
+    /// another socket under the address, or since nothing has come for so long that they must be.
+    pub fn sweep(&self, open: Option<&HashMap<SocketAddr, u64>>, closed_after: Duration) {
         let now = now();
-        self.known.lock().retain(|_, connection| match connection {
-            Connection::CutOff(since) => now - *since < closed_after,
-            _ => true,
+        self.known.lock().retain(|client, connection| {
+            let Connection::CutOff { since, socket } = connection else { return true };
+            let is_same = open.is_none_or(|open| {
+                let found = open.get(client);
+                *socket = socket.or(found.copied());
+                found.is_some_and(|number| Some(*number) == *socket)
+            });
+            is_same && now - *since < closed_after
         });
     }
 
     /// How many connections have a request in progress.
     pub fn busy(&self) -> usize {
-        self.known.lock().values().filter(|connection| !matches!(connection, Connection::CutOff(_))).count()
+        self.known.lock().values().filter(|connection| !matches!(connection, Connection::CutOff { .. })).count()
     }
 }
 
@@ -161,9 +178,28 @@ mod tests {
         assert_eq!(connections.admit(client, 3), Admission::CutOff(3));
         assert_eq!(connections.answered(client), None);
         assert_eq!(connections.admit(client, 4), Admission::CutOff(4));
-        connections.sweep(Duration::from_secs(60));
+        let long = Duration::from_secs(60);
+        connections.sweep(None, long);
+        connections.sweep(Some(&HashMap::from([(client, 17)])), long);
+        connections.sweep(Some(&HashMap::from([(client, 17)])), long);
         assert_eq!(connections.admit(client, 5), Admission::CutOff(5));
-        connections.sweep(Duration::ZERO);
+        connections.sweep(None, Duration::ZERO);
         assert_eq!(connections.admit(client, 6), Admission::Run(6));
+    }
+
+    #[test]
+    fn a_new_connection_from_the_same_address_is_another_one() {
+        let client = SocketAddr::from(([127, 0, 0, 1], 1));
+        for open in [HashMap::new(), HashMap::from([(client, 18)])] {
+            let connections = Connections::new(2);
+            assert_eq!(connections.admit(client, 1), Admission::Run(1));
+            assert!(connections.end(client).is_empty() && connections.answered(client).is_none());
+            assert!(connections.has_cut_off());
+            connections.sweep(Some(&HashMap::from([(client, 17)])), Duration::from_secs(60));
+            assert_eq!(connections.admit(client, 2), Admission::CutOff(2));
+            connections.sweep(Some(&open), Duration::from_secs(60));
+            assert_eq!(connections.admit(client, 3), Admission::Run(3));
+            assert!(!connections.has_cut_off());
+        }
     }
 }

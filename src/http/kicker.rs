@@ -38,10 +38,11 @@ impl Kicker {
         Self { target }
     }
 
-    /// Kicks until nobody is left waiting, or as often as is sensible in one go.
-    pub fn kick(self) {
+    /// Kicks until nobody is left waiting, or as often as is sensible in one go; not where nobody accepts, since then
+    /// kicks would only take descriptors and wait in the kernel in front of clients.
+    pub fn kick(self, is_accepting: impl Fn() -> bool) {
         let mut count = 1;
-        while !self.kick_at_once(count) && count < MOST_AT_ONCE {
+        while is_accepting() && !self.kick_at_once(count) && count < MOST_AT_ONCE {
             count *= 2;
         }
     }

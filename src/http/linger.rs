@@ -1,6 +1,7 @@
 //! Streams whose request was answered before its body had come.
 //!
-//! Somebody has to read the rest, or the client never gets to read its answer. If it does not end soon, the stream
+//! Somebody has to read the rest, or the client never gets to read its answer. A read waits for the idle timeout where
+//! nothing comes, so each stream has a thread as long as there are not too many. If it does not end soon, it
 //! is put with the late ones, which one thread looks at in turn: most end when their client goes away.
 //!
 //! A stream may be dropped only at its end. tiny_http's drop reads the rest of the declared length itself, for as long
@@ -10,6 +11,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -21,11 +23,15 @@ use crate::metrics::Metrics;
 use crate::threads;
 
 /// Streams that may wait to be read to their end; further ones are forgotten.
-const QUEUE_LENGTH: usize = 256;
+const QUEUE_LENGTH: usize = 4096;
 /// Late streams that may wait for the next look; further ones are forgotten.
 const LATE_LENGTH: usize = 4096;
-/// Threads that read fresh streams.
-const READERS: usize = 2;
+/// The most threads that read fresh streams; further streams wait for one of them.
+const MOST_READERS: usize = 512;
+/// A reader that has had nothing to do for this time ends.
+const IDLE: Duration = Duration::from_secs(1);
+/// Bytes read at one time.
+const PIECE: usize = 16 * 1024;
 /// A stream that has not ended after this time is late.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A stream that has not ended after so many bytes is late.
@@ -47,27 +53,32 @@ pub struct Rest {
 /// Where such streams go.
 #[derive(Clone)]
 pub struct Linger {
-    fresh: Sender<Rest>,
+    fresh: (Sender<Rest>, Receiver<Rest>),
+    late: Sender<Rest>,
+    readers: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Linger {
-    /// Starts the threads.
+    /// Starts the thread for late streams.
     ///
     /// # Errors
     /// When the system has no thread left to give.
     pub fn start(metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let (fresh, fresh_queue) = bounded(QUEUE_LENGTH);
         let (late, late_queue) = bounded(LATE_LENGTH);
-        for number in 1..=READERS {
-            let (queue, late, metrics) = (fresh_queue.clone(), late.clone(), Arc::clone(metrics));
-            threads::spawn(format!("linger-{number}"), move || {
-                read_streams(&queue, &late, PATIENCE, &metrics);
-            })?;
-        }
-        let own = Arc::clone(metrics);
-        threads::spawn("linger-late", move || read_streams(&late_queue, &late, Duration::ZERO, &own))?;
-        Ok(Self { fresh, metrics: Arc::clone(metrics) })
+        let linger = Self {
+            fresh: bounded(QUEUE_LENGTH),
+            late: late.clone(),
+            readers: Arc::default(),
+            metrics: Arc::clone(metrics),
+        };
+        let own = linger.clone();
+        threads::spawn("linger-late", move || {
+            for rest in late_queue {
+                own.read(rest, Duration::ZERO);
+            }
+        })?;
+        Ok(linger)
     }
 
     /// Takes a stream; never waits.
@@ -76,18 +87,42 @@ impl Linger {
             // The drop of a length that no buffer can have panics instead of aborting, and hands the stream on.
             Some(declared) if declared > isize::MAX.unsigned_abs() => discard(rest),
             Some(declared) if declared > DROPPABLE => forget(rest, &self.metrics),
-            _ => pass_on(&self.fresh, rest, &self.metrics),
+            _ => {
+                pass_on(&self.fresh.0, rest, &self.metrics);
+                self.add_reader();
+            }
         }
     }
-}
 
-fn read_streams(queue: &Receiver<Rest>, late: &Sender<Rest>, patience: Duration, metrics: &Metrics) {
-    let mut buffer = vec![0; 64 * 1024];
-    for mut rest in queue {
-        if ends(&mut *rest.stream, &mut buffer, now(), patience) {
+    fn add_reader(&self) {
+        let add = |count| (count < MOST_READERS).then_some(count + 1);
+        if self.readers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).is_ok() {
+            let own = self.clone();
+            if threads::spawn("linger", move || own.read_fresh()).is_err() {
+                self.readers.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn read_fresh(&self) {
+        loop {
+            while let Ok(rest) = self.fresh.1.recv_timeout(IDLE) {
+                self.read(rest, PATIENCE);
+            }
+            self.readers.fetch_sub(1, Ordering::SeqCst);
+            // Who came between the last look and the subtraction may have counted on this reader.
+            if self.fresh.1.is_empty() {
+                return;
+            }
+            self.readers.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn read(&self, mut rest: Rest, patience: Duration) {
+        if ends(&mut *rest.stream, &mut vec![0; PIECE], now(), patience) {
             discard(rest);
         } else {
-            pass_on(late, rest, metrics);
+            pass_on(&self.late, rest, &self.metrics);
         }
     }
 }
@@ -99,7 +134,7 @@ fn ends(stream: &mut (dyn ReadWrite + Send), buffer: &mut [u8], start: Instant, 
         match Read::read(stream, buffer) {
             Ok(0) => return true,
             Ok(read) => count += read as u64,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            // Also where nothing has come for the idle timeout: tiny_http then closes the connection after another.
             Err(_) => return true,
         }
         if now() - start >= patience || count > MOST_BYTES {

@@ -16,6 +16,7 @@ pub mod relay;
 
 pub mod budget;
 pub mod connections;
+pub mod sockets;
 pub mod gate;
 pub mod lanes;
 pub mod linger;

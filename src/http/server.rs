@@ -18,7 +18,7 @@ use super::gate::{Entry, Gate};
 use super::lanes::{Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::linger::{Linger, Rest};
 use super::routes::{self, Route};
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, relay};
+use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, relay, sockets};
 use crate::clock::now;
 use crate::config::Config;
 use crate::error::Error;
@@ -188,7 +188,10 @@ impl Server {
 
     /// Forgets connections that are closed by now.
     pub fn sweep(&self, closed_after: Duration) {
-        self.connections.sweep(closed_after);
+        if self.connections.has_cut_off() {
+            let open = self.port.get().and_then(|port| sockets::open(*port).ok());
+            self.connections.sweep(open.as_ref(), closed_after);
+        }
     }
 
     /// How many requests are in progress.

@@ -167,10 +167,27 @@ fn a_header_without_end_holds_up_nobody_else() {
         let sent: usize =
             (0..100).map(|_| send_while_taken(&mut stream, &piece, Duration::from_secs(5))).sum();
         let _ = stream.write(b"\r\n\r\n");
-        let _ = receive_status(&mut stream);
+        assert_eq!(receive_status(&mut stream).ok(), Some(400));
         sent
     });
     watched.assert_unharmed(&format!("a header line of {} MB", sent >> 20));
+}
+
+#[test]
+fn a_target_without_end_holds_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let (status, watched) = watched_during(&node, || {
+        let mut stream = connect_and_send(node.address(), b"PUT /kv-store/keys/").expect("taken");
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..50 {
+            send_while_taken(&mut stream, &piece, Duration::from_secs(5));
+        }
+        let _ = stream.write(b" HTTP/1.1\r\n\r\n");
+        receive_status(&mut stream).ok()
+    });
+    watched.assert_unharmed("a target of 50 MB");
+    assert_eq!(status, Some(400));
 }
 
 #[test]

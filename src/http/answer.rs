@@ -137,13 +137,25 @@ impl Answer {
 
     /// Writes the answer and hands the connection on to its next request. The body of the request has been read.
     ///
+    /// A small answer is given back where the client does not take it at once, since the worker has better to do.
+    ///
     /// # Errors
     /// When the client does not take it: nothing more can be said on this connection.
-    pub fn write(self, request: Request) -> io::Result<()> {
+    pub fn write(self, request: Request) -> io::Result<Option<Unwritten>> {
         let version = request.http_version().clone();
         let (no_body, asked) = (*request.method() == Method::Head, Asked::of(&request));
         let mut writer = request.into_writer();
-        self.write_to(&mut *writer, &version, no_body, asked)
+        if self.is_large() {
+            let mut patient = Patient { writer: &mut *writer, progress: now() };
+            return self.write_to(&mut patient, &version, no_body, asked).map(|()| None);
+        }
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes, &version, no_body, asked)?;
+        let mut unwritten = Unwritten { writer, bytes, written: 0 };
+        match unwritten.go_on() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(unwritten)),
+            result => result.map(|()| None),
+        }
     }
 
     /// Writes the answer to a stream.
@@ -215,6 +227,80 @@ impl Answer {
         }
         head.extend_from_slice(b"\r\n");
         head
+    }
+}
+
+/// The rest of a small answer that the client did not take at once.
+pub struct Unwritten {
+    writer: Box<dyn Write + Send>,
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Unwritten {
+    /// Writes the rest.
+    ///
+    /// # Errors
+    /// When the client does not take it: nothing more can be said on this connection.
+    pub fn finish(mut self) -> io::Result<()> {
+        let start = now();
+        loop {
+            match self.go_on() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && now() - start < GRACE => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn go_on(&mut self) -> io::Result<()> {
+        while self.written < self.bytes.len() {
+            match self.writer.write(&self.bytes[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.writer.flush()
+    }
+}
+
+/// Writes to a client that may do nothing for [`GRACE`]; the socket itself is less patient.
+struct Patient<'a> {
+    writer: &'a mut dyn Write,
+    progress: std::time::Instant,
+}
+
+impl Patient<'_> {
+    fn tries_again<T>(&mut self, result: &io::Result<T>) -> bool {
+        let now = now();
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => now - self.progress < GRACE,
+            _ => {
+                self.progress = now;
+                false
+            }
+        }
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        loop {
+            let result = self.writer.write(buffer);
+            if !self.tries_again(&result) {
+                return result;
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        loop {
+            let result = self.writer.flush();
+            if !self.tries_again(&result) {
+                return result;
+            }
+        }
     }
 }
 

@@ -9,6 +9,10 @@ use tiny_http::{HTTPVersion, Header, Request};
 /// tiny_http has read bodies up to this length, in bytes, before it hands out the request.
 pub const BUFFERED_BYTES: usize = 1024;
 
+/// A target or the value of a header that is longer, in bytes, is refused: tiny_http takes any length, and nothing that
+/// looks at such a text may take long. The longest key there can be fits three times, with all its bytes escaped.
+const LONGEST_TEXT: usize = 256 * 1024;
+
 /// Where the body of a request is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Framing {
@@ -49,13 +53,21 @@ impl Framing {
 
     /// Reads the headers of a request.
     pub fn of(request: &Request) -> Self {
-        Self::read(request.headers(), request.http_version())
+        match Self::read(request.headers(), request.http_version()) {
+            accepted if request.url().len() <= LONGEST_TEXT => accepted,
+            other => Self::Refused {
+                reason: format!("The target is too long: allowed are {LONGEST_TEXT} bytes"),
+                undrained: other.undrained(),
+            },
+        }
     }
 
     fn read(headers: &[Header], version: &HTTPVersion) -> Self {
         let mut seen = Seen::default();
         for header in headers {
-            seen.broken_line |= header.value.as_str().bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+            let value = header.value.as_str();
+            seen.too_long |= value.len() > LONGEST_TEXT;
+            seen.broken_line |= !seen.too_long && value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
             // Four headers in all of HTTP matter here; their lengths alone rule out nearly every other.
             let field = &header.field;
             match field.as_str().len() {
@@ -77,6 +89,7 @@ impl Framing {
 
 #[derive(Default)]
 struct Seen<'a> {
+    too_long: bool,
     broken_line: bool,
     lengths: usize,
     length: Option<&'a str>,
@@ -100,6 +113,7 @@ impl<'a> Seen<'a> {
     fn judge(&self, old_version: bool) -> Result<Framing, &'static str> {
         let Self { upgrade, expect, .. } = *self;
         match (self.length, self.encoding) {
+            _ if self.too_long => Err("A header is too long: allowed are 262144 bytes"),
             _ if self.broken_line => Err("A header has a line break or NUL in its value: end each line with CR LF"),
             (None, None) => Ok(Framing::Empty),
             (Some(_), Some(_)) => {
@@ -173,6 +187,7 @@ mod tests {
             (&[("Content-Length", "5"), ("Content-Length", "60000000000")], refused()),
             (&[("Content-Length", "60000000000"), ("Transfer-Encoding", "chunked")], refused()),
             (&[("X", "a\nContent-Length: 5")], refused()),
+            (&[("X", &"x".repeat(LONGEST_TEXT + 1)), ("Content-Length", "9999")], undrained(Some(9999))),
             (&[("Content-Length", "5, 5")], refused()),
             (&[("Content-Length", "")], refused()),
             (&[("Content-Length", "5"), ("Content-Length", "5")], refused()),

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tiny_http::Request;
 
 use super::accept::Generation;
-use super::answer::Answer;
+use super::answer::{Answer, Unwritten};
 use super::framing::Framing;
 use super::server::Server;
 use crate::config::ServerLimits;
@@ -46,6 +46,20 @@ pub enum Work {
     Handle(Box<Job>),
     /// A large answer to write.
     Write(Box<Job>, Box<Answer>),
+    /// The rest of a small answer that the client did not take at once.
+    Finish(Box<Rest>),
+}
+
+/// The rest of an answer, and what is held until it is written.
+pub struct Rest {
+    /// What is to be written.
+    pub unwritten: Unwritten,
+    /// Whether nothing that follows on the connection will be answered.
+    pub close: bool,
+    /// Lets the connection's next request go when dropped.
+    pub ticket: Ticket,
+    /// The accept loop that its connection came through.
+    pub generation: Arc<Generation>,
 }
 
 /// The right of one request of a connection to be answered; the next one gets it when this is dropped.

@@ -6,6 +6,7 @@
 //!
 //! A stream may be dropped only at its end. tiny_http's drop reads the rest of the declared length itself, for as long
 //! as the client likes, through one buffer of that size; and where such a buffer cannot be had, the process aborts. So
+//! (One thread drops them all: many such buffers at one time, or in the arenas of many threads, would be much memory.) So
 //! streams that declare more than [`DROPPABLE`] bytes, and those that find no place here, are forgotten instead:
 //! each costs a parked thread of tiny_http, two descriptors and some 23 KB until the process ends, and is counted.
 
@@ -26,6 +27,8 @@ use crate::threads;
 const QUEUE_LENGTH: usize = 4096;
 /// Late streams that may wait for the next look; further ones are forgotten.
 const LATE_LENGTH: usize = 4096;
+/// Streams at their end that may wait to be dropped; further ones are forgotten.
+const ENDED_LENGTH: usize = 4096;
 /// The most threads that read fresh streams; further streams wait for one of them.
 const MOST_READERS: usize = 512;
 /// A reader that has had nothing to do for this time ends.
@@ -55,20 +58,23 @@ pub struct Rest {
 pub struct Linger {
     fresh: (Sender<Rest>, Receiver<Rest>),
     late: Sender<Rest>,
+    ended: Sender<Rest>,
     readers: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Linger {
-    /// Starts the thread for late streams.
+    /// Starts the threads for late streams, and for those at their end.
     ///
     /// # Errors
     /// When the system has no thread left to give.
     pub fn start(metrics: &Arc<Metrics>) -> io::Result<Self> {
         let (late, late_queue) = bounded(LATE_LENGTH);
+        let (ended, ended_queue) = bounded(ENDED_LENGTH);
         let linger = Self {
             fresh: bounded(QUEUE_LENGTH),
-            late: late.clone(),
+            late,
+            ended,
             readers: Arc::default(),
             metrics: Arc::clone(metrics),
         };
@@ -78,6 +84,7 @@ impl Linger {
                 own.read(rest, Duration::ZERO);
             }
         })?;
+        threads::spawn("linger-end", move || ended_queue.into_iter().for_each(discard))?;
         Ok(linger)
     }
 
@@ -120,7 +127,7 @@ impl Linger {
 
     fn read(&self, mut rest: Rest, patience: Duration) {
         if ends(&mut *rest.stream, &mut vec![0; PIECE], now(), patience) {
-            discard(rest);
+            pass_on(&self.ended, rest, &self.metrics);
         } else {
             pass_on(&self.late, rest, &self.metrics);
         }
@@ -134,7 +141,7 @@ fn ends(stream: &mut (dyn ReadWrite + Send), buffer: &mut [u8], start: Instant, 
         match Read::read(stream, buffer) {
             Ok(0) => return true,
             Ok(read) => count += read as u64,
-            // Also where nothing has come for the idle timeout: tiny_http then closes the connection after another.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(_) => return true,
         }
         if now() - start >= patience || count > MOST_BYTES {

@@ -15,7 +15,7 @@ use super::budget::Budget;
 use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
-use super::lanes::{Arrival, Job, LaneId, Lanes, Ticket, Work};
+use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::linger::{Linger, Rest};
 use super::routes::{self, Route};
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, relay, sockets};
@@ -215,6 +215,7 @@ impl Server {
     pub fn work(self: &Arc<Self>, lane: LaneId, work: Work) {
         match work {
             Work::Write(job, answer) => self.write(lane, job, *answer),
+            Work::Finish(rest) => write_rest(*rest),
             Work::Handle(job) => {
                 let mut next = Some(job);
                 while let Some(job) = next {
@@ -321,12 +322,37 @@ impl Server {
             self.linger.take(Rest { stream, declared: framing.undrained(), ticket });
         } else {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
-            if close || !matches!(written, Ok(Ok(()))) {
+            if let Ok(Ok(Some(unwritten))) = written {
+                let rest = Box::new(lanes::Rest { unwritten, close, ticket, generation });
+                return self.write_later(lane, rest);
+            }
+            if close || !matches!(written, Ok(Ok(None))) {
                 ticket.end_connection();
             }
         }
         drop(generation);
     }
+
+    /// Has the rest of an answer written where slow readers hold up nobody but their like; where too many do already,
+    /// the answer ends in the middle.
+    fn write_later(&self, lane: LaneId, rest: Box<lanes::Rest>) {
+        let large = lane.large();
+        if lane == large {
+            write_rest(*rest);
+        } else if let Err(Work::Finish(rest)) = self.lanes.offer(large, Work::Finish(rest)) {
+            self.metrics.shed(large);
+            rest.ticket.end_connection();
+        }
+    }
+}
+
+fn write_rest(rest: lanes::Rest) {
+    let lanes::Rest { unwritten, close, ticket, generation } = rest;
+    let written = catch_unwind(AssertUnwindSafe(|| unwritten.finish()));
+    if close || !matches!(written, Ok(Ok(()))) {
+        ticket.end_connection();
+    }
+    drop(generation);
 }
 
 fn has_hop(request: &Request) -> bool {

@@ -197,10 +197,15 @@ fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
     Ok(answer)
 }
 
+/// The trace of followers that a request has come through.
+pub fn hops(request: &Request) -> Option<&str> {
+    let trace = request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
+    trace.map(|header| header.value.as_str())
+}
+
 /// The trace of followers to send on.
 fn next_hops(request: &Request, own: &str) -> Result<String, Error> {
-    let trace = request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
-    let Some(trace) = trace.map(|header| header.value.as_str()) else { return Ok(own.to_owned()) };
+    let Some(trace) = hops(request) else { return Ok(own.to_owned()) };
     let hops: Vec<&str> = trace.split(',').collect();
     if hops.len() >= MOST_HOPS || hops.contains(&own) {
         return Err(Error::Loop);

@@ -27,7 +27,6 @@ use crate::model::address::Address;
 use crate::node::greeter;
 use crate::node::state::Node;
 use crate::threads;
-use crate::wire;
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
 const SHED_QUEUE: usize = 1024;
@@ -128,7 +127,12 @@ impl Server {
 
     fn lane_of(&self, arrival: &Arrival) -> LaneId {
         let target = arrival.request.url();
-        let lane = if target.starts_with("/node/") || has_hop(&arrival.request) {
+        let hops = relay::hops(&arrival.request);
+        if hops.is_some_and(|hops| hops.contains(&self.node.instance)) {
+            // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
+            return LaneId::Health;
+        }
+        let lane = if target.starts_with("/node/") || hops.is_some() {
             LaneId::Forwarded
         } else if ["/livez", "/readyz", "/metrics"].contains(&target) {
             LaneId::Health
@@ -329,10 +333,6 @@ impl Server {
         }
         drop(generation);
     }
-}
-
-fn has_hop(request: &Request) -> bool {
-    request.headers().iter().any(|header| header.field.equiv(wire::HOP_HEADER))
 }
 
 impl Running {

@@ -88,6 +88,7 @@ impl Answer {
     }
 
     /// Adds a header.
+    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((Cow::Borrowed(name), value.into()));
         self

@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(connections.admit(client, 3), Admission::CutOff(3));
         assert_eq!(connections.answered(client), None);
         assert_eq!(connections.admit(client, 4), Admission::CutOff(4));
-        connections.sweep(Duration::from_secs(60));
+        connections.sweep(Duration::from_mins(1));
         assert_eq!(connections.admit(client, 5), Admission::CutOff(5));
         connections.sweep(Duration::ZERO);
         assert_eq!(connections.admit(client, 6), Admission::Run(6));

@@ -112,6 +112,8 @@ fn digits(value: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
+    type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
+
     fn framing(headers: &[(&str, &str)], old_version: bool) -> Framing {
         let mut seen = Seen::default();
         for (name, value) in headers {
@@ -124,7 +126,6 @@ mod tests {
     fn only_what_can_be_read_in_one_way_is_accepted() {
         let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade, expect: false };
         let refused = || Framing::Refused(String::new());
-        type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let table: &[Row] = &[
             (&[("Host", "x")], Framing::Empty),
             (&[("content-length", "0")], Framing::Empty),

@@ -38,7 +38,7 @@ fn check_main_is_down(client: &mut Http, outcome: &str) {
         match method {
             "PUT" => assert_eq!(answer.header("Evenkv-Outcome"), Some(outcome)),
             "DELETE" => {
-                assert!([Some(outcome), Some("not-applied")].contains(&answer.header("Evenkv-Outcome")))
+                assert!([Some(outcome), Some("not-applied")].contains(&answer.header("Evenkv-Outcome")));
             }
             _ => assert_eq!(answer.header("Evenkv-Outcome"), None),
         }

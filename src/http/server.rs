@@ -16,7 +16,7 @@ use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
 use super::lanes::{Arrival, Job, LaneId, Lanes, Ticket, Work};
-use super::linger::{Linger, Rest};
+use super::linger::{self, Linger, Rest};
 use super::routes::{self, Route};
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, relay};
 use crate::clock::now;
@@ -314,12 +314,13 @@ impl Server {
         let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read } = *job;
         let close = answer.close;
         if answer::is_early(&framing, body_was_read) {
-            let declared = match framing {
-                Framing::OnItsWay { length, .. } => length,
-                _ => None,
+            let Framing::OnItsWay { length, expect, .. } = framing else {
+                unreachable!("only such are early")
             };
-            let (stream, _) = answer::write_early(answer, request);
-            self.linger.take(Rest { stream, declared, ticket });
+            // The client may go on with the connection if the rest of the body will be read, and is sure to come.
+            let close = close || expect || length.is_none_or(|length| length as u64 > linger::MOST_BYTES);
+            let (stream, _) = answer::write_early(Answer { close, ..answer }, request);
+            self.linger.take(Rest { stream, declared: length, close, ticket });
         } else {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
             if close || !matches!(written, Ok(Ok(()))) {

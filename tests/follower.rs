@@ -222,6 +222,32 @@ fn paths_queries_headers_and_bodies_reach_the_main_unchanged() {
 }
 
 #[test]
+fn a_body_keeps_its_declared_length_on_the_way() {
+    let main = FakeMain::start(|_| answer("200 OK", &[], b"ok"));
+    let follower = Node::follower(main.address(), &[]);
+    for length in [0, 1, 1025, 70_000] {
+        assert_eq!(follower.http().put("/kvs/keys/a", vec![b'x'; length]).text(), "ok");
+        let arrived = main.arrived().pop().expect("it arrived");
+        assert_eq!(arrived.header("transfer-encoding"), None, "{length} bytes were declared");
+        // No body at all needs no length.
+        let declared = arrived.header("content-length").unwrap_or("0");
+        assert_eq!((arrived.body.len(), declared), (length, length.to_string().as_str()));
+    }
+}
+
+#[test]
+fn a_body_that_the_main_refuses_before_it_was_read_is_passed_on_as_refused() {
+    let main = Node::single(&[("MAX_VALUE_LENGTH", "1000")]);
+    let follower = Node::follower(main.address(), &[]);
+    for length in [70_000, 200_000, 2 << 20] {
+        let answer = follower.http().put("/kvs/keys/a", value_of(length));
+        assert_eq!(answer.status, 413, "{length}: {}", answer.text());
+        let answer = follower.http().put("/kvs/view/no-such", value_of(length));
+        assert_eq!(answer.status, 404, "{length}: {}", answer.text());
+    }
+}
+
+#[test]
 fn statuses_headers_and_bodies_come_back_unchanged() {
     let body = b"\0\xff any bytes \r\n\r\n";
     let main = FakeMain::start(move |_| {

@@ -1,0 +1,58 @@
+//! A key with its value, as the map holds it.
+
+use triomphe::{Arc, ThinArc};
+
+/// A key, the raw JSON text of its value, and its version, in one shared allocation.
+///
+/// A reader clones the handle (one pointer) and lets go of the stripe lock before it copies anything, so a
+/// large value never holds up a writer. Nothing that can be derived is stored: the hash is computed again
+/// when a stripe grows.
+#[derive(Clone)]
+pub struct Pair(ThinArc<Head, u8>);
+
+struct Head {
+    version: u64,
+    key_length: u32,
+}
+
+impl Pair {
+    /// Makes a pair without a version; `value` is the raw text of one JSON value, without blanks around it.
+    ///
+    /// # Panics
+    /// When the key is 4 GiB or longer; its length is checked against the configured limit long before.
+    pub fn new(key: &[u8], value: &[u8]) -> Self {
+        let key_length = u32::try_from(key.len()).expect("a key is shorter than 4 GiB");
+        let bytes = [key, value].concat();
+        Self(ThinArc::from_header_and_slice(Head { version: 0, key_length }, &bytes))
+    }
+
+    /// Gives a new pair its version.
+    ///
+    /// # Panics
+    /// When the pair is shared already: a version never changes under a reader.
+    pub(super) fn set_version(&mut self, version: u64) {
+        self.0.with_arc_mut(|shared| {
+            Arc::get_mut(shared).expect("a new pair is not shared").header_mut().version = version;
+        });
+    }
+
+    /// The key's bytes.
+    pub fn key(&self) -> &[u8] {
+        &self.0.slice[..self.0.header.header.key_length as usize]
+    }
+
+    /// The raw JSON text of the value.
+    pub fn value(&self) -> &[u8] {
+        &self.0.slice[self.0.header.header.key_length as usize..]
+    }
+
+    /// The version: greater than that of every earlier pair with this key.
+    pub fn version(&self) -> u64 {
+        self.0.header.header.version
+    }
+
+    /// Bytes of key and value together.
+    pub fn size(&self) -> usize {
+        self.0.slice.len()
+    }
+}

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -127,7 +128,7 @@ impl Acceptor {
 
     fn start_generation(&mut self) -> io::Result<()> {
         let clone = self.listener.try_clone()?;
-        let built = std::panic::catch_unwind(|| tiny_http::Server::from_listener(clone, None));
+        let built = catch_unwind(|| tiny_http::Server::from_listener(clone, None));
         let built = built.map_err(|_| io::Error::other("no thread for the accept loop"))?;
         let generation = Arc::new(Generation {
             server: built.map_err(|error| io::Error::other(error.to_string()))?,
@@ -179,7 +180,10 @@ impl Generation {
             match self.server.recv() {
                 Ok(request) => {
                     self.requests.fetch_add(1, Ordering::Relaxed);
-                    server.take(request, &self);
+                    // Whatever goes wrong with one request, the next ones have to be listened to.
+                    if catch_unwind(AssertUnwindSafe(|| server.take(request, &self))).is_err() {
+                        server.metrics.panics.inc();
+                    }
                 }
                 Err(error) if !self.retired.load(Ordering::Acquire) => {
                     log::debug!("an accept loop has ended: {error}");

@@ -62,7 +62,7 @@ pub fn read(
             let allowed = length.unwrap_or(limit.bytes + 1) as u64;
             read_paced(&mut Paced::new(reader).take(allowed), *length, limit, budget)
         }
-        Framing::Refused(reason) => Err(Error::Framing(reason.clone())),
+        Framing::Refused { reason, .. } => Err(Error::Framing(reason.clone())),
     }
 }
 

@@ -4,7 +4,7 @@
 //! also beside a Content-Length. A proxy in front may read the same bytes differently, and then one client's body
 //! becomes another client's request. So whatever could be read in two ways is refused (RFC 9112, section 6.3).
 
-use tiny_http::{HTTPVersion, Request};
+use tiny_http::{HTTPVersion, Header, Request};
 
 /// tiny_http has read bodies up to this length, in bytes, before it hands out the request.
 pub const BUFFERED_BYTES: usize = 1024;
@@ -25,28 +25,61 @@ pub enum Framing {
         /// The client waits for a word before it sends the body, and without it may not send it at all.
         expect: bool,
     },
-    /// The headers are contradictory: why.
-    Refused(String),
+    /// The headers are contradictory.
+    Refused {
+        /// Why.
+        reason: String,
+        /// What tiny_http nevertheless takes for the length, in bytes, and would drain.
+        undrained: Option<usize>,
+    },
 }
 
 impl Framing {
-    /// Whether reading the body would wait for the client.
+    /// Whether reading the body, or dropping the request without reading it, would wait for the client.
     pub fn is_on_its_way(&self) -> bool {
-        matches!(self, Self::OnItsWay { .. })
+        matches!(self, Self::OnItsWay { .. } | Self::Refused { undrained: Some(_), .. })
+    }
+
+    /// The length that tiny_http drains when the request is dropped unread, in bytes.
+    pub fn undrained(&self) -> Option<usize> {
+        match self {
+            Self::OnItsWay { length, .. } => *length,
+            Self::Refused { undrained, .. } => *undrained,
+            Self::Empty | Self::Buffered(_) => None,
+        }
     }
 
     /// Reads the headers of a request.
     pub fn of(request: &Request) -> Self {
+        Self::read(request.headers(), request.http_version())
+    }
+
+    fn read(headers: &[Header], version: &HTTPVersion) -> Self {
         let mut seen = Seen::default();
-        for header in request.headers() {
-            seen.note(header.field.as_str().as_str(), header.value.as_str());
+        for header in headers {
+            seen.broken_line |= header.value.as_str().bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+            // Four headers in all of HTTP matter here; their lengths alone rule out nearly every other.
+            let field = &header.field;
+            match field.as_str().len() {
+                14 if field.equiv("Content-Length") => seen.length(header.value.as_str()),
+                17 if field.equiv("Transfer-Encoding") => seen.encoding(header.value.as_str()),
+                6 if field.equiv("Expect") => seen.expect = true,
+                10 if field.equiv("Connection") => {
+                    seen.upgrade |= header.value.as_str().to_ascii_lowercase().contains("upgrade");
+                }
+                _ => {}
+            }
         }
-        seen.judge(*request.http_version() == HTTPVersion(1, 0))
+        match seen.judge(*version < HTTPVersion(1, 1)) {
+            Ok(framing) => framing,
+            Err(reason) => Self::Refused { reason: reason.to_owned(), undrained: seen.undrained() },
+        }
     }
 }
 
 #[derive(Default)]
 struct Seen<'a> {
+    broken_line: bool,
     lengths: usize,
     length: Option<&'a str>,
     encodings: usize,
@@ -56,48 +89,49 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn note(&mut self, name: &str, value: &'a str) {
-        // Four headers in all of HTTP matter here; their lengths alone rule out nearly every other.
-        match name.len() {
-            14 if name.eq_ignore_ascii_case("Content-Length") => {
-                self.lengths += 1;
-                self.length = Some(value);
+    fn length(&mut self, value: &'a str) {
+        self.lengths += 1;
+        self.length.get_or_insert(value);
+    }
+
+    fn encoding(&mut self, value: &'a str) {
+        self.encodings += 1;
+        self.encoding = Some(value);
+    }
+
+    fn judge(&self, old_version: bool) -> Result<Framing, &'static str> {
+        let Self { upgrade, expect, .. } = *self;
+        match (self.length, self.encoding) {
+            _ if self.broken_line => {
+                Err("A header has a line break or NUL in its value: end each line with CR LF")
             }
-            17 if name.eq_ignore_ascii_case("Transfer-Encoding") => {
-                self.encodings += 1;
-                self.encoding = Some(value);
+            (None, None) => Ok(Framing::Empty),
+            (Some(_), Some(_)) => {
+                Err("Content-Length and Transfer-Encoding contradict each other: send one of them")
             }
-            6 if name.eq_ignore_ascii_case("Expect") => self.expect = true,
-            10 if name.eq_ignore_ascii_case("Connection") => {
-                self.upgrade |= value.to_ascii_lowercase().contains("upgrade");
+            (None, Some(_)) if self.encodings > 1 => Err("Transfer-Encoding is given twice: send it once"),
+            (None, Some(_)) if old_version => Err("Transfer-Encoding needs HTTP/1.1: send Content-Length"),
+            (None, Some(_)) if upgrade => Err("A chunked body cannot go with Connection: upgrade"),
+            (None, Some(value)) if !value.eq_ignore_ascii_case("chunked") => {
+                Err("Transfer-Encoding is not understood: allowed is chunked")
             }
-            _ => {}
+            (None, Some(_)) => Ok(Framing::OnItsWay { length: None, upgrade: false, expect }),
+            (Some(_), None) if self.lengths > 1 => Err("Content-Length is given twice: send it once"),
+            (Some(value), None) => match digits(value) {
+                None => Err("Content-Length is no number: allowed are digits, up to 18446744073709551615"),
+                Some(0) => Ok(Framing::Empty),
+                Some(length) if length <= BUFFERED_BYTES && !expect && !upgrade => {
+                    Ok(Framing::Buffered(length))
+                }
+                Some(length) => Ok(Framing::OnItsWay { length: Some(length), upgrade, expect }),
+            },
         }
     }
 
-    fn judge(&self, old_version: bool) -> Framing {
-        let refuse = |text: &str| Framing::Refused(text.to_owned());
-        let Self { upgrade, expect, .. } = *self;
-        match (self.length, self.encoding) {
-            (None, None) => Framing::Empty,
-            (Some(_), Some(_)) => {
-                refuse("Content-Length and Transfer-Encoding contradict each other: send one of them")
-            }
-            (None, Some(_)) if self.encodings > 1 => refuse("Transfer-Encoding is given twice: send it once"),
-            (None, Some(_)) if old_version => refuse("Transfer-Encoding needs HTTP/1.1: send Content-Length"),
-            (None, Some(_)) if upgrade => refuse("A chunked body cannot go with Connection: upgrade"),
-            (None, Some(value)) if !value.eq_ignore_ascii_case("chunked") => {
-                refuse("Transfer-Encoding is not understood: allowed is chunked")
-            }
-            (None, Some(_)) => Framing::OnItsWay { length: None, upgrade: false, expect },
-            (Some(_), None) if self.lengths > 1 => refuse("Content-Length is given twice: send it once"),
-            (Some(value), None) => match digits(value) {
-                None => refuse("Content-Length is no number: allowed are digits, up to 18446744073709551615"),
-                Some(0) => Framing::Empty,
-                Some(length) if length <= BUFFERED_BYTES && !expect && !upgrade => Framing::Buffered(length),
-                Some(length) => Framing::OnItsWay { length: Some(length), upgrade, expect },
-            },
-        }
+    /// What tiny_http drains of a refused body: it takes the first of two lengths, and `+5` for 5.
+    fn undrained(&self) -> Option<usize> {
+        let length = self.length.filter(|_| self.encodings == 0)?.parse().ok()?;
+        (length > BUFFERED_BYTES || (self.expect && length > 0)).then_some(length)
     }
 }
 
@@ -112,20 +146,18 @@ fn digits(value: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
-
-    fn framing(headers: &[(&str, &str)], old_version: bool) -> Framing {
-        let mut seen = Seen::default();
-        for (name, value) in headers {
-            seen.note(name, value);
-        }
-        seen.judge(old_version)
+    fn framing(headers: &[(&str, &str)], version: HTTPVersion) -> Framing {
+        let header = |(name, value): &(&str, &str)| Header::from_bytes(name.as_bytes(), value.as_bytes());
+        let headers: Result<Vec<Header>, ()> = headers.iter().map(header).collect();
+        Framing::read(&headers.unwrap(), &version)
     }
 
     #[test]
     fn only_what_can_be_read_in_one_way_is_accepted() {
         let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade, expect: false };
-        let refused = || Framing::Refused(String::new());
+        let undrained = |undrained| Framing::Refused { reason: String::new(), undrained };
+        let refused = || undrained(None);
+        type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let table: &[Row] = &[
             (&[("Host", "x")], Framing::Empty),
             (&[("content-length", "0")], Framing::Empty),
@@ -144,6 +176,11 @@ mod tests {
             (&[("Content-Length", "18446744073709551616")], refused()),
             (&[("Content-Length", "+5")], refused()),
             (&[("Content-Length", "-1")], refused()),
+            (&[("Content-Length", "+60000000000")], undrained(Some(60_000_000_000))),
+            (&[("Content-Length", "60000000000"), ("Content-Length", "5")], undrained(Some(60_000_000_000))),
+            (&[("Content-Length", "5"), ("Content-Length", "60000000000")], refused()),
+            (&[("Content-Length", "60000000000"), ("Transfer-Encoding", "chunked")], refused()),
+            (&[("X", "a\nContent-Length: 5")], refused()),
             (&[("Content-Length", "5, 5")], refused()),
             (&[("Content-Length", "")], refused()),
             (&[("Content-Length", "5"), ("Content-Length", "5")], refused()),
@@ -154,11 +191,15 @@ mod tests {
             (&[("Transfer-Encoding", "chunked"), ("Connection", "upgrade")], refused()),
         ];
         for (headers, wanted) in table {
-            match (framing(headers, false), wanted) {
-                (Framing::Refused(_), Framing::Refused(_)) => {}
-                (got, wanted) => assert_eq!(got, *wanted, "{headers:?}"),
-            }
+            let got = match framing(headers, HTTPVersion(1, 1)) {
+                Framing::Refused { undrained: length, .. } => undrained(length),
+                accepted => accepted,
+            };
+            assert_eq!(got, *wanted, "{headers:?}");
         }
-        assert!(matches!(framing(&[("Transfer-Encoding", "chunked")], true), Framing::Refused(_)));
+        for old in [HTTPVersion(1, 0), HTTPVersion(0, 9)] {
+            let chunked = framing(&[("Transfer-Encoding", "chunked")], old);
+            assert!(matches!(chunked, Framing::Refused { undrained: None, .. }), "{chunked:?}");
+        }
     }
 }

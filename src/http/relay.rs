@@ -147,10 +147,12 @@ fn hold(
     let ask = || -> Result<_, Error> {
         let builder = onward.request(request, main)?;
         let invalid = |_| bad("The path is not valid");
-        Ok(if held.is_empty() {
+        // Without a length, ureq would send an empty PUT in chunks, and the main would have to wait for their end.
+        let takes_body = !matches!(request.method(), Method::Get | Method::Head | Method::Delete);
+        Ok(if held.is_empty() && !takes_body {
             main.exchange(builder.body(SendBody::none()).map_err(invalid)?, patience)
         } else {
-            main.exchange(builder.body(held).map_err(invalid)?, patience)
+            main.exchange(builder.header("content-length", held.len()).body(held).map_err(invalid)?, patience)
         })
     };
     let is_safe = matches!(request.method(), Method::Get | Method::Head);

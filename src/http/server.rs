@@ -252,7 +252,7 @@ impl Server {
 
     /// The other node that a client's request will have to be passed on to.
     fn destination(&self, job: &Job) -> Option<Address> {
-        if self.is_follower() || matches!(job.arrival.framing, Framing::Refused(_)) {
+        if self.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
             return None;
         }
         let path = routes::path(job.arrival.request.url());
@@ -275,7 +275,7 @@ impl Server {
         let method = job.arrival.request.method().clone();
         let target = job.arrival.request.url().to_owned();
         let path = routes::path(&target);
-        if let Framing::Refused(reason) = &job.arrival.framing {
+        if let Framing::Refused { reason, .. } = &job.arrival.framing {
             return (Route::label(None), Answer::error(&Error::Framing(reason.clone()), &method, ""));
         }
         if self.is_follower() && routes::is_store(path) {
@@ -318,13 +318,13 @@ impl Server {
         let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read } = *job;
         let close = answer.close;
         if answer::is_early(&framing, body_was_read) {
-            let Framing::OnItsWay { length, expect, .. } = framing else {
-                unreachable!("only such are early")
-            };
             // The client may go on with the connection if the rest of the body will be read, and is sure to come.
-            let close = close || expect || length.is_none_or(|length| length as u64 > linger::MOST_BYTES);
+            let declared = framing.undrained();
+            let is_sure = matches!(framing, Framing::OnItsWay { expect: false, .. })
+                && declared.is_some_and(|length| length as u64 <= linger::MOST_BYTES);
+            let close = close || !is_sure;
             let (stream, _) = answer::write_early(Answer { close, ..answer }, request);
-            self.linger.take(Rest { stream, declared: length, close, ticket });
+            self.linger.take(Rest { stream, declared, close, ticket });
         } else {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
             if close || !matches!(written, Ok(Ok(()))) {

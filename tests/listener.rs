@@ -1,0 +1,317 @@
+//! What the listener makes of requests that are unusual or ambiguous, one connection at a time.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rules about clocks, threads and the environment are for the library; a test polls and measures"
+)]
+
+#[path = "support/attack.rs"]
+mod attack;
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use attack::{PROMPT, connect, connect_and_send, receive_all, receive_status};
+use support::http::{Http, chunked};
+use support::node::Node;
+use support::{at_once, timed};
+
+/// How long nothing may come before a test takes an answer for complete.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// A request that nobody sent as such: it is the body of another one.
+fn smuggled(number: usize) -> String {
+    let body = "{\"value\":\"smuggled\"}";
+    format!(
+        "PUT /kv-store/keys/smuggled-{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn ambiguous_framing_is_refused_and_nothing_behind_it_is_executed() {
+    let node = Node::single(&[]);
+    let table = [
+        "HTTP/1.1|Content-Length: 5|Content-Length: 5",
+        "HTTP/1.1|Content-Length: 0|Content-Length: 5",
+        "HTTP/1.1|Content-Length: 2000|Content-Length: 5",
+        "HTTP/1.1|Content-Length: 60000000000|Content-Length: 5",
+        "HTTP/1.1|Content-Length: 18446744073709551615|Content-Length: 5",
+        "HTTP/1.1|Content-Length: 5|Transfer-Encoding: chunked",
+        "HTTP/1.1|Transfer-Encoding: chunked|Content-Length: 60000000000",
+        "HTTP/1.1|Content-Length: +5",
+        "HTTP/1.1|Content-Length: +60000000000",
+        "HTTP/1.1|Content-Length: +18446744073709551615",
+        "HTTP/1.1|Content-Length: -5",
+        "HTTP/1.1|Content-Length: 5, 5",
+        "HTTP/1.1|Content-Length: 0x5",
+        "HTTP/1.1|Content-Length:",
+        "HTTP/1.1|Content-Length: 18446744073709551616",
+        "HTTP/1.1|Content-Length: 99999999999999999999999999",
+        "HTTP/1.1|Transfer-Encoding: gzip",
+        "HTTP/1.1|Transfer-Encoding: identity",
+        "HTTP/1.1|Transfer-Encoding: gzip, chunked",
+        "HTTP/1.1|Transfer-Encoding: chunked|Transfer-Encoding: identity",
+        "HTTP/1.1|Transfer-Encoding: chunked|Connection: Upgrade|Upgrade: h2c",
+        "HTTP/1.1|Content-Length: 5|Content-Length: 6|Connection: Upgrade|Upgrade: h2c",
+        "HTTP/1.1|Content-Length: 5|Content-Length: 6|Expect: 100-continue",
+        "HTTP/1.1|X: a\nContent-Length: 5",
+        "HTTP/1.1|X: a\rContent-Length: 5",
+        "HTTP/1.0|Transfer-Encoding: chunked",
+        "HTTP/1.0|Transfer-Encoding: chunked|Connection: keep-alive",
+        "HTTP/0.9|Transfer-Encoding: chunked",
+    ];
+    for (number, row) in table.iter().enumerate() {
+        let (version, headers) = row.split_once('|').expect("a version");
+        let headers = headers.replace('|', "\r\n");
+        let mut client = Http::with_patience(node.address(), Duration::from_secs(5));
+        let head = format!("PUT /kv-store/keys/framing HTTP-VERSION\r\nHost: x\r\n{headers}\r\n\r\n");
+        let bytes = head.replace("HTTP-VERSION", version) + &smuggled(number) + &smuggled(number);
+        client.send(bytes.as_bytes()).expect("a small request is taken");
+        let answer = client.receive("PUT").unwrap_or_else(|error| panic!("{row:?}: no answer: {error}"));
+        assert_eq!(answer.status, 400, "{row:?}: {}", answer.text());
+        assert_eq!(answer.header("connection"), Some("close"), "{row:?}");
+        assert_eq!(answer.header("evenkv-outcome"), Some("not-applied"), "{row:?}");
+        assert!(answer.json()["error"].as_str().is_some_and(|error| error.contains(": ")), "{row:?}");
+        assert_eq!(answer.json()["message"], "Error in PUT", "{row:?}");
+    }
+    // What tiny_http itself does not understand it answers with a bare 400, or not at all.
+    let unreadable: [&[u8]; 5] = [
+        b"PUT /kv-store/keys/\xc3\xa9 HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
+        b"PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length : 5\r\n\r\n",
+        b"PUT /kv-store/keys/a b HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
+        b"PUT /kv-store/keys/a HTTP/1.1\nContent-Length: 5\n\n",
+        b"PUT /kv-store/keys/a HTTP/1.1\r\nno header\r\n\r\n",
+    ];
+    for (number, head) in unreadable.iter().enumerate() {
+        let bytes = [head, smuggled(table.len() + number).as_bytes(), b"\r\n\r\n"].concat();
+        let mut stream = connect_and_send(node.address(), &bytes).expect("a small request is taken");
+        let answer = receive_all(&mut stream, Duration::from_secs(2));
+        let shown = String::from_utf8_lossy(head);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{shown}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), usize::from(!answer.is_empty()), "{shown}: {answer}");
+    }
+    let mut client = node.http();
+    for number in 0..table.len() + unreadable.len() {
+        let answer = client.get(&format!("/kv-store/keys/smuggled-{number}"));
+        assert_eq!(answer.status, 404, "row {number} was executed: {}", answer.text());
+    }
+    assert_eq!(client.get("/kv-store/keys/framing").status, 404);
+}
+
+#[test]
+fn a_body_that_is_not_read_is_never_taken_for_a_request() {
+    let node = Node::single(&[("MAX_VALUE_LENGTH", "1000")]);
+    let bodies = smuggled(1).repeat(2000);
+    let heads = [
+        format!("PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", bodies.len()),
+        "PUT /kv-store/keys/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+        format!(
+            "PUT /kv-store/keys/a HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: {}\r\n\r\n",
+            bodies.len()
+        ),
+        "PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length: 60000000000\r\n\r\n".to_owned(),
+    ];
+    for head in heads {
+        let body = if head.contains("chunked") {
+            String::from_utf8(chunked(bodies.as_bytes(), 1 << 20)).expect("text") + &smuggled(1)
+        } else {
+            bodies.clone() + &smuggled(1)
+        };
+        let mut client = Http::with_patience(node.address(), Duration::from_secs(5));
+        // The node may stop to read at any time.
+        let _ = client.send((head.clone() + &body).as_bytes());
+        let answer = client.receive("PUT").unwrap_or_else(|error| panic!("{head}: no answer: {error}"));
+        assert_eq!(answer.status, 413, "{head}: {}", answer.text());
+        assert_eq!(answer.header("connection"), Some("close"), "{head}");
+    }
+    assert_eq!(node.http().get("/kv-store/keys/smuggled-1").status, 404);
+}
+
+#[test]
+fn unusual_requests_are_answered_as_usual_ones() {
+    let node = Node::single(&[]);
+    let mut client = node.http();
+    let body = br#"{"value":"chunked"}"#;
+    for size in [1, 7, 4096] {
+        let sent = chunked(body, size);
+        let answer =
+            client.request("PUT", "/kv-store/keys/chunked", &[("Transfer-Encoding", "chunked")], &sent);
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        assert_eq!(client.get("/kv-store/keys/chunked").json()["value"], "chunked");
+    }
+    let upgrade = [
+        ("Connection", "Upgrade, HTTP2-Settings"),
+        ("Upgrade", "h2c"),
+        ("HTTP2-Settings", "AAEAAEAAAAIAAAAB"),
+    ];
+    for value in ["short".to_owned(), "long".repeat(5000)] {
+        let body = format!("{{\"value\":\"{value}\"}}");
+        let answer = client.request("PUT", "/kv-store/keys/upgrade", &upgrade, body.as_bytes());
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        assert_eq!(node.http().get("/kv-store/keys/upgrade").json()["value"], value.as_str());
+    }
+    let answer = node.http().request("GET", "/kv-store/keys/upgrade", &upgrade, b"");
+    assert_eq!(answer.status, 200);
+    let absolute = format!("http://{}/kv-store/keys/chunked", node.address());
+    assert_eq!(client.get(&absolute).json()["value"], "chunked");
+    let head = client.request("HEAD", "/kv-store/keys/chunked", &[], b"");
+    assert!(head.body.is_empty() && head.header("content-length").is_some(), "{head:?}");
+    assert_eq!(client.get("/kv-store/keys/chunked").status, 200, "after HEAD the connection is in order");
+}
+
+#[test]
+fn expect_100_continue_is_answered_before_the_body_is_sent() {
+    let node = Node::single(&[]);
+    let body = br#"{"value":"expected"}"#;
+    let mut client = Http::with_patience(node.address(), Duration::from_secs(5));
+    let head = format!(
+        "PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.send(head.as_bytes()).expect("a head is taken");
+    assert_eq!(client.receive_any("PUT").expect("an interim answer").status, 100);
+    client.send(body).expect("a body is taken");
+    assert_eq!(client.receive("PUT").expect("an answer").status, 201);
+    assert_eq!(client.get("/kv-store/keys/a").json()["value"], "expected");
+
+    for length in ["20000000", "60000000000"] {
+        let mut client = Http::with_patience(node.address(), Duration::from_secs(5));
+        let head = format!(
+            "PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        );
+        client.send(head.as_bytes()).expect("a head is taken");
+        let (answer, took) = timed(|| client.receive("PUT").expect("an answer"));
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert!(took < PROMPT, "{took:?}");
+    }
+    let unknown = node.http().request("PUT", "/kv-store/keys/a", &[("Expect", "a miracle")], body);
+    assert_eq!(unknown.status, 417);
+}
+
+#[test]
+fn connections_are_kept_or_closed_as_the_version_and_the_client_say() {
+    let node = Node::single(&[]);
+    let rows = [
+        ("HTTP/1.1", "", true),
+        ("HTTP/1.1", "Connection: close\r\n", false),
+        ("HTTP/1.1", "Connection: Keep-Alive\r\n", true),
+        ("HTTP/1.0", "", false),
+        ("HTTP/1.0", "Connection: keep-alive\r\n", true),
+    ];
+    for (version, header, kept) in rows {
+        let request = format!("GET /livez {version}\r\nHost: x\r\n{header}\r\n");
+        let mut client = Http::with_patience(node.address(), PROMPT);
+        client.send(request.as_bytes()).expect("a small request is taken");
+        let answer = client.receive("GET").expect("an answer");
+        assert_eq!(answer.status, 200);
+        let said = answer.header("connection").map(str::to_ascii_lowercase);
+        let wanted = match (version, kept) {
+            (_, false) => Some("close"),
+            ("HTTP/1.0", true) => Some("keep-alive"),
+            _ => None,
+        };
+        assert_eq!(said.as_deref(), wanted, "{version} {header}");
+        let mut stream =
+            connect_and_send(node.address(), (request.clone() + &request).as_bytes()).expect("taken");
+        let answers = receive_all(&mut stream, SILENCE).matches("HTTP/1.1 200 ").count();
+        assert_eq!(answers, if kept { 2 } else { 1 }, "{version} {header}");
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let node = Node::single(&[]);
+    let mut client = node.http();
+    for number in 0..100 {
+        client.put(&format!("/kv-store/keys/p{number}"), format!("{{\"value\":{number}}}"));
+    }
+    let requests: String =
+        (0..100).map(|number| format!("GET /kv-store/keys/p{number} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
+    client.send(requests.as_bytes()).expect("the requests are taken");
+    for number in 0..100 {
+        let answer = client.receive("GET").expect("an answer to each");
+        assert_eq!(answer.json()["value"], number, "{}", answer.text());
+    }
+    assert_eq!(client.get("/livez").status, 200, "the connection is in order afterwards");
+}
+
+#[test]
+fn a_full_lane_answers_at_once() {
+    let node = Node::single(&[("CLIENT_WORKERS", "1"), ("QUEUE_LENGTH", "1")]);
+    let results = at_once(64, |number| {
+        let mut client = Http::with_patience(node.address(), Duration::from_secs(5));
+        let target = format!("/kv-store/keys/k{number}");
+        timed(|| client.try_request("PUT", &target, &[], br#"{"value":1}"#))
+    });
+    let mut client = node.http();
+    for (number, (answer, took)) in results.into_iter().enumerate() {
+        let answer = answer.unwrap_or_else(|error| panic!("request {number} went unanswered: {error}"));
+        assert!(took < PROMPT, "request {number} took {took:?}");
+        let stored = client.get(&format!("/kv-store/keys/k{number}")).status == 200;
+        if answer.status == 503 {
+            assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            assert_eq!(answer.header("evenkv-outcome"), Some("not-applied"), "{answer:?}");
+            assert!(!stored, "request {number} was refused and executed");
+        } else {
+            assert_eq!(answer.status, 201, "{}", answer.text());
+            assert!(stored, "request {number} was acknowledged and is lost");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_told_to_end_does_so_in_time() {
+    let mut idle = Node::single(&[]);
+    let mut client = idle.http();
+    client.get("/livez");
+    idle.terminate();
+    assert_eq!(idle.wait_exit(PROMPT).code(), Some(0), "with an idle connection open");
+
+    let mut busy = Node::single(&[]);
+    let head = "PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
+    let mut stream = connect_and_send(busy.address(), head.as_bytes()).expect("a head is taken");
+    stream.write_all(b"{").expect("a byte is taken");
+    let target = "/metrics";
+    support::wait_until("the request is in progress", PROMPT * 5, || {
+        busy.http().get(target).text().contains("evenkv_connections_busy 2")
+    });
+    busy.terminate();
+    assert_eq!(busy.wait_exit(Duration::from_secs(8)).code(), Some(0), "with a slow request in progress");
+}
+
+/// A client's port may be used again at once, and what came from it before must not count against the new connection.
+#[test]
+fn a_connection_is_not_taken_for_one_that_was_cut_off_before() {
+    let node = Node::single(&[]);
+    let address: SocketAddr = node.address().parse().expect("an address");
+    let open = |local: Option<SocketAddr>| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        if let Some(local) = local {
+            socket.bind(&local.into()).expect("the port is free again");
+        }
+        // Closes by a reset, which leaves the port free at once.
+        socket.set_linger(Some(Duration::ZERO)).expect("an option");
+        socket.connect(&address.into()).expect("the node listens");
+        std::net::TcpStream::from(socket)
+    };
+    let mut first = open(None);
+    let local = first.local_addr().expect("it is connected");
+    first.write_all(b"GET /livez HTTP/1.1\r\nContent-Length: x\r\n\r\n").expect("taken");
+    assert_eq!(receive_status(&mut first).expect("an answer"), 400);
+    drop(first);
+    // The system itself gives a port again after a second at the earliest.
+    let mut answered = false;
+    support::wait_until("a connection from the same port is answered", PROMPT * 2, || {
+        let mut second = open(Some(local));
+        second.write_all(b"GET /livez HTTP/1.1\r\n\r\n").expect("taken");
+        second.set_read_timeout(Some(SILENCE)).expect("an option");
+        answered = receive_status(&mut second).is_ok_and(|status| status == 200);
+        answered
+    });
+    assert!(answered);
+    drop(connect(node.address()));
+}

@@ -1,0 +1,269 @@
+//! Attacks on a node, and what another client notices of them: it is answered within a second during and after each,
+//! and the memory of the node stays within its limit.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rules about clocks, threads and the environment are for the library; a test polls and measures"
+)]
+
+#[path = "support/attack.rs"]
+mod attack;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use attack::{
+    PROMPT, connect, connect_and_send, metric, receive_status, repeat, send_while_taken, watched_during,
+};
+use support::http::Http;
+use support::node::Node;
+use support::{ports, timed, wait_until};
+
+/// Threads for large bodies and answers in a node of default settings.
+const LARGE_WORKERS: usize = 8;
+/// Threads for small requests.
+const CLIENT_WORKERS: usize = 16;
+
+/// The tests measure times, so they take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As many connections, each with these bytes sent.
+fn many(node: &Node, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    (0..count)
+        .map(|_| connect_and_send(node.address(), bytes).expect("the node takes a connection"))
+        .collect()
+}
+
+fn put_head(length: u128) -> Vec<u8> {
+    format!("PUT /kv-store/keys/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+}
+
+fn put_value(node: &Node, key: &str, bytes: usize) {
+    let body = format!("{{\"value\":\"{}\"}}", "v".repeat(bytes - 2));
+    let answer = node.http().put(&format!("/kv-store/keys/{key}"), body);
+    assert_eq!(answer.status, 201, "{}", answer.text());
+}
+
+#[test]
+fn slow_bodies_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let ((), watched) = watched_during(&node, || {
+        let mut streams = many(&node, 4 * LARGE_WORKERS, &put_head(100_000));
+        streams.extend(many(&node, 4 * LARGE_WORKERS, &put_head(8 << 20)));
+        streams.extend(many(&node, 4 * CLIENT_WORKERS, &put_head(500)));
+        // What a refused body declares must not be waited for either.
+        let twice = b"PUT /kv-store/keys/slow HTTP/1.1\r\nContent-Length: 90000\r\nContent-Length: 5\r\n\r\n";
+        streams.extend(many(&node, 4 * CLIENT_WORKERS, twice));
+        repeat(Duration::from_millis(500), Duration::from_secs(5), || {
+            for stream in &mut streams {
+                // Those that were answered 408 may be closed.
+                let _ = stream.write(b"x");
+            }
+        });
+    });
+    watched.assert_unharmed("slow bodies");
+}
+
+#[test]
+fn readers_that_stop_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    put_value(&node, "large", 8 << 20);
+    let ((), watched) = watched_during(&node, || {
+        let request = b"GET /kv-store/keys/large HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut streams = many(&node, 4 * (LARGE_WORKERS + CLIENT_WORKERS), request);
+        let mut started = 0;
+        for stream in &mut streams {
+            stream.set_read_timeout(Some(Duration::from_millis(20))).expect("an option");
+            started += usize::from(stream.read_exact(&mut [0; 10_000]).is_ok());
+        }
+        assert!(started >= LARGE_WORKERS, "only {started} of the readers got something to stop at");
+        thread::sleep(Duration::from_secs(4));
+    });
+    watched.assert_unharmed("readers that stop");
+}
+
+#[test]
+fn readers_that_stop_between_small_answers_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    put_value(&node, "medium", 60_000);
+    let requests = b"GET /kv-store/keys/medium HTTP/1.1\r\nHost: x\r\n\r\n".repeat(120);
+    let ((), watched) = watched_during(&node, || {
+        let streams = many(&node, 4 * CLIENT_WORKERS, &requests);
+        thread::sleep(Duration::from_secs(6));
+        drop(streams);
+    });
+    watched.assert_unharmed("readers that stop between small answers");
+}
+
+#[test]
+fn lengths_that_nobody_can_send_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let before = metric(&node, "evenkv_abandoned_connections_total");
+    let lengths = [60_000_000_000, u128::from(u64::MAX / 2), u128::from(u64::MAX)];
+    let (answered, watched) = watched_during(&node, || {
+        let mut streams: Vec<_> = (0..1000)
+            .map(|number| connect_and_send(node.address(), &put_head(lengths[number % 3])).expect("taken"))
+            .collect();
+        let refused = streams.iter_mut().filter_map(|stream| receive_status(stream).ok());
+        refused.filter(|status| *status == 413).count()
+    });
+    watched.assert_unharmed("lengths that nobody can send");
+    assert_eq!(answered, 1000, "each of them is told that it is too large");
+    let abandoned = metric(&node, "evenkv_abandoned_connections_total") - before;
+    assert!((600..=1000).contains(&abandoned), "{abandoned} connections were counted as abandoned");
+}
+
+#[test]
+fn silent_clients_that_were_refused_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let before = metric(&node, "evenkv_abandoned_connections_total");
+    let ((), watched) = watched_during(&node, || {
+        let streams = many(&node, 400, &put_head(20_000_000));
+        // Somebody who sends all of a body that is too large, and only then reads.
+        let ((), took) = timed(|| {
+            let mut stream = connect_and_send(node.address(), &put_head(20_000_000)).expect("taken");
+            let sent = send_while_taken(&mut stream, &vec![b' '; 20_000_000], Duration::from_secs(5));
+            assert_eq!(sent, 20_000_000, "the rest of a refused body is read");
+            assert_eq!(receive_status(&mut stream).expect("an answer"), 413);
+        });
+        assert!(took < PROMPT * 4, "{took:?}");
+        drop(streams);
+    });
+    watched.assert_unharmed("silent clients");
+    assert_eq!(metric(&node, "evenkv_abandoned_connections_total"), before);
+}
+
+#[test]
+fn other_versions_of_http_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let ((), watched) = watched_during(&node, || {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+        let mut streams = many(&node, 50, preface);
+        streams.extend(many(&node, 50, b"GET /kv-store/keys/a HTTP/2.0\r\nHost: x\r\n\r\n"));
+        thread::sleep(PROMPT);
+    });
+    watched.assert_unharmed("HTTP/2.0");
+}
+
+#[test]
+fn a_header_without_end_holds_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let (sent, watched) = watched_during(&node, || {
+        let mut stream = connect_and_send(node.address(), b"GET /livez HTTP/1.1\r\nX: ").expect("taken");
+        let piece = vec![b'x'; 1 << 20];
+        let sent: usize =
+            (0..100).map(|_| send_while_taken(&mut stream, &piece, Duration::from_secs(5))).sum();
+        let _ = stream.write(b"\r\n\r\n");
+        let _ = receive_status(&mut stream);
+        sent
+    });
+    watched.assert_unharmed(&format!("a header line of {} MB", sent >> 20));
+}
+
+#[test]
+fn slow_heads_and_idle_connections_hold_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let ((), watched) = watched_during(&node, || {
+        let idle = many(&node, 500, b"");
+        let mut slow = many(&node, 500, b"GET /livez HTTP/1.1\r\nX: ");
+        repeat(Duration::from_millis(500), Duration::from_secs(2), || {
+            for stream in &mut slow {
+                stream.write_all(b"x").expect("a slow head is waited for");
+            }
+        });
+        drop(idle);
+    });
+    watched.assert_unharmed("slow heads");
+}
+
+#[test]
+fn a_client_that_pipelines_without_end_holds_up_nobody_else() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let (sent, watched) = watched_during(&node, || {
+        let mut stream = connect(node.address()).expect("the node takes a connection");
+        let requests = b"GET /kv-store/keys/probe HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+        (0..100).map(|_| send_while_taken(&mut stream, &requests, Duration::from_secs(2))).sum::<usize>()
+    });
+    watched.assert_unharmed(&format!("{sent} bytes of pipelined requests"));
+}
+
+#[test]
+fn a_node_that_was_stopped_answers_at_once_when_it_goes_on() {
+    let _turn = turn();
+    // The second node's sockets time out while it is stopped, also the one on which it accepts.
+    let nodes = [Node::single(&[]), Node::single(&[("IDLE_TIMEOUT_MS", "2000")])];
+    let mut kept: Vec<Http> = nodes.iter().map(Node::http).collect();
+    for client in &mut kept {
+        assert_eq!(client.get("/livez").status, 200);
+    }
+    for node in &nodes {
+        node.pause();
+    }
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut waiting: Vec<TcpStream> = nodes.iter().flat_map(|node| many(node, 64, request)).collect();
+    thread::sleep(Duration::from_secs(10));
+    for node in &nodes {
+        node.resume();
+    }
+    let started = Instant::now();
+    for (number, node) in nodes.iter().enumerate() {
+        let status = node.http().get("/livez").status;
+        assert!(
+            status == 200 && started.elapsed() < PROMPT,
+            "node {number}: {status} {:?}",
+            started.elapsed()
+        );
+    }
+    for (number, stream) in waiting.iter_mut().enumerate() {
+        let status = receive_status(stream);
+        let took = started.elapsed();
+        assert!(matches!(status, Ok(200)) && took < PROMPT, "connection {number}: {status:?} after {took:?}");
+    }
+    assert_eq!(kept[0].get("/livez").status, 200, "a connection from before goes on");
+    for node in &nodes {
+        let ((), watched) = watched_during(node, || {});
+        watched.assert_unharmed("after SIGCONT");
+    }
+}
+
+#[test]
+fn more_connections_than_descriptors_are_survived() {
+    let _turn = turn();
+    let address = ports::free_address();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256 && exec \"$0\" --address \"$1\""]);
+    command.args([env!("CARGO_BIN_EXE_evenkv"), &address]);
+    let node = Node::start_command(&address, command);
+    node.wait_ready();
+    for round in 0..3 {
+        let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+        let streams = many(&node, 768, request);
+        wait_until("descriptors are scarce", Duration::from_secs(5), || node.descriptor_count() > 230);
+        thread::sleep(PROMPT);
+        drop(streams);
+        let (status, took) = timed(|| {
+            let mut client = Http::with_patience(node.address(), Duration::from_secs(5));
+            client.try_request("GET", "/livez", &[], b"").map(|answer| answer.status)
+        });
+        assert!(matches!(status, Ok(200)) && took < PROMPT, "round {round}: {status:?} after {took:?}");
+    }
+    let ((), watched) = watched_during(&node, || {});
+    watched.assert_unharmed("after more connections than descriptors");
+}

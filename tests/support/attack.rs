@@ -1,0 +1,186 @@
+//! Attacks on a node, and the client that goes on using it meanwhile.
+#![allow(dead_code, reason = "every test file includes this module and each uses its own part of it")]
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::http::Http;
+use crate::support::node::Node;
+use crate::support::timed;
+
+/// What a client that does no harm may have to wait.
+pub(crate) const PROMPT: Duration = Duration::from_secs(1);
+/// What a node may take in RAM, in bytes, whatever its clients do.
+pub(crate) const MOST_MEMORY: u64 = 300 << 20;
+/// The probing client gives up after this time: long enough to tell a slow answer from none.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Between two rounds of the probing client.
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the probing client saw.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Watched {
+    /// The longest time to an answer, and to which question.
+    pub(crate) worst: (Duration, String),
+    /// The most memory that the node took, in bytes.
+    pub(crate) memory: u64,
+    /// Answers got.
+    pub(crate) answers: usize,
+    /// Questions without the right answer.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Watched {
+    /// Panics unless every question was answered at once and the memory stayed within its limit.
+    pub(crate) fn assert_unharmed(&self, attack: &str) {
+        eprintln!(
+            "{attack}: {} answers, the slowest in {:?} ({}), {} MB",
+            self.answers,
+            self.worst.0,
+            self.worst.1,
+            self.memory >> 20
+        );
+        assert!(self.failures.is_empty(), "{attack}: {:#?}", self.failures);
+        assert!(self.answers >= 10, "{attack}: too few answers to say anything: {}", self.answers);
+        assert!(self.worst.0 < PROMPT, "{attack}: {} took {:?}", self.worst.1, self.worst.0);
+        assert!(self.memory < MOST_MEMORY, "{attack}: the node took {} MB", self.memory >> 20);
+    }
+}
+
+/// Runs `attack` while another client asks small things of `node` again and again, on new connections and on one that it
+/// keeps; and goes on for some rounds when the attack is over.
+pub(crate) fn watched_during<T>(node: &Node, attack: impl FnOnce() -> T) -> (T, Watched) {
+    let (over, watched) = (AtomicBool::new(false), Mutex::new(Watched::default()));
+    let result = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut kept = Http::with_patience(node.address(), PATIENCE);
+            let mut rounds_after = 0;
+            while rounds_after < 5 {
+                rounds_after += usize::from(over.load(Ordering::Acquire));
+                probe(node, &mut kept, &watched);
+                thread::sleep(PROBE_INTERVAL);
+            }
+        });
+        // The mark is set also when the attack panics, or the scope would wait for ever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attack));
+        over.store(true, Ordering::Release);
+        result
+    });
+    let watched = watched.into_inner().expect("the probing client does not panic");
+    (result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), watched)
+}
+
+/// One round of questions.
+fn probe(node: &Node, kept: &mut Http, watched: &Mutex<Watched>) {
+    const QUESTIONS: [(&str, &str, &[u8], [u16; 2]); 4] = [
+        ("PUT", "/kv-store/keys/probe", br#"{"value":"probe"}"#, [200, 201]),
+        ("GET", "/kv-store/keys/probe", b"", [200, 200]),
+        ("GET", "/livez", b"", [200, 200]),
+        ("GET", "/metrics", b"", [200, 200]),
+    ];
+    for (method, target, body, right) in QUESTIONS {
+        for keeps in [false, true] {
+            // The figures of the process are long; they are asked for on one of the connections only.
+            if keeps && target == "/metrics" {
+                continue;
+            }
+            let mut fresh = Http::with_patience(node.address(), PATIENCE);
+            let client = if keeps { &mut *kept } else { &mut fresh };
+            let (answer, took) = timed(|| client.try_request(method, target, &[], body));
+            let question =
+                format!("{method} {target} on a {} connection", if keeps { "kept" } else { "new" });
+            let mut watched = watched.lock().expect("nobody panics with it");
+            match answer {
+                Ok(answer) if right.contains(&answer.status) => watched.answers += 1,
+                Ok(answer) => watched.failures.push(format!("{question}: {}", answer.status)),
+                Err(error) => watched.failures.push(format!("{question}: {error} after {took:?}")),
+            }
+            if took > watched.worst.0 {
+                watched.worst = (took, question);
+            }
+        }
+    }
+    let memory = node.resident_bytes();
+    let mut watched = watched.lock().expect("nobody panics with it");
+    watched.memory = watched.memory.max(memory);
+}
+
+/// A connection of an attacker, on which nothing waits longer than it should.
+pub(crate) fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// A connection on which these bytes were sent.
+pub(crate) fn connect_and_send(address: &str, bytes: &[u8]) -> io::Result<TcpStream> {
+    let mut stream = connect(address)?;
+    stream.write_all(bytes)?;
+    Ok(stream)
+}
+
+/// Sends bytes until the node takes no more for `patience`, or nothing is left; how many it took.
+pub(crate) fn send_while_taken(stream: &mut TcpStream, bytes: &[u8], patience: Duration) -> usize {
+    stream.set_write_timeout(Some(patience)).expect("a socket takes a timeout");
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => sent += count,
+        }
+    }
+    sent
+}
+
+/// Everything that comes until the node closes or is silent for `patience`.
+pub(crate) fn receive_all(stream: &mut TcpStream, patience: Duration) -> String {
+    stream.set_read_timeout(Some(patience)).expect("a socket takes a timeout");
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(count) = stream.read(&mut piece) {
+        if count == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&piece[..count]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The status of the final answer that comes first.
+pub(crate) fn receive_status(stream: &mut TcpStream) -> io::Result<u16> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    loop {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+        if head.ends_with(b"\r\n\r\n") {
+            let line = String::from_utf8_lossy(&head).into_owned();
+            let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+            match status.ok_or_else(|| io::Error::other(line))? {
+                100..=199 => head.clear(),
+                status => return Ok(status),
+            }
+        }
+    }
+}
+
+/// Calls `step` every `interval` until `duration` is over.
+pub(crate) fn repeat(interval: Duration, duration: Duration, mut step: impl FnMut()) {
+    let started = Instant::now();
+    while started.elapsed() < duration {
+        step();
+        thread::sleep(interval);
+    }
+}
+
+/// A figure of `/metrics` without labels.
+pub(crate) fn metric(node: &Node, name: &str) -> u64 {
+    let text = node.http().get("/metrics").text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}

@@ -28,9 +28,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
         (_, Route::ViewChange, Method::Get | Method::Put | Method::Delete) => {
-            Err(not_implemented("View changes"))
+            Err(not_implemented("Changing the view of a running cluster"))
         }
-        (_, Route::Audit, Method::Get) => Err(not_implemented("The audit")),
+        (_, Route::Audit, Method::Get) => Err(not_implemented("The audit of all pairs")),
         (_, _, Method::Get) => question(&server.node, route),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
@@ -51,7 +51,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
 
 fn not_implemented(what: &str) -> Error {
     Error::NotImplemented(format!(
-        "{what} are not in this version: to change the nodes, restart all of them with a new VIEW"
+        "{what} is not in this version: to change the nodes, restart all of them with a new VIEW"
     ))
 }
 

@@ -150,26 +150,41 @@ impl Settings {
             listen,
             role,
             limits: Limits {
-                max_key_length: number("MAX_KEY_LENGTH", &self.max_key_length, 1024, 1..=65_536)?,
-                max_value_length: number("MAX_VALUE_LENGTH", &self.max_value_length, 8 << 20, 1..=256 << 20)?,
+                max_key_length: number("MAX_KEY_LENGTH", self.max_key_length.as_ref(), 1024, 1..=65_536)?,
+                max_value_length: number(
+                    "MAX_VALUE_LENGTH",
+                    self.max_value_length.as_ref(),
+                    8 << 20,
+                    1..=256 << 20,
+                )?,
                 request_timeout: millis(number(
                     "REQUEST_TIMEOUT_MS",
-                    &self.request_timeout_ms,
+                    self.request_timeout_ms.as_ref(),
                     5000,
                     10..=600_000,
                 )?),
             },
             server: ServerLimits {
-                client_workers: number("CLIENT_WORKERS", &self.client_workers, 16, 1..=1024)?,
-                forwarded_workers: number("FORWARDED_WORKERS", &self.forwarded_workers, 16, 1..=1024)?,
-                large_workers: number("LARGE_WORKERS", &self.large_workers, 8, 1..=1024)?,
-                health_workers: number("HEALTH_WORKERS", &self.health_workers, 2, 1..=64)?,
-                queue_length: number("QUEUE_LENGTH", &self.queue_length, 1024, 1..=1_000_000)?,
-                pipeline_depth: number("PIPELINE_DEPTH", &self.pipeline_depth, 128, 1..=100_000)?,
-                large_memory: number("LARGE_MEMORY", &self.large_memory, 128 << 20, 1 << 20..=1 << 40)?,
+                client_workers: number("CLIENT_WORKERS", self.client_workers.as_ref(), 16, 1..=1024)?,
+                forwarded_workers: number(
+                    "FORWARDED_WORKERS",
+                    self.forwarded_workers.as_ref(),
+                    16,
+                    1..=1024,
+                )?,
+                large_workers: number("LARGE_WORKERS", self.large_workers.as_ref(), 8, 1..=1024)?,
+                health_workers: number("HEALTH_WORKERS", self.health_workers.as_ref(), 2, 1..=64)?,
+                queue_length: number("QUEUE_LENGTH", self.queue_length.as_ref(), 1024, 1..=1_000_000)?,
+                pipeline_depth: number("PIPELINE_DEPTH", self.pipeline_depth.as_ref(), 128, 1..=100_000)?,
+                large_memory: number(
+                    "LARGE_MEMORY",
+                    self.large_memory.as_ref(),
+                    128 << 20,
+                    1 << 20..=1 << 40,
+                )?,
                 idle_timeout: millis(number(
                     "IDLE_TIMEOUT_MS",
-                    &self.idle_timeout_ms,
+                    self.idle_timeout_ms.as_ref(),
                     20_000,
                     1000..=3_600_000,
                 )?),
@@ -192,7 +207,7 @@ impl Settings {
             }
             return Ok(Role::Follower { main });
         }
-        let factor: usize = number("REPL_FACTOR", &self.repl_factor, 1, 1..=64)?;
+        let factor: usize = number("REPL_FACTOR", self.repl_factor.as_ref(), 1, 1..=64)?;
         let nodes = match (view, own) {
             (None, _) => vec![own.cloned().unwrap_or_else(|| "127.0.0.1".parse().expect("an address"))],
             (Some(_), None) => {
@@ -227,11 +242,11 @@ fn address(name: &str, text: Option<&str>) -> Result<Option<Address>, String> {
     given(text).map(|text| text.parse().map_err(|error| format!("{name}: {error}"))).transpose()
 }
 
-fn number<T>(name: &str, text: &Option<String>, default: T, allowed: RangeInclusive<T>) -> Result<T, String>
+fn number<T>(name: &str, text: Option<&String>, default: T, allowed: RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + Display,
 {
-    let Some(text) = given(text.as_deref()) else { return Ok(default) };
+    let Some(text) = given(text.map(String::as_str)) else { return Ok(default) };
     text.parse().ok().filter(|value| allowed.contains(value)).ok_or_else(|| {
         format!("{name} is '{text}': allowed is a whole number from {} to {}", allowed.start(), allowed.end())
     })

@@ -11,6 +11,7 @@ use prometheus::{
 
 use crate::http::lanes::LaneId;
 use crate::http::routes::Route;
+use crate::http::sockets;
 
 /// Bounds of the latency histogram, in seconds.
 const BUCKETS: [f64; 14] =
@@ -183,7 +184,7 @@ impl Gauges {
         self.busy.set(signed(sample.busy as u64));
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
-        self.connections.set(signed(established(sample.port)));
+        self.connections.set(signed(sockets::open(sample.port).map_or(0, |open| open.len() as u64)));
         self.threads.set(signed(entries("/proc/self/task")));
         self.descriptors.set(signed(entries("/proc/self/fd")));
         self.resident.set(signed(resident_bytes()));
@@ -204,22 +205,6 @@ fn resident_bytes() -> u64 {
     let kilobytes =
         line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
-}
-
-/// Established connections to a local port. tiny_http does not count its connections; the kernel does.
-fn established(port: u16) -> u64 {
-    const ESTABLISHED: &str = "01";
-    let of = |table: &str| {
-        let rows = fs::read_to_string(table).unwrap_or_default();
-        let count = rows.lines().skip(1).filter(|row| {
-            let mut fields = row.split_whitespace().skip(1);
-            let local = fields.next().and_then(|local| local.rsplit(':').next());
-            local.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
-                && fields.nth(1) == Some(ESTABLISHED)
-        });
-        count.count() as u64
-    };
-    of("/proc/self/net/tcp") + of("/proc/self/net/tcp6")
 }
 
 #[cfg(test)]

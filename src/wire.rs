@@ -1,5 +1,7 @@
 //! What crosses a socket between nodes, defined once for both ends: paths, headers and bodies.
 
+use std::collections::BTreeMap;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::{Deserialize, Serialize};
 
@@ -67,8 +69,10 @@ pub struct Hello {
     pub address: Address,
     /// The view it serves or wants to serve; a passive node that knows no cluster has none.
     pub view: Option<HelloView>,
-    /// Whether it serves that view already.
-    pub serving: bool,
+    /// The random id of this start of the node.
+    pub instance: String,
+    /// With which starts of the other nodes it began to serve that view; nothing while it does not serve.
+    pub serving_with: Option<BTreeMap<Address, String>>,
 }
 
 /// The parts that a fixed view is made from.

@@ -4,6 +4,8 @@
 mod rows;
 mod support;
 
+use std::panic::{self, AssertUnwindSafe};
+
 use rows::{Address, MAX_VALUE_LENGTH, Row, Want, Where};
 use serde_json::{Value, json};
 use support::cluster::Cluster;
@@ -100,14 +102,34 @@ fn target_of(row: &Row, prefix: &str, run: &str) -> String {
     format!("{prefix}{}", row.path.replace("{k}", run))
 }
 
+/// Runs one check after the other, so that one broken row does not hide the others; each says what is wrong
+/// when it fails.
+struct Tally {
+    failed: Vec<String>,
+}
+
+impl Tally {
+    fn run(&mut self, name: &str, check: impl FnOnce()) {
+        if panic::catch_unwind(AssertUnwindSafe(check)).is_err() {
+            self.failed.push(name.to_owned());
+        }
+    }
+
+    fn finish(self) {
+        assert!(self.failed.is_empty(), "{} rows failed, see above: {:#?}", self.failed.len(), self.failed);
+    }
+}
+
 fn run_rows_on_one_node(place: &str, node: &Node) {
+    let mut tally = Tally { failed: Vec::new() };
     for prefix in PREFIXES {
         let mut client = node.http();
         for row in rows::rows().iter().filter(|row| row.place != Where::SeveralNodes) {
             let target = target_of(row, prefix, &prefix[1..]);
-            check(row, place, &target, &mut client, None);
+            tally.run(row.name, || check(row, place, &target, &mut client, None));
         }
     }
+    tally.finish();
 }
 
 #[test]
@@ -135,6 +157,7 @@ fn a_follower_passes_every_row_on() {
 fn every_node_of_a_cluster_answers_every_row() {
     let cluster = Cluster::with(3, &[("MAX_VALUE_LENGTH", &limit())]);
     let mut clients = cluster.clients();
+    let mut tally = Tally { failed: Vec::new() };
     for prefix in PREFIXES {
         for distance in 0..clients.len() {
             let place = format!("cluster, {distance} nodes after the owner");
@@ -147,10 +170,11 @@ fn every_node_of_a_cluster_answers_every_row() {
                 };
                 let named = (distance > 0).then(|| cluster.nodes[owner].address());
                 let asked = (owner + distance) % clients.len();
-                check(row, &place, &target, &mut clients[asked], named);
+                tally.run(row.name, || check(row, &place, &target, &mut clients[asked], named));
             }
         }
     }
+    tally.finish();
 }
 
 /// The owner of a key: the one node that names nobody, while all others name it.

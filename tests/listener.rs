@@ -107,7 +107,10 @@ fn a_body_that_is_not_read_is_never_taken_for_a_request() {
     let heads = [
         format!("PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", bodies.len()),
         "PUT /kv-store/keys/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
-        format!("PUT /kv-store/keys/a HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: {}\r\n\r\n", bodies.len()),
+        format!(
+            "PUT /kv-store/keys/a HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: {}\r\n\r\n",
+            bodies.len()
+        ),
         "PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length: 60000000000\r\n\r\n".to_owned(),
     ];
     for head in heads {
@@ -138,7 +141,11 @@ fn unusual_requests_are_answered_as_usual_ones() {
         assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
         assert_eq!(client.get("/kv-store/keys/chunked").json()["value"], "chunked");
     }
-    let upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAEAAEAAAAIAAAAB")];
+    let upgrade = [
+        ("Connection", "Upgrade, HTTP2-Settings"),
+        ("Upgrade", "h2c"),
+        ("HTTP2-Settings", "AAEAAEAAAAIAAAAB"),
+    ];
     for value in ["short".to_owned(), "long".repeat(5000)] {
         let body = format!("{{\"value\":\"{value}\"}}");
         let answer = client.request("PUT", "/kv-store/keys/upgrade", &upgrade, body.as_bytes());
@@ -206,7 +213,8 @@ fn connections_are_kept_or_closed_as_the_version_and_the_client_say() {
             _ => None,
         };
         assert_eq!(said.as_deref(), wanted, "{version} {header}");
-        let mut stream = connect_and_send(node.address(), (request.clone() + &request).as_bytes()).expect("taken");
+        let mut stream =
+            connect_and_send(node.address(), (request.clone() + &request).as_bytes()).expect("taken");
         let answers = receive_all(&mut stream, SILENCE).matches("HTTP/1.1 200 ").count();
         assert_eq!(answers, if kept { 2 } else { 1 }, "{version} {header}");
     }
@@ -279,7 +287,8 @@ fn a_connection_is_not_taken_for_one_that_was_cut_off_before() {
     let node = Node::single(&[]);
     let address: SocketAddr = node.address().parse().expect("an address");
     let open = |local: Option<SocketAddr>| {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(true).expect("an option");
         if let Some(local) = local {
             socket.bind(&local.into()).expect("the port is free again");

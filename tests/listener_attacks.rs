@@ -37,7 +37,9 @@ fn turn() -> MutexGuard<'static, ()> {
 
 /// As many connections, each with these bytes sent.
 fn many(node: &Node, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
-    (0..count).map(|_| connect_and_send(node.address(), bytes).expect("the node takes a connection")).collect()
+    (0..count)
+        .map(|_| connect_and_send(node.address(), bytes).expect("the node takes a connection"))
+        .collect()
 }
 
 fn put_head(length: u128) -> Vec<u8> {
@@ -240,7 +242,11 @@ fn a_node_that_was_stopped_answers_at_once_when_it_goes_on() {
     let started = Instant::now();
     for (number, node) in nodes.iter().enumerate() {
         let status = node.http().get("/livez").status;
-        assert!(status == 200 && started.elapsed() < PROMPT, "node {number}: {status} {:?}", started.elapsed());
+        assert!(
+            status == 200 && started.elapsed() < PROMPT,
+            "node {number}: {status} {:?}",
+            started.elapsed()
+        );
     }
     for (number, stream) in waiting.iter_mut().enumerate() {
         let status = receive_status(stream);

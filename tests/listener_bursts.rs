@@ -39,7 +39,10 @@ fn burst(round: usize, addresses: &[&str]) {
         .collect();
     for (number, stream) in streams.iter_mut().enumerate() {
         let body = format!("{{\"value\":{number}}}");
-        let head = format!("PUT /kv-store/keys/burst-{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {}", body.len());
+        let head = format!(
+            "PUT /kv-store/keys/burst-{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {}",
+            body.len()
+        );
         stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).expect("a small request is taken");
     }
     for (number, stream) in streams.iter_mut().enumerate() {

@@ -88,6 +88,7 @@ impl Answer {
     }
 
     /// Adds a header.
+    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((Cow::Borrowed(name), value.into()));
         self
@@ -396,16 +397,30 @@ impl Pace {
 /// Answers before the body has been read, which [`Request::respond`] and [`Request::into_writer`] do not allow:
 /// they first drain the body, through one buffer of the size that is still declared.
 ///
-/// `upgrade` hands out the stream without draining. What it must write before is the head of a response; we give it
-/// status 100, an interim response that every client of HTTP/1.1 skips, and then write the real answer.
+/// `upgrade` hands out the stream without draining. It writes a head first, with headers of its own that say that
+/// this server knows HTTP/1.1, which is true, and it leaves out the length of a body. So the rest of our head goes along
+/// as further lines of one header's value, and the body follows on the stream.
 pub fn write_early(
     answer: Answer,
     request: Request,
 ) -> (Box<dyn tiny_http::ReadWrite + Send>, io::Result<()>) {
-    let version = request.http_version().clone();
     let no_body = *request.method() == Method::Head;
-    let mut stream = request.upgrade("none", tiny_http::Response::empty(100));
-    let written = answer.write_to(&mut stream, &version, no_body, Asked::Close);
+    let mut rest = answer.content_type.into_owned();
+    if answer.close {
+        rest.push_str("\r\nConnection: close");
+    }
+    for (name, value) in &answer.headers {
+        let _ = std::fmt::Write::write_fmt(&mut rest, format_args!("\r\n{name}: {value}"));
+    }
+    let Body::Bytes(bytes) = answer.body else {
+        unreachable!("an early answer is an error, and those are short")
+    };
+    let _ = std::fmt::Write::write_fmt(&mut rest, format_args!("\r\nContent-Length: {}", bytes.len()));
+    let head = tiny_http::Header::from_bytes("Content-Type", rest).expect("our headers are ASCII");
+    let response = tiny_http::Response::empty(answer.status).with_header(head);
+    let mut stream = request.upgrade("HTTP/1.1", response);
+    let written = if no_body { Ok(()) } else { stream.write_all(&bytes) };
+    let written = written.and_then(|()| stream.flush());
     (stream, written)
 }
 

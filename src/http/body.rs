@@ -26,31 +26,40 @@ pub struct BodyBytes {
     _permit: Option<Permit>,
 }
 
-/// Reads the whole body of a request, up to `limit` bytes.
+/// How long a body may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// The most bytes that are read.
+    pub bytes: usize,
+    /// What the client is told that it may send at most, in bytes.
+    pub allowed: usize,
+}
+
+/// Reads the whole body of a request, up to a limit.
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Overloaded`], or [`Error::BadRequest`] where it ends too soon.
 pub fn read(
     request: &mut Request,
     framing: &Framing,
-    limit: usize,
+    limit: Limit,
     budget: &Budget,
 ) -> Result<BodyBytes, Error> {
     match framing {
         Framing::Empty => Ok(BodyBytes::default()),
         Framing::Buffered(length) => {
-            if *length > limit {
+            if *length > limit.bytes {
                 return Err(too_large(limit));
             }
             let mut bytes = Vec::with_capacity(*length);
             request.as_reader().read_to_end(&mut bytes).map_err(|error| broken(&error))?;
             Ok(BodyBytes { bytes, _permit: None })
         }
-        Framing::OnItsWay { length: Some(length), .. } if *length > limit => Err(too_large(limit)),
+        Framing::OnItsWay { length: Some(length), .. } if *length > limit.bytes => Err(too_large(limit)),
         Framing::OnItsWay { length, .. } => {
             // tiny_http does not stop at the declared length where the client wants to upgrade.
             let reader = request.as_reader();
-            let allowed = length.unwrap_or(limit + 1) as u64;
+            let allowed = length.unwrap_or(limit.bytes + 1) as u64;
             read_paced(&mut Paced::new(reader).take(allowed), *length, limit, budget)
         }
         Framing::Refused { reason, .. } => Err(Error::Framing(reason.clone())),
@@ -60,35 +69,35 @@ pub fn read(
 fn read_paced(
     reader: &mut impl Read,
     length: Option<usize>,
-    limit: usize,
+    limit: Limit,
     budget: &Budget,
 ) -> Result<BodyBytes, Error> {
     let full = || Error::Overloaded("The memory for large bodies is in use: try again later".to_owned());
     let mut permit = budget.take(PIECE).ok_or_else(full)?;
     let (mut bytes, mut taken) = (Vec::new(), PIECE);
-    loop {
-        let before = bytes.len();
-        if before + PIECE > taken {
-            let more = taken.max(PIECE);
-            if !permit.grow(more) {
+    while length != Some(bytes.len()) {
+        if bytes.len() == taken {
+            if !permit.grow(taken) {
                 return Err(full());
             }
-            taken += more;
+            taken *= 2;
         }
-        match reader.by_ref().take(PIECE as u64).read_to_end(&mut bytes) {
-            Ok(_) if bytes.len() > limit => return Err(too_large(limit)),
-            Ok(0) if length.is_some_and(|length| length != before) => {
+        let before = bytes.len();
+        match reader.by_ref().take((taken - before) as u64).read_to_end(&mut bytes) {
+            Ok(_) if bytes.len() > limit.bytes => return Err(too_large(limit)),
+            Ok(0) if length.is_some() => {
                 return Err(Error::BadRequest(format!("The body ended after {before} bytes: send it whole")));
             }
-            Ok(0) => return Ok(BodyBytes { bytes, _permit: Some(permit) }),
+            Ok(0) => break,
             Ok(_) => {}
             Err(error) => return Err(broken(&error)),
         }
     }
+    Ok(BodyBytes { bytes, _permit: Some(permit) })
 }
 
-fn too_large(limit: usize) -> Error {
-    Error::TooLarge(format!("The body is too large: allowed are {limit} bytes"))
+fn too_large(limit: Limit) -> Error {
+    Error::TooLarge(format!("The value is too large: allowed are {} bytes", limit.allowed))
 }
 
 fn broken(error: &io::Error) -> Error {
@@ -138,19 +147,20 @@ mod tests {
     fn read_with(framing: &Framing, limit: usize, budget: usize) -> Result<usize, Error> {
         let body: &'static str = Box::leak("x".repeat(5000).into_boxed_str());
         let mut request: Request = TestRequest::new().with_body(body).into();
-        read(&mut request, framing, limit, &Budget::new(budget)).map(|body| body.bytes.len())
+        read(&mut request, framing, Limit { bytes: limit, allowed: limit }, &Budget::new(budget))
+            .map(|body| body.bytes.len())
     }
 
     #[test]
     fn a_body_is_read_up_to_its_limits() {
-        let on_its_way = |length| Framing::OnItsWay { length, upgrade: false };
+        let on_its_way = |length| Framing::OnItsWay { length, upgrade: false, expect: false };
         assert_eq!(read_with(&Framing::Empty, 10, 0), Ok(0));
         assert_eq!(read_with(&on_its_way(Some(5000)), 5000, PIECE), Ok(5000));
         assert_eq!(read_with(&on_its_way(None), 5000, PIECE), Ok(5000));
         assert!(matches!(read_with(&on_its_way(Some(5000)), 4999, PIECE), Err(Error::TooLarge(_))));
         assert!(matches!(read_with(&on_its_way(None), 4999, PIECE), Err(Error::TooLarge(_))));
         assert!(matches!(read_with(&on_its_way(Some(5000)), 5000, PIECE - 1), Err(Error::Overloaded(_))));
-        let upgrade = Framing::OnItsWay { length: Some(3), upgrade: true };
+        let upgrade = Framing::OnItsWay { length: Some(3), upgrade: true, expect: false };
         assert_eq!(read_with(&upgrade, 10, PIECE), Ok(3));
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tiny_http::Method;
 
 use super::answer::Answer;
-use super::body;
+use super::body::{self, Limit};
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::Route;
@@ -15,12 +15,12 @@ use crate::error::Error;
 use crate::node::state::{Node, Serving};
 
 /// Bodies of such requests are small; a larger one is refused.
-const BODY_BYTES: usize = 1 << 20;
+const BODY: Limit = Limit { bytes: 1 << 20, allowed: 1 << 20 };
 
 /// Answers a question about the cluster.
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let method = job.arrival.request.method().clone();
-    let body = body::read(&mut job.arrival.request, &job.arrival.framing, BODY_BYTES, &server.budget);
+    let body = body::read(&mut job.arrival.request, &job.arrival.framing, BODY, &server.budget);
     job.body_was_read = body.is_ok();
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
@@ -28,9 +28,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
         (_, Route::ViewChange, Method::Get | Method::Put | Method::Delete) => {
-            Err(not_implemented("View changes"))
+            Err(not_implemented("Changing the view of a running cluster"))
         }
-        (_, Route::Audit, Method::Get) => Err(not_implemented("The audit")),
+        (_, Route::Audit, Method::Get) => Err(not_implemented("The audit of all pairs")),
         (_, _, Method::Get) => question(&server.node, route),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
@@ -51,7 +51,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
 
 fn not_implemented(what: &str) -> Error {
     Error::NotImplemented(format!(
-        "{what} are not in this version: to change the nodes, restart all of them with a new VIEW"
+        "{what} is not in this version: to change the nodes, restart all of them with a new VIEW"
     ))
 }
 

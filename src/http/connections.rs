@@ -133,7 +133,11 @@ impl<T> Connections<T> {
 
     /// How many connections have a request in progress.
     pub fn busy(&self) -> usize {
-        self.known.lock().values().filter(|connection| !matches!(connection, Connection::CutOff { .. })).count()
+        self.known
+            .lock()
+            .values()
+            .filter(|connection| !matches!(connection, Connection::CutOff { .. }))
+            .count()
     }
 }
 
@@ -178,7 +182,7 @@ mod tests {
         assert_eq!(connections.admit(client, 3), Admission::CutOff(3));
         assert_eq!(connections.answered(client), None);
         assert_eq!(connections.admit(client, 4), Admission::CutOff(4));
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         connections.sweep(None, long);
         connections.sweep(Some(&HashMap::from([(client, 17)])), long);
         connections.sweep(Some(&HashMap::from([(client, 17)])), long);
@@ -195,9 +199,9 @@ mod tests {
             assert_eq!(connections.admit(client, 1), Admission::Run(1));
             assert!(connections.end(client).is_empty() && connections.answered(client).is_none());
             assert!(connections.has_cut_off());
-            connections.sweep(Some(&HashMap::from([(client, 17)])), Duration::from_secs(60));
+            connections.sweep(Some(&HashMap::from([(client, 17)])), Duration::from_mins(1));
             assert_eq!(connections.admit(client, 2), Admission::CutOff(2));
-            connections.sweep(Some(&open), Duration::from_secs(60));
+            connections.sweep(Some(&open), Duration::from_mins(1));
             assert_eq!(connections.admit(client, 3), Admission::Run(3));
             assert!(!connections.has_cut_off());
         }

@@ -26,6 +26,8 @@ pub enum Framing {
         length: Option<usize>,
         /// tiny_http does not count the bytes itself, since the client would like to leave HTTP/1.1.
         upgrade: bool,
+        /// The client waits for a word before it sends the body, and without it may not send it at all.
+        expect: bool,
     },
     /// The headers are contradictory.
     Refused {
@@ -114,7 +116,9 @@ impl<'a> Seen<'a> {
         let Self { upgrade, expect, .. } = *self;
         match (self.length, self.encoding) {
             _ if self.too_long => Err("A header is too long: allowed are 262144 bytes"),
-            _ if self.broken_line => Err("A header has a line break or NUL in its value: end each line with CR LF"),
+            _ if self.broken_line => {
+                Err("A header has a line break or NUL in its value: end each line with CR LF")
+            }
             (None, None) => Ok(Framing::Empty),
             (Some(_), Some(_)) => {
                 Err("Content-Length and Transfer-Encoding contradict each other: send one of them")
@@ -125,7 +129,7 @@ impl<'a> Seen<'a> {
             (None, Some(value)) if !value.eq_ignore_ascii_case("chunked") => {
                 Err("Transfer-Encoding is not understood: allowed is chunked")
             }
-            (None, Some(_)) => Ok(Framing::OnItsWay { length: None, upgrade: false }),
+            (None, Some(_)) => Ok(Framing::OnItsWay { length: None, upgrade: false, expect }),
             (Some(_), None) if self.lengths > 1 => Err("Content-Length is given twice: send it once"),
             (Some(value), None) => match digits(value) {
                 None => Err("Content-Length is no number: allowed are digits, up to 18446744073709551615"),
@@ -133,7 +137,7 @@ impl<'a> Seen<'a> {
                 Some(length) if length <= BUFFERED_BYTES && !expect && !upgrade => {
                     Ok(Framing::Buffered(length))
                 }
-                Some(length) => Ok(Framing::OnItsWay { length: Some(length), upgrade }),
+                Some(length) => Ok(Framing::OnItsWay { length: Some(length), upgrade, expect }),
             },
         }
     }
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn only_what_can_be_read_in_one_way_is_accepted() {
-        let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade };
+        let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade, expect: false };
         let undrained = |undrained| Framing::Refused { reason: String::new(), undrained };
         let refused = || undrained(None);
         type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
@@ -179,6 +183,10 @@ mod tests {
             ),
             (&[("Content-Length", "18446744073709551615")], on_its_way(Some(usize::MAX), false)),
             (&[("Transfer-Encoding", "Chunked")], on_its_way(None, false)),
+            (
+                &[("Content-Length", "5"), ("Expect", "100-continue")],
+                Framing::OnItsWay { length: Some(5), upgrade: false, expect: true },
+            ),
             (&[("Content-Length", "18446744073709551616")], refused()),
             (&[("Content-Length", "+5")], refused()),
             (&[("Content-Length", "-1")], refused()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tiny_http::Method;
 
 use super::answer::{Answer, Body};
-use super::body::{self, BodyBytes};
+use super::body::{self, BodyBytes, Limit};
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::{Route, decode_key};
@@ -60,7 +60,8 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
 }
 
 fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
-    let limit = server.node.limits.max_value_length + ENVELOPE;
+    let allowed = server.node.limits.max_value_length;
+    let limit = Limit { bytes: allowed + ENVELOPE, allowed };
     let read = body::read(&mut job.arrival.request, &job.arrival.framing, limit, &server.budget);
     job.body_was_read = read.is_ok();
     read

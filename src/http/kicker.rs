@@ -12,11 +12,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use crate::clock::{Deadline, now};
+
 /// Time between two kicks while nobody is left waiting.
 pub const INTERVAL: Duration = Duration::from_millis(50);
 /// The most kicks at one time.
 const MOST_AT_ONCE: usize = 128;
-/// A kick that is not served in this time is taken for one that waits in the queue.
+/// Kicks that are not served in this time, all together, are taken for some that wait in the queue.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Kicks the server that listens on an address.
@@ -51,22 +53,23 @@ impl Kicker {
     fn kick_at_once(self, count: usize) -> bool {
         let before = thread_count();
         let kicks: Vec<_> = (0..count).map_while(|_| self.connect()).collect();
+        let deadline = Deadline::after(now(), PATIENCE);
         let all = kicks.len() == count;
-        let served = kicks.into_iter().all(is_served);
+        let served = kicks.into_iter().all(|kick| is_served(kick, deadline));
         all && served && thread_count() <= before
     }
 
     fn connect(self) -> Option<TcpStream> {
         let stream = TcpStream::connect_timeout(&self.target, PATIENCE).ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(stream)
     }
 }
 
 /// A kick was served when the server closed it, too.
-fn is_served(mut kick: TcpStream) -> bool {
-    matches!(kick.read(&mut [0]), Ok(0))
+fn is_served(mut kick: TcpStream, deadline: Deadline) -> bool {
+    let left = deadline.left().max(Duration::from_millis(1));
+    kick.set_read_timeout(Some(left)).is_ok() && matches!(kick.read(&mut [0]), Ok(0))
 }
 
 /// The number of threads of this process, and a constant: a folder has as many links as it has folders in it.

@@ -120,12 +120,12 @@ impl LaneId {
     }
 
     /// The lane of the same class in which slow clients hold up nobody but their like.
+    #[must_use]
     pub fn large(self) -> Self {
         match self {
-            Self::Client | Self::ClientLarge => Self::ClientLarge,
+            // Answers about health are small; a body that somebody sends along is read elsewhere.
+            Self::Client | Self::ClientLarge | Self::Health => Self::ClientLarge,
             Self::Forwarded | Self::ForwardedLarge => Self::ForwardedLarge,
-            // Its answers are small, and it has no bodies to read.
-            Self::Health => Self::ClientLarge,
         }
     }
 

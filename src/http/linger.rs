@@ -38,7 +38,7 @@ const PIECE: usize = 16 * 1024;
 /// A stream that has not ended after this time is late.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A stream that has not ended after so many bytes is late.
-const MOST_BYTES: u64 = 64 << 20;
+pub const MOST_BYTES: u64 = 64 << 20;
 /// A stream that declares no more than this may be dropped at its end: a buffer of this size can be had, since
 /// memory that is never written to is never really taken.
 const DROPPABLE: usize = 1 << 30;
@@ -49,6 +49,8 @@ pub struct Rest {
     pub stream: Box<dyn ReadWrite + Send>,
     /// The length of the body as declared, in bytes, unless it is chunked.
     pub declared: Option<usize>,
+    /// Whether the client was told that the connection ends here.
+    pub close: bool,
     /// Keeps the connection's next request back.
     pub ticket: Ticket,
 }
@@ -157,10 +159,12 @@ fn pass_on(queue: &Sender<Rest>, rest: Rest, metrics: &Metrics) {
     }
 }
 
-/// Drops a stream at its end. The connection's later requests are thrown away: `Connection: close` was said.
+/// Drops a stream at its end. If the client was not told otherwise, its next request follows there.
 fn discard(rest: Rest) {
-    let Rest { stream, ticket, .. } = rest;
-    ticket.end_connection();
+    let Rest { stream, ticket, close, .. } = rest;
+    if close {
+        ticket.end_connection();
+    }
     let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(stream)));
     if dropped.is_err() {
         log::debug!("a stream with a senseless length was dropped");

@@ -16,10 +16,10 @@ pub mod relay;
 
 pub mod budget;
 pub mod connections;
-pub mod sockets;
 pub mod gate;
 pub mod lanes;
 pub mod linger;
+pub mod sockets;
 
 pub mod accept;
 pub mod kicker;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
-use super::body;
+use super::body::{self, Limit};
 use super::key_handlers::{check_key, check_value};
 use super::lanes::Job;
 use super::payload::is_json;
@@ -37,7 +37,8 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     server.node.check_view(view.as_deref())?;
     let key = decode_key(encoded)?;
     check_key(server, &key)?;
-    let limit = server.node.limits.max_value_length;
+    let allowed = server.node.limits.max_value_length;
+    let limit = Limit { bytes: allowed, allowed };
     let body = body::read(&mut job.arrival.request, &job.arrival.framing, limit, &server.budget);
     job.body_was_read = body.is_ok();
     let body = body?;

@@ -9,9 +9,10 @@ use ureq::http::{HeaderName, HeaderValue, Response, request};
 use ureq::{Body as PeerBody, SendBody};
 
 use super::answer::{Answer, Body};
-use super::body::{self, Paced};
+use super::body::{self, BodyBytes, Limit, Paced};
 use super::framing::Framing;
 use super::lanes::Job;
+use super::payload::Payload;
 use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
@@ -21,6 +22,7 @@ use crate::wire;
 /// Bodies up to this length, in bytes, are held: only then can the main be asked again where that is safe.
 /// Longer ones stream.
 const HELD_BYTES: usize = 64 * 1024;
+const HELD: Limit = Limit { bytes: HELD_BYTES, allowed: HELD_BYTES };
 /// A longer body is not even begun: nobody could drain what the main refuses.
 const LONGEST_STREAM: usize = 1 << 30;
 /// A request that has come through so many followers goes round in a circle.
@@ -47,10 +49,17 @@ const OF_THE_CONNECTION: [&str; 12] = [
 pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
     let main = server.node.main().expect("only a follower passes on");
     let method = job.arrival.request.method().clone();
-    relayed(server, job, &main).unwrap_or_else(|error| Answer::error(&error, &method, ""))
+    let mut held = BodyBytes::default();
+    relayed(server, job, &main, &mut held).unwrap_or_else(|error| {
+        // The one thing that the follower reads in a body: an answer of its own has to give the context back, too.
+        let payload = Payload::parse(&held.bytes).ok();
+        let causal = payload.and_then(|payload| payload.causal_context().ok().flatten().map(str::to_owned));
+        let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
+        Answer::error(&error, &method, &more)
+    })
 }
 
-fn relayed(server: &Server, job: &mut Job, main: &Peer) -> Result<Answer, Error> {
+fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
     let hops = next_hops(&job.arrival.request, &server.node.instance)?;
     let onward = Onward { target: target(job.arrival.request.url()), hops };
     let patience = server.node.limits.request_timeout;
@@ -64,10 +73,10 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer) -> Result<Answer, Error>
             stream(job, main, &onward, length, Patience::Streaming(patience))?
         }
         framing => {
-            let held = body::read(&mut job.arrival.request, &framing, HELD_BYTES, &server.budget);
-            job.body_was_read = held.is_ok();
+            *held = body::read(&mut job.arrival.request, &framing, HELD, &server.budget)?;
+            job.body_was_read = true;
             let deadline = Patience::Until(Deadline::after(job.arrival.arrived, patience));
-            hold(&job.arrival.request, main, &onward, &held?.bytes, deadline)?
+            hold(&job.arrival.request, main, &onward, &held.bytes, deadline)?
         }
     };
     take_over(response)
@@ -138,10 +147,12 @@ fn hold(
     let ask = || -> Result<_, Error> {
         let builder = onward.request(request, main)?;
         let invalid = |_| bad("The path is not valid");
-        Ok(if held.is_empty() {
+        // Without a length, ureq would send an empty PUT in chunks, and the main would have to wait for their end.
+        let takes_body = !matches!(request.method(), Method::Get | Method::Head | Method::Delete);
+        Ok(if held.is_empty() && !takes_body {
             main.exchange(builder.body(SendBody::none()).map_err(invalid)?, patience)
         } else {
-            main.exchange(builder.body(held).map_err(invalid)?, patience)
+            main.exchange(builder.header("content-length", held.len()).body(held).map_err(invalid)?, patience)
         })
     };
     let is_safe = matches!(request.method(), Method::Get | Method::Head);
@@ -188,10 +199,15 @@ fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
     Ok(answer)
 }
 
+/// The trace of followers that a request has come through.
+pub fn hops(request: &Request) -> Option<&str> {
+    let trace = request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
+    trace.map(|header| header.value.as_str())
+}
+
 /// The trace of followers to send on.
 fn next_hops(request: &Request, own: &str) -> Result<String, Error> {
-    let trace = request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
-    let Some(trace) = trace.map(|header| header.value.as_str()) else { return Ok(own.to_owned()) };
+    let Some(trace) = hops(request) else { return Ok(own.to_owned()) };
     let hops: Vec<&str> = trace.split(',').collect();
     if hops.len() >= MOST_HOPS || hops.contains(&own) {
         return Err(Error::Loop);
@@ -205,20 +221,18 @@ fn target(raw: &str) -> String {
     let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
     let start = path.find("/kv").unwrap_or(0);
     let mut target = String::with_capacity(raw.len());
-    encode(&path[start..], &mut target);
+    encode(&path[start..], b"#<>`", &mut target);
     if let Some(query) = query {
         target.push('?');
-        encode(query, &mut target);
+        encode(query, b"#<>\"", &mut target);
     }
     target
 }
 
-fn encode(part: &str, target: &mut String) {
+fn encode(part: &str, refused: &[u8], target: &mut String) {
     use std::fmt::Write;
     for byte in part.bytes() {
-        if byte.is_ascii_graphic()
-            && !matches!(byte, b'#' | b'<' | b'>' | b'"' | b'`' | b'\\' | b'^' | b'{' | b'|' | b'}')
-        {
+        if byte.is_ascii_graphic() && !refused.contains(&byte) {
             target.push(byte.into());
         } else {
             let _ = write!(target, "%{byte:02X}");
@@ -252,7 +266,7 @@ mod tests {
         let table = [
             ("/kv-store/keys/a/../b//%2F?x=%20", "/kv-store/keys/a/../b//%2F?x=%20"),
             ("/kvs/keys/a#b", "/kvs/keys/a%23b"),
-            ("/kvs/keys/<\"{|}`^\\>", "/kvs/keys/%3C%22%7B%7C%7D%60%5E%5C%3E"),
+            ("/kvs/keys/<\"{|}`^\\>[]", "/kvs/keys/%3C\"{|}%60^\\%3E[]"),
             ("http://host:1/kvs/keys/a", "/kvs/keys/a"),
         ];
         for (raw, wanted) in table {

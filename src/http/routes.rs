@@ -78,8 +78,7 @@ impl Route<'_> {
     /// The methods that the route takes, as `Allow` names them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Self::Key(_) | Self::NodeKey(_) => "GET, PUT, DELETE",
-            Self::ViewChange => "GET, PUT, DELETE",
+            Self::Key(_) | Self::NodeKey(_) | Self::ViewChange => "GET, PUT, DELETE",
             _ => "GET",
         }
     }

@@ -16,7 +16,7 @@ use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
 use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
-use super::linger::{Linger, Rest};
+use super::linger::{self, Linger, Rest};
 use super::routes::{self, Route};
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, relay, sockets};
 use crate::clock::now;
@@ -27,7 +27,6 @@ use crate::model::address::Address;
 use crate::node::greeter;
 use crate::node::state::Node;
 use crate::threads;
-use crate::wire;
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
 const SHED_QUEUE: usize = 1024;
@@ -128,7 +127,12 @@ impl Server {
 
     fn lane_of(&self, arrival: &Arrival) -> LaneId {
         let target = arrival.request.url();
-        let lane = if target.starts_with("/node/") || has_hop(&arrival.request) {
+        let hops = relay::hops(&arrival.request);
+        if hops.is_some_and(|hops| hops.contains(&self.node.instance)) {
+            // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
+            return LaneId::Health;
+        }
+        let lane = if target.starts_with("/node/") || hops.is_some() {
             LaneId::Forwarded
         } else if ["/livez", "/readyz", "/metrics"].contains(&target) {
             LaneId::Health
@@ -318,8 +322,13 @@ impl Server {
         let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read } = *job;
         let close = answer.close;
         if answer::is_early(&framing, body_was_read) {
-            let (stream, _) = answer::write_early(answer, request);
-            self.linger.take(Rest { stream, declared: framing.undrained(), ticket });
+            // The client may go on with the connection if the rest of the body will be read, and is sure to come.
+            let declared = framing.undrained();
+            let is_sure = matches!(framing, Framing::OnItsWay { expect: false, .. })
+                && declared.is_some_and(|length| length as u64 <= linger::MOST_BYTES);
+            let close = close || !is_sure;
+            let (stream, _) = answer::write_early(Answer { close, ..answer }, request);
+            self.linger.take(Rest { stream, declared, close, ticket });
         } else {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
             if let Ok(Ok(Some(unwritten))) = written {
@@ -353,10 +362,6 @@ fn write_rest(rest: lanes::Rest) {
         ticket.end_connection();
     }
     drop(generation);
-}
-
-fn has_hop(request: &Request) -> bool {
-    request.headers().iter().any(|header| header.field.equiv(wire::HOP_HEADER))
 }
 
 impl Running {

@@ -37,12 +37,15 @@ pub struct ShardInfo {
 impl Node {
     /// Who this node is and how it sees the cluster.
     pub fn hello(&self) -> Hello {
-        let (view, serving) = match (&*self.standing(), &self.role) {
-            (Standing::Serving(serving), _) => (Some(hello_view(&serving.view)), serving.own_shard.is_some()),
-            (_, Role::Member { view }) => (Some(hello_view(view)), false),
-            _ => (None, false),
+        let (view, serving_with) = match (&*self.standing(), &self.role) {
+            (Standing::Serving(serving), _) if serving.own_shard.is_some() => {
+                (Some(hello_view(&serving.view)), Some(serving.began_with.clone()))
+            }
+            (Standing::Serving(serving), _) => (Some(hello_view(&serving.view)), None),
+            (_, Role::Member { view }) => (Some(hello_view(view)), None),
+            _ => (None, None),
         };
-        Hello { address: self.address.clone(), view, serving }
+        Hello { address: self.address.clone(), view, instance: self.instance.clone(), serving_with }
     }
 
     /// The pairs of the ranges that this node's shard owns. With a fixed view nothing else is ever stored.

@@ -1,5 +1,6 @@
 //! The thread that asks the other nodes who they are: until the view is complete, then those that are down.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const ROUND: Duration = Duration::from_millis(200);
 pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
     let mut greeter = Greeter { node: Arc::clone(node), roll_call: None };
     if let Role::Member { view } = &node.role {
-        greeter.roll_call = Some(RollCall::new(&node.address, view));
+        greeter.roll_call = Some(RollCall::new(&node.address, &node.instance, view));
     }
     loop {
         greeter.round();
@@ -54,14 +55,15 @@ impl Greeter {
             roll_call.note(&address, ask_hello(&self.node.peers.at(&address)));
         }
         match roll_call.standing() {
-            Roll::Complete { serving_already } => {
-                if serving_already {
+            Roll::Complete { started_again, instances } => {
+                if started_again {
                     log::warn!(
-                        "the cluster was serving before this node started: it starts empty, its pairs are lost if it had any"
+                        "the cluster was serving before this start of this node: it starts empty, the pairs it had are lost"
                     );
                 }
                 log::info!("serving: all {} nodes of the view are up", view.nodes().count());
-                self.node.set_standing(Standing::Serving(Serving::new(view.clone(), &self.node.address)));
+                let serving = Serving::new(view.clone(), &self.node.address, instances);
+                self.node.set_standing(Standing::Serving(serving));
             }
             Roll::Incomplete(problems) => self.wait_for(problems),
         }
@@ -72,7 +74,7 @@ impl Greeter {
         let mut problems = Vec::new();
         for seed in seeds {
             match ask_hello(&self.node.peers.at(seed)) {
-                Ok(Hello { view: Some(view), serving: true, .. }) => {
+                Ok(Hello { view: Some(view), serving_with: Some(_), .. }) => {
                     match View::first(&view.nodes, view.repl_factor) {
                         Ok(view) => return self.learn(view),
                         Err(error) => problems.push(format!("{seed} has a senseless view: {error}")),
@@ -92,7 +94,7 @@ impl Greeter {
             return;
         }
         log::info!("passive: forwarding to a cluster of {} nodes", view.nodes().count());
-        self.node.set_standing(Standing::Serving(Serving::new(view, &self.node.address)));
+        self.node.set_standing(Standing::Serving(Serving::new(view, &self.node.address, BTreeMap::new())));
     }
 
     fn wait_for(&self, problems: Vec<String>) {

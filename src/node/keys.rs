@@ -115,7 +115,7 @@ impl Node {
     ) -> Result<Outcome, Error> {
         let standing = self.standing();
         let fingerprint = &standing.serving()?.fingerprint;
-        let response = self.send(owner, key, operation, fingerprint, deadline);
+        let response = send(owner, key, operation, fingerprint, deadline);
         let unanswered = |error: &NoAnswer| Error::unavailable(owner.address(), error, error.kind.applied());
         let response = response.map_err(|error| unanswered(&error))?;
         let Some(result) = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse) else {
@@ -125,28 +125,6 @@ impl Node {
         let limit = self.limits.max_value_length.max(1 << 30) as u64;
         let body = read_body(response, limit).map_err(|error| unanswered(&error))?;
         Ok(Outcome::Done(result, (result == KeyResult::Found).then_some(Value::Received(body))))
-    }
-
-    fn send(
-        &self,
-        owner: &Peer,
-        key: &[u8],
-        operation: Operation,
-        fingerprint: &str,
-        deadline: Deadline,
-    ) -> Result<Response<Body>, NoAnswer> {
-        let path = format!("{}{}", wire::KEYS, wire::encode_key(key));
-        let (method, body) = match operation {
-            Operation::Get => (Method::GET, None),
-            Operation::Put(value) => (Method::PUT, Some(value)),
-            Operation::Delete => (Method::DELETE, None),
-        };
-        let request = owner.request(method, &path).header(wire::VIEW_HEADER, fingerprint);
-        let patience = Patience::Until(deadline);
-        match body {
-            Some(value) => owner.exchange(request.body(value).expect("a key makes a path"), patience),
-            None => owner.exchange(request.body(SendBody::none()).expect("a key makes a path"), patience),
-        }
     }
 
     /// Does what another node passed on, if both see the same owner.
@@ -187,6 +165,27 @@ impl Node {
             Err(error) => format!("{} does not serve: {error}", self.address),
         };
         Err(Error::Unavailable { reason, applied: Applied::No })
+    }
+}
+
+fn send(
+    owner: &Peer,
+    key: &[u8],
+    operation: Operation,
+    fingerprint: &str,
+    deadline: Deadline,
+) -> Result<Response<Body>, NoAnswer> {
+    let path = format!("{}{}", wire::KEYS, wire::encode_key(key));
+    let (method, body) = match operation {
+        Operation::Get => (Method::GET, None),
+        Operation::Put(value) => (Method::PUT, Some(value)),
+        Operation::Delete => (Method::DELETE, None),
+    };
+    let request = owner.request(method, &path).header(wire::VIEW_HEADER, fingerprint);
+    let patience = Patience::Until(deadline);
+    match body {
+        Some(value) => owner.exchange(request.body(value).expect("a key makes a path"), patience),
+        None => owner.exchange(request.body(SendBody::none()).expect("a key makes a path"), patience),
     }
 }
 

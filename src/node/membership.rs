@@ -16,14 +16,18 @@ pub enum Greeting {
     Differs(String),
     /// It names the same view.
     Agrees {
-        /// Whether it serves it already.
-        serving: bool,
+        /// The id of this start of it.
+        instance: String,
+        /// Whether it has served without us, or with an earlier start of us.
+        served_before_us: bool,
     },
 }
 
 /// The round of questions that a node makes until all the others agree.
 #[derive(Debug)]
 pub struct RollCall {
+    own: Address,
+    own_instance: String,
     view: HelloView,
     greetings: BTreeMap<Address, Greeting>,
 }
@@ -33,8 +37,10 @@ pub struct RollCall {
 pub enum Standing {
     /// All are there and agree.
     Complete {
-        /// Some serve already, so this node was started again, or late.
-        serving_already: bool,
+        /// Some have served without this start of this node: what it held before is lost.
+        started_again: bool,
+        /// The starts of the nodes that were counted.
+        instances: BTreeMap<Address, String>,
     },
     /// Somebody is missing or differs: a sentence each.
     Incomplete(Vec<String>),
@@ -42,13 +48,13 @@ pub enum Standing {
 
 impl RollCall {
     /// Nobody but the node itself has said anything.
-    pub fn new(own: &Address, view: &View) -> Self {
+    pub fn new(own: &Address, own_instance: &str, view: &View) -> Self {
         let greetings = view
             .nodes()
             .filter(|node| *node != own)
             .map(|node| (node.clone(), Greeting::Missing("not asked yet".to_owned())))
             .collect();
-        Self { view: hello_view(view), greetings }
+        Self { own: own.clone(), own_instance: own_instance.to_owned(), view: hello_view(view), greetings }
     }
 
     /// The nodes that have not agreed yet.
@@ -71,7 +77,13 @@ impl RollCall {
             return Greeting::Differs(format!("the node there calls itself {}", hello.address));
         }
         match &hello.view {
-            Some(view) if *view == self.view => Greeting::Agrees { serving: hello.serving },
+            Some(view) if *view == self.view => Greeting::Agrees {
+                instance: hello.instance.clone(),
+                served_before_us: hello
+                    .serving_with
+                    .as_ref()
+                    .is_some_and(|counted| counted.get(&self.own) != Some(&self.own_instance)),
+            },
             Some(view) => Greeting::Differs(format!("its view is {}", describe(view))),
             None => Greeting::Differs("it has no view".to_owned()),
         }
@@ -79,7 +91,8 @@ impl RollCall {
 
     /// How it stands now.
     pub fn standing(&self) -> Standing {
-        let mut serving_already = false;
+        let mut started_again = false;
+        let mut instances = BTreeMap::from([(self.own.clone(), self.own_instance.clone())]);
         let mut problems = Vec::new();
         for (node, greeting) in &self.greetings {
             match greeting {
@@ -87,11 +100,14 @@ impl RollCall {
                 Greeting::Differs(reason) => {
                     problems.push(format!("{node} differs: {reason}, ours is {}", describe(&self.view)));
                 }
-                Greeting::Agrees { serving } => serving_already |= serving,
+                Greeting::Agrees { instance, served_before_us } => {
+                    started_again |= served_before_us;
+                    instances.insert(node.clone(), instance.clone());
+                }
             }
         }
         if problems.is_empty() {
-            Standing::Complete { serving_already }
+            Standing::Complete { started_again, instances }
         } else {
             Standing::Incomplete(problems)
         }
@@ -116,31 +132,36 @@ mod tests {
         Address::parse_list(list).unwrap()
     }
 
-    fn hello(address: &str, view: &str, serving: bool) -> Result<Hello, String> {
+    fn hello(address: &str, view: &str, serving_with_us: Option<&str>) -> Hello {
         let view = Some(HelloView { nodes: nodes(view), repl_factor: 1 });
-        Ok(Hello { address: address.parse().unwrap(), view, serving })
+        let serving_with = serving_with_us.map(|us| BTreeMap::from([("a".parse().unwrap(), us.to_owned())]));
+        Hello { address: address.parse().unwrap(), view, instance: format!("{address}-1"), serving_with }
     }
 
     #[test]
     fn a_node_waits_for_all_and_names_who_differs() {
         let view = View::first(&nodes("a,b,c"), 1).unwrap();
         let [a, b, c] = nodes("a,b,c").try_into().unwrap();
-        let mut call = RollCall::new(&a, &view);
+        let mut call = RollCall::new(&a, "a-2", &view);
         assert_eq!(call.open(), [b.clone(), c.clone()]);
 
-        call.note(&b, hello("b", "a,b,c", false));
+        call.note(&b, Ok::<_, String>(hello("b", "a,b,c", Some("a-2"))));
         call.note(&c, Err::<Hello, _>("refused"));
         let Standing::Incomplete(problems) = call.standing() else { panic!("c is missing") };
         assert_eq!(problems, ["waiting for c:13800 (refused)"]);
 
-        call.note(&c, hello("c", "a,c,b", true));
+        call.note(&c, Ok::<_, String>(hello("c", "a,c,b", Some("a-2"))));
         let Standing::Incomplete(problems) = call.standing() else { panic!("c differs") };
         assert!(problems[0].contains("c:13800 differs: its view is a:13800,c:13800,b:13800"), "{problems:?}");
 
-        call.note(&c, hello("x", "a,b,c", true));
-        assert_eq!(call.open(), [c.clone()]);
+        call.note(&c, Ok::<_, String>(hello("x", "a,b,c", None)));
+        assert_eq!(call.open(), std::slice::from_ref(&c));
 
-        call.note(&c, hello("c", "a,b,c", true));
-        assert_eq!(call.standing(), Standing::Complete { serving_already: true });
+        call.note(&c, Ok::<_, String>(hello("c", "a,b,c", None)));
+        let instances = nodes("a,b,c").into_iter().zip(["a-2", "b-1", "c-1"].map(str::to_owned)).collect();
+        assert_eq!(call.standing(), Standing::Complete { started_again: false, instances });
+
+        call.note(&c, Ok::<_, String>(hello("c", "a,b,c", Some("a-1"))));
+        assert!(matches!(call.standing(), Standing::Complete { started_again: true, .. }));
     }
 }

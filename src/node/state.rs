@@ -1,5 +1,6 @@
 //! The node: its identity, its pairs, and the view that it routes by.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,7 +25,8 @@ pub struct Node {
     pub store: Store,
     /// The other nodes.
     pub peers: Peers,
-    /// The id by which a follower finds its own trace in a request.
+    /// The random id of this start of the node: others know by it whether it was started again, and a follower
+    /// finds its own trace in a request.
     pub instance: String,
     standing: RwLock<Arc<Standing>>,
     stopping: AtomicBool,
@@ -50,6 +52,8 @@ pub struct Serving {
     pub fingerprint: String,
     /// The index of this node's shard, if it has one.
     pub own_shard: Option<usize>,
+    /// The starts of the nodes with which this node began to serve.
+    pub began_with: BTreeMap<Address, String>,
 }
 
 impl Node {
@@ -59,7 +63,7 @@ impl Node {
         let standing = match &config.role {
             Role::Single => {
                 let view = View::first(std::slice::from_ref(&own), 1).expect("one node makes a view");
-                Standing::Serving(Serving::new(view, &own))
+                Standing::Serving(Serving::new(view, &own, BTreeMap::new()))
             }
             Role::Follower { .. } => Standing::Follower,
             Role::Member { .. } => {
@@ -131,9 +135,9 @@ impl Node {
 }
 
 impl Serving {
-    pub(super) fn new(view: View, own: &Address) -> Self {
+    pub(super) fn new(view: View, own: &Address, began_with: BTreeMap<Address, String>) -> Self {
         let (fingerprint, own_shard) = (view.fingerprint(), view.shard_of(own));
-        Self { view, fingerprint, own_shard }
+        Self { view, fingerprint, own_shard, began_with }
     }
 }
 

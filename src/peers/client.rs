@@ -228,5 +228,6 @@ fn no_answer(error: &ureq::Error) -> NoAnswer {
         (None, ureq::Error::Io(_)) => NoAnswerKind::Broken,
         (None, _) => NoAnswerKind::Senseless,
     };
-    NoAnswer { kind, reason: error.to_string() }
+    let reason = Failure::of(error).map_or_else(|| error.to_string(), |failure| failure.to_string());
+    NoAnswer { kind, reason }
 }

@@ -23,7 +23,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node from which nothing came for this long is asked whether it is alive.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Where an exchange has no deadline of its own (a streamed body), a silent but living node is given up after this.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// Why an exchange failed, as an [`io::Error`]'s inner error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

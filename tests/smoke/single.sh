@@ -20,12 +20,24 @@ request GET "$node" /kv-store/keys/absent '{"causal-context":""}'
 expect_that "404 with a causal-context" [ "$status" = 404 ]
 expect_that "404 with a causal-context" grep -q '"causal-context":{' <<<"$body"
 
-# One byte over the limit of 8 MiB. curl sends so much only after the server has said 100 Continue.
-head -c 8388609 /dev/zero | tr '\0' '1' >"$scratch/large"
-about "PUT of 8388609 bytes"
-status=$(curl --silent --noproxy '*' --max-time 15 --request PUT --data-binary @"$scratch/large" \
-  --output "$scratch/body" --write-out '%{http_code}' "http://$node/kv-store/keys/large" || true)
-body=$(<"$scratch/body")
+# put_string LENGTH: puts a string of that many bytes, its quotes included, which curl sends from a file.
+put_string() {
+  {
+    printf '{"value":"'
+    head -c $(($1 - 2)) /dev/zero | tr '\0' 'x'
+    printf '"}'
+  } >"$scratch/large"
+  about "PUT of a value of $1 bytes"
+  status=$(curl --silent --noproxy '*' --max-time 15 --request PUT --data-binary @"$scratch/large" \
+    --output "$scratch/body" --write-out '%{http_code}' "http://$node/kv-store/keys/smoke-$$-large" || true)
+  body=$(<"$scratch/body")
+}
+
+# The limit itself is allowed, a byte more is not.
+put_string 8388608
+expect 201 '{"message":"Added successfully","replaced":false}'
+request DELETE "$node" /kv-store/keys/smoke-$$-large
+put_string 8388609
 expect_error 413
 
 request GET "$node" /kv-store/key-count

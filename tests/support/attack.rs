@@ -38,7 +38,12 @@ pub(crate) struct Watched {
 impl Watched {
     /// Panics unless every question was answered at once and the memory stayed within its limit.
     pub(crate) fn assert_unharmed(&self, attack: &str) {
-        eprintln!("{attack}: {} answers, {} MB, the slowest: {:.0?}", self.answers, self.memory >> 20, self.worst);
+        eprintln!(
+            "{attack}: {} answers, {} MB, the slowest: {:.0?}",
+            self.answers,
+            self.memory >> 20,
+            self.worst
+        );
         assert!(self.failures.is_empty(), "{attack}: {:#?}", self.failures);
         assert!(self.answers >= 10, "{attack}: too few answers to say anything: {}", self.answers);
         let late: Vec<_> = self.worst.iter().filter(|(_, took)| **took >= PROMPT).collect();
@@ -88,12 +93,15 @@ fn probe(node: &Node, kept: &mut Http, watched: &Mutex<Watched>, started: Instan
             let mut fresh = Http::with_patience(node.address(), PATIENCE);
             let client = if keeps { &mut *kept } else { &mut fresh };
             let (answer, took) = timed(|| client.try_request(method, target, &[], body));
-            let question = format!("{method} {target} on a {} connection", if keeps { "kept" } else { "new" });
+            let question =
+                format!("{method} {target} on a {} connection", if keeps { "kept" } else { "new" });
             let mut watched = watched.lock().expect("nobody panics with it");
             match answer {
                 Ok(answer) if right.contains(&answer.status) => watched.answers += 1,
                 Ok(answer) => watched.failures.push(format!("{question}: {}", answer.status)),
-                Err(error) => watched.failures.push(format!("{question}, asked after {at:.0?}: {error} after {took:?}")),
+                Err(error) => {
+                    watched.failures.push(format!("{question}, asked after {at:.0?}: {error} after {took:?}"))
+                }
             }
             let worst = watched.worst.entry(question).or_default();
             *worst = took.max(*worst);

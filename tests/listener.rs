@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use attack::{PROMPT, connect, connect_and_send, receive_all, receive_status};
-use support::http::{Http, chunked};
+use support::http::{Http, Response, chunked};
 use support::node::Node;
 use support::{at_once, timed};
 
@@ -27,6 +27,12 @@ fn smuggled(number: usize) -> String {
         "PUT /kv-store/keys/smuggled-{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Several headers of one name are one list.
+fn says_close(answer: &Response) -> bool {
+    let of_connection = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
+    of_connection.into_iter().any(|(_, value)| value.eq_ignore_ascii_case("close"))
 }
 
 #[test]
@@ -71,7 +77,7 @@ fn ambiguous_framing_is_refused_and_nothing_behind_it_is_executed() {
         client.send(bytes.as_bytes()).expect("a small request is taken");
         let answer = client.receive("PUT").unwrap_or_else(|error| panic!("{row:?}: no answer: {error}"));
         assert_eq!(answer.status, 400, "{row:?}: {}", answer.text());
-        assert_eq!(answer.header("connection"), Some("close"), "{row:?}");
+        assert!(says_close(&answer), "{row:?}: {answer:?}");
         assert_eq!(answer.header("evenkv-outcome"), Some("not-applied"), "{row:?}");
         assert!(answer.json()["error"].as_str().is_some_and(|error| error.contains(": ")), "{row:?}");
         assert_eq!(answer.json()["message"], "Error in PUT", "{row:?}");
@@ -124,7 +130,9 @@ fn a_body_that_is_not_read_is_never_taken_for_a_request() {
         let _ = client.send((head.clone() + &body).as_bytes());
         let answer = client.receive("PUT").unwrap_or_else(|error| panic!("{head}: no answer: {error}"));
         assert_eq!(answer.status, 413, "{head}: {}", answer.text());
-        assert_eq!(answer.header("connection"), Some("close"), "{head}");
+        // Where the rest is sure to come, the connection may go on behind it.
+        let goes_on = head.contains("Content-Length: 182") && !head.contains("upgrade");
+        assert!(goes_on || says_close(&answer), "{head}: {answer:?}");
     }
     assert_eq!(node.http().get("/kv-store/keys/smuggled-1").status, 404);
 }

@@ -405,6 +405,11 @@ pub fn write_early(
     request: Request,
 ) -> (Box<dyn tiny_http::ReadWrite + Send>, io::Result<()>) {
     let no_body = *request.method() == Method::Head;
+    // An early answer is an error, and those are short; only another node could send a longer one.
+    let answer = match answer.body {
+        Body::Bytes(_) => answer,
+        _ => Answer { close: true, ..Answer::error(&Error::Internal, request.method(), "") },
+    };
     let mut rest = answer.content_type.into_owned();
     if answer.close {
         rest.push_str("\r\nConnection: close");
@@ -412,9 +417,7 @@ pub fn write_early(
     for (name, value) in &answer.headers {
         let _ = std::fmt::Write::write_fmt(&mut rest, format_args!("\r\n{name}: {value}"));
     }
-    let Body::Bytes(bytes) = answer.body else {
-        unreachable!("an early answer is an error, and those are short")
-    };
+    let Body::Bytes(bytes) = answer.body else { unreachable!("chosen above") };
     let _ = std::fmt::Write::write_fmt(&mut rest, format_args!("\r\nContent-Length: {}", bytes.len()));
     let head = tiny_http::Header::from_bytes("Content-Type", rest).expect("our headers are ASCII");
     let response = tiny_http::Response::empty(answer.status).with_header(head);

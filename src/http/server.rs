@@ -324,7 +324,7 @@ impl Server {
         if answer::is_early(&framing, body_was_read) {
             // The client may go on with the connection if the rest of the body will be read, and is sure to come.
             let declared = framing.undrained();
-            let is_sure = matches!(framing, Framing::OnItsWay { expect: false, .. })
+            let is_sure = matches!(framing, Framing::OnItsWay { expect: false, upgrade: false, .. })
                 && declared.is_some_and(|length| length as u64 <= linger::MOST_BYTES);
             let close = close || !is_sure;
             let (stream, _) = answer::write_early(Answer { close, ..answer }, request);

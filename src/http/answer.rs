@@ -202,32 +202,33 @@ impl Answer {
     }
 
     fn head(&self, chunked: bool, asked: Asked) -> Vec<u8> {
-        let mut head = Vec::with_capacity(512);
-        let text = format_args!(
+        use std::fmt::Write;
+        let mut head = String::with_capacity(512);
+        // Nothing can go wrong when text is written into memory.
+        let _ = write!(
+            head,
             "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nDate: {}\r\n",
             self.status,
             reason_phrase(self.status),
             self.content_type,
             Date
-        )
-        .to_string();
-        head.extend_from_slice(text.as_bytes());
+        );
         if chunked {
-            head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            head.push_str("Transfer-Encoding: chunked\r\n");
         } else if let Some(length) = self.body.length() {
             let _ = write!(head, "Content-Length: {length}\r\n");
         }
         let connection = if self.close { Asked::Close } else { asked };
-        head.extend_from_slice(match connection {
-            Asked::Nothing => b"",
-            Asked::Close => b"Connection: close\r\n",
-            Asked::KeepAlive => b"Connection: keep-alive\r\n",
+        head.push_str(match connection {
+            Asked::Nothing => "",
+            Asked::Close => "Connection: close\r\n",
+            Asked::KeepAlive => "Connection: keep-alive\r\n",
         });
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
-        head.extend_from_slice(b"\r\n");
-        head
+        head.push_str("\r\n");
+        head.into_bytes()
     }
 }
 

@@ -21,11 +21,6 @@ use crate::wire::KeyResult;
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
 const ENVELOPE: usize = 64 * 1024;
 
-/// Who owns a key.
-pub fn owner(server: &Server, key: &[u8]) -> Owner {
-    server.node.owner(KeyHash::of(key))
-}
-
 /// Answers a request about a key. The order of the checks is part of the contract: framing (checked before),
 /// key length, size, JSON, value.
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Answer {
@@ -36,23 +31,23 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         Err(error) => Err(error.clone()),
     };
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
-    let key = decode_key(encoded);
+    let key = decode_key(encoded).map(|key| (KeyHash::of(&key), key));
     let owner = match &key {
-        Ok(key) => owner(server, key),
+        Ok((hash, _)) => server.node.owner(*hash),
         Err(_) => Owner::Here,
     };
     let more = |address: Option<&Address>| more_fields(address, causal);
-    let checked = key.and_then(|key| {
+    let checked = key.and_then(|(hash, key)| {
         check_key(server, &key)?;
         let operation = operation(server, &method, route, &payload)?;
-        Ok((key, operation))
+        Ok((hash, key, operation))
     });
-    let (key, operation) = match checked {
+    let (hash, key, operation) = match checked {
         Ok(checked) => checked,
         Err(error) => return Answer::error(&error, &method, &more(owner.address())),
     };
     let deadline = Deadline::after(job.arrival.arrived, server.node.limits.request_timeout);
-    match run(server, &owner, &key, operation, deadline) {
+    match run(server, &owner, (hash, &key), operation, deadline) {
         Ok(Outcome::Done(result, value)) => done(&method, result, value, more(owner.address())),
         // Nobody of the shard served it, so nobody is named.
         Err(error) => Answer::error(&error, &method, &more(None)),
@@ -117,7 +112,7 @@ pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
 fn run(
     server: &Server,
     owner: &Owner,
-    key: &[u8],
+    (hash, key): (KeyHash, &[u8]),
     operation: Operation,
     deadline: Deadline,
 ) -> Result<Outcome, Error> {
@@ -126,7 +121,7 @@ fn run(
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
     match owner {
-        Owner::Here => Ok(server.node.run_here(KeyHash::of(key), key, operation)),
+        Owner::Here => Ok(server.node.run_here(hash, key, operation)),
         Owner::At(peer) => server.node.run_at(peer, key, operation, deadline),
         Owner::Unknown(reason) => Err(Error::Unavailable { reason: reason.clone(), applied: Applied::No }),
     }

@@ -24,8 +24,9 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::metrics::{Metrics, Sample};
 use crate::model::address::Address;
+use crate::model::hash::KeyHash;
 use crate::node::greeter;
-use crate::node::state::Node;
+use crate::node::state::{Node, Serving};
 use crate::threads;
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
@@ -259,10 +260,13 @@ impl Server {
         if self.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
             return None;
         }
+        if self.node.standing().serving().is_ok_and(Serving::owns_all) {
+            return None;
+        }
         let path = routes::path(job.arrival.request.url());
         let Ok(Route::Key(encoded)) = routes::find(path, true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
-        key_handlers::owner(self, &key).address().cloned()
+        self.node.owner(KeyHash::of(&key)).address().cloned()
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {

@@ -25,6 +25,12 @@ impl KeyHash {
         Self((u128::from(hash.h1) << 64) | u128::from(hash.h2))
     }
 
+    /// The upper half, for the choice of the stripe.
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half is what is asked for")]
+    pub fn high(self) -> u64 {
+        (self.0 >> u64::BITS) as u64
+    }
+
     /// The lower half, for the table inside a stripe.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is asked for")]
     pub fn low(self) -> u64 {

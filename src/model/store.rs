@@ -9,14 +9,23 @@ use parking_lot::RwLock;
 use super::hash::KeyHash;
 use super::pair::Pair;
 
-/// The number of stripes is two to this power: enough that threads seldom meet at one lock.
-const STRIPE_BITS: u32 = 8;
+/// Enough stripes that threads seldom meet at one lock.
+const STRIPES: u32 = 256;
+/// Two to the power of 32 over the golden ratio: its multiples, modulo two to the power of 32, are spread evenly,
+/// however many of them one looks at.
+const GOLDEN: u32 = 0x9e37_79b9;
 
-/// All pairs that a node holds, in stripes by the upper bits of the hash.
+/// All pairs that a node holds, in stripes by the upper half of the hash.
 ///
 /// A range of the hash space is therefore whole stripes and two edges. Each call takes exactly one stripe
 /// lock, or one after the other, and never does I/O under it.
+///
+/// A stripe's table doubles when it is full. If all stripes were equally wide, all would double at nearly the same number
+/// of pairs, and just after that every table would be half empty. So their widths differ, by a factor of up to two, and
+/// there is always a part of them that is nearly full.
 pub struct Store {
+    /// Where each stripe starts, in the upper half of the hash.
+    starts: Box<[u64]>,
     stripes: Box<[RwLock<Stripe>]>,
     versions: AtomicU64,
 }
@@ -45,8 +54,8 @@ impl Default for Store {
 impl Store {
     /// An empty store.
     pub fn new() -> Self {
-        let stripes = (0..1_usize << STRIPE_BITS).map(|_| RwLock::default()).collect();
-        Self { stripes, versions: AtomicU64::new(0) }
+        let stripes = (0..STRIPES).map(|_| RwLock::default()).collect();
+        Self { starts: stripe_starts(), stripes, versions: AtomicU64::new(0) }
     }
 
     /// The pair of a key.
@@ -102,13 +111,27 @@ impl Store {
     }
 
     fn stripe(&self, hash: KeyHash) -> &RwLock<Stripe> {
-        let index = usize::try_from(hash.0 >> (u128::BITS - STRIPE_BITS)).expect("a stripe index is small");
-        &self.stripes[index]
+        let after = self.starts.partition_point(|start| *start <= hash.high());
+        &self.stripes[after - 1]
     }
 
     fn next_version(&self) -> u64 {
         self.versions.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// The widths are one part plus a fraction of a part; neighbours differ, so that a node which owns only some
+/// stripes has all widths among them, too.
+fn stripe_starts() -> Box<[u64]> {
+    let width = |stripe: u32| (1_u128 << 32) + u128::from(stripe.wrapping_mul(GOLDEN));
+    let whole: u128 = (0..STRIPES).map(width).sum();
+    let mut before = 0;
+    let mut start = |stripe: u32| {
+        let start = (before << u64::BITS) / whole;
+        before += width(stripe);
+        u64::try_from(start).expect("less than the whole is before a stripe")
+    };
+    (0..STRIPES).map(&mut start).collect()
 }
 
 fn rehash(pair: &Pair) -> u64 {
@@ -139,6 +162,30 @@ mod tests {
         assert!(store.delete(KeyHash::of(b"k"), b"k"));
         assert!(!put(&store, b"k", b"3"));
         assert!(second < version());
+    }
+
+    #[test]
+    fn stripes_differ_in_width_by_a_factor_of_two_at_most() {
+        let starts = stripe_starts();
+        let ends = starts[1..].iter().map(|start| u128::from(*start)).chain([1 << 64]);
+        let widths: Vec<u128> =
+            starts.iter().zip(ends).map(|(start, end)| end - u128::from(*start)).collect();
+        assert_eq!((starts[0], widths.iter().sum::<u128>()), (0, 1 << 64));
+        let (narrowest, widest) = (widths.iter().min().unwrap(), widths.iter().max().unwrap());
+        assert!(*widest <= 2 * narrowest && *widest > narrowest * 19 / 10, "{narrowest} to {widest}");
+        // A third of them in a row are as different as all of them.
+        let average = |widths: &[u128]| widths.iter().sum::<u128>() / widths.len() as u128;
+        let (third, all) = (average(&widths[85..170]), average(&widths));
+        assert!(third.abs_diff(all) < all / 50, "{third}, {all}");
+    }
+
+    #[test]
+    fn the_ends_of_the_space_belong_to_the_outermost_stripes() {
+        let store = Store::new();
+        store.put(KeyHash(0), b"first", b"1");
+        store.put(KeyHash(u128::MAX), b"last", b"2");
+        let pairs = |stripe: usize| store.stripes[stripe].read().pairs.len();
+        assert_eq!((pairs(0), pairs(STRIPES as usize - 1)), (1, 1));
     }
 
     #[test]

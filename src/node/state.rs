@@ -139,6 +139,11 @@ impl Serving {
         let (fingerprint, own_shard) = (view.fingerprint(), view.shard_of(own));
         Self { view, fingerprint, own_shard, began_with }
     }
+
+    /// Whether every key is this node's own.
+    pub fn owns_all(&self) -> bool {
+        self.own_shard.is_some() && self.view.shards.len() == 1
+    }
 }
 
 impl Standing {

@@ -145,18 +145,21 @@ impl Settings {
         let address = address("ADDRESS", self.address.as_deref())?;
         let listen = listen(self.listen.as_deref(), address.as_ref())?;
         let role = self.role(address.as_ref())?;
+        let max_value_length =
+            number("MAX_VALUE_LENGTH", self.max_value_length.as_ref(), 8 << 20, 1..=256 << 20)?;
+        let large_memory = number("LARGE_MEMORY", self.large_memory.as_ref(), 128 << 20, 1 << 20..=1 << 40)?;
+        if large_memory < 2 * max_value_length {
+            return Err(format!(
+                "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: allowed is a LARGE_MEMORY of at least twice MAX_VALUE_LENGTH"
+            ));
+        }
         Ok(Config {
             address: address.unwrap_or_else(|| local_name(listen)),
             listen,
             role,
             limits: Limits {
                 max_key_length: number("MAX_KEY_LENGTH", self.max_key_length.as_ref(), 1024, 1..=65_536)?,
-                max_value_length: number(
-                    "MAX_VALUE_LENGTH",
-                    self.max_value_length.as_ref(),
-                    8 << 20,
-                    1..=256 << 20,
-                )?,
+                max_value_length,
                 request_timeout: millis(number(
                     "REQUEST_TIMEOUT_MS",
                     self.request_timeout_ms.as_ref(),
@@ -176,12 +179,7 @@ impl Settings {
                 health_workers: number("HEALTH_WORKERS", self.health_workers.as_ref(), 2, 1..=64)?,
                 queue_length: number("QUEUE_LENGTH", self.queue_length.as_ref(), 1024, 1..=1_000_000)?,
                 pipeline_depth: number("PIPELINE_DEPTH", self.pipeline_depth.as_ref(), 128, 1..=100_000)?,
-                large_memory: number(
-                    "LARGE_MEMORY",
-                    self.large_memory.as_ref(),
-                    128 << 20,
-                    1 << 20..=1 << 40,
-                )?,
+                large_memory,
                 idle_timeout: millis(number(
                     "IDLE_TIMEOUT_MS",
                     self.idle_timeout_ms.as_ref(),

@@ -4,6 +4,7 @@
 
 pub mod model;
 
+pub mod budget;
 pub mod clock;
 pub mod error;
 pub mod threads;
@@ -17,6 +18,5 @@ pub mod node;
 pub mod config;
 
 pub mod http;
-pub mod metrics;
 
 pub mod cli;

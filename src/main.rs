@@ -83,13 +83,13 @@ fn serve(settings: &Settings) -> ExitCode {
     }
     let number = signal.recv().unwrap_or(SIGTERM);
     log::info!("signal {number}: stopping");
-    drain(running, &signal);
+    drain(&running, &signal);
     ExitCode::SUCCESS
 }
 
 /// Waits until no request is in progress, for a while at most; a second signal ends the wait.
-fn drain(mut running: Running, signal: &crossbeam_channel::Receiver<i32>) {
-    running.stop_listening();
+fn drain(running: &Running, signal: &crossbeam_channel::Receiver<i32>) {
+    running.begin_to_stop();
     let deadline = Deadline::after(now(), DRAIN);
     let (over, check) = (after(DRAIN), tick(DRAIN_CHECK));
     while running.server.busy() > 0 && !deadline.is_over() {

@@ -105,7 +105,7 @@ impl Acceptor {
         Ok(acceptor)
     }
 
-    /// Kicks and watches until the channel closes; then stops listening.
+    /// Kicks and watches until the channel closes.
     ///
     /// # Errors
     /// When the own address is not known.
@@ -132,9 +132,6 @@ impl Acceptor {
                 kicker.kick(|| self.ended.1.is_empty());
                 has_ended = self.ended.1.try_recv().is_ok();
             }
-        }
-        for watched in self.generations.drain(..) {
-            watched.generation.retire();
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tiny_http::{HTTPVersion, Method, Request};
 
-use super::budget::Permit;
 use super::framing::Framing;
 use crate::clock::{now, wall};
 use crate::error::Error;
@@ -17,7 +16,7 @@ use crate::wire;
 /// An answer with a longer body, in bytes, is written by a lane of its own: a client that reads it slowly then
 /// holds up nobody but its like.
 pub const LARGE_ANSWER: usize = 64 * 1024;
-/// Answers are handed to the socket in pieces of this many bytes, and the rate is looked at after each.
+/// A stream is copied in pieces of this many bytes.
 const PIECE: usize = 64 * 1024;
 /// A client that reads slower than this many bytes a second, after [`GRACE`], is cut off.
 const SLOWEST_READER: u64 = 64 * 1024;
@@ -50,8 +49,6 @@ pub enum Body {
         value: Value,
         /// What comes after it.
         after: String,
-        /// The part of the memory for large bodies that it takes.
-        permit: Option<Permit>,
     },
     /// A stream from another node, of a known length in bytes or chunked.
     Stream {
@@ -131,6 +128,11 @@ impl Answer {
         }
     }
 
+    /// Whether the body is a value of this node's own, which can be read again.
+    pub fn is_stored(&self) -> bool {
+        matches!(self.body, Body::Value { value: Value::Stored(_), .. })
+    }
+
     /// Whether the body is written by a lane of its own.
     pub fn is_large(&self) -> bool {
         self.body.length().is_none_or(|length| length > LARGE_ANSWER as u64)
@@ -147,8 +149,8 @@ impl Answer {
         let (no_body, asked) = (*request.method() == Method::Head, Asked::of(&request));
         let mut writer = request.into_writer();
         if self.is_large() {
-            let mut patient = Patient { writer: &mut *writer, progress: now() };
-            return self.write_to(&mut patient, &version, no_body, asked).map(|()| None);
+            let mut paced = PacedWriter { writer: &mut *writer, start: now(), written: 0 };
+            return self.write_to(&mut paced, &version, no_body, asked).map(|()| None);
         }
         let mut bytes = Vec::new();
         self.write_to(&mut bytes, &version, no_body, asked)?;
@@ -177,7 +179,6 @@ impl Answer {
             return writer.flush();
         }
         let small = self.body.length().is_some_and(|length| length <= LARGE_ANSWER as u64);
-        let mut pace = Pace::start();
         match self.body {
             Body::Bytes(bytes) if small => head.extend_from_slice(&bytes),
             Body::Value { before, value, after, .. } if small => {
@@ -185,16 +186,14 @@ impl Answer {
                     head.extend_from_slice(part);
                 }
             }
-            Body::Bytes(bytes) => return pace.write(writer, &[&head, &bytes]),
-            Body::Value { before, value, after, permit } => {
+            Body::Bytes(bytes) => return write_parts(writer, &[&head, &bytes]),
+            Body::Value { before, value, after } => {
                 head.extend_from_slice(before.as_bytes());
-                pace.write(writer, &[&head, value.as_bytes(), after.as_bytes()])?;
-                drop(permit);
-                return Ok(());
+                return write_parts(writer, &[&head, value.as_bytes(), after.as_bytes()]);
             }
             Body::Stream { reader, length } => {
                 writer.write_all(&head)?;
-                return pace.copy(writer, reader, length, chunked);
+                return copy(writer, reader, length, chunked);
             }
         }
         writer.write_all(&head)?;
@@ -267,30 +266,29 @@ impl Unwritten {
     }
 }
 
-/// Writes to a client that may do nothing for [`GRACE`]; the socket itself is less patient.
-struct Patient<'a> {
+/// Writes to a client that has to take an answer at a certain pace; the socket itself gives up much sooner.
+struct PacedWriter<'a> {
     writer: &'a mut dyn Write,
-    progress: std::time::Instant,
+    start: std::time::Instant,
+    written: u64,
 }
 
-impl Patient<'_> {
-    fn tries_again<T>(&mut self, result: &io::Result<T>) -> bool {
-        let now = now();
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => now - self.progress < GRACE,
-            _ => {
-                self.progress = now;
-                false
-            }
-        }
+impl PacedWriter<'_> {
+    fn is_late(&self) -> bool {
+        now() - self.start > GRACE + Duration::from_secs(self.written / SLOWEST_READER)
     }
 }
 
-impl Write for Patient<'_> {
+impl Write for PacedWriter<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         loop {
             let result = self.writer.write(buffer);
-            if !self.tries_again(&result) {
+            self.written += *result.as_ref().unwrap_or(&0) as u64;
+            let waits = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            if self.is_late() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if !waits {
                 return result;
             }
         }
@@ -299,7 +297,8 @@ impl Write for Patient<'_> {
     fn flush(&mut self) -> io::Result<()> {
         loop {
             let result = self.writer.flush();
-            if !self.tries_again(&result) {
+            let waits = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            if !waits || self.is_late() {
                 return result;
             }
         }
@@ -334,65 +333,42 @@ impl Asked {
     }
 }
 
-/// The pace at which a client has to take a large answer.
-struct Pace {
-    start: std::time::Instant,
-    written: u64,
+fn write_parts(writer: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
+    parts.iter().try_for_each(|part| writer.write_all(part))?;
+    writer.flush()
 }
 
-impl Pace {
-    fn start() -> Self {
-        Self { start: now(), written: 0 }
-    }
-
-    fn write(&mut self, writer: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
-        for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
-            writer.write_all(piece)?;
-            self.took(piece.len())?;
-        }
-        writer.flush()
-    }
-
-    fn took(&mut self, bytes: usize) -> io::Result<()> {
-        self.written += bytes as u64;
-        let allowed = GRACE + Duration::from_secs(self.written / SLOWEST_READER);
-        if now() - self.start > allowed { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-
-    fn copy(
-        &mut self,
-        writer: &mut dyn Write,
-        mut reader: Box<dyn Read + Send>,
-        length: Option<u64>,
-        chunked: bool,
-    ) -> io::Result<()> {
-        let mut piece = vec![0; PIECE];
-        let mut copied = 0;
-        loop {
-            let count = match reader.read(&mut piece) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            if chunked {
-                write!(writer, "{count:x}\r\n")?;
-            }
-            writer.write_all(&piece[..count])?;
-            if chunked {
-                writer.write_all(b"\r\n")?;
-            }
-            copied += count as u64;
-            self.took(count)?;
-        }
-        if length.is_some_and(|length| length != copied) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+fn copy(
+    writer: &mut dyn Write,
+    mut reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    chunked: bool,
+) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    let mut copied = 0;
+    loop {
+        let count = match reader.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
         if chunked {
-            writer.write_all(b"0\r\n\r\n")?;
+            write!(writer, "{count:x}\r\n")?;
         }
-        writer.flush()
+        writer.write_all(&piece[..count])?;
+        if chunked {
+            writer.write_all(b"\r\n")?;
+        }
+        copied += count as u64;
     }
+    if length.is_some_and(|length| length != copied) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if chunked {
+        writer.write_all(b"0\r\n\r\n")?;
+    }
+    writer.flush()
 }
 
 /// Answers before the body has been read, which [`Request::respond`] and [`Request::into_writer`] do not allow:

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tiny_http::Request;
 
-use super::budget::{Budget, Permit};
 use super::framing::Framing;
+use crate::budget::{Budget, Permit};
 use crate::clock::now;
 use crate::error::Error;
 
@@ -77,10 +77,11 @@ fn read_paced(
     let (mut bytes, mut taken) = (Vec::new(), PIECE);
     while length != Some(bytes.len()) {
         if bytes.len() == taken {
-            if !permit.grow(taken) {
+            let more = length.map_or(taken, |length| taken.min(length - taken));
+            if !permit.grow(more) {
                 return Err(full());
             }
-            taken *= 2;
+            taken += more;
         }
         let before = bytes.len();
         match reader.by_ref().take((taken - before) as u64).read_to_end(&mut bytes) {
@@ -100,7 +101,8 @@ fn too_large(limit: Limit) -> Error {
     Error::TooLarge(format!("The value is too large: allowed are {} bytes", limit.allowed))
 }
 
-fn broken(error: &io::Error) -> Error {
+/// What a client is told whose body could not be read.
+pub fn broken(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TooSlow(format!(
             "The body came too slowly: allowed is {SLOWEST_BODY} bytes a second after the first {} s",

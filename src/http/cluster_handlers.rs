@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tiny_http::Method;
 
 use super::answer::Answer;
-use super::body::{self, Limit};
+use super::body::Limit;
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::Route;
@@ -20,8 +20,7 @@ const BODY: Limit = Limit { bytes: 1 << 20, allowed: 1 << 20 };
 /// Answers a question about the cluster.
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let method = job.arrival.request.method().clone();
-    let body = body::read(&mut job.arrival.request, &job.arrival.framing, BODY, &server.budget);
-    job.body_was_read = body.is_ok();
+    let body = job.read_body(BODY, &server.node.budget);
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();

@@ -68,9 +68,10 @@ impl<T> Connections<T> {
                 return Admission::Waits;
             }
             Connection::Busy(waiting) => {
-                log::warn!("{client} is cut off: it sent more than {} requests ahead", self.depth);
                 // Those that wait came before this one, so their answers still find their requests.
                 *connection = Connection::Ending(std::mem::take(waiting));
+                drop(known);
+                log::debug!("{client} is cut off: it sent more than {} requests ahead", self.depth);
             }
             Connection::Ending(_) => {}
             Connection::CutOff { since, .. } => *since = now(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tiny_http::Method;
 
 use super::answer::{Answer, Body};
-use super::body::{self, BodyBytes, Limit};
+use super::body::{BodyBytes, Limit};
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::{Route, decode_key};
@@ -15,7 +15,7 @@ use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
-use crate::node::keys::{Operation, Outcome, Owner, Value};
+use crate::node::keys::{Operation, Outcome, Owner};
 use crate::wire::KeyResult;
 
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
@@ -44,11 +44,17 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     });
     let (hash, key, operation) = match checked {
         Ok(checked) => checked,
+        // Overload is this node's own affair; anything else the owner would have said, too.
+        Err(error @ Error::Overloaded(_)) => return Answer::error(&error, &method, &more(None)),
         Err(error) => return Answer::error(&error, &method, &more(owner.address())),
     };
-    let deadline = Deadline::after(job.arrival.arrived, server.node.limits.request_timeout);
+    let deadline = Deadline::after(job.complete, server.node.limits.request_timeout);
     match run(server, &owner, (hash, &key), operation, deadline) {
-        Ok(Outcome::Done(result, value)) => done(&method, result, value, more(owner.address())),
+        Ok(outcome) => done(&method, outcome, more(owner.address())),
+        // The owner's limits are narrower than ours: it has judged the request, and is named.
+        Err(error @ (Error::KeyTooLong { .. } | Error::TooLarge(_))) => {
+            Answer::error(&error, &method, &more(owner.address()))
+        }
         // Nobody of the shard served it, so nobody is named.
         Err(error) => Answer::error(&error, &method, &more(None)),
     }
@@ -57,9 +63,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
 fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
     let allowed = server.node.limits.max_value_length;
     let limit = Limit { bytes: allowed + ENVELOPE, allowed };
-    let read = body::read(&mut job.arrival.request, &job.arrival.framing, limit, &server.budget);
-    job.body_was_read = read.is_ok();
-    read
+    job.read_body(limit, &server.node.budget)
 }
 
 /// Checks the length of a key.
@@ -139,7 +143,7 @@ fn more_fields(address: Option<&Address>, causal: Option<&str>) -> String {
     more
 }
 
-fn done(method: &Method, result: KeyResult, value: Option<Value>, more: String) -> Answer {
+fn done(method: &Method, Outcome { result, value }: Outcome, more: String) -> Answer {
     let (status, body) = match result {
         KeyResult::Added => (201, "{\"message\":\"Added successfully\",\"replaced\":false"),
         KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
@@ -150,7 +154,7 @@ fn done(method: &Method, result: KeyResult, value: Option<Value>, more: String) 
     let after = more + "}";
     match value {
         Some(value) => {
-            let body = Body::Value { before: body, value, after, permit: None };
+            let body = Body::Value { before: body, value, after };
             Answer { body, ..Answer::json(status, &b""[..]) }
         }
         None => Answer::json(status, [body.as_bytes(), after.as_bytes()].concat()),

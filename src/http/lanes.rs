@@ -13,9 +13,13 @@ use tiny_http::Request;
 
 use super::accept::Generation;
 use super::answer::{Answer, Unwritten};
-use super::framing::Framing;
+use super::body::{self, BodyBytes, Limit};
+use super::framing::{BUFFERED_BYTES, Framing};
 use super::server::Server;
+use crate::budget::Budget;
+use crate::clock::now;
 use crate::config::ServerLimits;
+use crate::error::Error;
 use crate::threads;
 
 /// A request as it came from tiny_http.
@@ -38,6 +42,37 @@ pub struct Job {
     pub ticket: Ticket,
     /// Whether the body has been read.
     pub body_was_read: bool,
+    /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
+    pub complete: Instant,
+}
+
+impl Job {
+    /// The body, where reading it waits for nobody; empty otherwise.
+    pub fn small_body(&mut self) -> Vec<u8> {
+        let limit = Limit { bytes: BUFFERED_BYTES, allowed: BUFFERED_BYTES };
+        let is_small = matches!(self.arrival.framing, Framing::Buffered(_));
+        let body = if is_small { self.read_body(limit, &Budget::new(0)).ok() } else { None };
+        body.map(|body| body.bytes).unwrap_or_default()
+    }
+
+    /// A request that was admitted.
+    pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
+        let complete = arrival.arrived;
+        Self { arrival, ticket, body_was_read: false, complete }
+    }
+
+    /// Reads the whole body, up to a limit.
+    ///
+    /// # Errors
+    /// See [`body::read`].
+    pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
+        let body = body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget)?;
+        self.body_was_read = true;
+        if self.arrival.framing.is_on_its_way() {
+            self.complete = now();
+        }
+        Ok(body)
+    }
 }
 
 /// What a worker gets to do.
@@ -47,11 +82,11 @@ pub enum Work {
     /// A large answer to write.
     Write(Box<Job>, Box<Answer>),
     /// The rest of a small answer that the client did not take at once.
-    Finish(Box<Rest>),
+    Finish(Box<Unfinished>),
 }
 
 /// The rest of an answer, and what is held until it is written.
-pub struct Rest {
+pub struct Unfinished {
     /// What is to be written.
     pub unwritten: Unwritten,
     /// Whether nothing that follows on the connection will be answered.
@@ -129,6 +164,16 @@ impl LaneId {
         }
     }
 
+    /// The lane of the same class for what nobody outside can hold up.
+    #[must_use]
+    pub fn small(self) -> Self {
+        match self {
+            Self::Client | Self::ClientLarge => Self::Client,
+            Self::Forwarded | Self::ForwardedLarge => Self::Forwarded,
+            Self::Health => Self::Health,
+        }
+    }
+
     /// How many workers it has.
     pub fn workers(self, limits: &ServerLimits) -> usize {
         match self {
@@ -172,7 +217,7 @@ impl Lanes {
                 let name = lane.name(server.is_follower());
                 threads::spawn(format!("{name}-{number}"), move || {
                     for work in queue {
-                        server.work(lane, work);
+                        server.contain(|| server.work(lane, work));
                     }
                 })?;
             }

@@ -19,8 +19,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tiny_http::ReadWrite;
 
 use super::lanes::Ticket;
+use super::metrics::Metrics;
 use crate::clock::now;
-use crate::metrics::Metrics;
 use crate::threads;
 
 /// Streams that may wait to be read to their end; further ones are forgotten.

@@ -14,11 +14,11 @@ pub mod node_handlers;
 pub mod own_handlers;
 pub mod relay;
 
-pub mod budget;
 pub mod connections;
 pub mod gate;
 pub mod lanes;
 pub mod linger;
+pub mod metrics;
 pub mod sockets;
 
 pub mod accept;

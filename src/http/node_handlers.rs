@@ -6,7 +6,7 @@ use serde::Serialize;
 use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
-use super::body::{self, Limit};
+use super::body::Limit;
 use super::key_handlers::{check_key, check_value};
 use super::lanes::Job;
 use super::payload::is_json;
@@ -39,9 +39,7 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     check_key(server, &key)?;
     let allowed = server.node.limits.max_value_length;
     let limit = Limit { bytes: allowed, allowed };
-    let body = body::read(&mut job.arrival.request, &job.arrival.framing, limit, &server.budget);
-    job.body_was_read = body.is_ok();
-    let body = body?;
+    let body = job.read_body(limit, &server.node.budget)?;
     let operation = match method {
         Method::Put => {
             check_value(server, &body.bytes)?;
@@ -53,11 +51,11 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
         Method::Delete => Operation::Delete,
         _ => Operation::Get,
     };
-    let Outcome::Done(result, value) =
+    let Outcome { result, value } =
         server.node.run_forwarded(view.as_deref(), KeyHash::of(&key), &key, operation)?;
     let mut answer = Answer::json(200, &b""[..]).with(wire::RESULT_HEADER, result.as_str());
     if let Some(value) = value {
-        answer.body = Body::Value { before: "", value, after: String::new(), permit: None };
+        answer.body = Body::Value { before: "", value, after: String::new() };
     }
     Ok(answer)
 }

@@ -59,6 +59,13 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// The field that an answer has beyond its own, with a comma before it, where a request's body has a causal context.
+pub fn causal_field(body: &[u8]) -> String {
+    let payload = Payload::parse(body).ok();
+    let causal = payload.and_then(|payload| payload.causal_context().ok().flatten());
+    causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default()
+}
+
 struct Fields;
 
 impl<'a> Visitor<'a> for Fields {

@@ -12,7 +12,7 @@ use super::answer::{Answer, Body};
 use super::body::{self, BodyBytes, Limit, Paced};
 use super::framing::Framing;
 use super::lanes::Job;
-use super::payload::Payload;
+use super::payload;
 use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
@@ -52,15 +52,12 @@ pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
     let mut held = BodyBytes::default();
     relayed(server, job, &main, &mut held).unwrap_or_else(|error| {
         // The one thing that the follower reads in a body: an answer of its own has to give the context back, too.
-        let payload = Payload::parse(&held.bytes).ok();
-        let causal = payload.and_then(|payload| payload.causal_context().ok().flatten().map(str::to_owned));
-        let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
-        Answer::error(&error, &method, &more)
+        Answer::error(&error, &method, &payload::causal_field(&held.bytes))
     })
 }
 
 fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
-    let hops = next_hops(&job.arrival.request, &server.node.instance)?;
+    let hops = next_hops(&job.arrival.request, &server.node.trace)?;
     let onward = Onward { target: target(job.arrival.request.url()), hops };
     let patience = server.node.limits.request_timeout;
     let response = match job.arrival.framing.clone() {
@@ -72,11 +69,9 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) ->
             }
             stream(job, main, &onward, length, Patience::Streaming(patience))?
         }
-        framing => {
-            *held = body::read(&mut job.arrival.request, &framing, HELD, &server.budget)?;
-            job.body_was_read = true;
-            let deadline = Patience::Until(Deadline::after(job.arrival.arrived, patience));
-            hold(&job.arrival.request, main, &onward, &held.bytes, deadline)?
+        _ => {
+            *held = job.read_body(HELD, &server.node.budget)?;
+            hold(&job.arrival.request, main, &onward, &held.bytes, Deadline::after(job.complete, patience))?
         }
     };
     take_over(response)
@@ -126,13 +121,18 @@ fn stream(
     if let Some(length) = length {
         request = request.header("content-length", length);
     }
-    let mut reader =
-        Counted { reader: Paced::new(job.arrival.request.as_reader()), left: length, ended: false };
+    let paced = Paced::new(job.arrival.request.as_reader());
+    let mut reader = Counted { reader: paced, left: length, ended: false, failed: None };
     let request =
         request.body(SendBody::from_reader(&mut reader)).map_err(|_| bad("The path is not valid"))?;
     let response = main.exchange(request, patience);
-    job.body_was_read = reader.ended || reader.left == Some(0);
-    response.map_err(|error| not_passed_on(&error))
+    let (read, failed) = (reader.ended || reader.left == Some(0), reader.failed.take());
+    job.body_was_read = read;
+    // What goes wrong with the client's body is no fault of the main, which refuses a body that is cut short.
+    match failed {
+        Some(error) => Err(error),
+        None => response.map_err(|error| not_passed_on(&error)),
+    }
 }
 
 /// Passes a body on that is held. A GET that met a connection which broke is asked once more: the connection may
@@ -142,8 +142,13 @@ fn hold(
     main: &Peer,
     onward: &Onward,
     held: &[u8],
-    patience: Patience,
+    deadline: Deadline,
 ) -> Result<Response<PeerBody>, Error> {
+    if deadline.is_over() {
+        let reason = "the request waited too long for a worker".to_owned();
+        return Err(Error::Unavailable { reason, applied: Applied::No });
+    }
+    let patience = Patience::Until(deadline);
     let ask = || -> Result<_, Error> {
         let builder = onward.request(request, main)?;
         let invalid = |_| bad("The path is not valid");
@@ -189,8 +194,8 @@ fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
     let length = body.content_length();
     answer.body = if length.is_some_and(|length| length <= HELD_BYTES as u64) {
         // Read before the answer begins, so that a main which breaks off in the middle is still told to the client.
-        let held = read_body(Response::new(body), HELD_BYTES as u64)
-            .map_err(|error| Error::MainDown { reason: error.reason, applied: Applied::Unknown })?;
+        let held =
+            read_body(Response::new(body), HELD_BYTES as u64).map_err(|error| not_passed_on(&error))?;
         Body::Bytes(Cow::Owned(held))
     } else {
         let reader = body.into_with_config().limit(u64::MAX).reader();
@@ -245,15 +250,25 @@ struct Counted<'a> {
     reader: Paced<'a>,
     left: Option<usize>,
     ended: bool,
+    failed: Option<Error>,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let most = self.left.unwrap_or(buffer.len()).min(buffer.len());
-        let count = self.reader.read(&mut buffer[..most])?;
-        self.left = self.left.map(|left| left - count);
-        self.ended |= count == 0;
-        Ok(count)
+        let read = match self.reader.read(&mut buffer[..most]) {
+            // ureq would take it for the end, and ask for the missing bytes for ever.
+            Ok(0) if self.left.is_some_and(|left| left > 0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => read,
+        };
+        match &read {
+            Ok(count) => {
+                self.left = self.left.map(|left| left - count);
+                self.ended |= *count == 0;
+            }
+            Err(error) => self.failed = Some(body::broken(error)),
+        }
+        read
     }
 }
 

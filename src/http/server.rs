@@ -7,22 +7,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tiny_http::Request;
+use tiny_http::{Method, Request};
 
 use super::accept::{self, Acceptor, Generation};
 use super::answer::{self, Answer};
-use super::budget::Budget;
 use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
 use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::linger::{self, Linger, Rest};
+use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, relay, sockets};
+use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets};
 use crate::clock::now;
 use crate::config::Config;
 use crate::error::Error;
-use crate::metrics::{Metrics, Sample};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
 use crate::node::greeter;
@@ -38,8 +37,6 @@ pub struct Server {
     pub node: Arc<Node>,
     /// Its figures.
     pub metrics: Arc<Metrics>,
-    /// The memory for large bodies and answers.
-    pub budget: Budget,
     lanes: Lanes,
     gates: [Gate<Box<Job>>; 2],
     connections: Connections<Arrival>,
@@ -48,13 +45,14 @@ pub struct Server {
     port: OnceLock<u16>,
 }
 
-/// A server that runs; it stops listening when this is dropped.
+/// A server that runs, for as long as the process does.
 pub struct Running {
     /// The server.
     pub server: Arc<Server>,
     /// Where it listens.
     pub listening: SocketAddr,
-    stop: Vec<Sender<()>>,
+    /// The threads that watch end when these are dropped.
+    _stop: [Sender<()>; 2],
 }
 
 impl Server {
@@ -71,7 +69,6 @@ impl Server {
         let (shed, shed_queue) = bounded(SHED_QUEUE);
         let gate = |lane: LaneId| Gate::new(lane.workers(limits), limits.queue_length);
         let server = Arc::new(Self {
-            budget: Budget::new(limits.large_memory),
             lanes: Lanes::new(limits),
             gates: [gate(LaneId::Client), gate(LaneId::ClientLarge)],
             connections: Connections::new(limits.pipeline_depth),
@@ -94,7 +91,7 @@ impl Server {
         let (stop_greeter, stopped) = bounded(0);
         let node = Arc::clone(&server.node);
         threads::spawn("greeter", move || greeter::run(&node, &stopped))?;
-        Ok(Running { server, listening, stop: vec![stop_accept, stop_greeter] })
+        Ok(Running { server, listening, _stop: [stop_accept, stop_greeter] })
     }
 
     /// Whether the node passes everything on.
@@ -117,7 +114,7 @@ impl Server {
     fn dispatch(self: &Arc<Self>, client: SocketAddr, arrival: Arrival) {
         let ticket = Ticket::new(Arc::clone(self), client);
         let lane = self.lane_of(&arrival);
-        let job = Box::new(Job { arrival, ticket, body_was_read: false });
+        let job = Box::new(Job::new(arrival, ticket));
         if self.node.is_stopping() {
             self.refuse(lane, job);
         } else if let Err(Work::Handle(job)) = self.lanes.offer(lane, Work::Handle(job)) {
@@ -127,15 +124,15 @@ impl Server {
     }
 
     fn lane_of(&self, arrival: &Arrival) -> LaneId {
-        let target = arrival.request.url();
-        let hops = relay::hops(&arrival.request);
-        if hops.is_some_and(|hops| hops.contains(&self.node.instance)) {
+        let path = routes::path(arrival.request.url());
+        let hops = if self.is_follower() { relay::hops(&arrival.request) } else { None };
+        if hops.is_some_and(|hops| hops.contains(&self.node.trace)) {
             // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
             return LaneId::Health;
         }
-        let lane = if target.starts_with("/node/") || hops.is_some() {
+        let lane = if path.starts_with("/node/") || hops.is_some() {
             LaneId::Forwarded
-        } else if ["/livez", "/readyz", "/metrics"].contains(&target) {
+        } else if ["/livez", "/readyz", "/metrics"].contains(&path) {
             LaneId::Health
         } else {
             LaneId::Client
@@ -155,14 +152,15 @@ impl Server {
     }
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
-        for (lane, mut job) in queue {
+        for (lane, job) in queue {
             let reason =
                 if self.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
             let error = Error::Overloaded(format!("{reason}: try again after the time in Retry-After"));
             let mut answer = Answer::error(&error, job.arrival.request.method(), "");
             answer.close = self.node.is_stopping();
-            self.finish(lane, &mut job, Route::label(None), &answer);
-            self.write(lane, job, answer);
+            self.count(lane, &job, Route::label(None), &answer);
+            // As if it came from the small lane: what the client does not take at once, the large one has to finish.
+            self.contain(|| self.write(lane.small(), job, answer));
         }
     }
 
@@ -209,6 +207,7 @@ impl Server {
         let size = self.node.store.size();
         Sample {
             queued: LaneId::ALL.map(|lane| (lane, self.lanes.waiting(lane))).to_vec(),
+            parked: self.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
             pairs: size.pairs,
             bytes: size.bytes,
@@ -247,7 +246,8 @@ impl Server {
             Entry::Enter(job) => {
                 let mut next = Some(job);
                 while let Some(job) = next {
-                    self.answer(lane, job);
+                    // Whatever happens in there, the next one has to be taken along.
+                    self.contain(|| self.answer(lane, job));
                     next = gate.leave(&node);
                 }
                 None
@@ -275,8 +275,24 @@ impl Server {
             self.metrics.panics.inc();
             (Route::label(None), Answer::error(&Error::Internal, job.arrival.request.method(), ""))
         });
-        self.finish(lane, &mut job, label, &answer);
+        // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
+        // the request that waits: reading it once more does no harm.
+        if answer.is_stored() && answer.is_large() && lane != lane.large() {
+            if let Err(Work::Handle(job)) = self.lanes.offer(lane.large(), Work::Handle(job)) {
+                self.metrics.shed(lane.large());
+                self.refuse(lane, job);
+            }
+            return;
+        }
+        self.count(lane, &job, label, &answer);
         self.write(lane, job, answer);
+    }
+
+    /// Runs something that must not end its thread, whatever goes wrong.
+    pub fn contain(&self, run: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.metrics.panics.inc();
+        }
     }
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> (usize, Answer) {
@@ -287,13 +303,17 @@ impl Server {
             return (Route::label(None), Answer::error(&Error::Framing(reason.clone()), &method, ""));
         }
         if self.is_follower() && routes::is_store(path) {
-            return (0, relay::answer(self, job));
+            let label = Route::label(routes::find(path, true).ok().as_ref());
+            return (label, relay::answer(self, job));
         }
         let short_form =
             self.node.standing().serving().is_ok_and(|serving| serving.view.nodes().count() == 1);
         let route = match routes::find(path, short_form) {
             Ok(route) => route,
-            Err(error) => return (Route::label(None), Answer::error(&error, &method, "")),
+            Err(error) => {
+                let more = payload::causal_field(&job.small_body());
+                return (Route::label(None), Answer::error(&error, &method, &more));
+            }
         };
         let label = Route::label(Some(&route));
         let answer = match &route {
@@ -307,23 +327,40 @@ impl Server {
         (label, answer)
     }
 
-    fn finish(&self, lane: LaneId, job: &mut Job, label: usize, answer: &Answer) {
+    fn count(&self, lane: LaneId, job: &Job, label: usize, answer: &Answer) {
         self.metrics.answered(lane, label, answer.status, now() - job.arrival.arrived);
     }
 
     /// Writes an answer, or has it written by the lane for large ones.
     fn write(self: &Arc<Self>, lane: LaneId, job: Box<Job>, answer: Answer) {
         if answer.is_large() && lane != lane.large() {
-            let (method, large) = (job.arrival.request.method().clone(), lane.large());
-            if let Err(Work::Write(job, _)) = self.lanes.offer(large, Work::Write(job, Box::new(answer))) {
+            let large = lane.large();
+            if let Err(Work::Write(job, answer)) = self.lanes.offer(large, Work::Write(job, Box::new(answer)))
+            {
                 self.metrics.shed(large);
-                let error =
-                    Error::Overloaded("Too many large answers are being sent: try again later".to_owned());
-                self.write(lane, job, Answer::error(&error, &method, ""));
+                self.write_late(job, *answer);
             }
             return;
         }
-        let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read } = *job;
+        self.write_now(lane, job, answer);
+    }
+
+    /// What becomes of a large answer for which there is no place: a GET is refused, but what a write has done is told,
+    /// even if that takes a while.
+    fn write_late(self: &Arc<Self>, job: Box<Job>, answer: Answer) {
+        let method = job.arrival.request.method().clone();
+        let answer = if matches!(method, Method::Put | Method::Delete) {
+            answer
+        } else {
+            let error =
+                Error::Overloaded("Too many large answers are being sent: try again later".to_owned());
+            Answer::error(&error, &method, "")
+        };
+        self.write_now(LaneId::ClientLarge, job, answer);
+    }
+
+    fn write_now(self: &Arc<Self>, lane: LaneId, job: Box<Job>, answer: Answer) {
+        let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read, .. } = *job;
         let close = answer.close;
         if answer::is_early(&framing, body_was_read) {
             // The client may go on with the connection if the rest of the body will be read, and is sure to come.
@@ -331,12 +368,14 @@ impl Server {
             let is_sure = matches!(framing, Framing::OnItsWay { expect: false, upgrade: false, .. })
                 && declared.is_some_and(|length| length as u64 <= linger::MOST_BYTES);
             let close = close || !is_sure;
-            let (stream, _) = answer::write_early(Answer { close, ..answer }, request);
+            let (stream, written) = answer::write_early(Answer { close, ..answer }, request);
+            // After half an answer no other can be told apart from its rest.
+            let close = close || written.is_err();
             self.linger.take(Rest { stream, declared, close, ticket });
         } else {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
             if let Ok(Ok(Some(unwritten))) = written {
-                let rest = Box::new(lanes::Rest { unwritten, close, ticket, generation });
+                let rest = Box::new(lanes::Unfinished { unwritten, close, ticket, generation });
                 return self.write_later(lane, rest);
             }
             if close || !matches!(written, Ok(Ok(None))) {
@@ -348,7 +387,7 @@ impl Server {
 
     /// Has the rest of an answer written where slow readers hold up nobody but their like; where too many do already,
     /// the answer ends in the middle.
-    fn write_later(&self, lane: LaneId, rest: Box<lanes::Rest>) {
+    fn write_later(&self, lane: LaneId, rest: Box<lanes::Unfinished>) {
         let large = lane.large();
         if lane == large {
             write_rest(*rest);
@@ -359,8 +398,8 @@ impl Server {
     }
 }
 
-fn write_rest(rest: lanes::Rest) {
-    let lanes::Rest { unwritten, close, ticket, generation } = rest;
+fn write_rest(rest: lanes::Unfinished) {
+    let lanes::Unfinished { unwritten, close, ticket, generation } = rest;
     let written = catch_unwind(AssertUnwindSafe(|| unwritten.finish()));
     if close || !matches!(written, Ok(Ok(()))) {
         ticket.end_connection();
@@ -369,9 +408,9 @@ fn write_rest(rest: lanes::Rest) {
 }
 
 impl Running {
-    /// Stops listening, and refuses whatever still comes on connections that are open.
-    pub fn stop_listening(&mut self) {
+    /// Refuses whatever still comes, on connections that are open and on new ones, until the process ends: tiny_http
+    /// would have to forget its connections to stop listening.
+    pub fn begin_to_stop(&self) {
         self.server.node.stop();
-        self.stop.clear();
     }
 }

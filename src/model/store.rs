@@ -67,17 +67,15 @@ impl Store {
     /// Inserts or replaces a pair; true where one was replaced.
     pub fn put(&self, hash: KeyHash, key: &[u8], value: &[u8]) -> bool {
         let mut pair = Pair::new(key, value);
-        let mut stripe = self.stripe(hash).write();
-        let stripe = &mut *stripe;
+        let mut guard = self.stripe(hash).write();
+        let stripe = &mut *guard;
         // The value was copied before the lock was taken, the version is drawn under it: so the order of
         // versions is the order in which writers of one key passed the lock.
         pair.set_version(self.next_version());
-        let entry = stripe.pairs.entry(hash.low(), |held| held.key() == key, rehash);
-        match entry {
+        let old = match stripe.pairs.entry(hash.low(), |held| held.key() == key, rehash) {
             Entry::Occupied(mut held) => {
                 stripe.bytes += pair.size() as u64;
                 stripe.bytes -= held.get().size() as u64;
-                // The old pair is freed after the lock is let go.
                 Some(std::mem::replace(held.get_mut(), pair))
             }
             Entry::Vacant(place) => {
@@ -85,21 +83,21 @@ impl Store {
                 place.insert(pair);
                 None
             }
-        }
-        .is_some()
+        };
+        // The old pair is freed after the lock is let go.
+        drop(guard);
+        old.is_some()
     }
 
     /// Deletes a key; true where it was there.
     pub fn delete(&self, hash: KeyHash, key: &[u8]) -> bool {
         let mut stripe = self.stripe(hash).write();
-        match stripe.pairs.find_entry(hash.low(), |pair| pair.key() == key) {
-            Ok(held) => {
-                let (old, _) = held.remove();
-                stripe.bytes -= old.size() as u64;
-                true
-            }
-            Err(_) => false,
-        }
+        let Ok(held) = stripe.pairs.find_entry(hash.low(), |pair| pair.key() == key) else { return false };
+        let (old, _) = held.remove();
+        stripe.bytes -= old.size() as u64;
+        drop(stripe);
+        drop(old);
+        true
     }
 
     /// How much is held now: exact for each stripe at the moment it is looked at.

@@ -74,6 +74,9 @@ impl Node {
     }
 
     fn count_of(&self, peer: &Peer, fingerprint: &str) -> Option<u64> {
+        if peer.is_down() {
+            return None;
+        }
         match question::<Count>(peer, wire::COUNT, Some(fingerprint)) {
             Ok(count) => Some(count.pairs),
             Err(error) => {
@@ -90,6 +93,14 @@ impl Node {
 /// See [`NoAnswerKind`].
 pub fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
     question(peer, wire::HELLO, None)
+}
+
+/// Asks a node whether it is there; what is known of it follows from whether it answers.
+pub fn ask_livez(peer: &Peer) {
+    let request = peer.request(Method::GET, "/livez").body(SendBody::none()).expect("a constant path");
+    let answer = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)));
+    // Reading the body to its end gives the connection back.
+    let _ = answer.and_then(|response| read_body(response, QUESTION_BYTES));
 }
 
 fn question<T: DeserializeOwned>(peer: &Peer, path: &str, fingerprint: Option<&str>) -> Result<T, NoAnswer> {

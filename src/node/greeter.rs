@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::cluster::ask_hello;
-use super::membership::{RollCall, Standing as Roll};
+use super::cluster::{ask_hello, ask_livez};
+use super::membership::{Roll, RollCall};
 use super::state::{Node, Serving, Standing};
 use crate::config::Role;
 use crate::model::address::Address;
@@ -44,14 +44,18 @@ impl Greeter {
             Role::Passive { seeds } => self.look_for_a_cluster(&seeds.clone(), waiting),
             _ => {}
         }
-        for peer in self.node.peers.down() {
-            let _ = ask_hello(&peer);
+        // Whoever is asked is known to be up or down by the answer. A follower's main is always asked: nobody else
+        // would notice that it was never there.
+        let mut asked = self.node.peers.down();
+        asked.extend(self.node.main().filter(|main| !main.is_down()));
+        for peer in asked {
+            ask_livez(&peer);
         }
     }
 
     fn call_the_roll(&mut self, view: &View) {
         let roll_call = self.roll_call.as_mut().expect("a member calls the roll");
-        for address in roll_call.open() {
+        for address in roll_call.others() {
             roll_call.note(&address, ask_hello(&self.node.peers.at(&address)));
         }
         match roll_call.standing() {

@@ -6,6 +6,7 @@ use ureq::http::{HeaderMap, Method, Response};
 use ureq::{Body, SendBody};
 
 use super::state::{Node, Standing};
+use crate::budget::Permit;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -13,6 +14,9 @@ use crate::model::hash::KeyHash;
 use crate::model::pair::Pair;
 use crate::peers::client::{NoAnswer, Patience, Peer, read_body};
 use crate::wire::{self, KeyResult};
+
+/// A longer value of another node, in bytes, takes part of the memory for large ones.
+const LARGE_VALUE: u64 = 64 * 1024;
 
 /// What is asked of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +30,11 @@ pub enum Operation<'a> {
 }
 
 /// What came of it.
-pub enum Outcome {
-    /// PUT, GET (then with the value) or DELETE was done, or the key is absent.
-    Done(KeyResult, Option<Value>),
+pub struct Outcome {
+    /// What was done.
+    pub result: KeyResult,
+    /// The value, where one was read.
+    pub value: Option<Value>,
 }
 
 /// A value that was read.
@@ -36,7 +42,12 @@ pub enum Value {
     /// From this node's own map.
     Stored(Pair),
     /// From another node.
-    Received(Vec<u8>),
+    Received {
+        /// The raw JSON text.
+        bytes: Vec<u8>,
+        /// The part of the memory for large answers that it takes, if it is large.
+        permit: Option<Permit>,
+    },
 }
 
 impl Value {
@@ -44,7 +55,7 @@ impl Value {
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Stored(pair) => pair.value(),
-            Self::Received(bytes) => bytes,
+            Self::Received { bytes, .. } => bytes,
         }
     }
 }
@@ -99,7 +110,7 @@ impl Node {
             Operation::Delete if self.store.delete(hash, key) => (KeyResult::Deleted, None),
             Operation::Delete => (KeyResult::Absent, None),
         };
-        Outcome::Done(result, value)
+        Outcome { result, value }
     }
 
     /// Has it done by the node that owns the key. It is asked once: a write is never sent again.
@@ -121,10 +132,27 @@ impl Node {
         let Some(result) = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse) else {
             return Err(refused(owner.address(), response));
         };
-        // A value can be escaped by the sender's limit only; ours may differ, so there is room for more.
-        let limit = self.limits.max_value_length.max(1 << 30) as u64;
-        let body = read_body(response, limit).map_err(|error| unanswered(&error))?;
-        Ok(Outcome::Done(result, (result == KeyResult::Found).then_some(Value::Received(body))))
+        let (length, permit) = self.make_room(owner, &response)?;
+        let bytes = read_body(response, length).map_err(|error| unanswered(&error))?;
+        let value = (result == KeyResult::Found).then_some(Value::Received { bytes, permit });
+        Ok(Outcome { result, value })
+    }
+
+    /// Takes memory for the value that another node is about to send.
+    fn make_room(&self, owner: &Peer, response: &Response<Body>) -> Result<(u64, Option<Permit>), Error> {
+        let Some(length) = response.body().content_length() else {
+            return Err(Error::unavailable(owner.address(), "its answer has no length", Applied::Unknown));
+        };
+        if length <= LARGE_VALUE {
+            return Ok((length, None));
+        }
+        let permit = usize::try_from(length).ok().and_then(|length| self.budget.take(length));
+        match permit {
+            Some(permit) => Ok((length, Some(permit))),
+            None => {
+                Err(Error::Overloaded("The memory for large answers is in use: try again later".to_owned()))
+            }
+        }
     }
 
     /// Does what another node passed on, if both see the same owner.
@@ -199,10 +227,17 @@ fn refused(owner: &Address, response: Response<Body>) -> Error {
     let status = response.status();
     let applied = header(response.headers(), wire::OUTCOME_HEADER).map_or(Applied::Unknown, Applied::parse);
     let reason = header(response.headers(), wire::REASON_HEADER).map(str::to_owned);
+    let limit = header(response.headers(), wire::LIMIT_HEADER).and_then(|limit| limit.parse().ok());
     // The body is read even where it is not needed: only then can the connection be used again.
     let body = read_body(response, 1 << 16).ok();
     let said =
         body.and_then(|body| serde_json::from_slice::<wire::Refusal>(&body).ok()).map(|body| body.error);
     let reason = reason.or(said).unwrap_or_else(|| format!("answered {status} without a result"));
+    // The owner's limits may be narrower than ours. That is no reason to try again.
+    match (status.as_u16(), limit) {
+        (400, Some(limit)) => return Error::KeyTooLong { limit },
+        (413, _) => return Error::TooLarge(reason),
+        _ => {}
+    }
     Error::unavailable(owner, reason, applied)
 }

@@ -34,7 +34,7 @@ pub struct RollCall {
 
 /// How the roll call stands.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Roll {
     /// All are there and agree.
     Complete {
         /// Some have served without this start of this node: what it held before is lost.
@@ -57,10 +57,9 @@ impl RollCall {
         Self { own: own.clone(), own_instance: own_instance.to_owned(), view: hello_view(view), greetings }
     }
 
-    /// The nodes that have not agreed yet.
-    pub fn open(&self) -> Vec<Address> {
-        let open = self.greetings.iter().filter(|(_, greeting)| !matches!(greeting, Greeting::Agrees { .. }));
-        open.map(|(node, _)| node.clone()).collect()
+    /// The nodes to ask. All of them, in each round: one that agreed a while ago may be gone.
+    pub fn others(&self) -> Vec<Address> {
+        self.greetings.keys().cloned().collect()
     }
 
     /// Notes what a node answered.
@@ -90,7 +89,7 @@ impl RollCall {
     }
 
     /// How it stands now.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> Roll {
         let mut started_again = false;
         let mut instances = BTreeMap::from([(self.own.clone(), self.own_instance.clone())]);
         let mut problems = Vec::new();
@@ -107,9 +106,9 @@ impl RollCall {
             }
         }
         if problems.is_empty() {
-            Standing::Complete { started_again, instances }
+            Roll::Complete { started_again, instances }
         } else {
-            Standing::Incomplete(problems)
+            Roll::Incomplete(problems)
         }
     }
 }
@@ -143,25 +142,25 @@ mod tests {
         let view = View::first(&nodes("a,b,c"), 1).unwrap();
         let [a, b, c] = nodes("a,b,c").try_into().unwrap();
         let mut call = RollCall::new(&a, "a-2", &view);
-        assert_eq!(call.open(), [b.clone(), c.clone()]);
+        assert_eq!(call.others(), [b.clone(), c.clone()]);
 
         call.note(&b, Ok::<_, String>(hello("b", "a,b,c", Some("a-2"))));
         call.note(&c, Err::<Hello, _>("refused"));
-        let Standing::Incomplete(problems) = call.standing() else { panic!("c is missing") };
+        let Roll::Incomplete(problems) = call.standing() else { panic!("c is missing") };
         assert_eq!(problems, ["waiting for c:13800 (refused)"]);
 
         call.note(&c, Ok::<_, String>(hello("c", "a,c,b", Some("a-2"))));
-        let Standing::Incomplete(problems) = call.standing() else { panic!("c differs") };
+        let Roll::Incomplete(problems) = call.standing() else { panic!("c differs") };
         assert!(problems[0].contains("c:13800 differs: its view is a:13800,c:13800,b:13800"), "{problems:?}");
 
         call.note(&c, Ok::<_, String>(hello("x", "a,b,c", None)));
-        assert_eq!(call.open(), std::slice::from_ref(&c));
+        assert!(matches!(call.standing(), Roll::Incomplete(_)));
 
         call.note(&c, Ok::<_, String>(hello("c", "a,b,c", None)));
         let instances = nodes("a,b,c").into_iter().zip(["a-2", "b-1", "c-1"].map(str::to_owned)).collect();
-        assert_eq!(call.standing(), Standing::Complete { started_again: false, instances });
+        assert_eq!(call.standing(), Roll::Complete { started_again: false, instances });
 
         call.note(&c, Ok::<_, String>(hello("c", "a,b,c", Some("a-1"))));
-        assert!(matches!(call.standing(), Standing::Complete { started_again: true, .. }));
+        assert!(matches!(call.standing(), Roll::Complete { started_again: true, .. }));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
+use crate::budget::Budget;
 use crate::config::{Config, Limits, Role};
 use crate::error::Error;
 use crate::model::address::Address;
@@ -25,9 +26,12 @@ pub struct Node {
     pub store: Store,
     /// The other nodes.
     pub peers: Peers,
-    /// The random id of this start of the node: others know by it whether it was started again, and a follower
-    /// finds its own trace in a request.
+    /// The memory for large bodies and answers.
+    pub budget: Budget,
+    /// The random id of this start of the node: others know by it whether it was started again.
     pub instance: String,
+    /// The random id by which a follower finds its own trace in a request; nobody else is told.
+    pub trace: String,
     standing: RwLock<Arc<Standing>>,
     stopping: AtomicBool,
 }
@@ -79,7 +83,9 @@ impl Node {
             limits: config.limits.clone(),
             store: Store::new(),
             peers: Peers::new(),
+            budget: Budget::new(config.server.large_memory),
             instance: format!("{:016x}", rand::random::<u64>()),
+            trace: format!("{:016x}", rand::random::<u64>()),
             standing: RwLock::new(Arc::new(standing)),
             stopping: AtomicBool::new(false),
         }

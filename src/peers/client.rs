@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -215,7 +215,9 @@ pub fn read_body(response: Response<Body>, limit: u64) -> Result<Vec<u8>, NoAnsw
     match reader.read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
         Err(error) => {
-            Err(NoAnswer { kind: NoAnswerKind::Broken, reason: format!("the answer broke off: {error}") })
+            let late = error.kind() == io::ErrorKind::TimedOut;
+            let kind = if late { NoAnswerKind::Late } else { NoAnswerKind::Broken };
+            Err(NoAnswer { kind, reason: format!("the answer broke off: {error}") })
         }
     }
 }

@@ -73,8 +73,10 @@ impl Connector for NodeConnector {
         _: Option<()>,
     ) -> Result<Option<NodeTransport>, ureq::Error> {
         let mut failed = io::ErrorKind::AddrNotAvailable;
+        // A name that stands for several addresses is given no more time than one.
+        let deadline = Deadline::after(now(), CONNECT_TIMEOUT.min(*details.timeout.after));
         for address in &details.addrs {
-            match open(*address) {
+            match open(*address, deadline.left().max(Duration::from_millis(1))) {
                 Ok(stream) => {
                     let config = details.config;
                     let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
@@ -95,8 +97,8 @@ impl Connector for NodeConnector {
     }
 }
 
-fn open(node: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&node, CONNECT_TIMEOUT)?;
+fn open(node: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&node, timeout)?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -123,8 +125,7 @@ impl NodeTransport {
         }
         let deadline = Deadline::after(now(), (*timeout.after).min(LONGEST_WAIT));
         loop {
-            let slice = if *timeout.after < SILENCE { *timeout.after } else { SILENCE };
-            self.set_timeout(slice)?;
+            self.set_timeout(SILENCE.min(deadline.left()))?;
             match step(self) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -142,10 +143,8 @@ impl NodeTransport {
     }
 
     fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
-        // A deadline shrinks with every call; setting the socket's timeout anew for each would be two system
-        // calls per exchange. Only a slice shorter than what is set, by a quarter or more, matters.
-        if self.timeout.is_zero() || timeout < self.timeout * 3 / 4 || timeout > self.timeout {
-            let timeout = timeout.max(Duration::from_millis(1));
+        let timeout = timeout.max(Duration::from_millis(1));
+        if timeout != self.timeout {
             self.stream.set_read_timeout(Some(timeout))?;
             self.stream.set_write_timeout(Some(timeout))?;
             self.timeout = timeout;

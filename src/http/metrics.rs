@@ -9,8 +9,8 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::http::lanes::LaneId;
-use crate::http::routes::Route;
+use super::lanes::LaneId;
+use super::routes::Route;
 use crate::http::sockets;
 
 /// Bounds of the latency histogram, in seconds.
@@ -42,6 +42,7 @@ pub struct Metrics {
 
 struct Gauges {
     queued: IntGaugeVec,
+    parked: IntGauge,
     connections: IntGauge,
     busy: IntGauge,
     pairs: IntGauge,
@@ -55,6 +56,8 @@ struct Gauges {
 pub struct Sample {
     /// How much waits in each lane.
     pub queued: Vec<(LaneId, usize)>,
+    /// How many wait for their turn at another node.
+    pub parked: usize,
     /// How many connections have a request in progress.
     pub busy: usize,
     /// Pairs held.
@@ -167,6 +170,7 @@ impl Gauges {
         registry.register(Box::new(queued.clone())).expect("registered once");
         Self {
             queued,
+            parked: gauge("evenkv_parked_requests", "Requests that wait for their turn at another node"),
             connections: gauge("evenkv_connections", "Connections of clients and other nodes to this node"),
             busy: gauge("evenkv_connections_busy", "Connections with a request in progress"),
             pairs: gauge("evenkv_pairs", "Pairs held"),
@@ -181,6 +185,7 @@ impl Gauges {
         for (lane, count) in &sample.queued {
             self.queued.with_label_values(&[lane.name(follower)]).set(signed(*count as u64));
         }
+        self.parked.set(signed(sample.parked as u64));
         self.busy.set(signed(sample.busy as u64));
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
@@ -218,7 +223,8 @@ mod tests {
         metrics.answered(LaneId::Client, 0, 200, Duration::from_millis(2));
         metrics.answered(LaneId::Health, 7, 299, Duration::ZERO);
         metrics.shed(LaneId::Forwarded);
-        let sample = Sample { queued: vec![(LaneId::Client, 3)], busy: 1, pairs: 2, bytes: 5, port: 1 };
+        let sample =
+            Sample { queued: vec![(LaneId::Client, 3)], parked: 0, busy: 1, pairs: 2, bytes: 5, port: 1 };
         let text = String::from_utf8(metrics.render(&sample)).unwrap();
         for line in [
             "evenkv_requests_total{lane=\"client\",route=\"keys\",status=\"200\"} 2",

@@ -238,8 +238,8 @@ fn pipelined_requests_are_answered_in_order() {
     for number in 0..100 {
         client.put(&format!("/kv-store/keys/p{number}"), format!("{{\"value\":{number}}}"));
     }
-    let requests: String =
-        (0..100).map(|number| format!("GET /kv-store/keys/p{number} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
+    let request = |number| format!("GET /kv-store/keys/p{number} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let requests = (0..100).map(request).collect::<Vec<_>>().concat();
     client.send(requests.as_bytes()).expect("the requests are taken");
     for number in 0..100 {
         let answer = client.receive("GET").expect("an answer to each");

@@ -160,18 +160,18 @@ fn digits(value: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn framing(headers: &[(&str, &str)], version: HTTPVersion) -> Framing {
+    fn framing(headers: &[(&str, &str)], version: &HTTPVersion) -> Framing {
         let header = |(name, value): &(&str, &str)| Header::from_bytes(name.as_bytes(), value.as_bytes());
         let headers: Result<Vec<Header>, ()> = headers.iter().map(header).collect();
-        Framing::read(&headers.unwrap(), &version)
+        Framing::read(&headers.unwrap(), version)
     }
 
     #[test]
     fn only_what_can_be_read_in_one_way_is_accepted() {
+        type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade, expect: false };
         let undrained = |undrained| Framing::Refused { reason: String::new(), undrained };
         let refused = || undrained(None);
-        type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let table: &[Row] = &[
             (&[("Host", "x")], Framing::Empty),
             (&[("content-length", "0")], Framing::Empty),
@@ -206,14 +206,14 @@ mod tests {
             (&[("Transfer-Encoding", "chunked"), ("Connection", "upgrade")], refused()),
         ];
         for (headers, wanted) in table {
-            let got = match framing(headers, HTTPVersion(1, 1)) {
+            let got = match framing(headers, &HTTPVersion(1, 1)) {
                 Framing::Refused { undrained: length, .. } => undrained(length),
                 accepted => accepted,
             };
             assert_eq!(got, *wanted, "{headers:?}");
         }
         for old in [HTTPVersion(1, 0), HTTPVersion(0, 9)] {
-            let chunked = framing(&[("Transfer-Encoding", "chunked")], old);
+            let chunked = framing(&[("Transfer-Encoding", "chunked")], &old);
             assert!(matches!(chunked, Framing::Refused { undrained: None, .. }), "{chunked:?}");
         }
     }

@@ -117,7 +117,9 @@ fn probe(node: &Node, kept: &mut Http, watched: &Mutex<Watched>, (started, asks_
                 Ok(answer) if right.contains(&answer.status) => watched.answers += 1,
                 Ok(answer) => watched.failures.push(format!("{question}: {}", answer.status)),
                 Err(error) => {
-                    watched.failures.push(format!("{question}, asked after {at:.0?}: {error} after {took:?}"))
+                    watched
+                        .failures
+                        .push(format!("{question}, asked after {at:.0?}: {error} after {took:?}"));
                 }
             }
             let worst = watched.worst.entry(question).or_default();

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use attack::{PROMPT, connect, receive_status};
+use attack::{connect, prompt, receive_status};
 use support::cluster::Cluster;
 use support::node::Node;
 
@@ -49,7 +49,7 @@ fn burst(round: usize, addresses: &[&str]) {
         let status = receive_status(stream);
         let took = started.elapsed();
         assert!(
-            matches!(status, Ok(200 | 201)) && took < PROMPT,
+            matches!(status, Ok(200 | 201)) && took < prompt(),
             "round {round}, connection {number}: {status:?} after {took:?}"
         );
     }

@@ -68,8 +68,11 @@ impl Framing {
         let mut seen = Seen::default();
         for header in headers {
             let value = header.value.as_str();
-            seen.too_long |= value.len() > LONGEST_TEXT;
-            seen.broken_line |= !seen.too_long && value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+            if value.len() > LONGEST_TEXT {
+                seen.fault = Some("A header is too long: allowed are 262144 bytes");
+            } else if value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+                seen.fault = Some("A header has a line break or NUL in its value: end each line with CR LF");
+            }
             // Four headers in all of HTTP matter here; their lengths alone rule out nearly every other.
             let field = &header.field;
             match field.as_str().len() {
@@ -91,8 +94,8 @@ impl Framing {
 
 #[derive(Default)]
 struct Seen<'a> {
-    too_long: bool,
-    broken_line: bool,
+    /// What is wrong with the text of a header, whatever it means.
+    fault: Option<&'static str>,
     lengths: usize,
     length: Option<&'a str>,
     encodings: usize,
@@ -114,11 +117,10 @@ impl<'a> Seen<'a> {
 
     fn judge(&self, old_version: bool) -> Result<Framing, &'static str> {
         let Self { upgrade, expect, .. } = *self;
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
         match (self.length, self.encoding) {
-            _ if self.too_long => Err("A header is too long: allowed are 262144 bytes"),
-            _ if self.broken_line => {
-                Err("A header has a line break or NUL in its value: end each line with CR LF")
-            }
             (None, None) => Ok(Framing::Empty),
             (Some(_), Some(_)) => {
                 Err("Content-Length and Transfer-Encoding contradict each other: send one of them")
@@ -160,18 +162,18 @@ fn digits(value: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn framing(headers: &[(&str, &str)], version: HTTPVersion) -> Framing {
+    fn framing(headers: &[(&str, &str)], version: &HTTPVersion) -> Framing {
         let header = |(name, value): &(&str, &str)| Header::from_bytes(name.as_bytes(), value.as_bytes());
         let headers: Result<Vec<Header>, ()> = headers.iter().map(header).collect();
-        Framing::read(&headers.unwrap(), &version)
+        Framing::read(&headers.unwrap(), version)
     }
 
     #[test]
     fn only_what_can_be_read_in_one_way_is_accepted() {
+        type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade, expect: false };
         let undrained = |undrained| Framing::Refused { reason: String::new(), undrained };
         let refused = || undrained(None);
-        type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let table: &[Row] = &[
             (&[("Host", "x")], Framing::Empty),
             (&[("content-length", "0")], Framing::Empty),
@@ -206,14 +208,14 @@ mod tests {
             (&[("Transfer-Encoding", "chunked"), ("Connection", "upgrade")], refused()),
         ];
         for (headers, wanted) in table {
-            let got = match framing(headers, HTTPVersion(1, 1)) {
+            let got = match framing(headers, &HTTPVersion(1, 1)) {
                 Framing::Refused { undrained: length, .. } => undrained(length),
                 accepted => accepted,
             };
             assert_eq!(got, *wanted, "{headers:?}");
         }
         for old in [HTTPVersion(1, 0), HTTPVersion(0, 9)] {
-            let chunked = framing(&[("Transfer-Encoding", "chunked")], old);
+            let chunked = framing(&[("Transfer-Encoding", "chunked")], &old);
             assert!(matches!(chunked, Framing::Refused { undrained: None, .. }), "{chunked:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! The server to compare with: tiny_http and nothing else, with the two things that no server on it can do without,
+//! The server to compare with: `tiny_http` and nothing else, with the two things that no server on it can do without,
 //! the kicker (or connections starve) and `TCP_NODELAY`.
 
 use std::io;
@@ -13,7 +13,7 @@ use evenkv::threads;
 use tiny_http::{Method, Response, Server, StatusCode};
 
 /// As long as a node's; nobody is idle here.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What the bare server answers.
 #[derive(Args)]

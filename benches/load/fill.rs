@@ -1,6 +1,6 @@
 //! Putting in many pairs, as clients do: on several connections, one request at a time on each.
 //!
-//! How the requests come matters for the memory per pair: tiny_http takes and frees some memory for each, and a pair
+//! How the requests come matters for the memory per pair: `tiny_http` takes and frees some memory for each, and a pair
 //! that is put into a place that was just freed leaves a rest which is too small for anything.
 
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! Load on a node and on a cluster, beside a bare tiny_http server in the same run, and the memory that pairs take.
+//! Load on a node and on a cluster, beside a bare `tiny_http` server in the same run, and the memory that pairs take.
 //!
 //! The servers take turns, so that whatever else the machine does meanwhile touches all of them; what counts are
 //! ratios of medians, and CPU time per request. wrk, on the same machine, takes its part of the processors, too.

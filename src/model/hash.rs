@@ -26,7 +26,6 @@ impl KeyHash {
     }
 
     /// The upper half, for the choice of the stripe.
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half is what is asked for")]
     pub fn high(self) -> u64 {
         (self.0 >> u64::BITS) as u64
     }

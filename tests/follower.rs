@@ -381,7 +381,9 @@ fn two_followers_of_each_other_are_told_at_once() {
         let mut all = vec![("FORWARDING_ADDRESS", here.address())];
         all.extend_from_slice(&settings);
         let there = Node::start(&there, &all);
-        there.wait_live();
+        // Each takes the other for its main; the first one has seen it down until now.
+        here.wait_ready();
+        there.wait_ready();
         for node in [&here, &there] {
             check_loop(node, 1);
             check_loop(node, 8);

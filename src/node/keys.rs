@@ -140,7 +140,9 @@ impl Node {
 
     /// Takes memory for the value that another node is about to send.
     fn make_room(&self, owner: &Peer, response: &Response<Body>) -> Result<(u64, Option<Permit>), Error> {
-        let Some(length) = response.body().content_length() else {
+        // Not asked of the body: one of length 0 says that it has none.
+        let length = header(response.headers(), "content-length").and_then(|length| length.parse().ok());
+        let Some(length) = length else {
             return Err(Error::unavailable(owner.address(), "its answer has no length", Applied::Unknown));
         };
         if length <= LARGE_VALUE {

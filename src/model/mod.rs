@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod hash;
+pub mod pages;
 pub mod pair;
 pub mod store;
 pub mod view;

@@ -1,12 +1,11 @@
-//! A key with its value, as the map holds it.
+//! A large key and value, as the map holds them; small ones lie in [`super::pages`].
 
 use triomphe::{Arc, ThinArc};
 
 /// A key, the raw JSON text of its value, and its version, in one shared allocation.
 ///
 /// A reader clones the handle (one pointer) and lets go of the stripe lock before it copies anything, so a
-/// large value never holds up a writer. Nothing that can be derived is stored: the hash is computed again
-/// when a stripe grows.
+/// large value never holds up a writer.
 #[derive(Clone)]
 pub struct Pair(ThinArc<Head, u8>);
 

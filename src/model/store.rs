@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use parking_lot::RwLock;
 
 use super::hash::KeyHash;
+use super::pages::{Pages, Place, Record, SMALL_BYTES};
 use super::pair::Pair;
 
 /// Enough stripes that threads seldom meet at one lock.
@@ -30,10 +30,44 @@ pub struct Store {
     versions: AtomicU64,
 }
 
+/// Small pairs lie in pages and large ones by themselves; a key is in one of the two tables at most.
 #[derive(Default)]
 struct Stripe {
-    pairs: HashTable<Pair>,
+    small: HashTable<Place>,
+    pages: Pages,
+    large: HashTable<Pair>,
     bytes: u64,
+}
+
+/// A pair that was read.
+pub enum Held {
+    /// A copy of a small one.
+    Small {
+        /// The version: greater than that of every earlier pair with this key.
+        version: u64,
+        /// The raw JSON text of the value.
+        value: Box<[u8]>,
+    },
+    /// A handle on a large one.
+    Large(Pair),
+}
+
+impl Held {
+    /// The raw JSON text of the value.
+    pub fn value(&self) -> &[u8] {
+        match self {
+            Self::Small { value, .. } => value,
+            Self::Large(pair) => pair.value(),
+        }
+    }
+
+    /// The version: greater than that of every earlier pair with this key.
+    pub fn version(&self) -> u64 {
+        match self {
+            Self::Small { version, .. } => *version,
+            Self::Large(pair) => pair.version(),
+        }
+    }
 }
 
 /// How much a store holds.
@@ -59,52 +93,50 @@ impl Store {
     }
 
     /// The pair of a key.
-    pub fn get(&self, hash: KeyHash, key: &[u8]) -> Option<Pair> {
+    pub fn get(&self, hash: KeyHash, key: &[u8]) -> Option<Held> {
         let stripe = self.stripe(hash).read();
-        stripe.pairs.find(hash.low(), |pair| pair.key() == key).cloned()
+        if let Some(place) = stripe.small.find(hash.low(), |place| stripe.pages.record(*place).key == key) {
+            let record = stripe.pages.record(*place);
+            return Some(Held::Small { version: record.version, value: record.value.into() });
+        }
+        stripe.large.find(hash.low(), |pair| pair.key() == key).cloned().map(Held::Large)
     }
 
     /// Inserts or replaces a pair; true where one was replaced.
     pub fn put(&self, hash: KeyHash, key: &[u8], value: &[u8]) -> bool {
-        let mut pair = Pair::new(key, value);
-        let mut guard = self.stripe(hash).write();
-        let stripe = &mut *guard;
-        // The value was copied before the lock was taken, the version is drawn under it: so the order of
-        // versions is the order in which writers of one key passed the lock.
-        pair.set_version(self.next_version());
-        let old = match stripe.pairs.entry(hash.low(), |held| held.key() == key, rehash) {
-            Entry::Occupied(mut held) => {
-                stripe.bytes += pair.size() as u64;
-                stripe.bytes -= held.get().size() as u64;
-                Some(std::mem::replace(held.get_mut(), pair))
-            }
-            Entry::Vacant(place) => {
-                stripe.bytes += pair.size() as u64;
-                place.insert(pair);
-                None
-            }
+        // A large value is copied before the lock is taken, and an old one is freed after it is let go.
+        let large = (key.len() + value.len() > SMALL_BYTES).then(|| Pair::new(key, value));
+        let mut stripe = self.stripe(hash).write();
+        // The version is drawn under the lock: so the order of versions is the order in which writers of one key
+        // passed the lock.
+        let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
+        let (replaced, old) = match large {
+            Some(pair) => stripe.put_large(hash, pair, version),
+            None => stripe.put_small(hash, &Record { version, key, value }),
         };
-        // The old pair is freed after the lock is let go.
-        drop(guard);
-        old.is_some()
+        stripe.bytes += (key.len() + value.len()) as u64;
+        drop(stripe);
+        drop(old);
+        replaced
     }
 
     /// Deletes a key; true where it was there.
     pub fn delete(&self, hash: KeyHash, key: &[u8]) -> bool {
         let mut stripe = self.stripe(hash).write();
-        let Ok(held) = stripe.pairs.find_entry(hash.low(), |pair| pair.key() == key) else { return false };
-        let (old, _) = held.remove();
-        stripe.bytes -= old.size() as u64;
+        let was_small = stripe.remove_small(hash, key);
+        let old = if was_small { None } else { stripe.remove_large(hash, key) };
         drop(stripe);
-        drop(old);
-        true
+        was_small || old.is_some()
     }
 
     /// How much is held now: exact for each stripe at the moment it is looked at.
     pub fn size(&self) -> Size {
         self.stripes.iter().fold(Size::default(), |sum, stripe| {
             let stripe = stripe.read();
-            Size { pairs: sum.pairs + stripe.pairs.len() as u64, bytes: sum.bytes + stripe.bytes }
+            Size {
+                pairs: sum.pairs + (stripe.small.len() + stripe.large.len()) as u64,
+                bytes: sum.bytes + stripe.bytes,
+            }
         })
     }
 
@@ -112,9 +144,68 @@ impl Store {
         let after = self.starts.partition_point(|start| *start <= hash.high());
         &self.stripes[after - 1]
     }
+}
 
-    fn next_version(&self) -> u64 {
-        self.versions.fetch_add(1, Ordering::Relaxed) + 1
+impl Stripe {
+    /// Whether a pair was replaced, and the old one where it was large.
+    fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
+        let Self { small, pages, .. } = self;
+        if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
+            self.bytes -= (record.key.len() + pages.record(*place).value.len()) as u64;
+            if !pages.overwrite(*place, record.version, record.value) {
+                pages.release(*place);
+                *place = pages.append(record);
+                self.tidy();
+            }
+            return (true, None);
+        }
+        let place = pages.append(record);
+        small.insert_unique(hash.low(), place, |place| KeyHash::of(pages.record(*place).key).low());
+        self.tidy();
+        let old = self.remove_large(hash, record.key);
+        (old.is_some(), old)
+    }
+
+    /// Whether a pair was replaced, and the old one where it was large.
+    fn put_large(&mut self, hash: KeyHash, mut pair: Pair, version: u64) -> (bool, Option<Pair>) {
+        pair.set_version(version);
+        let was_small = self.remove_small(hash, pair.key());
+        let old = self.remove_large(hash, pair.key());
+        self.large.insert_unique(hash.low(), pair, |pair| KeyHash::of(pair.key()).low());
+        (was_small || old.is_some(), old)
+    }
+
+    fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
+        let Self { small, pages, .. } = self;
+        let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
+            return false;
+        };
+        let (place, _) = held.remove();
+        self.bytes -= (key.len() + pages.record(place).value.len()) as u64;
+        pages.release(place);
+        self.tidy();
+        true
+    }
+
+    fn remove_large(&mut self, hash: KeyHash, key: &[u8]) -> Option<Pair> {
+        let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
+        let (old, _) = held.remove();
+        self.bytes -= old.size() as u64;
+        Some(old)
+    }
+
+    /// Empties pages of which less than half lives. A record lives while the table refers to it.
+    fn tidy(&mut self) {
+        while let Some(page) = self.pages.next_sparse() {
+            for place in self.pages.places(page) {
+                let Record { version, key, value } = self.pages.record(place);
+                let low = KeyHash::of(key).low();
+                let Some(slot) = self.small.find_mut(low, |slot| *slot == place) else { continue };
+                let (key, value) = (key.to_vec(), value.to_vec());
+                *slot = self.pages.append(&Record { version, key: &key, value: &value });
+            }
+            self.pages.free(page);
+        }
     }
 }
 
@@ -130,10 +221,6 @@ fn stripe_starts() -> Box<[u64]> {
         u64::try_from(start).expect("less than the whole is before a stripe")
     };
     (0..STRIPES).map(&mut start).collect()
-}
-
-fn rehash(pair: &Pair) -> u64 {
-    KeyHash::of(pair.key()).low()
 }
 
 #[cfg(test)]
@@ -182,7 +269,7 @@ mod tests {
         let store = Store::new();
         store.put(KeyHash(0), b"first", b"1");
         store.put(KeyHash(u128::MAX), b"last", b"2");
-        let pairs = |stripe: usize| store.stripes[stripe].read().pairs.len();
+        let pairs = |stripe: usize| store.stripes[stripe].read().small.len();
         assert_eq!((pairs(0), pairs(STRIPES as usize - 1)), (1, 1));
     }
 
@@ -197,22 +284,46 @@ mod tests {
         assert!(store.get(hash, b"c").is_none());
     }
 
+    /// Keys that meet in the first stripe, so that its pages fill and are emptied.
+    fn neighbours() -> Vec<Vec<u8>> {
+        let end = stripe_starts()[1];
+        let keys = (0_u32..).map(|number| number.to_string().into_bytes());
+        keys.filter(|key| KeyHash::of(key).high() < end).take(24).collect()
+    }
+
     proptest! {
         #[test]
-        fn it_behaves_like_a_map(steps in prop::collection::vec((0_u8..3, 0_u8..20, prop::collection::vec(any::<u8>(), 0..9)), 0..200)) {
-            let store = Store::new();
+        fn it_behaves_like_a_map(
+            steps in prop::collection::vec(
+                (0_u8..4, 0_usize..24, prop_oneof![0_usize..9, 900_usize..1100, 1900_usize..2200]),
+                0..400,
+            )
+        ) {
+            let (store, keys) = (Store::new(), neighbours());
             let mut map: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
-            for (step, key, value) in steps {
-                let key = [key].repeat(usize::from(key % 3));
+            for (number, (step, key, length)) in steps.into_iter().enumerate() {
+                let key = keys[key].clone();
                 let hash = KeyHash::of(&key);
+                let value = [number.to_le_bytes()[0]].repeat(length);
                 match step {
-                    0 => prop_assert_eq!(store.put(hash, &key, &value), map.insert(key, value).is_some()),
-                    1 => prop_assert_eq!(store.delete(hash, &key), map.remove(&key).is_some()),
-                    _ => prop_assert_eq!(store.get(hash, &key).map(|pair| pair.value().to_vec()), map.get(&key).cloned()),
+                    0 | 1 => prop_assert_eq!(store.put(hash, &key, &value), map.insert(key, value).is_some()),
+                    2 => prop_assert_eq!(store.delete(hash, &key), map.remove(&key).is_some()),
+                    _ => prop_assert_eq!(
+                        store.get(hash, &key).map(|held| held.value().to_vec()),
+                        map.get(&key).cloned()
+                    ),
                 }
                 let bytes = map.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
                 prop_assert_eq!(store.size(), Size { pairs: map.len() as u64, bytes });
             }
+            for (key, value) in &map {
+                let held = store.get(KeyHash::of(key), key);
+                prop_assert_eq!(held.as_ref().map(Held::value), Some(value.as_slice()));
+            }
+            // What is dead does not pile up: at most half of each page, and the open page.
+            let stripe = store.stripes[0].read();
+            let live: usize = map.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+            prop_assert!(stripe.pages.capacity() <= live * 3 + 2 * 16 * 1024, "{}", stripe.pages.capacity());
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
-use crate::model::pair::Pair;
+use crate::model::store::Held;
 use crate::peers::client::{NoAnswer, Patience, Peer, read_body};
 use crate::wire::{self, KeyResult};
 
@@ -40,7 +40,7 @@ pub struct Outcome {
 /// A value that was read.
 pub enum Value {
     /// From this node's own map.
-    Stored(Pair),
+    Stored(Held),
     /// From another node.
     Received {
         /// The raw JSON text.
@@ -54,7 +54,7 @@ impl Value {
     /// The raw JSON text.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Stored(pair) => pair.value(),
+            Self::Stored(held) => held.value(),
             Self::Received { bytes, .. } => bytes,
         }
     }
@@ -102,7 +102,7 @@ impl Node {
     pub fn run_here(&self, hash: KeyHash, key: &[u8], operation: Operation) -> Outcome {
         let (result, value) = match operation {
             Operation::Get => match self.store.get(hash, key) {
-                Some(pair) => (KeyResult::Found, Some(Value::Stored(pair))),
+                Some(held) => (KeyResult::Found, Some(Value::Stored(held))),
                 None => (KeyResult::Absent, None),
             },
             Operation::Put(value) if self.store.put(hash, key, value) => (KeyResult::Updated, None),

@@ -5,8 +5,8 @@
 //! is put with the late ones, which one thread looks at in turn: most end when their client goes away.
 //!
 //! A stream may be dropped only at its end. tiny_http's drop reads the rest of the declared length itself, for as long
-//! as the client likes, through one buffer of that size; and where such a buffer cannot be had, the process aborts. So
-//! (One thread drops them all: many such buffers at one time, or in the arenas of many threads, would be much memory.) So
+//! as the client likes, through one buffer of that size; and where such a buffer cannot be had, the process aborts. One
+//! thread drops them all, since many such buffers at one time would be much memory, and
 //! streams that declare more than [`DROPPABLE`] bytes, and those that find no place here, are forgotten instead:
 //! each costs a parked thread of tiny_http, two descriptors and some 23 KB until the process ends, and is counted.
 

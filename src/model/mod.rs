@@ -5,6 +5,12 @@
 
 pub mod address;
 pub mod hash;
+pub mod range;
+pub mod ownership;
+pub mod view;
+mod membership;
+mod balance;
+mod runs;
+pub mod plan;
 pub mod pair;
 pub mod store;
-pub mod view;

@@ -109,10 +109,13 @@ fn weigh(pieces: &[Piece], needs: &Needs, index: usize, to: usize, at_end: bool)
     }
     let before = index.checked_sub(1).map(|before| pieces[before].owner);
     let after = pieces.get(index + 1).map(|after| after.owner);
-    let changes = |neighbour: Option<usize>, owner: usize| i64::from(neighbour.is_some_and(|other| other != owner));
+    let changes =
+        |neighbour: Option<usize>, owner: usize| i64::from(neighbour.is_some_and(|other| other != owner));
     let gift = Gift { piece: index, to, amount, at_end };
     if amount == piece.weight() {
-        let added = changes(before, to) + changes(after, to) - changes(before, piece.owner) - changes(after, piece.owner);
+        let added = changes(before, to) + changes(after, to)
+            - changes(before, piece.owner)
+            - changes(after, piece.owner);
         return Some(((added, false, false, amount), gift));
     }
     let (near, far) = if at_end { (after, before) } else { (before, after) };

@@ -21,7 +21,8 @@ impl Membership {
     /// keep most nodes, then those with most pairs.
     pub(super) fn new(old: &View, wanted: &[Address], repl_factor: usize, counts: &[u64]) -> Self {
         let size = wanted.len() / repl_factor;
-        let survivors = |shard: usize| old.shards[shard].replicas.iter().filter(|node| wanted.contains(node)).count();
+        let survivors =
+            |shard: usize| old.shards[shard].replicas.iter().filter(|node| wanted.contains(node)).count();
         let mut staying: Vec<usize> = (0..old.shards.len()).collect();
         if old.repl_factor == 1 && repl_factor == 1 {
             staying.retain(|shard| survivors(*shard) > 0);
@@ -89,7 +90,12 @@ mod tests {
     fn text(shards: &[Shard]) -> String {
         let host = |node: &Address| node.host().to_owned();
         let shard = |shard: &Shard| {
-            format!("{}={}@{}", shard.id, shard.replicas.iter().map(host).collect::<Vec<_>>().join("+"), shard.group)
+            format!(
+                "{}={}@{}",
+                shard.id,
+                shard.replicas.iter().map(host).collect::<Vec<_>>().join("+"),
+                shard.group
+            )
         };
         shards.iter().map(shard).collect::<Vec<_>>().join(" ")
     }
@@ -128,7 +134,13 @@ mod tests {
     #[test]
     fn the_number_of_a_group_that_went_is_not_used_again() {
         let mut view = View::first(&nodes("a,b"), 1).unwrap();
-        for (wanted, shards) in [("a", "1=a@1"), ("a,b", "1=a@1 2=b@3"), ("c,d", "1=c@4 2=d@5"), ("d", "1=d@5"), ("d,a", "1=d@5 2=a@6")] {
+        for (wanted, shards) in [
+            ("a", "1=a@1"),
+            ("a,b", "1=a@1 2=b@3"),
+            ("c,d", "1=c@4 2=d@5"),
+            ("d", "1=d@5"),
+            ("d,a", "1=d@5 2=a@6"),
+        ] {
             let got = Membership::new(&view, &nodes(wanted), 1, &vec![0; view.shards.len()]);
             assert_eq!(text(&got.shards), shards);
             (view.shards, view.next_group) = (got.shards, got.next_group);

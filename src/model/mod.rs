@@ -4,13 +4,13 @@
 //! the stripe lock of [`store::Store`].
 
 pub mod address;
-pub mod hash;
-pub mod range;
-pub mod ownership;
-pub mod view;
-mod membership;
 mod balance;
-mod runs;
-pub mod plan;
+pub mod hash;
+mod membership;
+pub mod ownership;
 pub mod pair;
+pub mod plan;
+pub mod range;
+mod runs;
 pub mod store;
+pub mod view;

@@ -133,8 +133,12 @@ pub fn plan<C: Census>(
     };
     let minimum = needs.surplus.iter().sum();
 
-    let piece = |(source, ((_, shard), pairs)): (usize, (&(HashRange, usize), &u64))| {
-        Piece { source, from: 0, to: *pairs, owner: sides.of(*shard), movable: true }
+    let piece = |(source, ((_, shard), pairs)): (usize, (&(HashRange, usize), &u64))| Piece {
+        source,
+        from: 0,
+        to: *pairs,
+        owner: sides.of(*shard),
+        movable: true,
     };
     let pieces = even_out(rows.iter().zip(&row_pairs).enumerate().map(piece).collect(), needs);
     let sparse = keys < SPARSE_PAIRS_PER_SHARD * sides.new as u64;
@@ -197,7 +201,8 @@ fn places<C: Census>(
         if all {
             wanted.extend((piece.from..piece.to).map(|rank| (rows[piece.source].1, piece.source, rank)));
         } else if piece.from > 0 {
-            wanted.extend([piece.from - 1, piece.from].map(|rank| (rows[piece.source].1, piece.source, rank)));
+            wanted
+                .extend([piece.from - 1, piece.from].map(|rank| (rows[piece.source].1, piece.source, rank)));
         }
     }
     let wanted: Vec<(usize, usize, u64)> = wanted.into_iter().collect();
@@ -251,4 +256,122 @@ fn moves(old: &View, view: &View, runs: &[Run], sides: &Sides) -> Vec<Move> {
 fn new_replicas(old: &View, view: &View, run: &Run) -> u64 {
     let before = &old.shards[run.origin].replicas;
     view.shards[run.owner].replicas.iter().filter(|node| !before.contains(node)).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Keys in the order of the space.
+    struct Keys(Vec<Point>);
+
+    impl Keys {
+        fn within(&self, range: &HashRange) -> Vec<Point> {
+            let inside = |key: &&Point| range.from <= **key && range.to.as_ref().is_none_or(|to| *key < to);
+            self.0.iter().filter(inside).cloned().collect()
+        }
+    }
+
+    impl Census for Keys {
+        type Error = Infallible;
+
+        fn counts(&mut self, _: usize, ranges: &[HashRange]) -> Result<Vec<u64>, Infallible> {
+            Ok(ranges.iter().map(|range| self.within(range).len() as u64).collect())
+        }
+
+        fn places(&mut self, _: usize, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, Infallible> {
+            let place = |(range, rank): &(HashRange, u64)| {
+                self.within(range)[usize::try_from(*rank).unwrap()].clone()
+            };
+            Ok(questions.iter().map(place).collect())
+        }
+    }
+
+    fn nodes(count: usize) -> Vec<Address> {
+        (1..=count).map(|n| format!("node{n}").parse().unwrap()).collect()
+    }
+
+    fn keys(count: u128) -> Keys {
+        Keys(
+            (0..count)
+                .map(|n| Point { hash: n * (u128::MAX / count) + 1000, key: b"k".as_slice().into() })
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn the_extra_pairs_stay_with_those_who_hold_most() {
+        let table: [(&[u64], &[u64]); 6] = [
+            (&[0], &[0]),
+            (&[7, 0], &[4, 3]),
+            (&[0, 7], &[3, 4]),
+            (&[3, 5, 3], &[4, 4, 3]),
+            (&[0, 1, 0], &[0, 1, 0]),
+            (&[4, 4, 0], &[3, 3, 2]),
+        ];
+        for (held, wanted) in table {
+            assert_eq!(targets(held.iter().sum(), held), wanted, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_between_two_shards_is_shifted_and_nothing_else() {
+        let old = View::first(&nodes(2), 1).unwrap();
+        let few = 2 * u128::from(SPARSE_PAIRS_PER_SHARD);
+        let mut census = keys(2 * few);
+        census.0.drain(..20);
+        let plan = plan(&old, &nodes(2), 1, &mut census).unwrap();
+        assert_eq!((plan.moves.len(), plan.moved, plan.minimum, plan.copied), (1, 10, 10, 10));
+        assert_eq!((plan.moves[0].from, plan.moves[0].to), (2, 1));
+        assert_eq!(plan.view.ownership.len(), 2);
+        let same = super::plan(&plan.view, &nodes(2), 1, &mut census).unwrap();
+        assert_eq!((same.moves.len(), same.view.ownership), (0, plan.view.ownership));
+    }
+
+    #[test]
+    fn where_there_are_hardly_any_pairs_the_space_is_even() {
+        for count in [0, 1, 3, 20] {
+            let mut census = keys(count);
+            let mut view = View::first(&nodes(1), 1).unwrap();
+            for shards in [4, 3, 7, 2, 5] {
+                let plan = plan(&view, &nodes(shards), 1, &mut census).unwrap();
+                assert_eq!(plan.moved, plan.minimum);
+                view = plan.view;
+                for shard in 0..shards {
+                    // Half-ranges, so that the end of the space is a number too.
+                    let width = |range: HashRange| {
+                        range.to.map_or(1 << 127, |to| to.hash >> 1) - (range.from.hash >> 1)
+                    };
+                    let width: u128 = view.ranges(shard).map(width).sum();
+                    let even = (1 << 127) / shards as u128;
+                    assert!(
+                        width.abs_diff(even) <= even / 7,
+                        "{count} pairs, shard {shard} of {shards}: {width} of {even}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_together_make_no_plan() {
+        struct Shifting(Keys);
+        impl Census for Shifting {
+            type Error = Infallible;
+
+            fn counts(&mut self, shard: usize, ranges: &[HashRange]) -> Result<Vec<u64>, Infallible> {
+                self.0.counts(shard, ranges)
+            }
+
+            fn places(&mut self, _: usize, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, Infallible> {
+                Ok(questions.iter().map(|_| Point::start()).collect())
+            }
+        }
+        let old = View::first(&nodes(2), 1).unwrap();
+        let got = plan(&old, &nodes(3), 1, &mut Shifting(keys(1000)));
+        assert_eq!(got, Err(PlanError::Inconsistent { shard: 0 }));
+        assert_eq!(plan(&old, &[], 1, &mut keys(1)), Err(PlanError::View(ViewError::Empty)));
+    }
 }

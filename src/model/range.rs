@@ -91,7 +91,8 @@ impl HashRange {
 
     /// Whether a key lies in the range.
     pub fn contains(&self, hash: KeyHash, key: &[u8]) -> bool {
-        self.from.is_at_or_before(hash, key) && !self.to.as_ref().is_some_and(|to| to.is_at_or_before(hash, key))
+        self.from.is_at_or_before(hash, key)
+            && !self.to.as_ref().is_some_and(|to| to.is_at_or_before(hash, key))
     }
 
     /// The first point as hexadecimal digits: 32, unless the cut falls between two keys of one hash.

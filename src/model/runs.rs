@@ -54,7 +54,12 @@ impl Sides {
 
 /// Turns pieces of rows, counted in pairs, into runs of the space; with `each_key` the gaps between the keys
 /// become runs of their own, and then all places must be known.
-pub(super) fn runs(rows: &[(HashRange, usize)], pieces: &[Piece], places: &Places, each_key: bool) -> Vec<Run> {
+pub(super) fn runs(
+    rows: &[(HashRange, usize)],
+    pieces: &[Piece],
+    places: &Places,
+    each_key: bool,
+) -> Vec<Run> {
     let mut runs = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         let cut = |piece: &Piece| match piece.from.checked_sub(1) {
@@ -128,7 +133,10 @@ pub(super) fn share_empty_space(runs: Vec<Run>, sides: &Sides) -> Vec<Run> {
     let target = |side: usize| if side < sides.new { part } else { 0 };
     let allowed = |side: usize| target(side) + target(side) / WIDTH_TOLERANCE;
     let needs = Needs {
-        surplus: (0..).zip(&width).map(|(side, width)| if *width > allowed(side) { width - target(side) } else { 0 }).collect(),
+        surplus: (0..)
+            .zip(&width)
+            .map(|(side, width)| if *width > allowed(side) { width - target(side) } else { 0 })
+            .collect(),
         deficit: (0..).zip(&width).map(|(side, width)| target(side).saturating_sub(*width)).collect(),
     };
     let mut shared: Vec<Run> = Vec::with_capacity(pieces.len());

@@ -12,8 +12,8 @@ use super::runs::{Places, Run, Sides, runs, share_empty_space};
 use super::view::{View, ViewError};
 
 /// With fewer pairs than this for each shard the plan evens out the space, too, as the pairs
-/// say little about it: the width that goes with so many of them is off by an eighth, typically.
-pub const SPARSE_PAIRS_PER_SHARD: u64 = 64;
+/// say little about it: the width that goes with so many of them is off by a quarter, typically.
+pub const SPARSE_PAIRS_PER_SHARD: u64 = 16;
 
 /// What the shards of a view hold, as of one moment for each of them.
 ///
@@ -347,7 +347,7 @@ mod tests {
                     let width: u128 = view.ranges(shard).map(width).sum();
                     let even = (1 << 127) / shards as u128;
                     assert!(
-                        width.abs_diff(even) <= even / 7,
+                        width.abs_diff(even) <= even / 4,
                         "{count} pairs, shard {shard} of {shards}: {width} of {even}"
                     );
                 }

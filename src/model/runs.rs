@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::balance::{Needs, Piece, even_out};
 use super::range::{HashRange, Point};
 
-/// A shard gives away empty space where it has more than its part by one in so many.
-const WIDTH_TOLERANCE: u64 = 8;
+/// Shards share out their empty space where one is off its even part by more than one in so many.
+const WIDTH_TOLERANCE: u64 = 4;
 
 /// Widths are counted in units of two to this power, so that the whole space is 2^63 of them.
 const UNIT_BITS: u32 = 65;
@@ -112,8 +112,8 @@ fn split_at_keys<'a>(
     }
 }
 
-/// Shares out what holds no pair: the space of shards that go must be somebody's, and shards that have much
-/// more of the space than others give of their empty parts. Owners are shards of the new view afterwards.
+/// Shares out what holds no pair: the space of shards that go must be somebody's, and where
+/// shards have far from equal parts of the space, those with more give of their empty parts. Owners are shards of the new view afterwards.
 pub(super) fn share_empty_space(runs: Vec<Run>, sides: &Sides) -> Vec<Run> {
     if runs.iter().all(|run| run.pairs > 0) {
         return runs;
@@ -131,11 +131,12 @@ pub(super) fn share_empty_space(runs: Vec<Run>, sides: &Sides) -> Vec<Run> {
     pieces.iter().for_each(|piece| width[piece.owner] += piece.to - piece.from);
     let part = (1 << 63) / sides.new as u64;
     let target = |side: usize| if side < sides.new { part } else { 0 };
-    let allowed = |side: usize| target(side) + target(side) / WIDTH_TOLERANCE;
+    let is_uneven = width[..sides.new].iter().any(|width| width.abs_diff(part) > part / WIDTH_TOLERANCE);
+    let gives = |side: usize| is_uneven || side >= sides.new;
     let needs = Needs {
         surplus: (0..)
             .zip(&width)
-            .map(|(side, width)| if *width > allowed(side) { width - target(side) } else { 0 })
+            .map(|(side, width)| if gives(side) { width.saturating_sub(target(side)) } else { 0 })
             .collect(),
         deficit: (0..).zip(&width).map(|(side, width)| target(side).saturating_sub(*width)).collect(),
     };

@@ -123,7 +123,7 @@ fn weigh(pieces: &[Piece], needs: &Needs, index: usize, to: usize, at_end: bool)
     // The rest goes to the neighbour on the other side where it fits, and then no cut is left of the piece.
     let closes = far.is_some_and(|far| far != to && far != piece.owner && needs.deficit[far] >= rest)
         && needs.surplus[piece.owner] >= piece.weight();
-    let added = 1 + changes(near, to) - changes(near, piece.owner) - if closes { 1 } else { 0 };
+    let added = 1 + changes(near, to) - changes(near, piece.owner) - i64::from(closes);
     // A part given far from the taker lies best beside a piece of somebody who gives, too: their next gift
     // is then beside the taker. And it is best cut from a large piece.
     let lonely = near.is_none_or(|near| near == piece.owner || needs.surplus[near] == 0);

@@ -9,7 +9,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 const HASH_KEY: (u64, u64) = (0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
 
 /// The place of a key in the space of 2^128 points: SipHash-1-3 with 128 bits of output
-/// (Aumasson and Bernstein, "SipHash: a fast short-input PRF").
+/// (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF").
 ///
 /// The first half of the output is the upper half of the number, so that ranges, stripes and the order of
 /// the space all go by the upper bits, and the table inside a stripe by the lower ones.

@@ -49,7 +49,9 @@ impl Membership {
         shards.sort_by_key(|(_, shard)| shard.id);
         let mut stays_as = vec![None; old.shards.len()];
         for (index, (from, _)) in shards.iter().enumerate() {
-            from.iter().for_each(|shard| stays_as[*shard] = Some(index));
+            if let Some(shard) = from {
+                stays_as[*shard] = Some(index);
+            }
         }
         let mut shards = shards.into_iter().map(|(_, shard)| shard).collect::<Vec<_>>();
         fill(&mut shards, wanted, repl_factor);
@@ -100,10 +102,12 @@ mod tests {
         shards.iter().map(shard).collect::<Vec<_>>().join(" ")
     }
 
+    /// First view, its factor, pairs per shard, wanted nodes, factor, and the shards as id=nodes@group.
+    type Row = (&'static str, usize, &'static [u64], &'static str, usize, &'static str);
+
     #[test]
     fn ids_are_kept_where_they_fit_and_replicas_where_they_are() {
-        // (first view, its factor, pairs per shard, wanted nodes, factor, shards as id=nodes@group)
-        let table: [(&str, usize, &[u64], &str, usize, &str); 15] = [
+        let table: [Row; 15] = [
             ("a,b", 1, &[5, 5], "a,b,c", 1, "1=a@1 2=b@2 3=c@3"),
             ("a,b", 1, &[5, 5], "c,b,a", 1, "1=a@1 2=b@2 3=c@3"),
             ("a,b,c", 1, &[5, 5, 5], "b,c", 1, "1=c@3 2=b@2"),

@@ -72,6 +72,7 @@ impl Ownership {
     }
 
     /// The same table with other numbers for the owners.
+    #[must_use = "the table itself is not changed"]
     pub fn renumbered(&self, number: impl Fn(usize) -> usize) -> Self {
         Self::new(self.starts.iter().map(|(from, owner)| (from.clone(), number(*owner))))
     }

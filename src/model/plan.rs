@@ -154,9 +154,17 @@ pub fn plan<C: Census>(
         next_group: membership.next_group,
     };
     let moves = moves(old, &view, &runs, &sides);
-    let moved = moves.iter().map(|gift| gift.pairs).sum();
     let copied = runs.iter().map(|run| run.pairs * new_replicas(old, &view, run)).sum();
-    Ok(Plan { view, moves, counts, targets, keys, moved, minimum, copied })
+    Ok(Plan {
+        moved: moves.iter().map(|step| step.pairs).sum(),
+        view,
+        moves,
+        counts,
+        targets,
+        keys,
+        minimum,
+        copied,
+    })
 }
 
 /// Asks how many pairs lie in each row, one question to each shard.

@@ -128,7 +128,9 @@ pub(super) fn share_empty_space(runs: Vec<Run>, sides: &Sides) -> Vec<Run> {
     };
     let pieces: Vec<Piece> = runs.iter().enumerate().map(piece).collect();
     let mut width = vec![0; sides.count()];
-    pieces.iter().for_each(|piece| width[piece.owner] += piece.to - piece.from);
+    for piece in &pieces {
+        width[piece.owner] += piece.to - piece.from;
+    }
     let part = (1 << 63) / sides.new as u64;
     let target = |side: usize| if side < sides.new { part } else { 0 };
     let is_uneven = width[..sides.new].iter().any(|width| width.abs_diff(part) > part / WIDTH_TOLERANCE);

@@ -33,7 +33,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let key = decode_key(encoded).map(|key| (KeyHash::of(&key), key));
     let owner = match &key {
-        Ok((hash, _)) => server.node.owner(*hash),
+        Ok((hash, key)) => server.node.owner(*hash, key),
         Err(_) => Owner::Here,
     };
     let more = |address: Option<&Address>| more_fields(address, causal);

@@ -266,7 +266,7 @@ impl Server {
         let path = routes::path(job.arrival.request.url());
         let Ok(Route::Key(encoded)) = routes::find(path, true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
-        self.node.owner(KeyHash::of(&key)).address().cloned()
+        self.node.owner(KeyHash::of(&key), &key).address().cloned()
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {

@@ -1,4 +1,4 @@
-//! Where a key lies in the hash space, and pieces of that space.
+//! Where a key lies in the hash space.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -9,7 +9,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 const HASH_KEY: (u64, u64) = (0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
 
 /// The place of a key in the space of 2^128 points: SipHash-1-3 with 128 bits of output
-/// (Aumasson and Bernstein, "SipHash: a fast short-input PRF").
+/// (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF").
 ///
 /// The first half of the output is the upper half of the number, so that ranges, stripes and the order of
 /// the space all go by the upper bits, and the table inside a stripe by the lower ones.
@@ -43,27 +43,6 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// A half-open piece of the hash space: `from` belongs to it, the point after `last` does not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HashRange {
-    /// The first point of the range.
-    pub from: u128,
-    /// The last point of the range, at least `from`.
-    pub last: u128,
-}
-
-impl HashRange {
-    /// The first point as 32 hexadecimal digits.
-    pub fn from_hex(self) -> String {
-        format!("{:032x}", self.from)
-    }
-
-    /// The point after the last one in hexadecimal: 32 digits, or 33 where it is 2^128, the end of the space.
-    pub fn to_hex(self) -> String {
-        self.last.checked_add(1).map_or_else(|| format!("1{:032x}", 0), |to| format!("{to:032x}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,13 +58,5 @@ mod tests {
         for (key, wanted) in table {
             assert_eq!(format!("{:?}", KeyHash::of(key)), wanted, "{key:?}");
         }
-    }
-
-    #[test]
-    fn the_end_of_the_space_has_33_digits() {
-        let all = HashRange { from: 0, last: u128::MAX };
-        assert_eq!(all.from_hex(), "0".repeat(32));
-        assert_eq!(all.to_hex(), format!("1{}", "0".repeat(32)));
-        assert_eq!(HashRange { from: 0, last: 0xff }.to_hex(), format!("{:0>32}", "100"));
     }
 }

@@ -4,8 +4,14 @@
 //! the stripe lock of [`store::Store`].
 
 pub mod address;
+mod balance;
 pub mod hash;
+mod membership;
+pub mod ownership;
 pub mod pages;
 pub mod pair;
+pub mod plan;
+pub mod range;
+mod runs;
 pub mod store;
 pub mod view;

@@ -5,12 +5,11 @@ use std::fmt;
 use siphasher::sip128::SipHasher13;
 
 use super::address::Address;
-use super::hash::{HashRange, KeyHash};
+use super::hash::KeyHash;
+use super::ownership::Ownership;
+use super::range::{HashRange, Point};
 
 /// The nodes, their shards, and who owns which range; unchanged for as long as an epoch lasts.
-///
-/// Ownership is an ordered table of ranges. It begins at 0, has no gap and no overlap, and two neighbours
-/// never belong to the same shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// The version of the view.
@@ -19,15 +18,19 @@ pub struct View {
     pub repl_factor: usize,
     /// The shards, sorted by id.
     pub shards: Vec<Shard>,
-    /// Where each range begins, ascending from 0, and the index of the shard that owns it.
-    starts: Vec<(u128, usize)>,
+    /// Which range belongs to which shard, by its index in `shards`.
+    pub ownership: Ownership,
+    /// The number of the next group: greater than that of every group there has ever been.
+    pub next_group: u64,
 }
 
 /// A part of the pairs, and the nodes that hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
-    /// The shard's name, from 1.
+    /// The shard's name: after every view change the shards are 1 to their number.
     pub id: u32,
+    /// The number of the group that holds the pairs: it stays while the id may change, and is never reused.
+    pub group: u64,
     /// The nodes, in the order of the view.
     pub replicas: Vec<Address>,
 }
@@ -44,6 +47,8 @@ pub enum ViewError {
         /// How many replicas each shard should have.
         repl_factor: usize,
     },
+    /// A node is named twice.
+    Repeated(Address),
 }
 
 impl fmt::Display for ViewError {
@@ -55,6 +60,7 @@ impl fmt::Display for ViewError {
                 "{nodes} nodes cannot be shared out among shards of {repl_factor} replicas: the number of \
                  nodes must be a multiple of the replication factor, and that at least 1"
             ),
+            Self::Repeated(node) => write!(f, "{node} is named twice: each node may be named once"),
         }
     }
 }
@@ -65,36 +71,44 @@ impl View {
     /// The first view of a cluster: shards filled in the order of the list, the space cut evenly.
     ///
     /// # Errors
-    /// When the nodes cannot be shared out evenly.
+    /// When [`Self::check`] finds the nodes wrong.
     pub fn first(nodes: &[Address], repl_factor: usize) -> Result<Self, ViewError> {
+        Self::check(nodes, repl_factor)?;
+        let shards: Vec<Shard> = (1..)
+            .zip(nodes.chunks(repl_factor))
+            .map(|(id, replicas)| Shard { id, group: u64::from(id), replicas: replicas.to_vec() })
+            .collect();
+        let cut = |shard| (Point::before_hash(even_cut(shard, shards.len())), shard);
+        let ownership = Ownership::new((0..shards.len()).map(cut));
+        let next_group = shards.len() as u64 + 1;
+        Ok(Self { epoch: 1, repl_factor, shards, ownership, next_group })
+    }
+
+    /// Whether nodes can be shared out among shards.
+    ///
+    /// # Errors
+    /// When there is none, one is named twice, or their number is no multiple of the factor.
+    pub fn check(nodes: &[Address], repl_factor: usize) -> Result<(), ViewError> {
         if nodes.is_empty() {
             return Err(ViewError::Empty);
         }
         if repl_factor == 0 || !nodes.len().is_multiple_of(repl_factor) {
             return Err(ViewError::Uneven { nodes: nodes.len(), repl_factor });
         }
-        let shards: Vec<Shard> = (1..)
-            .zip(nodes.chunks(repl_factor))
-            .map(|(id, replicas)| Shard { id, replicas: replicas.to_vec() })
-            .collect();
-        let starts = (0..shards.len()).map(|shard| (even_cut(shard, shards.len()), shard)).collect();
-        Ok(Self { epoch: 1, repl_factor, shards, starts })
+        match nodes.iter().enumerate().find(|(index, node)| nodes[..*index].contains(node)) {
+            Some((_, node)) => Err(ViewError::Repeated(node.clone())),
+            None => Ok(()),
+        }
     }
 
-    /// The index of the shard that owns a hash.
-    pub fn owner(&self, hash: KeyHash) -> usize {
-        let after = self.starts.partition_point(|(from, _)| *from <= hash.0);
-        self.starts[after - 1].1
+    /// The index of the shard that owns a key.
+    pub fn owner(&self, hash: KeyHash, key: &[u8]) -> usize {
+        self.ownership.owner(hash, key)
     }
 
     /// The ranges that a shard owns, by its index, ascending.
     pub fn ranges(&self, shard: usize) -> impl Iterator<Item = HashRange> {
-        self.starts.iter().enumerate().filter(move |(_, (_, owner))| *owner == shard).map(
-            |(row, (from, _))| {
-                let last = self.starts.get(row + 1).map_or(u128::MAX, |(next, _)| next - 1);
-                HashRange { from: *from, last }
-            },
-        )
+        self.ownership.ranges(shard)
     }
 
     /// All nodes, in the order of the view.
@@ -151,6 +165,8 @@ mod tests {
         assert_eq!(View::first(&[], 1), Err(ViewError::Empty));
         assert_eq!(View::first(&nodes(3), 2), Err(ViewError::Uneven { nodes: 3, repl_factor: 2 }));
         assert_eq!(View::first(&nodes(3), 0), Err(ViewError::Uneven { nodes: 3, repl_factor: 0 }));
+        let twice = [nodes(2), nodes(1)].concat();
+        assert_eq!(View::first(&twice, 1), Err(ViewError::Repeated(nodes(1)[0].clone())));
     }
 
     #[test]
@@ -167,15 +183,17 @@ mod tests {
         #[test]
         fn each_point_is_owned_once_and_the_parts_are_even(count in 1_usize..65, point: u128) {
             let view = View::first(&nodes(count), 1).unwrap();
-            let mut next = Some(0);
+            let mut next = Some(Point::start());
             for shard in 0..count {
                 let ranges: Vec<HashRange> = view.ranges(shard).collect();
                 prop_assert_eq!(ranges.len(), 1);
-                prop_assert_eq!(Some(ranges[0].from), next);
-                let width = ranges[0].last - ranges[0].from;
+                prop_assert_eq!(Some(&ranges[0].from), next.as_ref());
+                let end = ranges[0].to.as_ref().map_or(0, |to| to.hash);
+                let width = end.wrapping_sub(ranges[0].from.hash).wrapping_sub(1);
                 prop_assert!(width.abs_diff(u128::MAX / count as u128) <= 1);
-                prop_assert_eq!((ranges[0].from..=ranges[0].last).contains(&point), view.owner(KeyHash(point)) == shard);
-                next = ranges[0].last.checked_add(1);
+                let hash = KeyHash(point);
+                prop_assert_eq!(ranges[0].contains(hash, b"k"), view.owner(hash, b"k") == shard);
+                next.clone_from(&ranges[0].to);
             }
             prop_assert_eq!(next, None);
         }

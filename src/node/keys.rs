@@ -82,11 +82,11 @@ impl Owner {
 }
 
 impl Node {
-    /// Who owns a hash.
-    pub fn owner(&self, hash: KeyHash) -> Owner {
+    /// Who owns a key.
+    pub fn owner(&self, hash: KeyHash, key: &[u8]) -> Owner {
         match &*self.standing() {
             Standing::Serving(serving) => {
-                let shard = serving.view.owner(hash);
+                let shard = serving.view.owner(hash, key);
                 if serving.own_shard == Some(shard) {
                     Owner::Here
                 } else {
@@ -169,7 +169,7 @@ impl Node {
         operation: Operation,
     ) -> Result<Outcome, Error> {
         self.check_view(fingerprint)?;
-        match self.owner(hash) {
+        match self.owner(hash, key) {
             Owner::Here => Ok(self.run_here(hash, key, operation)),
             _ => Err(Error::Unavailable {
                 reason: format!("{} does not own this key", self.address),

@@ -3,7 +3,8 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -123,6 +124,26 @@ fn a_stopped_main_is_told_for_large_bodies_too() {
     let (answer, took) = timed(|| follower.http().put("/kvs/keys/a", &body));
     assert_eq!(answer.json()["error"], "Main instance is down");
     assert!(took < DOWN_LIMIT, "it took {took:?}");
+}
+
+#[test]
+fn an_upload_that_is_cut_short_is_no_fault_of_the_main_and_leaves_its_worker_free() {
+    let _alone = alone();
+    let main = Node::single(&[]);
+    let follower = Node::follower(main.address(), &[("LARGE_WORKERS", "1")]);
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(follower.address()).expect("the follower listens");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("an option");
+        let head = "PUT /kvs/keys/cut HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n{\"value\":";
+        client.write_all(head.as_bytes()).expect("it takes the beginning");
+        client.shutdown(Shutdown::Write).expect("the client has said all it wants to");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("it is answered");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("Evenkv-Outcome: not-applied\r\n"), "{answer}");
+    }
+    assert_eq!(follower.http().put("/kvs/keys/whole", value_of(200_000)).status, 201);
+    assert_eq!(follower.http().get("/kvs/keys/cut").status, 404);
 }
 
 #[test]

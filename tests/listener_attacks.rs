@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use attack::{
     connect, connect_and_send, metric, prompt, receive_status, repeat, send_while_taken, watched_during,
 };
+use support::cluster::Cluster;
 use support::http::Http;
 use support::node::Node;
 use support::{ports, timed, wait_until};
@@ -90,6 +91,26 @@ fn readers_that_stop_hold_up_nobody_else() {
         thread::sleep(Duration::from_secs(4));
     });
     watched.assert_unharmed("readers that stop");
+}
+
+#[test]
+fn readers_that_stop_in_a_value_of_another_node_hold_up_nobody_else() {
+    let _turn = turn();
+    let cluster = Cluster::of(2);
+    let key = cluster.key_of(1, "large");
+    put_value(&cluster.nodes[1], &key, 8 << 20);
+    let node = &cluster.nodes[0];
+    let ((), watched) = watched_during(node, || {
+        let request = format!("GET /kv-store/keys/{key} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut streams = many(node, 4 * (LARGE_WORKERS + CLIENT_WORKERS), request.as_bytes());
+        let statuses: Vec<u16> =
+            streams.iter_mut().filter_map(|stream| receive_status(stream).ok()).collect();
+        // Some get the beginning of the value; for the others there is no memory, and they are told so.
+        assert!(statuses.contains(&200), "{statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+        thread::sleep(Duration::from_secs(4));
+    });
+    watched.assert_unharmed("readers that stop in a value of another node");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn a_fresh_process_serves_every_connection_of_a_burst() {
 #[test]
 fn a_fresh_follower_serves_every_connection_of_a_burst() {
     let _turn = turn();
-    for round in 0..FRESH / 4 {
+    for round in 0..FRESH {
         let main = Node::single(&[]);
         let follower = Node::follower(main.address(), &[]);
         burst(round, &[follower.address()]);
@@ -77,7 +77,7 @@ fn a_fresh_follower_serves_every_connection_of_a_burst() {
 #[test]
 fn a_fresh_cluster_serves_every_connection_of_a_burst() {
     let _turn = turn();
-    for round in 0..FRESH / 4 {
+    for round in 0..FRESH {
         let cluster = Cluster::of(3);
         let addresses: Vec<&str> = cluster.nodes.iter().map(Node::address).collect();
         burst(round, &addresses[..1]);

@@ -44,7 +44,7 @@ impl Bare {
         }
         let pause = crossbeam_channel::tick(INTERVAL);
         for _ in pause {
-            kicker.kick();
+            kicker.kick(|| true);
         }
         Ok(())
     }

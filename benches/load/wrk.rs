@@ -83,7 +83,7 @@ fn try_once(processes: &[Process], kind: Kind, length: Duration) -> io::Result<R
     let early = after(length / 4).recv().map_err(io::Error::other).and_then(|_| answered::look(address));
     let late = after(length / 2).recv().map_err(io::Error::other).and_then(|_| answered::look(address));
     let said = wrk.wait_with_output()?;
-    let cpu = cpu_time(processes)? - cpu_before;
+    let cpu = cpu_time(processes)?.saturating_sub(cpu_before);
     let said = String::from_utf8_lossy(&said.stdout);
     let figure = |name: &str| figure(&said, name);
     let (status_errors, socket_errors) = (figure("status_errors")?, figure("socket_errors")?);

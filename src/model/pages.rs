@@ -42,7 +42,7 @@ impl Record<'_> {
 /// Pages of records. Of all pages only the open one is appended to.
 #[derive(Debug, Default)]
 pub struct Pages {
-    pages: Vec<Page>,
+    all: Vec<Page>,
     open: Option<u32>,
     /// Pages that were freed; their numbers are used again.
     free: Vec<u32>,
@@ -64,7 +64,7 @@ impl Pages {
     pub fn append(&mut self, record: &Record) -> Place {
         assert!(record.key.len() + record.value.len() <= SMALL_BYTES, "a large pair is not for a page");
         let page = self.page_with_room(record.bytes());
-        let Page { bytes, live } = &mut self.pages[page as usize];
+        let Page { bytes, live } = &mut self.all[page as usize];
         let offset = u32::try_from(bytes.len()).expect("a page is small");
         bytes.extend_from_slice(&record.version.to_le_bytes());
         for part in [record.key, record.value] {
@@ -78,7 +78,7 @@ impl Pages {
 
     /// Reads a record.
     pub fn record(&self, place: Place) -> Record<'_> {
-        let bytes = &self.pages[place.page as usize].bytes[place.offset as usize..];
+        let bytes = &self.all[place.page as usize].bytes[place.offset as usize..];
         let (head, rest) = bytes.split_at(HEAD_BYTES);
         let number =
             |from: usize| u32::from_le_bytes(head[from..from + 4].try_into().expect("four bytes")) as usize;
@@ -94,7 +94,7 @@ impl Pages {
             return false;
         }
         let (start, end) = (place.offset as usize, place.offset as usize + old.bytes());
-        let bytes = &mut self.pages[place.page as usize].bytes[start..end];
+        let bytes = &mut self.all[place.page as usize].bytes[start..end];
         bytes[..8].copy_from_slice(&version.to_le_bytes());
         let value_at = bytes.len() - value.len();
         bytes[value_at..].copy_from_slice(value);
@@ -104,7 +104,7 @@ impl Pages {
     /// A record is dead: nothing refers to it any more.
     pub fn release(&mut self, place: Place) {
         let bytes = self.record(place).bytes();
-        self.pages[place.page as usize].live -= bytes;
+        self.all[place.page as usize].live -= bytes;
         self.note_if_sparse(place.page);
     }
 
@@ -116,7 +116,7 @@ impl Pages {
     /// All records of a page, the dead ones, too.
     pub fn places(&self, page: u32) -> Vec<Place> {
         let (mut places, mut offset) = (Vec::new(), 0);
-        while offset < self.pages[page as usize].bytes.len() {
+        while offset < self.all[page as usize].bytes.len() {
             let place = Place { page, offset: u32::try_from(offset).expect("a page is small") };
             offset += self.record(place).bytes();
             places.push(place);
@@ -126,30 +126,27 @@ impl Pages {
 
     /// Frees a page to which nothing refers any more.
     pub fn free(&mut self, page: u32) {
-        self.pages[page as usize] = Page::default();
+        self.all[page as usize] = Page::default();
         self.free.push(page);
     }
 
     fn page_with_room(&mut self, bytes: usize) -> u32 {
         if let Some(open) = self.open {
-            let page = &self.pages[open as usize];
+            let page = &self.all[open as usize];
             if page.bytes.capacity() - page.bytes.len() >= bytes {
                 return open;
             }
             self.open = None;
             self.note_if_sparse(open);
         }
-        let wanted = if self.pages.is_empty() { FIRST_PAGE_BYTES.max(bytes) } else { PAGE_BYTES };
+        let wanted = if self.all.is_empty() { FIRST_PAGE_BYTES.max(bytes) } else { PAGE_BYTES };
         let page = Page { bytes: Vec::with_capacity(wanted), live: 0 };
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.pages[number as usize] = page;
-                number
-            }
-            None => {
-                self.pages.push(page);
-                u32::try_from(self.pages.len() - 1).expect("fewer than 2^32 pages")
-            }
+        let number = if let Some(number) = self.free.pop() {
+            self.all[number as usize] = page;
+            number
+        } else {
+            self.all.push(page);
+            u32::try_from(self.all.len() - 1).expect("fewer than 2^32 pages")
         };
         self.open = Some(number);
         number
@@ -157,7 +154,7 @@ impl Pages {
 
     /// A page is noted once: when it first falls under one half, or when it is closed and is under it already.
     fn note_if_sparse(&mut self, number: u32) {
-        let page = &self.pages[number as usize];
+        let page = &self.all[number as usize];
         if self.open != Some(number) && page.live * 2 < page.bytes.len() && !self.sparse.contains(&number) {
             self.sparse.push(number);
         }
@@ -166,7 +163,7 @@ impl Pages {
     /// Bytes of all pages, used or not.
     #[cfg(test)]
     pub fn capacity(&self) -> usize {
-        self.pages.iter().map(|page| page.bytes.capacity()).sum()
+        self.all.iter().map(|page| page.bytes.capacity()).sum()
     }
 }
 

@@ -4,6 +4,7 @@
 //! the stripe lock of [`store::Store`].
 
 pub mod address;
+pub mod binary;
 pub mod hash;
 pub mod pair;
 pub mod store;

@@ -48,7 +48,7 @@ impl Change {
     /// joint configuration, in which both majorities are needed; it is left explicitly, by whoever leads
     /// then (see `Group::leave_joint`), and not by the crate, which forgets to when the leader changes
     /// before the first half has been applied.
-    fn to_raft(&self) -> ConfChangeV2 {
+    pub(super) fn to_raft(&self) -> ConfChangeV2 {
         let single = |kind, replica| {
             let mut single = ConfChangeSingle { node_id: replica, ..ConfChangeSingle::default() };
             single.set_change_type(kind);

@@ -11,6 +11,7 @@ mod group;
 mod log_store;
 mod machine;
 mod members;
+mod membership;
 mod proposals;
 mod reads;
 mod transfer;

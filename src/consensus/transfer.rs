@@ -91,11 +91,6 @@ impl Outgoing {
         (again, failed)
     }
 
-    /// Gives up the transfer to a replica; true where there was one.
-    pub(super) fn cancel(&mut self, to: u64) -> bool {
-        self.transfers.remove(&to).is_some()
-    }
-
     /// Gives up all transfers: only a leader sends snapshots.
     pub(super) fn clear(&mut self) {
         self.transfers.clear();
@@ -210,7 +205,7 @@ mod tests {
         }
         assert_eq!(again as u64, PATIENCE_TICKS / RESEND_TICKS - 1);
         assert_eq!(failed, [2]);
-        assert!(!outgoing.cancel(2));
+        assert!(outgoing.transfers.is_empty());
     }
 
     #[test]

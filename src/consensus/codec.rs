@@ -46,7 +46,7 @@ impl Envelope {
     /// Appends the envelope's form on the wire.
     ///
     /// # Panics
-    /// When the crate sends a kind of message that the settings rule out.
+    /// When the crate sends a kind of message that the settings rule out, or entries with gaps.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match &self.body {
             Body::Raft(message) => {
@@ -56,7 +56,8 @@ impl Envelope {
                 self.put_ends(out);
                 put_message(out, message);
                 put_number(out, message.entries.len() as u64);
-                for entry in message.get_entries() {
+                for (index, entry) in (message.index + 1..).zip(message.get_entries()) {
+                    assert_eq!(entry.index, index, "entries follow their message without a gap");
                     put_entry(out, entry);
                 }
             }

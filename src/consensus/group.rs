@@ -1,7 +1,7 @@
 //! One replica of one group: the crate's state machine of the protocol, and ours behind it.
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
 use super::driver::Settings;
 use super::envelope::{Body, Envelope};
@@ -400,11 +400,28 @@ impl<W> Group<W> {
                 snapshot.set_metadata(self.raft.store().head());
                 message.set_snapshot(snapshot);
                 self.outgoing.start(message, data.into(), settings.piece_bytes)
-            } else {
+            } else if self.mend_batch(&mut message) {
                 Body::Raft(message)
+            } else {
+                continue;
             };
             effects.envelopes.push(self.envelope(to, body));
         }
+    }
+
+    /// Makes a batched append say what it means; false where that cannot be done and it must not be sent.
+    ///
+    /// With `batch_append` the crate adds entries to an append for the same replica that is still to be
+    /// sent. Where that one is empty, it does not look whether they follow it: if an acknowledgement came
+    /// in between, they begin further on, and the receiver would put them in the wrong place.
+    fn mend_batch(&self, message: &mut Message) -> bool {
+        let Some(first) = message.entries.first().map(|entry| entry.index) else { return true };
+        if first == message.index + 1 {
+            return true;
+        }
+        message.index = first - 1;
+        // Otherwise compacted meanwhile: as if it were lost, which it may be at any time.
+        self.raft.store().term(message.index).map(|term| message.log_term = term).is_ok()
     }
 
     fn restore(&mut self, snapshot: &Snapshot, effects: &mut Effects<W>) {

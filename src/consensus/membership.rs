@@ -54,7 +54,9 @@ impl<W> Group<W> {
                     && replaces.is_none_or(|old| members.voters.contains(&old) && old != self.replica())
             }
             // A leader that is no member any more goes on leading in the crate, for nobody's good.
-            Change::Remove { replica } => self.members.contains_key(replica) && *replica != self.replica(),
+            Change::Remove { replica } => {
+                self.members.contains_key(replica) && *replica != self.replica() && self.can_spare(*replica)
+            }
         };
         if !fits || self.changing() {
             return Err(Refusal::ChangeRefused);
@@ -79,6 +81,16 @@ impl<W> Group<W> {
             && raft.prs().get(learner).is_some_and(|progress| {
                 progress.state == ProgressState::Replicate && progress.matched >= raft.raft_log.committed
             })
+    }
+
+    /// Whether those voters that were heard of lately are a majority also without this one. Where some are
+    /// down, taking out one that is not can leave a group that never agrees on anything again.
+    fn can_spare(&self, replica: u64) -> bool {
+        let raft = &self.raft.raft;
+        let active = |id: u64| id == raft.id || raft.prs().get(id).is_some_and(|progress| progress.recent_active);
+        let voters = &raft.store().members().voters;
+        let rest: Vec<u64> = voters.iter().copied().filter(|id| *id != replica).collect();
+        rest.len() == voters.len() || 2 * rest.iter().filter(|id| active(**id)).count() > rest.len()
     }
 
     /// Whether a change is in the log but not applied, or only half done.
@@ -124,6 +136,7 @@ impl<W> Group<W> {
                 .iter()
                 .any(|list| list.contains(replica))
         });
+        log::debug!("group {}: entry {} makes the members of {} {state:?}", self.id, entry.index, self.replica());
         self.raft.mut_store().set_members(state);
         true
     }

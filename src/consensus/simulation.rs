@@ -72,6 +72,7 @@ mod tests {
             Some(seed) => seed..seed + 1,
             None => 0..number("SIMULATION_SEEDS").unwrap_or(30),
         };
+        let _ = env_logger::builder().is_test(true).format_timestamp(None).try_init();
         let mut all = Tally::default();
         for seed in seeds.clone() {
             let tally = run(seed, None).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));

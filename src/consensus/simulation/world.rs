@@ -162,8 +162,8 @@ impl World {
                 return self.tell_tally();
             }
         }
-        let states: Vec<_> = (0..self.nodes.len()).map(|place| self.status(place, 1)).collect();
-        Err(format!("the cluster did not become whole again: {states:#?}"))
+        let states: Vec<_> = self.oracles.keys().flat_map(|group| (0..self.nodes.len()).map(|place| self.status(place, *group))).collect();
+        Err(format!("the cluster did not become whole again: {states:?}"))
     }
 
     fn tell_tally(&mut self) -> Result<(), String> {
@@ -205,6 +205,7 @@ impl World {
         }
         self.ask();
         self.repair();
+        self.stop();
         for place in 0..self.nodes.len() {
             self.turn(place)?;
         }
@@ -421,9 +422,12 @@ impl World {
             }
             _ => {}
         }
-        let done = |node: &Node, place: usize, world: &Self| node.stopping && node.running.is_some() && world.is_out(place);
+    }
+
+    /// Nodes that were taken out of all groups stop.
+    fn stop(&mut self) {
         for place in 0..self.nodes.len() {
-            if done(&self.nodes[place], place, self) {
+            if self.nodes[place].stopping && self.nodes[place].running.is_some() && self.is_out(place) {
                 self.tally.stops += 1;
                 self.kill(place);
             }
@@ -451,7 +455,8 @@ impl World {
         let lives = |replica: &u64| {
             let there = self.places[replica];
             let node = &self.nodes[there];
-            there != place && node.replica == *replica && node.running.is_some()
+            // Who is about to be taken out will not be missing from a majority, nor be part of one.
+            there != place && node.replica == *replica && node.running.is_some() && !node.stopping
         };
         self.oracles.keys().all(|group| {
             (0..self.nodes.len()).filter_map(|other| self.status(other, *group)).all(|status| {

@@ -213,8 +213,14 @@ fn read_snapshot_head(reader: &mut Reader<'_>) -> Result<SnapshotMetadata, Malfo
         && [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next]
             .into_iter()
             .all(|list| distinct(list))
-        && members.learners.iter().all(|id| !members.voters.contains(id) && !members.voters_outgoing.contains(id))
-        && members.learners_next.iter().all(|id| members.voters_outgoing.contains(id) && !members.voters.contains(id));
+        && members
+            .learners
+            .iter()
+            .all(|id| !members.voters.contains(id) && !members.voters_outgoing.contains(id))
+        && members
+            .learners_next
+            .iter()
+            .all(|id| members.voters_outgoing.contains(id) && !members.voters.contains(id));
     if !sound || head.index == 0 {
         return Err(Malformed("a snapshot contradicts itself"));
     }
@@ -261,28 +267,32 @@ mod tests {
 
     fn raft() -> impl Strategy<Value = Message> {
         let entries = prop::collection::vec((any::<bool>(), bytes(40), bytes(20)), 0..9);
-        (prop::sample::select(KINDS.to_vec()).prop_flat_map(message), entries).prop_map(|(mut message, entries)| {
-            if message.get_msg_type() == MessageType::MsgAppend {
-                message.term += 10;
-                let (index, term) = (message.index, message.log_term);
-                let entry = |(at, (change, data, context)): (usize, (bool, Bytes, Bytes))| {
-                    let at = at as u64;
-                    let mut entry = Entry { index: index + 1 + at, term: term + at / 4, data, ..Entry::default() };
-                    entry.set_entry_type(ENTRY_TYPES[usize::from(change)]);
-                    entry.context = context;
-                    entry
-                };
-                message.set_entries(entries.into_iter().enumerate().map(entry).collect());
-            }
-            message
-        })
+        (prop::sample::select(KINDS.to_vec()).prop_flat_map(message), entries).prop_map(
+            |(mut message, entries)| {
+                if message.get_msg_type() == MessageType::MsgAppend {
+                    message.term += 10;
+                    let (index, term) = (message.index, message.log_term);
+                    let entry = |(at, (change, data, context)): (usize, (bool, Bytes, Bytes))| {
+                        let at = at as u64;
+                        let mut entry =
+                            Entry { index: index + 1 + at, term: term + at / 4, data, ..Entry::default() };
+                        entry.set_entry_type(ENTRY_TYPES[usize::from(change)]);
+                        entry.context = context;
+                        entry
+                    };
+                    message.set_entries(entries.into_iter().enumerate().map(entry).collect());
+                }
+                message
+            },
+        )
     }
 
     fn chunk() -> impl Strategy<Value = (Message, Body)> {
         let ids = || prop::collection::btree_set(1_u64..1000, 1..5);
         (message(MessageType::MsgSnapshot), ids(), ids(), bytes(100), 0_u64..9, 1_u64..99).prop_map(
             |(mut head, voters, learners, data, offset, index)| {
-                let mut members = ConfState { voters: voters.iter().copied().collect(), ..ConfState::default() };
+                let mut members =
+                    ConfState { voters: voters.iter().copied().collect(), ..ConfState::default() };
                 members.voters_outgoing = vec![5000, 5001];
                 members.learners_next = vec![5001];
                 members.learners = learners.difference(&voters).copied().collect();
@@ -297,11 +307,17 @@ mod tests {
     }
 
     fn envelope() -> impl Strategy<Value = Envelope> {
-        let ack = (1_u64.., 1_u64.., any::<u64>(), any::<u64>()).prop_map(|(from, to, transfer, received)| {
-            (Message { from, to, ..Message::default() }, Body::ChunkAck { transfer, received })
-        });
+        let ack =
+            (1_u64.., 1_u64.., any::<u64>(), any::<u64>()).prop_map(|(from, to, transfer, received)| {
+                (Message { from, to, ..Message::default() }, Body::ChunkAck { transfer, received })
+            });
         let body = prop_oneof![raft().prop_map(|m| (m.clone(), Body::Raft(m))), chunk(), ack];
-        (any::<u64>(), body).prop_map(|(group, (ends, body))| Envelope { group, from: ends.from, to: ends.to, body })
+        (any::<u64>(), body).prop_map(|(group, (ends, body))| Envelope {
+            group,
+            from: ends.from,
+            to: ends.to,
+            body,
+        })
     }
 
     fn encoded(envelope: &Envelope) -> Vec<u8> {

@@ -136,7 +136,9 @@ impl<W> Group<W> {
     }
 
     pub(super) fn refusal(&self) -> Refusal {
-        Refusal::NotLeader { leader: Some(self.raft.raft.leader_id).filter(|leader| *leader != raft::INVALID_ID) }
+        Refusal::NotLeader {
+            leader: Some(self.raft.raft.leader_id).filter(|leader| *leader != raft::INVALID_ID),
+        }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -226,7 +228,13 @@ impl<W> Group<W> {
         self.proposals.expire(now, &mut effects.answers);
     }
 
-    pub(super) fn step(&mut self, envelope: Envelope, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+    pub(super) fn step(
+        &mut self,
+        envelope: Envelope,
+        now: u64,
+        settings: &Settings,
+        effects: &mut Effects<W>,
+    ) {
         let from = envelope.from;
         match envelope.body {
             Body::Raft(message) => {
@@ -274,7 +282,9 @@ impl<W> Group<W> {
             MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
                 Err("it has committed what is not in the log here")
             }
-            MessageType::MsgAppendResponse if message.index > log.last_index() && !message.reject && self.leads() => {
+            MessageType::MsgAppendResponse
+                if message.index > log.last_index() && !message.reject && self.leads() =>
+            {
                 Err("it has accepted what is not in the log here")
             }
             MessageType::MsgSnapshot => {

@@ -142,7 +142,8 @@ fn replica(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
 }
 
 fn address(reader: &mut Reader<'_>) -> Result<Address, Malformed> {
-    let text = std::str::from_utf8(reader.bytes(MAX_ADDRESS_BYTES)?).map_err(|_| Malformed("not an address"))?;
+    let text =
+        std::str::from_utf8(reader.bytes(MAX_ADDRESS_BYTES)?).map_err(|_| Malformed("not an address"))?;
     text.parse().map_err(|_| Malformed("not an address"))
 }
 

@@ -35,7 +35,8 @@ impl<W> Group<W> {
         self.raft.propose_conf_change(change.encode(), change.to_raft()).map_err(|_| Refusal::Busy)?;
         // A change that the crate does not want now becomes an empty entry of the ordinary kind, and the
         // caller is told that all went well. Only the entry itself says the truth.
-        let entry = self.raft.raft.raft_log.unstable_entries().last().expect("the proposal is not persisted yet");
+        let entry =
+            self.raft.raft.raft_log.unstable_entries().last().expect("the proposal is not persisted yet");
         if entry.get_entry_type() == EntryType::EntryNormal {
             return Err(Refusal::ChangeRefused);
         }
@@ -62,7 +63,9 @@ impl<W> Group<W> {
             return Err(Refusal::ChangeRefused);
         }
         match change {
-            Change::Promote { learner, .. } if !self.caught_up(*learner, settings) => Err(Refusal::NotCaughtUp),
+            Change::Promote { learner, .. } if !self.caught_up(*learner, settings) => {
+                Err(Refusal::NotCaughtUp)
+            }
             _ => Ok(()),
         }
     }
@@ -87,7 +90,8 @@ impl<W> Group<W> {
     /// down, taking out one that is not can leave a group that never agrees on anything again.
     fn can_spare(&self, replica: u64) -> bool {
         let raft = &self.raft.raft;
-        let active = |id: u64| id == raft.id || raft.prs().get(id).is_some_and(|progress| progress.recent_active);
+        let active =
+            |id: u64| id == raft.id || raft.prs().get(id).is_some_and(|progress| progress.recent_active);
         let voters = &raft.store().members().voters;
         let rest: Vec<u64> = voters.iter().copied().filter(|id| *id != replica).collect();
         rest.len() == voters.len() || 2 * rest.iter().filter(|id| active(**id)).count() > rest.len()
@@ -116,15 +120,21 @@ impl<W> Group<W> {
 
     /// Applies a change from the log; false where it does not fit, which all replicas find alike.
     pub(super) fn apply_change(&mut self, entry: &Entry) -> bool {
-        let applied = of_entry(&entry.context)
-            .map_err(|malformed| malformed.to_string())
-            .and_then(|(change, raft)| {
-                self.raft.apply_conf_change(&raft).map(|state| (change, state)).map_err(|error| error.to_string())
+        let applied =
+            of_entry(&entry.context).map_err(|malformed| malformed.to_string()).and_then(|(change, raft)| {
+                self.raft
+                    .apply_conf_change(&raft)
+                    .map(|state| (change, state))
+                    .map_err(|error| error.to_string())
             });
         let (change, state) = match applied {
             Ok(applied) => applied,
             Err(why) => {
-                log::warn!("group {}: the change of members in entry {} is void: {why}", self.id, entry.index);
+                log::warn!(
+                    "group {}: the change of members in entry {} is void: {why}",
+                    self.id,
+                    entry.index
+                );
                 return false;
             }
         };
@@ -136,7 +146,12 @@ impl<W> Group<W> {
                 .iter()
                 .any(|list| list.contains(replica))
         });
-        log::debug!("group {}: entry {} makes the members of {} {state:?}", self.id, entry.index, self.replica());
+        log::debug!(
+            "group {}: entry {} makes the members of {} {state:?}",
+            self.id,
+            entry.index,
+            self.replica()
+        );
         self.raft.mut_store().set_members(state);
         true
     }

@@ -20,6 +20,8 @@ mod transfer;
 mod cost;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod traps;
 
 pub use driver::{Driver, Settings};
 pub use envelope::{Delivery, Envelope, Lane};

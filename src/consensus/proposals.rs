@@ -100,7 +100,8 @@ impl<W> Proposals<W> {
 
     /// Answers those who have waited until `now`. Their entry may still be committed.
     pub(super) fn expire(&mut self, now: u64, answers: &mut Vec<(W, Answer)>) {
-        let late: Vec<_> = self.waiting.iter().filter(|(_, one)| one.until <= now).map(|(at, _)| *at).collect();
+        let late: Vec<_> =
+            self.waiting.iter().filter(|(_, one)| one.until <= now).map(|(at, _)| *at).collect();
         for at in late {
             answers.extend(self.waiting.remove(&at).map(|one| (one.waiter, Answer::Unknown)));
         }

@@ -57,7 +57,10 @@ fn run(seed: u64, without: Option<Rule>) -> Result<Tally, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::disallowed_methods, reason = "the number of seeds is given to a test by the environment")]
+    #![allow(
+        clippy::disallowed_methods,
+        reason = "the number of seeds is given to a test by the environment"
+    )]
 
     use super::*;
 
@@ -76,7 +79,10 @@ mod tests {
         let mut all = Tally::default();
         for seed in seeds.clone() {
             let tally = run(seed, None).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
-            assert!(tally.steps >= 2_000 && tally.writes + tally.reads >= 200, "SIMULATION_SEED={seed}: {tally:?}");
+            assert!(
+                tally.steps >= 2_000 && tally.writes + tally.reads >= 200,
+                "SIMULATION_SEED={seed}: {tally:?}"
+            );
             assert!(tally.crashes >= 1 && tally.partitions >= 1, "SIMULATION_SEED={seed}: {tally:?}");
             all.writes += tally.writes;
             all.reads += tally.reads;
@@ -107,7 +113,8 @@ mod tests {
     /// The number of seeds that it took to find a rule missing.
     fn seeds_to_find(rule: Rule) -> u64 {
         let found = (0..2_000).find_map(|seed| Some((seed, run(seed, Some(rule)).err()?)));
-        let (seed, why) = found.unwrap_or_else(|| panic!("2000 seeds did not find that {rule:?} was missing"));
+        let (seed, why) =
+            found.unwrap_or_else(|| panic!("2000 seeds did not find that {rule:?} was missing"));
         println!("{rule:?} missing was found by seed {seed}: {why}");
         seed + 1
     }

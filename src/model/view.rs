@@ -89,10 +89,12 @@ impl View {
 
     /// The ranges that a shard owns, by its index, ascending.
     pub fn ranges(&self, shard: usize) -> impl Iterator<Item = HashRange> {
-        self.starts.iter().enumerate().filter(move |(_, (_, owner))| *owner == shard).map(|(row, (from, _))| {
-            let last = self.starts.get(row + 1).map_or(u128::MAX, |(next, _)| next - 1);
-            HashRange { from: *from, last }
-        })
+        self.starts.iter().enumerate().filter(move |(_, (_, owner))| *owner == shard).map(
+            |(row, (from, _))| {
+                let last = self.starts.get(row + 1).map_or(u128::MAX, |(next, _)| next - 1);
+                HashRange { from: *from, last }
+            },
+        )
     }
 
     /// All nodes, in the order of the view.

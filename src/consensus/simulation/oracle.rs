@@ -103,7 +103,10 @@ impl Oracle {
             Event::Applied { index, term, operation, chain } => {
                 let known = *self.history.entry(index).or_insert((term, operation, chain));
                 if known != (term, operation, chain) {
-                    return Err(format!("two histories at index {index}: {known:?}, {:?}", (term, operation, chain)));
+                    return Err(format!(
+                        "two histories at index {index}: {known:?}, {:?}",
+                        (term, operation, chain)
+                    ));
                 }
                 if *self.applied.entry(operation).or_insert(index) != index {
                     return Err(format!("operation {operation} was applied twice"));
@@ -125,10 +128,18 @@ impl Oracle {
     }
 
     /// A write was acknowledged: it is really there, and after everything that was known when it began.
-    pub(super) fn acknowledged(&mut self, operation: u64, index: u64, outcome: &[u8], began: u64) -> Result<(), String> {
+    pub(super) fn acknowledged(
+        &mut self,
+        operation: u64,
+        index: u64,
+        outcome: &[u8],
+        began: u64,
+    ) -> Result<(), String> {
         match self.history.get(&index) {
             Some((_, there, chain)) if *there == operation && outcome == chain.to_be_bytes() => {}
-            there => return Err(format!("operation {operation} was acknowledged, but at {index} is {there:?}")),
+            there => {
+                return Err(format!("operation {operation} was acknowledged, but at {index} is {there:?}"));
+            }
         }
         if index <= began {
             return Err(format!("operation {operation} was acknowledged before it began"));
@@ -147,7 +158,8 @@ impl Oracle {
 
     /// A read saw a state: it is one of the history, and holds everything that was known when it began.
     pub(super) fn read(&mut self, index: u64, state: (u64, u64), began: u64) -> Result<(), String> {
-        let there = self.history.range(..=index).next_back().map_or((0, 0), |(at, (_, _, chain))| (*at, *chain));
+        let there =
+            self.history.range(..=index).next_back().map_or((0, 0), |(at, (_, _, chain))| (*at, *chain));
         if there != state {
             return Err(format!("a read at index {index} saw {state:?} and not {there:?}"));
         }
@@ -160,7 +172,11 @@ impl Oracle {
 
     pub(super) fn leader(&mut self, term: u64, replica: u64) -> Result<(), String> {
         let known = *self.leaders.entry(term).or_insert(replica);
-        if known == replica { Ok(()) } else { Err(format!("two leaders in term {term}: {known} and {replica}")) }
+        if known == replica {
+            Ok(())
+        } else {
+            Err(format!("two leaders in term {term}: {known} and {replica}"))
+        }
     }
 
     pub(super) fn terms(&self) -> u64 {

@@ -105,7 +105,8 @@ impl World {
             world.places.insert(replica, place);
             world.nodes.push(Node { replica, running: None, paused_until: 0, stopping: false, back_at: 0 });
         }
-        let voters: Members = world.places.iter().map(|(replica, place)| (*replica, address(*place))).collect();
+        let voters: Members =
+            world.places.iter().map(|(replica, place)| (*replica, address(*place))).collect();
         for place in 0..size {
             world.start(place, Some(&voters));
         }
@@ -162,7 +163,11 @@ impl World {
                 return self.tell_tally();
             }
         }
-        let states: Vec<_> = self.oracles.keys().flat_map(|group| (0..self.nodes.len()).map(|place| self.status(place, *group))).collect();
+        let states: Vec<_> = self
+            .oracles
+            .keys()
+            .flat_map(|group| (0..self.nodes.len()).map(|place| self.status(place, *group)))
+            .collect();
         Err(format!("the cluster did not become whole again: {states:?}"))
     }
 
@@ -175,11 +180,14 @@ impl World {
     /// Every node runs and votes in every group, all have the same state, and it holds all that was known.
     fn whole(&self) -> bool {
         self.oracles.iter().all(|(group, oracle)| {
-            let states: Vec<_> = (0..self.nodes.len()).filter_map(|place| self.status(place, *group)).collect();
-            let told = |place: usize| self.nodes[place].running.as_ref().map(|node| node.told[group].lock().chain);
+            let states: Vec<_> =
+                (0..self.nodes.len()).filter_map(|place| self.status(place, *group)).collect();
+            let told =
+                |place: usize| self.nodes[place].running.as_ref().map(|node| node.told[group].lock().chain);
             states.len() == self.nodes.len()
                 && states.iter().all(|state| {
-                    let all_vote = state.voters.len() == states.len() && state.voters.contains(&state.replica);
+                    let all_vote =
+                        state.voters.len() == states.len() && state.voters.contains(&state.replica);
                     all_vote && state.outgoing.is_empty() && state.applied >= oracle.floor
                 })
                 && (1..self.nodes.len()).all(|place| told(place) == told(0))
@@ -194,7 +202,8 @@ impl World {
         self.now += 1;
         self.tally.steps += 1;
         for (to, bytes) in self.network.arriving(self.now, &mut self.random) {
-            self.tally.trace = bytes.iter().fold(self.tally.trace, |trace, byte| mix(trace, u64::from(*byte)));
+            self.tally.trace =
+                bytes.iter().fold(self.tally.trace, |trace, byte| mix(trace, u64::from(*byte)));
             // What comes to a node that is down is lost; what comes to a paused one waits.
             if let Some(running) = &mut self.nodes[to].running {
                 running.inbox.push(bytes);
@@ -224,7 +233,9 @@ impl World {
             self.start(place, None);
         }
         let node = &mut self.nodes[place];
-        let Some(running) = node.running.as_mut().filter(|_| node.paused_until <= self.now) else { return Ok(()) };
+        let Some(running) = node.running.as_mut().filter(|_| node.paused_until <= self.now) else {
+            return Ok(());
+        };
         for bytes in std::mem::take(&mut running.inbox) {
             let mut reader = Reader::new(&bytes);
             running.driver.step(Envelope::decode(&mut reader).map_err(|error| error.to_string())?);
@@ -343,7 +354,8 @@ impl World {
             (_, Some(change)) => running.driver.change(group, change, operation),
             (Kind::Read, _) => running.driver.read(group, operation),
             _ => {
-                let command = [&operation.to_be_bytes()[..], &vec![u8::try_from(operation % 7).unwrap_or(0); filler]];
+                let command =
+                    [&operation.to_be_bytes()[..], &vec![u8::try_from(operation % 7).unwrap_or(0); filler]];
                 running.driver.propose(group, Bytes::from(command.concat()), operation);
             }
         }
@@ -407,7 +419,9 @@ impl World {
             }
             24..28 => {
                 let group = self.random.random_range(1..=self.oracles.len() as u64);
-                if let Some(running) = self.leader(group).and_then(|leader| self.nodes[leader].running.as_mut()) {
+                if let Some(running) =
+                    self.leader(group).and_then(|leader| self.nodes[leader].running.as_mut())
+                {
                     self.tally.hand_overs += u64::from(running.driver.hand_over(group, None));
                 }
             }
@@ -438,7 +452,9 @@ impl World {
     fn is_out(&self, place: usize) -> bool {
         self.oracles.keys().all(|group| {
             let replica = self.nodes[place].replica;
-            let knows = |other: usize| self.status(other, *group).is_some_and(|status| status.members.contains_key(&replica));
+            let knows = |other: usize| {
+                self.status(other, *group).is_some_and(|status| status.members.contains_key(&replica))
+            };
             (0..self.nodes.len()).all(|other| other == place || !knows(other))
         })
     }

@@ -108,8 +108,10 @@ impl<W> Driver<W> {
         let log = LogStore::founded(voters.keys().copied().collect());
         self.add(group, replica, log, voters.clone(), machine)?;
         // One of them need not wait for the election timeout.
-        if voters.keys().next() == Some(&replica) {
-            self.groups.get_mut(&group).expect("it was just added").campaign();
+        if voters.keys().next() == Some(&replica)
+            && let Some(first) = self.groups.get_mut(&group)
+        {
+            first.campaign();
         }
         Ok(())
     }

@@ -256,7 +256,7 @@ impl<W> Group<W> {
             Body::ChunkAck { transfer, received } => {
                 match self.outgoing.acked(from, transfer, received, settings.piece_bytes) {
                     Acked::Old => {}
-                    Acked::Next(body) => effects.envelopes.push(self.envelope(from, body)),
+                    Acked::Next(body) => effects.envelopes.push(self.envelope(from, *body)),
                     Acked::Done => self.raft.report_snapshot(from, SnapshotStatus::Finish),
                 }
             }

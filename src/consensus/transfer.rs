@@ -40,7 +40,7 @@ pub(super) enum Acked {
     /// Nothing: it belongs to no transfer, or to a piece that was acknowledged before.
     Old,
     /// The next piece.
-    Next(Body),
+    Next(Box<Body>),
     /// The receiver has it all.
     Done,
 }
@@ -71,7 +71,7 @@ impl Outgoing {
             self.transfers.remove(&from);
             return Acked::Done;
         }
-        Acked::Next(transfer.piece(piece))
+        Acked::Next(transfer.piece(piece).into())
     }
 
     /// Counts a tick: the pieces to be sent again, and the receivers whose transfer has failed.
@@ -188,7 +188,8 @@ mod tests {
                 break;
             }
             assert_eq!(incoming.take(1, piece.clone()).unwrap().0, received);
-            let Acked::Next(Body::Chunk(next)) = outgoing.acked(2, 1, received, 4) else { panic!() };
+            let Acked::Next(next) = outgoing.acked(2, 1, received, 4) else { panic!() };
+            let Body::Chunk(next) = *next else { panic!() };
             assert!(matches!(outgoing.acked(2, 1, received, 4), Acked::Old));
             piece = next;
         }

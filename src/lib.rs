@@ -1,4 +1,23 @@
 //! evenkv: a distributed key-value store over plain HTTP.
+//!
+//! The modules in the order in which they are best read.
+
+pub mod model;
+
+pub mod clock;
+pub mod error;
+pub mod threads;
+
+pub mod wire;
 
 pub mod consensus;
-pub mod model;
+pub mod peers;
+
+pub mod node;
+
+pub mod config;
+
+pub mod http;
+pub mod metrics;
+
+pub mod cli;

@@ -1,2 +1,121 @@
-//! The `evenkv` program.
-fn main() {}
+//! The `evenkv` program: serves, or does one thing with a running node.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use crossbeam_channel::{after, bounded, tick};
+use evenkv::clock::{Deadline, now};
+use evenkv::config::{Role, Settings};
+use evenkv::http::server::{Running, Server};
+use evenkv::{cli, threads};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Requests in progress when the node is told to stop have this long to end.
+const DRAIN: Duration = Duration::from_secs(7);
+/// How often it is looked whether they have.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+/// A distributed key-value store over plain HTTP.
+///
+/// Without a subcommand this serves: a single node, a follower of a main node, or a node of a cluster, as the settings
+/// below say. Each setting is a flag and an environment variable of the same name; the flag wins.
+#[derive(Parser)]
+#[command(name = "evenkv", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<cli::Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(command) => cli::run(command),
+        None => serve(&cli.settings),
+    }
+}
+
+fn serve(settings: &Settings) -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let config = match settings.check() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("evenkv: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::warn!("the limit of open files could not be raised: {error}");
+    }
+    // Signals are caught before the first thread starts, so that none is missed.
+    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(error) => return failed("signals cannot be caught", &error),
+    };
+    let running = match Server::start(&config) {
+        Ok(running) => running,
+        Err(error) => return failed(&format!("cannot serve on {} (LISTEN)", config.listen), &error),
+    };
+    log::info!(
+        "evenkv {} is {}, listening on {}",
+        env!("CARGO_PKG_VERSION"),
+        config.address,
+        running.listening
+    );
+    log::info!("role: {}", describe(&config.role));
+    log::info!(
+        "limits: keys {} bytes, values {} bytes, answers within {} ms",
+        config.limits.max_key_length,
+        config.limits.max_value_length,
+        config.limits.request_timeout.as_millis()
+    );
+    let (caught, signal) = bounded(1);
+    let watching = threads::spawn("signals", move || {
+        for number in signals.forever() {
+            let _ = caught.try_send(number);
+        }
+    });
+    if let Err(error) = watching {
+        return failed("signals cannot be watched", &error);
+    }
+    let number = signal.recv().unwrap_or(SIGTERM);
+    log::info!("signal {number}: stopping");
+    drain(running, &signal);
+    ExitCode::SUCCESS
+}
+
+/// Waits until no request is in progress, for a while at most; a second signal ends the wait.
+fn drain(mut running: Running, signal: &crossbeam_channel::Receiver<i32>) {
+    running.stop_listening();
+    let deadline = Deadline::after(now(), DRAIN);
+    let (over, check) = (after(DRAIN), tick(DRAIN_CHECK));
+    while running.server.busy() > 0 && !deadline.is_over() {
+        crossbeam_channel::select! {
+            recv(check) -> _ => {}
+            recv(over) -> _ => {}
+            recv(signal) -> _ => break,
+        }
+    }
+    match running.server.busy() {
+        0 => log::info!("stopped: nothing was in progress"),
+        count => log::warn!("stopped with {count} requests in progress"),
+    }
+}
+
+fn describe(role: &Role) -> String {
+    match role {
+        Role::Single => "single node, main for its followers".to_owned(),
+        Role::Follower { main } => format!("follower of {main}"),
+        Role::Member { view } => format!("node of a first view of {} nodes", view.nodes().count()),
+        Role::Passive { seeds } => format!("passive, looking for a cluster at {} addresses", seeds.len()),
+    }
+}
+
+fn failed(what: &str, error: &std::io::Error) -> ExitCode {
+    log::error!("{what}: {error}");
+    eprintln!("evenkv: {what}: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,73 @@
+# Everything a person runs here. `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where cargo puts the program; `make smoke PROFILE=debug` takes the unoptimised one.
+PROFILE ?= release
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
+
+# What is given on the command line reaches the scripts as an environment variable: NODES, REPL_FACTOR and
+# PORT for the local cluster, COMPOSE ("docker compose" or "docker-compose", found by itself) for up and down.
+
+SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) .ci/run
+
+.PHONY: help build run run-cluster stop-cluster add-node run-follower demo \
+        smoke test test-full check bench image up down
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build the program into target/release/evenkv (PROFILE=debug: target/debug)
+	cargo build --locked $(if $(filter release,$(PROFILE)),--release)
+
+run: build ## one node in the foreground on port 13800; Ctrl-C ends it
+	@"$$EVENKV_BIN"
+
+run-cluster: build ## a cluster of NODES=3 local processes on 127.0.0.1:13801 and up
+	@scripts/cluster start
+
+stop-cluster: ## end exactly the processes that these targets started
+	@scripts/cluster stop
+
+add-node: build ## start one more local node; it is passive until a view change names it
+	@scripts/cluster add-node
+
+run-follower: build ## start a follower of node 1 on the next free port
+	@scripts/cluster run-follower
+
+demo: build ## put real data into a local cluster and read it back through other nodes
+	@scripts/demo
+
+smoke: build ## shell tests with curl against fresh processes of the built program
+	tests/smoke/single.sh
+	tests/smoke/follower.sh
+	tests/smoke/cluster.sh
+
+test: ## the tests that take minutes at most
+	cargo test --locked
+
+test-full: ## all tests, those that take long too
+	cargo test --locked -- --include-ignored
+
+check: ## formatting, lints, licences and advisories, shell syntax
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; \
+	else echo 'check: cargo-deny is not installed, so licences and advisories were not checked'; fi
+	@for script in $(SHELL_SCRIPTS); do bash -n "$$script"; done
+	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR $(SHELL_SCRIPTS); \
+	else echo 'check: shellcheck is not installed, so the scripts were checked for syntax only'; fi
+
+bench: build ## compare with a bare tiny_http server; needs wrk
+	@scripts/bench
+
+image: ## build the image evenkv
+	docker build -t evenkv .
+
+up: ## the cluster of compose/cluster.yaml, ready on 127.0.0.1:13801 to 13803
+	@scripts/compose-cluster up
+
+down: ## take the cluster of compose/cluster.yaml down
+	@scripts/compose-cluster down

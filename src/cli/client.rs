@@ -1,0 +1,170 @@
+//! One node, asked over plain HTTP.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use ureq::http::{Method, Request, Response, Uri};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Body};
+
+use super::address::Address;
+use super::failure::Failure;
+
+/// The largest body that is read from a node, a file's line or standard input. What is larger is an error.
+pub(super) const BODY_LIMIT: u64 = 64 * 1024 * 1024;
+/// How long connecting may take before the node counts as unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An unused connection is dropped before the node, which closes idle ones after 10 s, does it.
+const IDLE_AGE: Duration = Duration::from_secs(5);
+/// How long one whole exchange may take, unless the command has reason to be quicker.
+pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A node and the connections to it. It can be shared by threads.
+pub(super) struct Client {
+    agent: Agent,
+    node: Address,
+}
+
+/// A whole answer of a node, whatever its status.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// What `Retry-After` says, where it says a number of seconds.
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Vec<u8>,
+    outcome: Option<String>,
+}
+
+impl Client {
+    /// Looks the node's name up; connects when something is asked. Keeps up to `connections` open.
+    pub(super) fn new(node: &Address, connections: usize, timeout: Duration) -> Result<Client, Failure> {
+        let unknown = |reason: String| Failure::Unreachable { node: node.clone(), reason };
+        let found: Vec<SocketAddr> = (node.host(), node.port())
+            .to_socket_addrs()
+            .map_err(|error| unknown(error.to_string()))?
+            .collect();
+        if found.is_empty() {
+            return Err(unknown("its name has no address".to_owned()));
+        }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_global(Some(timeout))
+            .max_idle_connections(connections)
+            .max_idle_connections_per_host(connections)
+            .max_idle_age(IDLE_AGE)
+            .user_agent(concat!("evenkv/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Known(found));
+        Ok(Client { agent, node: node.clone() })
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.finish(self.agent.run(self.request(Method::GET, path)?))
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        self.finish(self.agent.run(self.request(Method::DELETE, path)?))
+    }
+
+    /// Sends `{"value": <value>}`; `value` is JSON text and goes out as it is.
+    pub(super) fn put_value(&self, path: &str, value: &str) -> Result<Answer, Failure> {
+        let body = format!("{{\"value\":{value}}}").into_bytes();
+        self.finish(self.agent.run(self.request(Method::PUT, path)?.map(|()| body)))
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {
+        // `Uri` takes the path as it is: it neither resolves `..` nor touches escapes.
+        let uri: Uri = format!("http://{}{path}", self.node)
+            .parse()
+            .map_err(|error| Failure::Local(format!("the key does not fit into a URL: {error}")))?;
+        Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", "application/json")
+            .body(())
+            .map_err(|error| Failure::Local(format!("the request cannot be formed: {error}")))
+    }
+
+    fn finish(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure> {
+        let mut response = sent.map_err(|error| self.failure(&error))?;
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after =
+            header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let outcome = header("evenkv-outcome").map(str::to_owned);
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec();
+        let body = body.map_err(|error| self.failure(&error))?;
+        Ok(Answer { status, retry_after, body, outcome })
+    }
+
+    fn failure(&self, error: &ureq::Error) -> Failure {
+        match error {
+            ureq::Error::BodyExceedsLimit(limit) => {
+                Failure::Local(format!("the node's answer is larger than {limit} bytes"))
+            }
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                Failure::Local(format!("the request cannot be formed: {error}"))
+            }
+            ureq::Error::Io(error) => {
+                Failure::Unreachable { node: self.node.clone(), reason: error.to_string() }
+            }
+            other => Failure::Unreachable { node: self.node.clone(), reason: other.to_string() },
+        }
+    }
+}
+
+impl Answer {
+    /// The answer as a failure, with the node's own words where it has some.
+    pub(super) fn refusal(&self) -> Failure {
+        Failure::Refused { status: self.status, reason: self.reason() }
+    }
+
+    /// What the node says is wrong, and whether a write happened where it says that too.
+    pub(super) fn reason(&self) -> String {
+        #[derive(serde::Deserialize)]
+        struct Errors {
+            error: String,
+        }
+        let said = match serde_json::from_slice::<Errors>(&self.body) {
+            Ok(Errors { error }) => error,
+            Err(_) => "the answer names no reason; is this a node of evenkv?".to_owned(),
+        };
+        match &self.outcome {
+            Some(outcome) => format!("{said} (the write is {outcome})"),
+            None => said,
+        }
+    }
+
+    /// The body of a 200 as `T`; any other status or shape is a failure.
+    pub(super) fn parse<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        if self.status != 200 {
+            return Err(self.refusal());
+        }
+        serde_json::from_slice(&self.body).map_err(|error| Failure::Refused {
+            status: self.status,
+            reason: format!("an answer that cannot be read ({error}); is this a node of evenkv?"),
+        })
+    }
+}
+
+/// Gives the addresses that were looked up once. The library's own resolver starts a thread for every request
+/// that has a deadline.
+#[derive(Debug)]
+struct Known(Vec<SocketAddr>);
+
+impl Resolver for Known {
+    fn resolve(
+        &self,
+        _uri: &Uri,
+        _config: &ureq::config::Config,
+        _timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut found = self.empty();
+        // The library holds at most 16 addresses; pushing more panics.
+        self.0.iter().take(16).for_each(|address| found.push(*address));
+        Ok(found)
+    }
+}

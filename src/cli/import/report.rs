@@ -1,0 +1,162 @@
+//! What became of the lines, and how that is told.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::failure::Failure;
+
+/// How many failed lines are listed; the others are counted.
+const LISTED_MAX: usize = 20;
+
+/// What the threads of an import tell the one that keeps the tally.
+#[derive(Debug)]
+pub(super) enum Event {
+    Done,
+    Failed {
+        line: u64,
+        reason: String,
+    },
+    /// There is no point in going on.
+    Stop(String),
+}
+
+/// The count of one pass, with the first failures by line number.
+pub(super) struct Tally {
+    done: u64,
+    failed: u64,
+    first: BTreeMap<u64, String>,
+    /// The numbers of all failed lines, where the next pass asks for them.
+    failed_lines: Option<HashSet<u64>>,
+}
+
+impl Tally {
+    pub(super) fn new(keeps_lines: bool) -> Tally {
+        Tally { done: 0, failed: 0, first: BTreeMap::new(), failed_lines: keeps_lines.then(HashSet::new) }
+    }
+
+    pub(super) fn add(&mut self, event: Event) {
+        match event {
+            Event::Done => self.done += 1,
+            Event::Failed { line, reason } => {
+                self.failed += 1;
+                self.first.insert(line, reason);
+                if self.first.len() > LISTED_MAX {
+                    self.first.pop_last();
+                }
+                if let Some(lines) = &mut self.failed_lines {
+                    lines.insert(line);
+                }
+            }
+            Event::Stop(_) => {}
+        }
+    }
+
+    pub(super) fn done(&self) -> u64 {
+        self.done
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.done + self.failed
+    }
+
+    pub(super) fn into_failed_lines(self) -> HashSet<u64> {
+        self.failed_lines.unwrap_or_default()
+    }
+
+    /// The first failed lines in their order, and how many more there are.
+    pub(super) fn listing(&self) -> Vec<String> {
+        let mut lines: Vec<String> =
+            self.first.iter().map(|(line, reason)| format!("line {line}: {reason}")).collect();
+        let more = self.failed - self.first.len() as u64;
+        if more > 0 {
+            lines.push(format!("and {more} more failed lines (--failures FILE writes all of them)"));
+        }
+        lines
+    }
+}
+
+/// The line that ends a pass: `imported 34924, failed 0, 3.21 s, 10879 pairs/s`.
+pub(super) fn report_line(verb: &str, done: u64, failed: u64, elapsed: Duration) -> String {
+    let milliseconds = elapsed.as_millis().max(1);
+    let rate = u128::from(done) * 1000 / milliseconds;
+    format!("{verb} {done}, failed {failed}, {:.2} s, {rate} pairs/s", elapsed.as_secs_f64())
+}
+
+/// The file with all failed lines, in the order in which they were found.
+pub(super) struct FailureLog {
+    out: Option<(BufWriter<File>, PathBuf)>,
+    error: Option<io::Error>,
+}
+
+impl FailureLog {
+    /// Creates the file, or stands for none.
+    pub(super) fn open(file: Option<&Path>) -> Result<FailureLog, Failure> {
+        let out = match file {
+            Some(file) => match File::create(file) {
+                Ok(created) => Some((BufWriter::new(created), file.to_owned())),
+                Err(error) => {
+                    return Err(Failure::Local(format!("cannot write {}: {error}", file.display())));
+                }
+            },
+            None => None,
+        };
+        Ok(FailureLog { out, error: None })
+    }
+
+    /// Writes a failed line; an error is kept until the end, since the import is worth more than its log.
+    pub(super) fn note(&mut self, line: u64, reason: &str) {
+        if let (Some((out, _)), None) = (&mut self.out, &self.error) {
+            self.error = writeln!(out, "{line}\t{}", reason.replace('\n', " ")).err();
+        }
+    }
+
+    pub(super) fn close(self) -> Result<(), Failure> {
+        let Some((mut out, file)) = self.out else { return Ok(()) };
+        match self.error.map_or_else(|| out.flush(), Err) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Failure::Local(format!("cannot write {}: {error}", file.display()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Event, Tally, report_line};
+
+    #[test]
+    fn the_report_has_a_rate() {
+        for (done, failed, milliseconds, expected) in [
+            (34924, 0, 3210, "imported 34924, failed 0, 3.21 s, 10879 pairs/s"),
+            (0, 7, 4, "imported 0, failed 7, 0.00 s, 0 pairs/s"),
+            (5, 0, 0, "imported 5, failed 0, 0.00 s, 5000 pairs/s"),
+            (100_000, 1, 60_000, "imported 100000, failed 1, 60.00 s, 1666 pairs/s"),
+        ] {
+            assert_eq!(report_line("imported", done, failed, Duration::from_millis(milliseconds)), expected);
+        }
+    }
+
+    #[test]
+    fn the_first_failures_are_listed_in_order() {
+        let mut tally = Tally::new(true);
+        tally.add(Event::Done);
+        for line in (1..=30).rev() {
+            tally.add(Event::Failed { line, reason: format!("reason {line}") });
+        }
+        let listing = tally.listing();
+        assert_eq!(listing.len(), 21);
+        assert_eq!(listing[0], "line 1: reason 1");
+        assert_eq!(listing[19], "line 20: reason 20");
+        assert_eq!(listing[20], "and 10 more failed lines (--failures FILE writes all of them)");
+        assert_eq!((tally.done(), tally.failed()), (1, 30));
+        assert_eq!(tally.into_failed_lines().len(), 30);
+    }
+}

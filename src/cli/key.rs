@@ -1,0 +1,48 @@
+//! How a key travels in the path of a URL.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
+/// The bytes that stand for themselves are those that RFC 3986 calls unreserved. Even `/` is escaped: what is
+/// between us and the node may merge or resolve segments, and must find none.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The path of a key of any bytes. The node decodes it once and has the same bytes again.
+pub(super) fn path_of_key(key: &[u8]) -> String {
+    format!("/kv-store/keys/{}", percent_encode(key, ESCAPED))
+}
+
+#[cfg(test)]
+mod tests {
+    use percent_encoding::percent_decode_str;
+
+    use super::path_of_key;
+
+    #[test]
+    fn keys_are_escaped_bytewise() {
+        for (key, expected) in [
+            (&b"plain-key_1.txt~"[..], "plain-key_1.txt~"),
+            (b"", ""),
+            (b".", "."),
+            (b"..", ".."),
+            (b"a/../b", "a%2F..%2Fb"),
+            (b"//", "%2F%2F"),
+            (b"a b+c", "a%20b%2Bc"),
+            (b"100%", "100%25"),
+            (b"%2F", "%252F"),
+            (b"?#&=", "%3F%23%26%3D"),
+            ("ключ".as_bytes(), "%D0%BA%D0%BB%D1%8E%D1%87"),
+            (b"\x00\n\xff", "%00%0A%FF"),
+        ] {
+            assert_eq!(path_of_key(key), format!("/kv-store/keys/{expected}"), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_comes_back() {
+        let key: Vec<u8> = (0..=255).collect();
+        let path = path_of_key(&key);
+        assert!(path.is_ascii());
+        let decoded: Vec<u8> = percent_decode_str(path.strip_prefix("/kv-store/keys/").unwrap()).collect();
+        assert_eq!(decoded, key);
+    }
+}

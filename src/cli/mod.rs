@@ -1,0 +1,64 @@
+//! The subcommands that a person or a script uses against a running node.
+//!
+//! They speak the public HTTP contract and nothing else: this module knows nothing of the server, and works
+//! against any node of any cluster. Exit codes are the same for all: 0 done, 1 the answer is no (absent key,
+//! unhealthy node, a line that failed), 2 wrong usage, 3 anything else that went wrong.
+
+mod address;
+mod client;
+mod count;
+mod failure;
+#[cfg(test)]
+mod fake_node;
+mod health;
+mod import;
+mod key;
+mod output;
+mod pair;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::process::ExitCode;
+
+use failure::{DONE, NO};
+
+/// What to ask a running node.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Print the value of a key
+    Get(pair::GetArgs),
+    /// Store a value under a key
+    Put(pair::PutArgs),
+    /// Delete a key
+    Delete(pair::DeleteArgs),
+    /// Print how many pairs every shard holds, and their sum
+    Count(count::CountArgs),
+    /// Print which shard owns what, and on which nodes
+    View(view::ViewArgs),
+    /// Ask whether a node is ready to serve; made for health checks
+    Health(health::HealthArgs),
+    /// Store every line of a file as a pair
+    Import(import::ImportArgs),
+}
+
+/// Does what `command` says, with its output on standard output and its errors on standard error.
+pub fn run(command: Command) -> ExitCode {
+    let result = match command {
+        Command::Get(args) => pair::get(&args),
+        Command::Put(args) => pair::put(&args),
+        Command::Delete(args) => pair::delete(&args),
+        Command::Count(args) => count::count(&args),
+        Command::View(args) => view::view(&args),
+        Command::Health(args) => health::health(&args),
+        Command::Import(args) => import::import(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::from(DONE),
+        Ok(false) => ExitCode::from(NO),
+        Err(failure) => {
+            eprintln!("evenkv: {failure}{}", failure.advice());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The subcommands as they are typed: what is accepted, and what they do to a node.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use super::fake_node::{BUSY, FakeNode, REFUSED};
+use super::{Command, run};
+
+#[derive(Debug, Parser)]
+pub(super) struct Program {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+    Program::try_parse_from([&["evenkv"], words].concat()).map(|program| program.command)
+}
+
+/// The exit code of a command line at `node`.
+fn at(node: &str, words: &[&str]) -> u8 {
+    let command = parse(&[&words[..1], &["--node", node], &words[1..]].concat()).unwrap();
+    let code = run(command);
+    (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap()
+}
+
+#[test]
+fn command_lines_that_are_right() {
+    for words in [
+        &["get", "k"][..],
+        &["get", "--raw", "k"],
+        &["get", "-r", "-5"],
+        &["get", "--", "--key"],
+        &["get", ""],
+        &["get", "k", "--node", "node1"],
+        &["get", "k", "--node", ""],
+        &["put", "k", "-"],
+        &["put", "k", "-1.5"],
+        &["put", "--string", "k", "v", "--node", "[::1]:13801"],
+        &["delete", "k"],
+        &["count"],
+        &["view", "--json"],
+        &["health", "--live"],
+        &["import", "-", "--format", "words"],
+        &["import", "U.txt", "--delimiter", ";", "--key", "1", "--no-quoting", "--connections", "2"],
+        &[
+            "import",
+            "w",
+            "--format",
+            "words",
+            "--verify",
+            "--verify-through",
+            "a:1,b:2",
+            "--verify-through",
+            "c",
+        ],
+    ] {
+        assert!(parse(words).is_ok(), "{words:?}: {}", parse(words).unwrap_err());
+    }
+}
+
+#[test]
+fn command_lines_that_are_wrong() {
+    for (words, reason) in [
+        (&["get"][..], "<KEY>"),
+        (&["put", "k"], "<VALUE>"),
+        (&["get", "k", "--node", "https://node1"], "plain HTTP"),
+        (&["get", "k", "--node", "node1:port"], "65535"),
+        (&["count", "extra"], "unexpected argument"),
+        (&["import"], "<FILE>"),
+        (&["import", "w", "--connections", "0"], "1..=256"),
+        (&["import", "w", "--verify-through", ""], "no host"),
+        (&["increment", "k"], "unrecognized subcommand"),
+    ] {
+        let error = parse(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{words:?}");
+        assert!(error.to_string().contains(reason), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn commands_end_with_their_exit_codes() {
+    let node = FakeNode::start();
+    let address = node.address();
+    for (words, expected) in [
+        (&["get", "k"][..], 1),
+        (&["delete", "k"], 1),
+        (&["put", "k", "{\"a\": 1.0}"], 0),
+        (&["put", "k", "{\"a\": 2.0}"], 0),
+        (&["put", "--string", "text", "5"], 0),
+        (&["get", "k"], 0),
+        (&["get", "--raw", "text"], 0),
+        (&["put", REFUSED, "1"], 3),
+        (&["get", BUSY], 3),
+        (&["get", BUSY], 1),
+        (&["view"], 0),
+        (&["view", "--json"], 0),
+        // Nobody of shard 2 is reached.
+        (&["count"], 3),
+        (&["health"], 1),
+        (&["health", "--live"], 0),
+        (&["import", "/no/such/file.ndjson"], 3),
+        (&["import", "file.txt"], 2),
+        (&["import", "-", "--format", "words", "--verify"], 2),
+    ] {
+        assert_eq!(at(&address, words), expected, "{words:?}");
+    }
+    node.with(|state| {
+        assert_eq!(state.pairs[&b"k"[..]], "{\"a\": 2.0}");
+        assert_eq!(state.pairs[&b"text"[..]], "\"5\"");
+    });
+    assert_eq!(at(&address, &["delete", "k"]), 0);
+    assert_eq!(node.with(|state| state.pairs.len()), 1);
+}
+
+#[test]
+fn any_key_reaches_the_node_unchanged() {
+    let node = FakeNode::start();
+    let bytes: Vec<u8> = (1..=255).collect();
+    let keys = ["..", ".", "../..", "a/../b", "//", "/", "a//b/", "a b+c%2F%", "?q=1#f", "ключ", ""]
+        .map(str::as_bytes);
+    for key in keys.into_iter().chain([&bytes[..]]) {
+        let words = ["evenkv", "put", "--node", &node.address(), "--"].map(OsString::from);
+        let rest = [OsString::from_vec(key.to_vec()), OsString::from("1")];
+        let program = Program::try_parse_from(words.into_iter().chain(rest)).unwrap();
+        assert_eq!(run(program.command), ExitCode::SUCCESS);
+        assert!(node.with(|state| state.pairs.remove(key).is_some()), "{key:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_not_there_is_told_at_once() {
+    // The port was free a moment ago, and nobody listens on it now.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    assert_eq!(at(&address, &["get", "k"]), 3);
+    assert_eq!(at(&address, &["health"]), 1);
+    assert_eq!(at(&address, &["import", "src/main.rs", "--format", "words"]), 3);
+}

@@ -1,0 +1,129 @@
+//! What can go wrong with a request, one case for each reaction of the client.
+
+use std::fmt;
+
+use crate::model::address::Address;
+
+/// Whether a write happened although, or before, it failed: the header `Evenkv-Outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It did not happen and will not.
+    No,
+    /// It happened.
+    Yes,
+    /// It may have happened, or may yet: read the key to find out.
+    Unknown,
+}
+
+impl Applied {
+    /// The value of the header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "not-applied",
+            Self::Yes => "applied",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Reads the value of the header; anything else than we write ourselves is unknown.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "not-applied" => Self::No,
+            "applied" => Self::Yes,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A request that was not done as asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The headers contradict each other or mean different things to different readers; the connection is
+    /// closed, since nobody can tell where the next request begins. Mend the client.
+    Framing(String),
+    /// The request is wrong and would be so again. Mend it.
+    BadRequest(String),
+    /// The key is over the limit, given in bytes.
+    KeyTooLong {
+        /// The configured limit in bytes.
+        limit: usize,
+    },
+    /// The body or the value is over the limit, given in bytes.
+    TooLarge(String),
+    /// A PUT has no `value`.
+    ValueMissing,
+    /// There is nothing under this path, or no such thing.
+    NotFound(String),
+    /// The path takes other methods: those given.
+    MethodNotAllowed(&'static str),
+    /// The body did not come in time. Send it again, faster.
+    TooSlow(String),
+    /// The node has more to do than it can. Come back later.
+    Overloaded(String),
+    /// No replica of the shard can serve the key in time. Come back later.
+    Unavailable {
+        /// Who does not answer, and why.
+        reason: String,
+        /// Whether a write happened.
+        applied: Applied,
+    },
+    /// The main of this follower is down. Come back later.
+    MainDown {
+        /// How that was seen.
+        reason: String,
+        /// Whether a write happened.
+        applied: Applied,
+    },
+    /// This node has no view yet, or cannot take part in it; a question about the cluster has no answer.
+    NotServing(String),
+    /// Followers pass this request around in a circle.
+    Loop,
+    /// This version does not do that.
+    NotImplemented(String),
+    /// A bug of ours.
+    Internal,
+}
+
+impl Error {
+    /// An owner that cannot be asked.
+    pub fn unavailable(node: &Address, reason: impl fmt::Display, applied: Applied) -> Self {
+        Self::Unavailable { reason: format!("{node}: {reason}"), applied }
+    }
+
+    /// Whether a write that ended in this error happened.
+    pub fn applied(&self) -> Applied {
+        match self {
+            Self::Unavailable { applied, .. } | Self::MainDown { applied, .. } => *applied,
+            Self::Internal => Applied::Unknown,
+            _ => Applied::No,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Framing(text)
+            | Self::BadRequest(text)
+            | Self::TooLarge(text)
+            | Self::NotFound(text)
+            | Self::TooSlow(text)
+            | Self::Overloaded(text)
+            | Self::NotServing(text)
+            | Self::NotImplemented(text) => f.write_str(text),
+            Self::KeyTooLong { .. } => f.write_str("Key is too long"),
+            Self::ValueMissing => f.write_str("Value is missing"),
+            Self::MethodNotAllowed(allow) => {
+                write!(f, "This path does not take this method: allowed is {allow}")
+            }
+            Self::Unavailable { .. } => f.write_str("Unable to satisfy request"),
+            Self::MainDown { .. } => f.write_str("Main instance is down"),
+            Self::Loop => f.write_str(
+                "Followers pass this request around in a circle: set FORWARDING_ADDRESS of one to a main",
+            ),
+            Self::Internal => f.write_str("Internal error: see the node's log"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,426 @@
+//! Answers, and how they are written: one write for head and body.
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tiny_http::{HTTPVersion, Method, Request};
+
+use super::budget::Permit;
+use super::framing::Framing;
+use crate::clock::{now, wall};
+use crate::error::Error;
+use crate::node::keys::Value;
+use crate::wire;
+
+/// An answer with a longer body, in bytes, is written by a lane of its own: a client that reads it slowly then
+/// holds up nobody but its like.
+pub const LARGE_ANSWER: usize = 64 * 1024;
+/// Answers are handed to the socket in pieces of this many bytes, and the rate is looked at after each.
+const PIECE: usize = 64 * 1024;
+/// A client that reads slower than this many bytes a second, after [`GRACE`], is cut off.
+const SLOWEST_READER: u64 = 64 * 1024;
+/// How long a reader may do nothing at all.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// An answer to one request.
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Headers beyond those that every answer has.
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    /// The type of the body.
+    pub content_type: Cow<'static, str>,
+    /// The body.
+    pub body: Body,
+    /// Whether nothing that follows on the connection will be answered.
+    pub close: bool,
+}
+
+/// The body of an answer.
+pub enum Body {
+    /// Bytes in memory.
+    Bytes(Cow<'static, [u8]>),
+    /// A value in its JSON envelope; never copied together when it is large.
+    Value {
+        /// What comes before the value.
+        before: &'static str,
+        /// The value.
+        value: Value,
+        /// What comes after it.
+        after: String,
+        /// The part of the memory for large bodies that it takes.
+        permit: Option<Permit>,
+    },
+    /// A stream from another node, of a known length in bytes or chunked.
+    Stream {
+        /// Where it comes from.
+        reader: Box<dyn Read + Send>,
+        /// How long it is.
+        length: Option<u64>,
+    },
+}
+
+impl Body {
+    /// The length in bytes, where it is known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::Value { before, value, after, .. } => {
+                Some((before.len() + value.as_bytes().len() + after.len()) as u64)
+            }
+            Self::Stream { length, .. } => *length,
+        }
+    }
+}
+
+impl Answer {
+    /// A JSON answer.
+    pub fn json(status: u16, body: impl Into<Cow<'static, [u8]>>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            content_type: Cow::Borrowed("application/json"),
+            body: Body::Bytes(body.into()),
+            close: false,
+        }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.push((Cow::Borrowed(name), value.into()));
+        self
+    }
+
+    /// The answer to a request that failed. This is the one place where an error becomes a status.
+    ///
+    /// `more` is what the body has beyond `error` and `message`: empty, or JSON fields that begin with a comma.
+    pub fn error(error: &Error, method: &Method, more: &str) -> Self {
+        let status = match error {
+            Error::Framing(_) | Error::BadRequest(_) | Error::KeyTooLong { .. } | Error::ValueMissing => 400,
+            Error::NotFound(_) => 404,
+            Error::MethodNotAllowed(_) => 405,
+            Error::TooSlow(_) => 408,
+            Error::TooLarge(_) => 413,
+            Error::Internal => 500,
+            Error::NotImplemented(_) => 501,
+            Error::Overloaded(_)
+            | Error::Unavailable { .. }
+            | Error::MainDown { .. }
+            | Error::NotServing(_) => 503,
+            Error::Loop => 508,
+        };
+        let error_text = serde_json::to_string(&error.to_string()).expect("a string is JSON");
+        let message = serde_json::to_string(&format!("Error in {method}")).expect("a string is JSON");
+        let body = format!("{{\"error\":{error_text},\"message\":{message}{more}}}");
+        let mut answer = Self::json(status, body.into_bytes());
+        answer.close = matches!(error, Error::Framing(_));
+        if matches!(method, Method::Put | Method::Delete) {
+            answer = answer.with(wire::OUTCOME_HEADER, error.applied().as_str());
+        }
+        match error {
+            Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
+            Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
+            Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
+                answer.with("Retry-After", "1").with(wire::REASON_HEADER, header_text(reason))
+            }
+            Error::Overloaded(_) | Error::NotServing(_) => answer.with("Retry-After", "1"),
+            _ => answer,
+        }
+    }
+
+    /// Whether the body is written by a lane of its own.
+    pub fn is_large(&self) -> bool {
+        self.body.length().is_none_or(|length| length > LARGE_ANSWER as u64)
+    }
+
+    /// Writes the answer and hands the connection on to its next request. The body of the request has been read.
+    ///
+    /// # Errors
+    /// When the client does not take it: nothing more can be said on this connection.
+    pub fn write(self, request: Request) -> io::Result<()> {
+        let version = request.http_version().clone();
+        let (no_body, asked) = (*request.method() == Method::Head, Asked::of(&request));
+        let mut writer = request.into_writer();
+        self.write_to(&mut *writer, &version, no_body, asked)
+    }
+
+    /// Writes the answer to a stream.
+    ///
+    /// # Errors
+    /// When the client does not take it, or the other node broke off.
+    pub fn write_to(
+        self,
+        writer: &mut dyn Write,
+        version: &HTTPVersion,
+        no_body: bool,
+        asked: Asked,
+    ) -> io::Result<()> {
+        let chunked = self.body.length().is_none() && *version >= HTTPVersion(1, 1);
+        let mut head = self.head(chunked, asked);
+        if no_body {
+            writer.write_all(&head)?;
+            return writer.flush();
+        }
+        let small = self.body.length().is_some_and(|length| length <= LARGE_ANSWER as u64);
+        let mut pace = Pace::start();
+        match self.body {
+            Body::Bytes(bytes) if small => head.extend_from_slice(&bytes),
+            Body::Value { before, value, after, .. } if small => {
+                for part in [before.as_bytes(), value.as_bytes(), after.as_bytes()] {
+                    head.extend_from_slice(part);
+                }
+            }
+            Body::Bytes(bytes) => return pace.write(writer, &[&head, &bytes]),
+            Body::Value { before, value, after, permit } => {
+                head.extend_from_slice(before.as_bytes());
+                pace.write(writer, &[&head, value.as_bytes(), after.as_bytes()])?;
+                drop(permit);
+                return Ok(());
+            }
+            Body::Stream { reader, length } => {
+                writer.write_all(&head)?;
+                return pace.copy(writer, reader, length, chunked);
+            }
+        }
+        writer.write_all(&head)?;
+        writer.flush()
+    }
+
+    fn head(&self, chunked: bool, asked: Asked) -> Vec<u8> {
+        let mut head = Vec::with_capacity(512);
+        let text = format_args!(
+            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nDate: {}\r\n",
+            self.status,
+            reason_phrase(self.status),
+            self.content_type,
+            Date
+        )
+        .to_string();
+        head.extend_from_slice(text.as_bytes());
+        if chunked {
+            head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        } else if let Some(length) = self.body.length() {
+            let _ = write!(head, "Content-Length: {length}\r\n");
+        }
+        let connection = if self.close { Asked::Close } else { asked };
+        head.extend_from_slice(match connection {
+            Asked::Nothing => b"",
+            Asked::Close => b"Connection: close\r\n",
+            Asked::KeepAlive => b"Connection: keep-alive\r\n",
+        });
+        for (name, value) in &self.headers {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+}
+
+/// What the client asked of the connection, as far as the answer has to confirm it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// What its version of HTTP does anyway.
+    Nothing,
+    /// To close it.
+    Close,
+    /// To keep it, in HTTP/1.0.
+    KeepAlive,
+}
+
+impl Asked {
+    /// Reads the request's `Connection` header, by which tiny_http decides, too.
+    pub fn of(request: &Request) -> Self {
+        let header = request.headers().iter().find(|header| header.field.equiv("Connection"));
+        let old = *request.http_version() == HTTPVersion(1, 0);
+        let Some(header) = header else { return if old { Self::Close } else { Self::Nothing } };
+        let value = header.value.as_str().to_ascii_lowercase();
+        if value.contains("close") || value.contains("upgrade") {
+            Self::Close
+        } else if old {
+            if value.contains("keep-alive") { Self::KeepAlive } else { Self::Close }
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// The pace at which a client has to take a large answer.
+struct Pace {
+    start: std::time::Instant,
+    written: u64,
+}
+
+impl Pace {
+    fn start() -> Self {
+        Self { start: now(), written: 0 }
+    }
+
+    fn write(&mut self, writer: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
+        for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
+            writer.write_all(piece)?;
+            self.took(piece.len())?;
+        }
+        writer.flush()
+    }
+
+    fn took(&mut self, bytes: usize) -> io::Result<()> {
+        self.written += bytes as u64;
+        let allowed = GRACE + Duration::from_secs(self.written / SLOWEST_READER);
+        if now() - self.start > allowed { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    fn copy(
+        &mut self,
+        writer: &mut dyn Write,
+        mut reader: Box<dyn Read + Send>,
+        length: Option<u64>,
+        chunked: bool,
+    ) -> io::Result<()> {
+        let mut piece = vec![0; PIECE];
+        let mut copied = 0;
+        loop {
+            let count = match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if chunked {
+                write!(writer, "{count:x}\r\n")?;
+            }
+            writer.write_all(&piece[..count])?;
+            if chunked {
+                writer.write_all(b"\r\n")?;
+            }
+            copied += count as u64;
+            self.took(count)?;
+        }
+        if length.is_some_and(|length| length != copied) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if chunked {
+            writer.write_all(b"0\r\n\r\n")?;
+        }
+        writer.flush()
+    }
+}
+
+/// Answers before the body has been read, which [`Request::respond`] and [`Request::into_writer`] do not allow:
+/// they first drain the body, through one buffer of the size that is still declared.
+///
+/// `upgrade` hands out the stream without draining. It writes a head first, with headers of its own that say that
+/// this server knows HTTP/1.1, which is true, and it leaves out the length of a body. So the rest of our head goes along
+/// as further lines of one header's value, and the body follows on the stream.
+pub fn write_early(
+    answer: Answer,
+    request: Request,
+) -> (Box<dyn tiny_http::ReadWrite + Send>, io::Result<()>) {
+    let no_body = *request.method() == Method::Head;
+    let mut rest = answer.content_type.into_owned();
+    if answer.close {
+        rest.push_str("\r\nConnection: close");
+    }
+    for (name, value) in &answer.headers {
+        let _ = std::fmt::Write::write_fmt(&mut rest, format_args!("\r\n{name}: {value}"));
+    }
+    let Body::Bytes(bytes) = answer.body else {
+        unreachable!("an early answer is an error, and those are short")
+    };
+    let _ = std::fmt::Write::write_fmt(&mut rest, format_args!("\r\nContent-Length: {}", bytes.len()));
+    let head = tiny_http::Header::from_bytes("Content-Type", rest).expect("our headers are ASCII");
+    let response = tiny_http::Response::empty(answer.status).with_header(head);
+    let mut stream = request.upgrade("HTTP/1.1", response);
+    let written = if no_body { Ok(()) } else { stream.write_all(&bytes) };
+    let written = written.and_then(|()| stream.flush());
+    (stream, written)
+}
+
+/// Whether the answer has to go out before the body was read.
+pub fn is_early(framing: &Framing, body_was_read: bool) -> bool {
+    framing.is_on_its_way() && !body_was_read
+}
+
+/// A text as the value of a header: one line of printable ASCII.
+fn header_text(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(512).collect()
+}
+
+/// The current date for the `Date` header, formatted once a second.
+struct Date;
+
+static DATE: RwLock<String> = RwLock::new(String::new());
+
+/// Formats the date anew; called several times a second by one thread.
+pub fn refresh_date() {
+    let date = httpdate::fmt_http_date(wall());
+    if *DATE.read() != date {
+        *DATE.write() = date;
+    }
+}
+
+impl std::fmt::Display for Date {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&DATE.read())
+    }
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    ureq::http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Applied;
+
+    fn text(answer: Answer, version: &HTTPVersion, no_body: bool) -> String {
+        let mut bytes = Vec::new();
+        answer.write_to(&mut bytes, version, no_body, Asked::Nothing).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    const V11: HTTPVersion = HTTPVersion(1, 1);
+
+    #[test]
+    fn an_error_says_whether_the_write_happened() {
+        let error = Error::Unavailable { reason: "n2: \u{e9}\r\nX: y".to_owned(), applied: Applied::Unknown };
+        let put = text(Answer::error(&error, &Method::Put, ""), &V11, false);
+        assert!(put.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{put}");
+        assert!(put.contains("Evenkv-Outcome: unknown\r\n"), "{put}");
+        assert!(put.contains("Evenkv-Reason: n2: ???X: y\r\n"), "{put}");
+        assert!(
+            put.ends_with("{\"error\":\"Unable to satisfy request\",\"message\":\"Error in PUT\"}"),
+            "{put}"
+        );
+        let get = text(Answer::error(&error, &Method::Get, ",\"address\":\"a:1\""), &V11, false);
+        assert!(!get.contains("Evenkv-Outcome"), "{get}");
+        assert!(get.ends_with("\"Error in GET\",\"address\":\"a:1\"}"), "{get}");
+    }
+
+    #[test]
+    fn a_stream_of_unknown_length_is_chunked_and_one_that_breaks_off_is_an_error() {
+        let stream = |length| {
+            let reader: Box<dyn Read + Send> = Box::new(&b"hello"[..]);
+            Answer { body: Body::Stream { reader, length }, ..Answer::json(200, &b""[..]) }
+        };
+        let sent = text(stream(None), &V11, false);
+        assert!(sent.contains("Transfer-Encoding: chunked\r\n"), "{sent}");
+        assert!(sent.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), "{sent}");
+        let sent = text(stream(Some(5)), &V11, false);
+        assert!(sent.ends_with("\r\n\r\nhello"), "{sent}");
+        let broken = stream(Some(6)).write_to(&mut Vec::new(), &V11, false, Asked::Nothing);
+        assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_answer_to_head_has_a_length_and_no_body() {
+        let sent = text(Answer::json(405, &b"{}"[..]), &V11, true);
+        assert!(sent.contains("Content-Length: 2\r\n") && sent.ends_with("\r\n\r\n"), "{sent}");
+    }
+}

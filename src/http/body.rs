@@ -1,0 +1,166 @@
+//! Reading the body of a request: how much of it, and how slowly it may come.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use tiny_http::Request;
+
+use super::budget::{Budget, Permit};
+use super::framing::Framing;
+use crate::clock::now;
+use crate::error::Error;
+
+/// A body may come as slowly as it likes for this long.
+const GRACE: Duration = Duration::from_secs(2);
+/// After that it has to have come at this rate on average, in bytes a second, or the request is answered 408.
+const SLOWEST_BODY: u64 = 64 * 1024;
+/// Bytes read at one time, and by which the memory taken grows.
+const PIECE: usize = 64 * 1024;
+
+/// A body in memory, and the part of the memory for large ones that it takes.
+#[derive(Debug, Default)]
+pub struct BodyBytes {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Given back with the bytes; nobody looks at it.
+    _permit: Option<Permit>,
+}
+
+/// How long a body may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// The most bytes that are read.
+    pub bytes: usize,
+    /// What the client is told that it may send at most, in bytes.
+    pub allowed: usize,
+}
+
+/// Reads the whole body of a request, up to a limit.
+///
+/// # Errors
+/// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Overloaded`], or [`Error::BadRequest`] where it ends too soon.
+pub fn read(
+    request: &mut Request,
+    framing: &Framing,
+    limit: Limit,
+    budget: &Budget,
+) -> Result<BodyBytes, Error> {
+    match framing {
+        Framing::Empty => Ok(BodyBytes::default()),
+        Framing::Buffered(length) => {
+            if *length > limit.bytes {
+                return Err(too_large(limit));
+            }
+            let mut bytes = Vec::with_capacity(*length);
+            request.as_reader().read_to_end(&mut bytes).map_err(|error| broken(&error))?;
+            Ok(BodyBytes { bytes, _permit: None })
+        }
+        Framing::OnItsWay { length: Some(length), .. } if *length > limit.bytes => Err(too_large(limit)),
+        Framing::OnItsWay { length, .. } => {
+            // tiny_http does not stop at the declared length where the client wants to upgrade.
+            let reader = request.as_reader();
+            let allowed = length.unwrap_or(limit.bytes + 1) as u64;
+            read_paced(&mut Paced::new(reader).take(allowed), *length, limit, budget)
+        }
+        Framing::Refused(reason) => Err(Error::Framing(reason.clone())),
+    }
+}
+
+fn read_paced(
+    reader: &mut impl Read,
+    length: Option<usize>,
+    limit: Limit,
+    budget: &Budget,
+) -> Result<BodyBytes, Error> {
+    let full = || Error::Overloaded("The memory for large bodies is in use: try again later".to_owned());
+    let mut permit = budget.take(PIECE).ok_or_else(full)?;
+    let (mut bytes, mut taken) = (Vec::new(), PIECE);
+    while length != Some(bytes.len()) {
+        if bytes.len() == taken {
+            if !permit.grow(taken) {
+                return Err(full());
+            }
+            taken *= 2;
+        }
+        let before = bytes.len();
+        match reader.by_ref().take((taken - before) as u64).read_to_end(&mut bytes) {
+            Ok(_) if bytes.len() > limit.bytes => return Err(too_large(limit)),
+            Ok(0) if length.is_some() => {
+                return Err(Error::BadRequest(format!("The body ended after {before} bytes: send it whole")));
+            }
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => return Err(broken(&error)),
+        }
+    }
+    Ok(BodyBytes { bytes, _permit: Some(permit) })
+}
+
+fn too_large(limit: Limit) -> Error {
+    Error::TooLarge(format!("The value is too large: allowed are {} bytes", limit.allowed))
+}
+
+fn broken(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TooSlow(format!(
+            "The body came too slowly: allowed is {SLOWEST_BODY} bytes a second after the first {} s",
+            GRACE.as_secs()
+        )),
+        _ => Error::BadRequest(format!("The body could not be read: {error}")),
+    }
+}
+
+/// A reader that gives up on a client which is too slow.
+///
+/// The limits of the socket count anew with every byte; a total has to be counted here.
+pub struct Paced<'a> {
+    reader: &'a mut dyn Read,
+    start: std::time::Instant,
+    count: u64,
+}
+
+impl<'a> Paced<'a> {
+    /// Begins to count the time now.
+    pub fn new(reader: &'a mut dyn Read) -> Self {
+        Self { reader, start: now(), count: 0 }
+    }
+}
+
+impl Read for Paced<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.count += count as u64;
+        let allowed = GRACE + Duration::from_secs(self.count / SLOWEST_BODY);
+        if count > 0 && now() - self.start > allowed {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tiny_http::TestRequest;
+
+    use super::*;
+
+    fn read_with(framing: &Framing, limit: usize, budget: usize) -> Result<usize, Error> {
+        let body: &'static str = Box::leak("x".repeat(5000).into_boxed_str());
+        let mut request: Request = TestRequest::new().with_body(body).into();
+        read(&mut request, framing, Limit { bytes: limit, allowed: limit }, &Budget::new(budget))
+            .map(|body| body.bytes.len())
+    }
+
+    #[test]
+    fn a_body_is_read_up_to_its_limits() {
+        let on_its_way = |length| Framing::OnItsWay { length, upgrade: false, expect: false };
+        assert_eq!(read_with(&Framing::Empty, 10, 0), Ok(0));
+        assert_eq!(read_with(&on_its_way(Some(5000)), 5000, PIECE), Ok(5000));
+        assert_eq!(read_with(&on_its_way(None), 5000, PIECE), Ok(5000));
+        assert!(matches!(read_with(&on_its_way(Some(5000)), 4999, PIECE), Err(Error::TooLarge(_))));
+        assert!(matches!(read_with(&on_its_way(None), 4999, PIECE), Err(Error::TooLarge(_))));
+        assert!(matches!(read_with(&on_its_way(Some(5000)), 5000, PIECE - 1), Err(Error::Overloaded(_))));
+        let upgrade = Framing::OnItsWay { length: Some(3), upgrade: true, expect: false };
+        assert_eq!(read_with(&upgrade, 10, PIECE), Ok(3));
+    }
+}

@@ -1,0 +1,174 @@
+//! Key operations of clients.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use tiny_http::Method;
+
+use super::answer::{Answer, Body};
+use super::body::{self, BodyBytes, Limit};
+use super::lanes::Job;
+use super::payload::Payload;
+use super::routes::{Route, decode_key};
+use super::server::Server;
+use crate::clock::Deadline;
+use crate::error::{Applied, Error};
+use crate::model::address::Address;
+use crate::model::hash::KeyHash;
+use crate::node::keys::{Operation, Outcome, Owner, Value};
+use crate::wire::KeyResult;
+
+/// What a body may have beyond the value, in bytes: the names, other fields, blanks.
+const ENVELOPE: usize = 64 * 1024;
+
+/// Who owns a key.
+pub fn owner(server: &Server, key: &[u8]) -> Owner {
+    server.node.owner(KeyHash::of(key))
+}
+
+/// Answers a request about a key. The order of the checks is part of the contract: framing (checked before),
+/// key length, size, JSON, value.
+pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Answer {
+    let method = job.arrival.request.method().clone();
+    let body = read_body(server, job);
+    let payload = match &body {
+        Ok(body) => Payload::parse(&body.bytes),
+        Err(error) => Err(error.clone()),
+    };
+    let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
+    let key = decode_key(encoded);
+    let owner = match &key {
+        Ok(key) => owner(server, key),
+        Err(_) => Owner::Here,
+    };
+    let more = |address: Option<&Address>| more_fields(address, causal);
+    let checked = key.and_then(|key| {
+        check_key(server, &key)?;
+        let operation = operation(server, &method, route, &payload)?;
+        Ok((key, operation))
+    });
+    let (key, operation) = match checked {
+        Ok(checked) => checked,
+        Err(error) => return Answer::error(&error, &method, &more(owner.address())),
+    };
+    let deadline = Deadline::after(job.arrival.arrived, server.node.limits.request_timeout);
+    match run(server, &owner, &key, operation, deadline) {
+        Ok(Outcome::Done(result, value)) => done(&method, result, value, more(owner.address())),
+        // Nobody of the shard served it, so nobody is named.
+        Err(error) => Answer::error(&error, &method, &more(None)),
+    }
+}
+
+fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
+    let allowed = server.node.limits.max_value_length;
+    let limit = Limit { bytes: allowed + ENVELOPE, allowed };
+    let read = body::read(&mut job.arrival.request, &job.arrival.framing, limit, &server.budget);
+    job.body_was_read = read.is_ok();
+    read
+}
+
+/// Checks the length of a key.
+///
+/// # Errors
+/// [`Error::KeyTooLong`].
+pub fn check_key(server: &Server, key: &[u8]) -> Result<(), Error> {
+    let limit = server.node.limits.max_key_length;
+    if key.len() > limit { Err(Error::KeyTooLong { limit }) } else { Ok(()) }
+}
+
+fn operation<'a>(
+    server: &Server,
+    method: &Method,
+    route: &Route,
+    payload: &Result<Payload<'a>, Error>,
+) -> Result<Operation<'a>, Error> {
+    let operation = match method {
+        Method::Get => Operation::Get,
+        Method::Delete => Operation::Delete,
+        Method::Put => {
+            let payload = payload.as_ref().map_err(Clone::clone)?;
+            payload.causal_context()?;
+            let value = payload.value.ok_or(Error::ValueMissing)?.as_bytes();
+            check_value(server, value)?;
+            return Ok(Operation::Put(value));
+        }
+        _ => return Err(Error::MethodNotAllowed(route.allow())),
+    };
+    // A GET or DELETE may have any body. Only one that cannot be read, or claims a context that is none, is refused.
+    match payload {
+        Ok(payload) => payload.causal_context().map(|_| operation),
+        Err(Error::BadRequest(_)) => Ok(operation),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// Checks the length of a value.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
+    let limit = server.node.limits.max_value_length;
+    if value.len() > limit {
+        return Err(Error::TooLarge(format!("The value is too large: allowed are {limit} bytes")));
+    }
+    Ok(())
+}
+
+fn run(
+    server: &Server,
+    owner: &Owner,
+    key: &[u8],
+    operation: Operation,
+    deadline: Deadline,
+) -> Result<Outcome, Error> {
+    if deadline.is_over() {
+        let reason = "the request waited too long for a worker".to_owned();
+        return Err(Error::Unavailable { reason, applied: Applied::No });
+    }
+    match owner {
+        Owner::Here => Ok(server.node.run_here(KeyHash::of(key), key, operation)),
+        Owner::At(peer) => server.node.run_at(peer, key, operation, deadline),
+        Owner::Unknown(reason) => Err(Error::Unavailable { reason: reason.clone(), applied: Applied::No }),
+    }
+}
+
+/// The fields that an answer has beyond its own, each with a comma before it.
+fn more_fields(address: Option<&Address>, causal: Option<&str>) -> String {
+    let mut more = String::new();
+    if let Some(address) = address {
+        let _ = write!(more, ",\"address\":\"{address}\"");
+    }
+    if let Some(causal) = causal {
+        let _ = write!(more, ",\"causal-context\":{causal}");
+    }
+    more
+}
+
+fn done(method: &Method, result: KeyResult, value: Option<Value>, more: String) -> Answer {
+    let (status, body) = match result {
+        KeyResult::Added => (201, "{\"message\":\"Added successfully\",\"replaced\":false"),
+        KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
+        KeyResult::Deleted => (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\""),
+        KeyResult::Found => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
+        KeyResult::Absent => return absent(method, &more),
+    };
+    let after = more + "}";
+    match value {
+        Some(value) => {
+            let body = Body::Value { before: body, value, after, permit: None };
+            Answer { body, ..Answer::json(status, &b""[..]) }
+        }
+        None => Answer::json(status, [body.as_bytes(), after.as_bytes()].concat()),
+    }
+}
+
+fn absent(method: &Method, more: &str) -> Answer {
+    let body = format!(
+        "{{\"doesExist\":false,\"error\":\"Key does not exist\",\"message\":\"Error in {method}\"{more}}}"
+    );
+    let answer = Answer::json(404, body.into_bytes());
+    if *method == Method::Delete {
+        return answer.with(crate::wire::OUTCOME_HEADER, Applied::No.as_str());
+    }
+    answer
+}

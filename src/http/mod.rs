@@ -1,0 +1,25 @@
+//! The HTTP side of a node. Only this part knows tiny_http, and only this part knows status codes of answers to
+//! clients.
+
+pub mod framing;
+
+pub mod answer;
+pub mod body;
+pub mod payload;
+pub mod routes;
+
+pub mod cluster_handlers;
+pub mod key_handlers;
+pub mod node_handlers;
+pub mod own_handlers;
+pub mod relay;
+
+pub mod budget;
+pub mod connections;
+pub mod gate;
+pub mod lanes;
+pub mod linger;
+
+pub mod accept;
+pub mod kicker;
+pub mod server;

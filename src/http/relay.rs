@@ -1,0 +1,274 @@
+//! A follower passes everything on to its main, unchanged, and checks nothing itself.
+
+use std::borrow::Cow;
+use std::io::Read;
+use std::sync::Arc;
+
+use tiny_http::{Method, Request};
+use ureq::http::{HeaderName, HeaderValue, Response, request};
+use ureq::{Body as PeerBody, SendBody};
+
+use super::answer::{Answer, Body};
+use super::body::{self, BodyBytes, Limit, Paced};
+use super::framing::Framing;
+use super::lanes::Job;
+use super::payload::Payload;
+use super::server::Server;
+use crate::clock::Deadline;
+use crate::error::{Applied, Error};
+use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
+use crate::wire;
+
+/// Bodies up to this length, in bytes, are held: only then can the main be asked again where that is safe.
+/// Longer ones stream.
+const HELD_BYTES: usize = 64 * 1024;
+const HELD: Limit = Limit { bytes: HELD_BYTES, allowed: HELD_BYTES };
+/// A longer body is not even begun: nobody could drain what the main refuses.
+const LONGEST_STREAM: usize = 1 << 30;
+/// A request that has come through so many followers goes round in a circle.
+const MOST_HOPS: usize = 8;
+
+/// Headers that belong to one connection and are not passed on (RFC 9110, section 7.6.1), and those that are
+/// made anew for the next one.
+const OF_THE_CONNECTION: [&str; 12] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "expect",
+    "host",
+];
+
+/// The main's answer to a request.
+pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
+    let main = server.node.main().expect("only a follower passes on");
+    let method = job.arrival.request.method().clone();
+    let mut held = BodyBytes::default();
+    relayed(server, job, &main, &mut held).unwrap_or_else(|error| {
+        // The one thing that the follower reads in a body: an answer of its own has to give the context back, too.
+        let payload = Payload::parse(&held.bytes).ok();
+        let causal = payload.and_then(|payload| payload.causal_context().ok().flatten().map(str::to_owned));
+        let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
+        Answer::error(&error, &method, &more)
+    })
+}
+
+fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
+    let hops = next_hops(&job.arrival.request, &server.node.instance)?;
+    let onward = Onward { target: target(job.arrival.request.url()), hops };
+    let patience = server.node.limits.request_timeout;
+    let response = match job.arrival.framing.clone() {
+        Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
+            if length.is_some_and(|length| length > LONGEST_STREAM) {
+                return Err(Error::TooLarge(format!(
+                    "The body is too large: allowed are {LONGEST_STREAM} bytes"
+                )));
+            }
+            stream(job, main, &onward, length, Patience::Streaming(patience))?
+        }
+        framing => {
+            *held = body::read(&mut job.arrival.request, &framing, HELD, &server.budget)?;
+            job.body_was_read = true;
+            let deadline = Patience::Until(Deadline::after(job.arrival.arrived, patience));
+            hold(&job.arrival.request, main, &onward, &held.bytes, deadline)?
+        }
+    };
+    take_over(response)
+}
+
+/// What is the same for each try.
+struct Onward {
+    target: String,
+    hops: String,
+}
+
+impl Onward {
+    fn request(&self, request: &Request, main: &Peer) -> Result<request::Builder, Error> {
+        let method = request.method().as_str().parse().map_err(|_| bad("The method is not valid"))?;
+        let mut onward = main.request(method, &self.target).header(wire::HOP_HEADER, &self.hops);
+        for header in request.headers() {
+            let name = header.field.as_str().as_str();
+            if is_of_the_connection(name) || header.field.equiv(wire::HOP_HEADER) {
+                continue;
+            }
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| bad("The name of a header is not valid"))?;
+            let value = HeaderValue::from_str(header.value.as_str());
+            onward = onward.header(name, value.map_err(|_| bad("The value of a header is not valid"))?);
+        }
+        Ok(onward)
+    }
+}
+
+fn bad(text: &str) -> Error {
+    Error::BadRequest(text.to_owned())
+}
+
+fn is_of_the_connection(name: &str) -> bool {
+    OF_THE_CONNECTION.iter().any(|header| header.eq_ignore_ascii_case(name))
+}
+
+/// Passes a body on while it comes in.
+fn stream(
+    job: &mut Job,
+    main: &Peer,
+    onward: &Onward,
+    length: Option<usize>,
+    patience: Patience,
+) -> Result<Response<PeerBody>, Error> {
+    let mut request = onward.request(&job.arrival.request, main)?;
+    if let Some(length) = length {
+        request = request.header("content-length", length);
+    }
+    let mut reader =
+        Counted { reader: Paced::new(job.arrival.request.as_reader()), left: length, ended: false };
+    let request =
+        request.body(SendBody::from_reader(&mut reader)).map_err(|_| bad("The path is not valid"))?;
+    let response = main.exchange(request, patience);
+    job.body_was_read = reader.ended || reader.left == Some(0);
+    response.map_err(|error| not_passed_on(&error))
+}
+
+/// Passes a body on that is held. A GET that met a connection which broke is asked once more: the connection may
+/// have been idle, and reading twice does no harm. A write is never sent twice.
+fn hold(
+    request: &Request,
+    main: &Peer,
+    onward: &Onward,
+    held: &[u8],
+    patience: Patience,
+) -> Result<Response<PeerBody>, Error> {
+    let ask = || -> Result<_, Error> {
+        let builder = onward.request(request, main)?;
+        let invalid = |_| bad("The path is not valid");
+        Ok(if held.is_empty() {
+            main.exchange(builder.body(SendBody::none()).map_err(invalid)?, patience)
+        } else {
+            main.exchange(builder.body(held).map_err(invalid)?, patience)
+        })
+    };
+    let is_safe = matches!(request.method(), Method::Get | Method::Head);
+    let response = match ask()? {
+        Err(error) if is_safe && error.kind == NoAnswerKind::Broken => ask()?,
+        response => response,
+    };
+    response.map_err(|error| not_passed_on(&error))
+}
+
+fn not_passed_on(error: &NoAnswer) -> Error {
+    let (reason, applied) = (error.reason.clone(), error.kind.applied());
+    match error.kind {
+        NoAnswerKind::NotSent | NoAnswerKind::Silent | NoAnswerKind::Broken => {
+            Error::MainDown { reason, applied }
+        }
+        NoAnswerKind::Late | NoAnswerKind::Senseless => Error::Unavailable { reason, applied },
+    }
+}
+
+/// Makes the main's answer ours.
+fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
+    let (parts, body) = response.into_parts();
+    let mut answer = Answer::json(parts.status.as_u16(), &b""[..]);
+    for (name, value) in &parts.headers {
+        let Ok(value) = value.to_str() else { continue };
+        match name.as_str() {
+            "content-type" => answer.content_type = Cow::Owned(value.to_owned()),
+            "date" => {}
+            name if is_of_the_connection(name) => {}
+            name => answer.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned()))),
+        }
+    }
+    let length = body.content_length();
+    answer.body = if length.is_some_and(|length| length <= HELD_BYTES as u64) {
+        // Read before the answer begins, so that a main which breaks off in the middle is still told to the client.
+        let held = read_body(Response::new(body), HELD_BYTES as u64)
+            .map_err(|error| Error::MainDown { reason: error.reason, applied: Applied::Unknown })?;
+        Body::Bytes(Cow::Owned(held))
+    } else {
+        let reader = body.into_with_config().limit(u64::MAX).reader();
+        Body::Stream { reader: Box::new(reader), length }
+    };
+    Ok(answer)
+}
+
+/// The trace of followers that a request has come through.
+pub fn hops(request: &Request) -> Option<&str> {
+    let trace = request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
+    trace.map(|header| header.value.as_str())
+}
+
+/// The trace of followers to send on.
+fn next_hops(request: &Request, own: &str) -> Result<String, Error> {
+    let Some(trace) = hops(request) else { return Ok(own.to_owned()) };
+    let hops: Vec<&str> = trace.split(',').collect();
+    if hops.len() >= MOST_HOPS || hops.contains(&own) {
+        return Err(Error::Loop);
+    }
+    Ok(format!("{trace},{own}"))
+}
+
+/// The request target with the characters encoded that a client may send raw but a URI does not have. It means the
+/// same key.
+fn target(raw: &str) -> String {
+    let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
+    let start = path.find("/kv").unwrap_or(0);
+    let mut target = String::with_capacity(raw.len());
+    encode(&path[start..], b"#<>`", &mut target);
+    if let Some(query) = query {
+        target.push('?');
+        encode(query, b"#<>\"", &mut target);
+    }
+    target
+}
+
+fn encode(part: &str, refused: &[u8], target: &mut String) {
+    use std::fmt::Write;
+    for byte in part.bytes() {
+        if byte.is_ascii_graphic() && !refused.contains(&byte) {
+            target.push(byte.into());
+        } else {
+            let _ = write!(target, "%{byte:02X}");
+        }
+    }
+}
+
+/// Knows when a body has come to its end, and stops there even where tiny_http does not.
+struct Counted<'a> {
+    reader: Paced<'a>,
+    left: Option<usize>,
+    ended: bool,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = self.left.unwrap_or(buffer.len()).min(buffer.len());
+        let count = self.reader.read(&mut buffer[..most])?;
+        self.left = self.left.map(|left| left - count);
+        self.ended |= count == 0;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_stays_the_same_key() {
+        let table = [
+            ("/kv-store/keys/a/../b//%2F?x=%20", "/kv-store/keys/a/../b//%2F?x=%20"),
+            ("/kvs/keys/a#b", "/kvs/keys/a%23b"),
+            ("/kvs/keys/<\"{|}`^\\>[]", "/kvs/keys/%3C\"{|}%60^\\%3E[]"),
+            ("http://host:1/kvs/keys/a", "/kvs/keys/a"),
+        ];
+        for (raw, wanted) in table {
+            assert_eq!(target(raw), wanted);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The figures of a node, in Prometheus' text format.
+
+use std::fs;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::http::lanes::LaneId;
+use crate::http::routes::Route;
+
+/// Bounds of the latency histogram, in seconds.
+const BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// All figures of one process.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    /// The counters of `requests` that were used, by lane, route and status: looking one up by its labels costs more
+    /// than a GET takes to find its pair.
+    used: Vec<OnceLock<IntCounter>>,
+    /// Which lanes' names are used.
+    follower: bool,
+    latency: Vec<Histogram>,
+    /// Requests refused at once, by lane.
+    pub sheds: IntCounterVec,
+    /// Connections whose rest could not be read, and which cost a thread and two descriptors for good.
+    pub abandoned: IntCounter,
+    /// Requests thrown away because their connection was cut off.
+    pub cut_off: IntCounter,
+    /// Accept loops that were replaced.
+    pub accept_loops: IntCounter,
+    /// Handlers that panicked.
+    pub panics: IntCounter,
+    gauges: Gauges,
+}
+
+struct Gauges {
+    queued: IntGaugeVec,
+    connections: IntGauge,
+    busy: IntGauge,
+    pairs: IntGauge,
+    bytes: IntGauge,
+    threads: IntGauge,
+    descriptors: IntGauge,
+    resident: IntGauge,
+}
+
+/// The figures that are looked up when they are asked for.
+pub struct Sample {
+    /// How much waits in each lane.
+    pub queued: Vec<(LaneId, usize)>,
+    /// How many connections have a request in progress.
+    pub busy: usize,
+    /// Pairs held.
+    pub pairs: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// The port that is listened on.
+    pub port: u16,
+}
+
+const STATUSES: [u16; 16] = [200, 201, 202, 400, 404, 405, 408, 409, 413, 417, 431, 500, 501, 503, 508, 0];
+
+impl Metrics {
+    /// All figures at zero.
+    ///
+    /// # Panics
+    /// When a name is registered twice, which is a mistake in this function.
+    #[must_use]
+    pub fn new(follower: bool) -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("a valid name");
+            registry.register(Box::new(counter.clone())).expect("registered once");
+            counter
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name");
+            registry.register(Box::new(counters.clone())).expect("registered once");
+            counters
+        };
+        let latency = LaneId::ALL.iter().map(|lane| {
+            let options = HistogramOpts::new(
+                "evenkv_request_seconds",
+                "Time from the headers of a request to its answer, which is then written, by lane",
+            );
+            let options = options.const_label("lane", lane.name(follower)).buckets(BUCKETS.to_vec());
+            let histogram = Histogram::with_opts(options).expect("valid buckets");
+            registry.register(Box::new(histogram.clone())).expect("registered once per lane");
+            histogram
+        });
+        Self {
+            latency: latency.collect(),
+            requests: counters(
+                "evenkv_requests_total",
+                "Answers, by route, status and lane",
+                &["route", "status", "lane"],
+            ),
+            used: (0..LaneId::ALL.len() * Route::LABELS.len() * STATUSES.len())
+                .map(|_| OnceLock::new())
+                .collect(),
+            sheds: counters(
+                "evenkv_sheds_total",
+                "Requests refused at once since their lane was full",
+                &["lane"],
+            ),
+            abandoned: counter(
+                "evenkv_abandoned_connections_total",
+                "Connections that declared a body too large to drain: each costs a thread and two descriptors for good",
+            ),
+            cut_off: counter(
+                "evenkv_cut_off_requests_total",
+                "Requests thrown away since their connection was cut off",
+            ),
+            accept_loops: counter(
+                "evenkv_accept_loops_replaced_total",
+                "Accept loops that ended and were replaced",
+            ),
+            panics: counter("evenkv_panics_total", "Handlers that panicked and were answered 500"),
+            gauges: Gauges::new(&registry),
+            follower,
+            registry,
+        }
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, lane: LaneId, route: usize, status: u16, took: Duration) {
+        let column = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
+        let index = (lane as usize * Route::LABELS.len() + route) * STATUSES.len() + column;
+        let counter = self.used[index].get_or_init(|| {
+            let status = if STATUSES[column] == 0 { "other".to_owned() } else { status.to_string() };
+            self.requests.with_label_values(&[Route::LABELS[route], &status, lane.name(self.follower)])
+        });
+        counter.inc();
+        self.latency[lane as usize].observe(took.as_secs_f64());
+    }
+
+    /// Counts a request that was refused since its lane was full.
+    pub fn shed(&self, lane: LaneId) {
+        self.sheds.with_label_values(&[lane.name(self.follower)]).inc();
+    }
+
+    /// All figures as text.
+    pub fn render(&self, sample: &Sample) -> Vec<u8> {
+        self.gauges.set(sample, self.follower);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("text goes into memory");
+        text
+    }
+}
+
+impl Gauges {
+    fn new(registry: &Registry) -> Self {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("a valid name");
+            registry.register(Box::new(gauge.clone())).expect("registered once");
+            gauge
+        };
+        let queued = Opts::new("evenkv_queue_length", "Requests that wait for a worker, by lane");
+        let queued = IntGaugeVec::new(queued, &["lane"]).expect("a valid name");
+        registry.register(Box::new(queued.clone())).expect("registered once");
+        Self {
+            queued,
+            connections: gauge("evenkv_connections", "Connections of clients and other nodes to this node"),
+            busy: gauge("evenkv_connections_busy", "Connections with a request in progress"),
+            pairs: gauge("evenkv_pairs", "Pairs held"),
+            bytes: gauge("evenkv_pair_bytes", "Bytes of the keys and values held"),
+            threads: gauge("evenkv_process_threads", "Threads of the process"),
+            descriptors: gauge("evenkv_process_open_fds", "Open file descriptors of the process"),
+            resident: gauge("evenkv_process_resident_bytes", "Resident memory of the process"),
+        }
+    }
+
+    fn set(&self, sample: &Sample, follower: bool) {
+        for (lane, count) in &sample.queued {
+            self.queued.with_label_values(&[lane.name(follower)]).set(signed(*count as u64));
+        }
+        self.busy.set(signed(sample.busy as u64));
+        self.pairs.set(signed(sample.pairs));
+        self.bytes.set(signed(sample.bytes));
+        self.connections.set(signed(established(sample.port)));
+        self.threads.set(signed(entries("/proc/self/task")));
+        self.descriptors.set(signed(entries("/proc/self/fd")));
+        self.resident.set(signed(resident_bytes()));
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn entries(folder: &str) -> u64 {
+    fs::read_dir(folder).map_or(0, |entries| entries.count() as u64)
+}
+
+fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes =
+        line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+/// Established connections to a local port. tiny_http does not count its connections; the kernel does.
+fn established(port: u16) -> u64 {
+    const ESTABLISHED: &str = "01";
+    let of = |table: &str| {
+        let rows = fs::read_to_string(table).unwrap_or_default();
+        let count = rows.lines().skip(1).filter(|row| {
+            let mut fields = row.split_whitespace().skip(1);
+            let local = fields.next().and_then(|local| local.rsplit(':').next());
+            local.and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port)
+                && fields.nth(1) == Some(ESTABLISHED)
+        });
+        count.count() as u64
+    };
+    of("/proc/self/net/tcp") + of("/proc/self/net/tcp6")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_route_status_and_lane() {
+        let metrics = Metrics::new(false);
+        metrics.answered(LaneId::Client, 0, 200, Duration::from_millis(2));
+        metrics.answered(LaneId::Client, 0, 200, Duration::from_millis(2));
+        metrics.answered(LaneId::Health, 7, 299, Duration::ZERO);
+        metrics.shed(LaneId::Forwarded);
+        let sample = Sample { queued: vec![(LaneId::Client, 3)], busy: 1, pairs: 2, bytes: 5, port: 1 };
+        let text = String::from_utf8(metrics.render(&sample)).unwrap();
+        for line in [
+            "evenkv_requests_total{lane=\"client\",route=\"keys\",status=\"200\"} 2",
+            "evenkv_requests_total{lane=\"health\",route=\"livez\",status=\"other\"} 1",
+            "evenkv_request_seconds_bucket{lane=\"client\",le=\"0.0025\"} 2",
+            "evenkv_sheds_total{lane=\"forwarded\"} 1",
+            "evenkv_queue_length{lane=\"client\"} 3",
+            "evenkv_pairs 2",
+        ] {
+            assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Exchanges with other nodes, and whether each was last seen up.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use ureq::config::AutoHeaderValue;
+use ureq::http::{Method, Request, Response, request};
+use ureq::{Agent, AsSendBody, Body};
+
+use super::resolver::CachedNames;
+use super::transport::{Failure, NodeConnector};
+use crate::clock::Deadline;
+use crate::error::Applied;
+use crate::model::address::Address;
+
+/// Idle connections that are kept, in all and per node: at least as many as there are workers that use them.
+const IDLE_CONNECTIONS: usize = 1024;
+/// An idle connection is not used again after this; shorter than any node's own limit (at least 1 s, 20 s
+/// unless set otherwise) would be safest, longer saves connections. What is closed meanwhile is noticed.
+const IDLE_AGE: Duration = Duration::from_secs(8);
+
+/// Everything that talks to other nodes.
+#[derive(Debug, Clone)]
+pub struct Peers {
+    agent: Agent,
+    peers: Arc<RwLock<HashMap<Address, Arc<Peer>>>>,
+}
+
+/// Another node.
+#[derive(Debug)]
+pub struct Peer {
+    address: Address,
+    agent: Agent,
+    down: AtomicBool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAnswer {
+    /// What was seen.
+    pub kind: NoAnswerKind,
+    /// The same in words.
+    pub reason: String,
+}
+
+/// What was seen of a node that did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswerKind {
+    /// Nothing was sent: refused, not reached, or known to be down.
+    NotSent,
+    /// Neither the request, which was sent, nor `/livez` is answered.
+    Silent,
+    /// The connection broke after something was sent.
+    Broken,
+    /// The time is over, and the node is alive.
+    Late,
+    /// What came is no answer of a node.
+    Senseless,
+}
+
+impl NoAnswerKind {
+    /// Whether a write that ended so may have happened.
+    pub fn applied(self) -> Applied {
+        if self == Self::NotSent { Applied::No } else { Applied::Unknown }
+    }
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Peers {
+    /// Nobody is known yet.
+    pub fn new() -> Self {
+        let names = CachedNames::default();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .allow_non_standard_methods(true)
+            .user_agent(AutoHeaderValue::None)
+            .accept(AutoHeaderValue::None)
+            .accept_encoding(AutoHeaderValue::None)
+            .max_idle_connections(IDLE_CONNECTIONS)
+            .max_idle_connections_per_host(IDLE_CONNECTIONS)
+            .max_idle_age(IDLE_AGE)
+            .timeout_await_100(Some(Duration::from_secs(1)))
+            .build();
+        let agent = Agent::with_parts(config, NodeConnector { names: names.clone() }, names);
+        Self { agent, peers: Arc::default() }
+    }
+
+    /// The node at an address.
+    pub fn at(&self, address: &Address) -> Arc<Peer> {
+        if let Some(peer) = self.peers.read().get(address) {
+            return Arc::clone(peer);
+        }
+        let mut peers = self.peers.write();
+        let peer = peers.entry(address.clone()).or_insert_with(|| {
+            Arc::new(Peer {
+                address: address.clone(),
+                agent: self.agent.clone(),
+                down: AtomicBool::new(false),
+            })
+        });
+        Arc::clone(peer)
+    }
+
+    /// The nodes that were down when last seen.
+    pub fn down(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().values().filter(|peer| peer.is_down()).map(Arc::clone).collect()
+    }
+}
+
+/// How long an exchange may take.
+#[derive(Debug, Clone, Copy)]
+pub enum Patience {
+    /// Until then, answer and all.
+    Until(Deadline),
+    /// A body of any length streams, but the head of the answer must have begun this long after all was sent.
+    Streaming(Duration),
+}
+
+impl Peer {
+    /// The node's address.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether the node was down when last seen; somebody asks it again several times a second.
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// A request to this node.
+    pub fn request(&self, method: Method, path: &str) -> request::Builder {
+        Request::builder().method(method).uri(format!("http://{}{path}", self.address))
+    }
+
+    /// Sends a request and waits for the head of the answer. A node known to be down is not asked.
+    ///
+    /// # Errors
+    /// See [`NoAnswerKind`]. Nothing is ever sent twice.
+    pub fn exchange<S: AsSendBody>(
+        &self,
+        request: Request<S>,
+        patience: Patience,
+    ) -> Result<Response<Body>, NoAnswer> {
+        if self.is_down() {
+            return Err(NoAnswer { kind: NoAnswerKind::NotSent, reason: "is down".to_owned() });
+        }
+        self.ask(request, patience)
+    }
+
+    /// Like [`exchange`](Self::exchange), but asks also a node known to be down, and so finds it up again.
+    ///
+    /// # Errors
+    /// See [`NoAnswerKind`].
+    pub fn ask<S: AsSendBody>(
+        &self,
+        request: Request<S>,
+        patience: Patience,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let configured = self.agent.configure_request(request);
+        let request = match patience {
+            Patience::Until(deadline) => configured.timeout_global(Some(deadline.left())).build(),
+            Patience::Streaming(head) => configured.timeout_recv_response(Some(head)).build(),
+        };
+        let result = self.agent.run(request).map_err(|error| no_answer(&error));
+        match &result {
+            Ok(_) => self.set_down(None),
+            Err(error) if matches!(error.kind, NoAnswerKind::NotSent | NoAnswerKind::Silent) => {
+                self.set_down(Some(&error.reason));
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn set_down(&self, reason: Option<&str>) {
+        // The load keeps the line of memory shared among the workers while nothing changes.
+        if self.is_down() == reason.is_some()
+            || self.down.swap(reason.is_some(), Ordering::Relaxed) == reason.is_some()
+        {
+            return;
+        }
+        match reason {
+            Some(reason) => log::warn!("{} is down: {reason}", self.address),
+            None => log::info!("{} is up", self.address),
+        }
+    }
+}
+
+/// Reads the body of an answer wholly, up to a limit in bytes.
+///
+/// # Errors
+/// When it is longer, or breaks off.
+pub fn read_body(response: Response<Body>, limit: u64) -> Result<Vec<u8>, NoAnswer> {
+    let mut bytes = Vec::new();
+    let mut reader = response.into_body().into_with_config().limit(limit).reader();
+    match reader.read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => {
+            Err(NoAnswer { kind: NoAnswerKind::Broken, reason: format!("the answer broke off: {error}") })
+        }
+    }
+}
+
+fn no_answer(error: &ureq::Error) -> NoAnswer {
+    let kind = match (Failure::of(error), error) {
+        (Some(Failure::NotConnected(_)), _) | (None, ureq::Error::HostNotFound) => NoAnswerKind::NotSent,
+        (None, ureq::Error::Timeout(_)) => NoAnswerKind::Late,
+        (Some(Failure::Silent), _) => NoAnswerKind::Silent,
+        (None, ureq::Error::Io(_)) => NoAnswerKind::Broken,
+        (None, _) => NoAnswerKind::Senseless,
+    };
+    let reason = Failure::of(error).map_or_else(|| error.to_string(), |failure| failure.to_string());
+    NoAnswer { kind, reason }
+}

@@ -1,0 +1,6 @@
+//! Talking to other nodes: one HTTP client with our own resolver and transport, and what is known of each node.
+
+pub mod client;
+pub mod probe;
+pub mod resolver;
+pub mod transport;

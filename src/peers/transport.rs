@@ -1,0 +1,196 @@
+//! The TCP transport under ureq, which notices a node that went silent.
+//!
+//! ureq knows deadlines only: with one of a second a slow node could not be told from a dead one, and an
+//! exchange that was given up cannot be taken up again. So the transport itself waits in slices. When
+//! a second has passed without a byte, it asks the node's `/livez` on a fresh connection: a node that answers is
+//! slow, and the wait goes on; one that does not is down.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+
+use super::probe;
+use super::resolver::CachedNames;
+use crate::clock::{Deadline, now};
+
+/// A connection that is not made in this time will not be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A node from which nothing came for this long is asked whether it is alive.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Where an exchange has no deadline of its own (a streamed body), a silent but living node is given up after this.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// Why an exchange failed, as an [`io::Error`]'s inner error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection came about: nothing was sent.
+    NotConnected(io::ErrorKind),
+    /// Neither the exchange nor `/livez` was answered.
+    Silent,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotConnected(kind) => write!(f, "no connection ({kind})"),
+            Self::Silent => write!(f, "no byte for {} ms and /livez is not answered", SILENCE.as_millis()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    fn into_error(self) -> ureq::Error {
+        ureq::Error::Io(io::Error::other(self))
+    }
+
+    /// Finds the failure in ureq's error.
+    pub fn of(error: &ureq::Error) -> Option<Self> {
+        let ureq::Error::Io(error) = error else { return None };
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+/// Makes connections to nodes.
+#[derive(Debug)]
+pub struct NodeConnector {
+    /// The names to forget where no connection can be made.
+    pub names: CachedNames,
+}
+
+impl Connector for NodeConnector {
+    type Out = NodeTransport;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _: Option<()>,
+    ) -> Result<Option<NodeTransport>, ureq::Error> {
+        let mut failed = io::ErrorKind::AddrNotAvailable;
+        for address in &details.addrs {
+            match open(*address) {
+                Ok(stream) => {
+                    let config = details.config;
+                    let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+                    return Ok(Some(NodeTransport {
+                        stream,
+                        node: *address,
+                        buffers,
+                        timeout: Duration::ZERO,
+                    }));
+                }
+                Err(error) => failed = error.kind(),
+            }
+        }
+        if let Some(authority) = details.uri.authority() {
+            self.names.forget(authority.as_str());
+        }
+        Err(Failure::NotConnected(failed).into_error())
+    }
+}
+
+fn open(node: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&node, CONNECT_TIMEOUT)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One connection to a node.
+#[derive(Debug)]
+pub struct NodeTransport {
+    stream: TcpStream,
+    node: SocketAddr,
+    buffers: LazyBuffers,
+    /// What the socket's two timeouts were last set to, so that they are set again only when they change.
+    timeout: Duration,
+}
+
+impl NodeTransport {
+    /// Runs one read or write until it moves bytes, the node is found dead, or the time is over.
+    fn until_progress(
+        &mut self,
+        timeout: NextTimeout,
+        mut step: impl FnMut(&mut Self) -> io::Result<usize>,
+    ) -> Result<usize, ureq::Error> {
+        if timeout.after.is_zero() {
+            return Err(ureq::Error::Timeout(timeout.reason));
+        }
+        let deadline = Deadline::after(now(), (*timeout.after).min(LONGEST_WAIT));
+        loop {
+            let slice = if *timeout.after < SILENCE { *timeout.after } else { SILENCE };
+            self.set_timeout(slice)?;
+            match step(self) {
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => {
+                    if deadline.is_over() {
+                        return Err(ureq::Error::Timeout(timeout.reason));
+                    }
+                    if !probe::is_alive(self.node) {
+                        return Err(Failure::Silent.into_error());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        // A deadline shrinks with every call; setting the socket's timeout anew for each would be two system
+        // calls per exchange. Only a slice shorter than what is set, by a quarter or more, matters.
+        if self.timeout.is_zero() || timeout < self.timeout * 3 / 4 || timeout > self.timeout {
+            let timeout = timeout.max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(timeout))?;
+            self.stream.set_write_timeout(Some(timeout))?;
+            self.timeout = timeout;
+        }
+        Ok(())
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+impl Transport for NodeTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let mut sent = 0;
+        while sent < amount {
+            let count = self.until_progress(timeout, |this| {
+                let output = &this.buffers.output()[sent..amount];
+                this.stream.write(output)
+            })?;
+            if count == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+            sent += count;
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        let count = self.until_progress(timeout, |this| {
+            let input = this.buffers.input_append_buf();
+            this.stream.read(input)
+        })?;
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    /// Whether an idle connection can be used again: nothing to read, not even the end.
+    fn is_open(&mut self) -> bool {
+        let peeked = self.stream.set_nonblocking(true).and_then(|()| self.stream.peek(&mut [0]));
+        let idle = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        idle && self.stream.set_nonblocking(false).is_ok()
+    }
+}

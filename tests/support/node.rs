@@ -1,0 +1,234 @@
+//! One process of the built binary.
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use super::http::Http;
+use super::{START_DEADLINE, ports, wait_until};
+
+/// How much of a node's log a failing test prints.
+const LOG_TAIL_LINES: usize = 60;
+
+/// A process of evenkv with settings of its own and nothing from the environment of the tests. It ends
+/// with this value; when the test fails its log is printed.
+pub(crate) struct Node {
+    address: String,
+    settings: Vec<(String, String)>,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+    starts: usize,
+}
+
+impl Node {
+    /// A single node with `ADDRESS` on a free port and further settings, ready to serve.
+    pub(crate) fn single(settings: &[(&str, &str)]) -> Self {
+        let node = Self::start(&ports::free_address(), settings);
+        node.wait_ready();
+        node
+    }
+
+    /// A follower of `main`, alive.
+    pub(crate) fn follower(main: &str, settings: &[(&str, &str)]) -> Self {
+        let mut all = vec![("FORWARDING_ADDRESS", main)];
+        all.extend_from_slice(settings);
+        let node = Self::start(&ports::free_address(), &all);
+        node.wait_live();
+        node
+    }
+
+    /// A process with `ADDRESS` and these settings; it may not listen yet.
+    pub(crate) fn start(address: &str, settings: &[(&str, &str)]) -> Self {
+        let mut all = vec![("ADDRESS", address)];
+        all.extend_from_slice(settings);
+        Self::start_reached_at(address, &all)
+    }
+
+    /// A process with exactly these settings, which the tests reach at `address`.
+    pub(crate) fn start_reached_at(address: &str, settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::not_started(address);
+        node.settings = owned(settings);
+        node.spawn(evenkv());
+        node
+    }
+
+    /// A process of this command, which listens at `address`; it cannot be restarted.
+    pub(crate) fn start_command(address: &str, command: Command) -> Self {
+        let mut node = Self::not_started(address);
+        node.spawn(command);
+        node
+    }
+
+    fn not_started(address: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the log");
+        Self { address: address.to_owned(), settings: Vec::new(), folder, child: None, starts: 0 }
+    }
+
+    fn spawn(&mut self, mut command: Command) {
+        self.starts += 1;
+        let log = File::create(self.log_path()).expect("a file for the log");
+        let errors = log.try_clone().expect("the log a second time");
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        self.child = Some(command.spawn().expect("the built binary starts"));
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A new client of this node.
+    pub(crate) fn http(&self) -> Http {
+        Http::new(&self.address)
+    }
+
+    /// What the process has logged since its last start.
+    pub(crate) fn log(&self) -> String {
+        let bytes = fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn log_path(&self) -> std::path::PathBuf {
+        self.folder.path().join(format!("log.{}", self.starts))
+    }
+
+    /// Waits until `/readyz` says that the node serves.
+    pub(crate) fn wait_ready(&self) {
+        self.wait_for_200("/readyz");
+    }
+
+    /// Waits until the process answers at all.
+    pub(crate) fn wait_live(&self) {
+        self.wait_for_200("/livez");
+    }
+
+    fn wait_for_200(&self, path: &str) {
+        let what = format!("{} answers {path} with 200", self.address);
+        wait_until(&what, START_DEADLINE, || {
+            let answer = self.http().try_request("GET", path, &[], b"");
+            answer.is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    /// Ends the process at once, as a crash does. Nobody listens on its port when this returns.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a child of ours can be killed");
+            child.wait().expect("a child of ours can be waited for");
+        }
+    }
+
+    /// Starts a new process with the same settings on the same port, after the old one was killed.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.spawn(evenkv());
+    }
+
+    /// The same with other settings beside `ADDRESS`.
+    pub(crate) fn restart_with(&mut self, settings: &[(&str, &str)]) {
+        self.kill();
+        self.settings.retain(|(name, _)| name == "ADDRESS");
+        self.settings.extend(owned(settings));
+        self.spawn(evenkv());
+    }
+
+    /// Stops the process where it stands; connections to it are still taken by the system.
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+        wait_until("the process stands still", START_DEADLINE, || {
+            self.status_line("State").is_some_and(|state| state.starts_with('T'))
+        });
+    }
+
+    /// Lets a paused process go on.
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Asks the process to end.
+    pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("sh")
+            .args(["-c", "kill -s \"$0\" \"$1\"", name, &self.pid().to_string()])
+            .status()
+            .expect("a shell runs");
+        assert!(sent.success(), "SIG{name} could not be sent to {}", self.address);
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("{} has ended", self.address);
+        let child = self.child.as_mut().expect("the process was not killed before");
+        let mut status = None;
+        wait_until(&what, deadline, || {
+            status = child.try_wait().expect("a child of ours can be asked");
+            status.is_some()
+        });
+        status.expect("waited for")
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the process runs").id()
+    }
+
+    /// The memory that the process takes in RAM, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let line = self.status_line("VmRSS").expect("Linux tells the resident size");
+        let kilobytes = line.trim_end_matches(" kB").trim();
+        kilobytes.parse::<u64>().expect("a number of kilobytes") * 1024
+    }
+
+    pub(crate) fn thread_count(&self) -> usize {
+        self.status_line("Threads").and_then(|line| line.parse().ok()).expect("Linux tells the threads")
+    }
+
+    pub(crate) fn descriptor_count(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        fs::read_dir(folder).expect("the descriptors of a child can be listed").count()
+    }
+
+    /// A line of `/proc/PID/status`, without its name.
+    fn status_line(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(|line| line.trim().to_owned())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        self.kill();
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+            let end = match ended {
+                Some(status) => format!(", ended with {:?} (signal {:?})", status.code(), status.signal()),
+                None => String::new(),
+            };
+            eprintln!("--- log of {}{end} {:?}\n{}\n---", self.address, self.settings, tail.join("\n"));
+        }
+    }
+}
+
+fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The binary under test with an environment in which nothing is set that could change what it does.
+pub(crate) fn evenkv() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkv"));
+    command.env_clear().env("RUST_LOG", "info");
+    for name in ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}

@@ -6,10 +6,11 @@ use bytes::Bytes;
 
 use super::codec::{MAX_CHUNK_BYTES, MAX_ENTRY_BYTES};
 use super::envelope::{Delivery, Envelope};
-use super::group::{Effects, Group, Status};
+use super::group::{Effects, Group};
 use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Change, Members};
+use super::status::Status;
 
 /// How the groups of a node behave. Times are in ticks, whose length the owner of the driver decides.
 #[derive(Debug, Clone)]

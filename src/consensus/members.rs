@@ -13,8 +13,8 @@ pub(super) const MAX_MEMBERS: usize = 64;
 /// The longest address that is believed.
 const MAX_ADDRESS_BYTES: usize = 300;
 
-/// The members of a group and where they are reached.
-pub(super) type Members = BTreeMap<u64, Address>;
+/// The members of a group, voters and learners, by replica id, and where they are reached.
+pub type Members = BTreeMap<u64, Address>;
 
 /// One change of the members of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ mod members;
 mod membership;
 mod proposals;
 mod reads;
+mod status;
 mod transfer;
 
 #[cfg(test)]
@@ -25,6 +26,6 @@ mod traps;
 
 pub use driver::{Driver, Settings};
 pub use envelope::{Delivery, Envelope, Lane};
-pub use group::{Role, Status};
 pub use machine::{Answer, Refusal, StateMachine};
-pub use members::Change;
+pub use members::{Change, Members};
+pub use status::{Role, Status};

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::driver::{Driver, Settings};
 use super::envelope::{Delivery, Envelope, Lane};
-use super::group::{Role, Status};
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Change, Members};
+use super::status::{Role, Status};
 use crate::model::binary::Malformed;
 
 const GROUP: u64 = 5;

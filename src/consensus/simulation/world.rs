@@ -11,9 +11,9 @@ use rand::{Rng, SeedableRng};
 
 use super::super::driver::{Driver, Settings};
 use super::super::envelope::Envelope;
-use super::super::group::{Role, Status};
 use super::super::machine::{Answer, Refusal};
 use super::super::members::{Change, Members};
+use super::super::status::{Role, Status};
 use super::network::Network;
 use super::oracle::{Chain, Oracle, Told, mix, operation};
 use super::{Rule, Tally};

@@ -136,6 +136,15 @@ fn one_voter() {
     });
     println!("64 threads -> queue -> thread with driver: {through_driver}/s");
 
+    let driver = parking_lot::Mutex::new(leader(&Arc::default()));
+    let under_a_lock = writers(|command, _| {
+        let mut driver = driver.lock();
+        driver.propose(1, command.clone(), ());
+        driver.work();
+        assert!(matches!(driver.take_answers()[..], [((), Answer::Applied { .. })]));
+    });
+    println!("64 threads -> driver behind a lock, one proposal a step: {under_a_lock}/s");
+
     let store = Store::new();
     let one_thread = queued(|batch| {
         for (command, answer) in batch {

@@ -79,10 +79,9 @@ mod tests {
         let mut all = Tally::default();
         for seed in seeds.clone() {
             let tally = run(seed, None).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
-            assert!(
-                tally.steps >= 2_000 && tally.writes + tally.reads >= 200,
-                "SIMULATION_SEED={seed}: {tally:?}"
-            );
+            let asked = tally.writes + tally.reads + tally.unknown + tally.refused;
+            assert!(tally.steps >= 2_000 && asked >= 200, "SIMULATION_SEED={seed}: {tally:?}");
+            assert!(tally.writes >= 20 && tally.reads >= 10, "SIMULATION_SEED={seed}: {tally:?}");
             assert!(tally.crashes >= 1 && tally.partitions >= 1, "SIMULATION_SEED={seed}: {tally:?}");
             all.writes += tally.writes;
             all.reads += tally.reads;

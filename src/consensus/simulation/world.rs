@@ -448,14 +448,13 @@ impl World {
         }
     }
 
-    /// Nobody who runs counts this node as a member of anything.
+    /// Every group has a leader, and it does not count this node as a member any more. (The others need not
+    /// know yet; and who was taken out itself never hears of it.)
     fn is_out(&self, place: usize) -> bool {
+        let replica = self.nodes[place].replica;
         self.oracles.keys().all(|group| {
-            let replica = self.nodes[place].replica;
-            let knows = |other: usize| {
-                self.status(other, *group).is_some_and(|status| status.members.contains_key(&replica))
-            };
-            (0..self.nodes.len()).all(|other| other == place || !knows(other))
+            let leader = self.leader(*group).and_then(|leader| self.status(leader, *group));
+            leader.is_some_and(|status| !status.members.contains_key(&replica))
         })
     }
 

@@ -86,6 +86,19 @@ impl<W> Group<W> {
             })
     }
 
+    /// Ends a leadership without voice, before the crate looks for the leader's own progress, which is gone
+    /// with its vote, and panics.
+    ///
+    /// No leader proposes its own removal; but it may have found it in the log when it was elected. What it
+    /// still had to send is dropped, since the crate allows nobody but a leader to send at this point; the
+    /// others were told already that the removal is committed, or will be by the next leader.
+    fn step_down(&mut self) {
+        let raft = &mut self.raft.raft;
+        raft.msgs.clear();
+        let term = raft.term;
+        raft.become_follower(term, raft::INVALID_ID);
+    }
+
     /// Whether those voters that were heard of lately are a majority also without this one. Where some are
     /// down, taking out one that is not can leave a group that never agrees on anything again.
     fn can_spare(&self, replica: u64) -> bool {
@@ -152,7 +165,12 @@ impl<W> Group<W> {
             entry.index,
             self.replica()
         );
+        let votes =
+            [&state.voters, &state.voters_outgoing].iter().any(|voters| voters.contains(&self.replica()));
         self.raft.mut_store().set_members(state);
+        if self.leads() && !votes {
+            self.step_down();
+        }
         true
     }
 }

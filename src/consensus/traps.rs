@@ -255,6 +255,34 @@ fn a_joint_configuration_is_left_although_its_leader_is_gone() {
 }
 
 #[test]
+fn a_leader_that_finds_its_own_removal_in_the_log_steps_down() {
+    let cut_off: fn(&Envelope) -> bool = |envelope| envelope.from != 1 && envelope.to != 1;
+    let leads = |cluster: &Cluster, id| cluster.status(id).role == Role::Leader;
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.passes = cut_off;
+    cluster.wait_until(|cluster| leads(cluster, 2) || leads(cluster, 3));
+    // Timeouts depend on replica and term only, so the same one is elected next time.
+    let (next, other) = if leads(&cluster, 2) { (2, 3) } else { (3, 2) };
+
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.tick(2);
+    cluster.node(1).change(GROUP, &Change::Remove { replica: next }, "remove");
+    cluster.node(1).work();
+    for envelope in cluster.node(1).take_outbox() {
+        let to = envelope.to;
+        cluster.node(to).step(envelope);
+    }
+    assert_eq!(cluster.status(next).last, cluster.status(1).last);
+    cluster.passes = cut_off;
+    cluster.wait_until(|cluster| !cluster.status(next).members.contains_key(&next));
+    assert_ne!(cluster.status(next).role, Role::Leader);
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| leads(cluster, 1) || leads(cluster, other));
+    cluster.wait_until(|cluster| cluster.answers.contains_key("remove"));
+    assert!(matches!(cluster.answers["remove"], Answer::Applied { .. }));
+}
+
+#[test]
 fn proposals_wait_while_leadership_is_handed_over_and_then_name_the_new_leader() {
     let mut cluster = Cluster::founded(&[1, 2, 3]);
     assert!(cluster.node(1).hand_over(GROUP, None));

@@ -70,7 +70,7 @@ impl<W> Group<W> {
         }
     }
 
-    /// Whether a learner holds everything that was ever acknowledged.
+    /// Whether a learner holds everything that was ever acknowledged, and was heard of lately.
     ///
     /// A leader knows what was acknowledged before its time only once it has committed an entry of its own.
     #[cfg_attr(not(test), expect(unused_variables, reason = "only tests can take a rule out"))]
@@ -82,7 +82,9 @@ impl<W> Group<W> {
         let raft = &self.raft.raft;
         raft.commit_to_current_term()
             && raft.prs().get(learner).is_some_and(|progress| {
-                progress.state == ProgressState::Replicate && progress.matched >= raft.raft_log.committed
+                progress.recent_active
+                    && progress.state == ProgressState::Replicate
+                    && progress.matched >= raft.raft_log.committed
             })
     }
 

@@ -377,6 +377,9 @@ impl World {
         }
         for group in 1..=self.oracles.len() as u64 {
             let Some(leader) = self.leader(group) else { continue };
+            if self.nodes[leader].paused_until > self.now {
+                continue;
+            }
             let status = self.status(leader, group).expect("a leader has a status");
             let place = self.random.random_range(0..self.nodes.len());
             let node = &self.nodes[place];
@@ -509,6 +512,11 @@ impl World {
 
     /// The node forgets everything. Who waited there never learns what became of it.
     fn kill(&mut self, place: usize) {
+        log::debug!(
+            "step {}: node {place}, replica {}, loses its memory",
+            self.now,
+            self.nodes[place].replica
+        );
         self.operations.retain(|_, operation| operation.node != place);
         self.nodes[place].running = None;
         self.nodes[place].back_at = self.now + self.random.random_range(1..300);

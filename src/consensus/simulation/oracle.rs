@@ -156,10 +156,14 @@ impl Oracle {
         Ok(())
     }
 
-    /// A read saw a state: it is one of the history, and holds everything that was known when it began.
+    /// A read saw a state, of `index` or newer: it is one of the history, and holds everything that was known
+    /// when the read began.
     pub(super) fn read(&mut self, index: u64, state: (u64, u64), began: u64) -> Result<(), String> {
-        let there =
-            self.history.range(..=index).next_back().map_or((0, 0), |(at, (_, _, chain))| (*at, *chain));
+        let there = self
+            .history
+            .range(..=index.max(state.0))
+            .next_back()
+            .map_or((0, 0), |(at, (_, _, chain))| (*at, *chain));
         if there != state {
             return Err(format!("a read at index {index} saw {state:?} and not {there:?}"));
         }

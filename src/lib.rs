@@ -11,6 +11,7 @@ pub mod threads;
 
 pub mod wire;
 
+pub mod consensus;
 pub mod peers;
 
 pub mod node;

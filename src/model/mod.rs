@@ -5,6 +5,7 @@
 
 pub mod address;
 mod balance;
+pub mod binary;
 pub mod hash;
 mod membership;
 pub mod ownership;

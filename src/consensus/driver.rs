@@ -1,0 +1,255 @@
+//! All groups of a node, driven from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::codec::{MAX_CHUNK_BYTES, MAX_ENTRY_BYTES};
+use super::envelope::{Delivery, Envelope};
+use super::group::{Effects, Group};
+use super::log_store::LogStore;
+use super::machine::{Answer, Refusal, StateMachine};
+use super::members::{Change, Members};
+use super::status::Status;
+
+/// How the groups of a node behave. Times are in ticks, whose length the owner of the driver decides.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A follower that hears nothing for between one and two times as long asks for an election; a leader
+    /// that does not hear from a majority for as long steps down.
+    pub election_ticks: usize,
+    /// How often a leader says that it is there.
+    pub heartbeat_ticks: usize,
+    /// What election timeouts are drawn from, together with replica and term.
+    pub seed: u64,
+    /// Who waits longer than this for the outcome of a proposal is told that it is unknown.
+    pub answer_ticks: u64,
+    /// The most proposals, and the most reads, that wait in a group; further ones are `Busy`.
+    pub max_waiting: usize,
+    /// The most bytes of commands that wait to be proposed in a group; further ones are `Busy`.
+    pub max_inbox_bytes: usize,
+    /// The most bytes of commands that are proposed but not committed in a group; further ones wait.
+    pub max_uncommitted_bytes: usize,
+    /// Entries are sent in messages of about this size; a larger entry is sent alone.
+    pub max_message_bytes: u64,
+    /// The most messages with entries that are on their way to one replica.
+    pub max_inflight_messages: usize,
+    /// The most applied entries that are kept for replicas that are behind; older ones are compacted.
+    pub max_log_entries: usize,
+    /// The most bytes that they take.
+    pub max_log_bytes: usize,
+    /// Snapshots are sent in pieces of this size, one at a time.
+    pub piece_bytes: usize,
+    /// A rule of safety that is not kept, to see that the simulation finds it missing.
+    #[cfg(test)]
+    pub(super) without: Option<super::simulation::Rule>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            seed: 0,
+            answer_ticks: 500,
+            max_waiting: 10_000,
+            max_inbox_bytes: 64 << 20,
+            max_uncommitted_bytes: 64 << 20,
+            max_message_bytes: 1 << 20,
+            max_inflight_messages: 64,
+            max_log_entries: 100_000,
+            max_log_bytes: 64 << 20,
+            piece_bytes: 1 << 20,
+            #[cfg(test)]
+            without: None,
+        }
+    }
+}
+
+/// The replicas of a node, at most one in each group.
+///
+/// `W` stands for whoever waits for an answer: it is handed in with a question and comes back with the
+/// answer, exactly once, out of [`Driver::take_answers`].
+///
+/// One round of its owner is: hand in everything that has come ([`Driver::step`], [`Driver::propose`],
+/// [`Driver::read`], and [`Driver::tick`] when it is time), then [`Driver::work`] once, then take envelopes
+/// and answers away. All that was handed in between two calls of `work` goes into the log together.
+pub struct Driver<W> {
+    settings: Settings,
+    groups: BTreeMap<u64, Group<W>>,
+    used: BTreeSet<(u64, u64)>,
+    effects: Effects<W>,
+    now: u64,
+}
+
+impl<W> Driver<W> {
+    /// A driver without groups.
+    ///
+    /// # Panics
+    /// When a limit of the settings is beyond what a message can hold, or contradicts another.
+    pub fn new(settings: Settings) -> Self {
+        assert!(settings.piece_bytes > 0 && settings.piece_bytes <= MAX_CHUNK_BYTES);
+        assert!(settings.max_uncommitted_bytes as u64 >= settings.max_message_bytes);
+        assert!(settings.heartbeat_ticks > 0 && settings.heartbeat_ticks < settings.election_ticks);
+        let effects = Effects { envelopes: Vec::new(), answers: Vec::new() };
+        Self { settings, groups: BTreeMap::new(), used: BTreeSet::new(), effects, now: 0 }
+    }
+
+    /// Founds a group: every voter does this once, with the same voters and equal states.
+    ///
+    /// # Errors
+    /// When this node has a replica of the group already, or the replica id was used before.
+    pub fn found(
+        &mut self,
+        group: u64,
+        replica: u64,
+        voters: &Members,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<(), Refusal> {
+        let log = LogStore::founded(voters.keys().copied().collect());
+        self.add(group, replica, log, voters.clone(), machine)?;
+        // One of them need not wait for the election timeout.
+        if voters.keys().next() == Some(&replica)
+            && let Some(first) = self.groups.get_mut(&group)
+        {
+            first.campaign();
+        }
+        Ok(())
+    }
+
+    /// Waits to be added to a group as a learner by its leader.
+    ///
+    /// # Errors
+    /// When this node has a replica of the group already, or the replica id was used before.
+    pub fn join(&mut self, group: u64, replica: u64, machine: Box<dyn StateMachine>) -> Result<(), Refusal> {
+        self.add(group, replica, LogStore::empty(), Members::new(), machine)
+    }
+
+    fn add(
+        &mut self,
+        group: u64,
+        replica: u64,
+        log: LogStore,
+        members: Members,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<(), Refusal> {
+        // A replica that was given up has forgotten its log and its vote. Under the same id the others would
+        // believe that it still has both, and could together forget what was acknowledged.
+        if replica == 0 || self.groups.contains_key(&group) || !self.used.insert((group, replica)) {
+            return Err(Refusal::ChangeRefused);
+        }
+        let added = Group::new(group, replica, log, members, machine, &self.settings);
+        self.groups.insert(group, added);
+        Ok(())
+    }
+
+    /// Gives up the replica of a group, and with it its state machine; whoever waits is told.
+    pub fn give_up(&mut self, group: u64) {
+        if let Some(mut gone) = self.groups.remove(&group) {
+            gone.abandon(&mut self.effects);
+        }
+    }
+
+    /// The groups that this node has a replica of, by id.
+    pub fn groups(&self) -> impl Iterator<Item = u64> + '_ {
+        self.groups.keys().copied()
+    }
+
+    /// Where the replica of a group stands.
+    pub fn status(&self, group: u64) -> Option<Status> {
+        self.groups.get(&group).filter(|group| !group.failed()).map(Group::status)
+    }
+
+    /// Lets a tick pass.
+    pub fn tick(&mut self) {
+        self.now += 1;
+        for group in self.groups.values_mut() {
+            group.tick(self.now, &self.settings, &mut self.effects);
+        }
+    }
+
+    /// Takes an envelope that came in.
+    pub fn step(&mut self, envelope: Envelope) -> Delivery {
+        let Some(group) = self.groups.get_mut(&envelope.group).filter(|group| !group.failed()) else {
+            return Delivery::NoGroup;
+        };
+        if envelope.to != group.replica() {
+            return Delivery::NotForMe;
+        }
+        group.step(envelope, self.now, &self.settings, &mut self.effects);
+        Delivery::Taken
+    }
+
+    /// Proposes a command, which is not empty, to a group that this node leads.
+    pub fn propose(&mut self, group: u64, command: Bytes, waiter: W) {
+        let limits = (self.settings.max_waiting, self.settings.max_inbox_bytes);
+        let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+            _ if command.len() > MAX_ENTRY_BYTES => Some((waiter, Refusal::TooLarge)),
+            None => Some((waiter, Refusal::NoGroup)),
+            Some(group) => {
+                group.proposals.push(command, waiter, limits).err().map(|waiter| (waiter, Refusal::Busy))
+            }
+        };
+        self.refuse(refused);
+    }
+
+    /// Asks to read the state of a group that this node leads, as it is now or newer. `Readable` says that
+    /// the state machine may be looked at.
+    pub fn read(&mut self, group: u64, reader: W) {
+        let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+            None => Some((reader, Refusal::NoGroup)),
+            Some(group) => group.read(reader, &self.settings).err().map(|reader| (reader, Refusal::Busy)),
+        };
+        self.refuse(refused);
+    }
+
+    /// Changes the members of a group that this node leads.
+    pub fn change(&mut self, group: u64, change: &Change, waiter: W) {
+        match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+            None => self.refuse(Some((waiter, Refusal::NoGroup))),
+            Some(group) => group.change(change, waiter, self.now, &self.settings, &mut self.effects),
+        }
+    }
+
+    fn refuse(&mut self, refused: Option<(W, Refusal)>) {
+        self.effects.answers.extend(refused.map(|(waiter, refusal)| (waiter, Answer::NotApplied(refusal))));
+    }
+
+    /// Hands leadership of a group to a replica, or to the one whose log is longest, if this node leads it
+    /// and there is one; true where that was begun. It is over when the status names another leader, or
+    /// has failed after an election timeout.
+    pub fn hand_over(&mut self, group: u64, to: Option<u64>) -> bool {
+        self.groups.get_mut(&group).is_some_and(|group| group.leads() && group.hand_over(to))
+    }
+
+    /// An envelope to this replica could not be sent. Entries are then sent again from where the replica is
+    /// known to be, not from where it would be had they arrived.
+    pub fn report_unreachable(&mut self, group: u64, replica: u64) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.report_unreachable(replica);
+        }
+    }
+
+    /// Does everything that can be done without waiting.
+    pub fn work(&mut self) {
+        for group in self.groups.values_mut() {
+            group.work(self.now, &self.settings, &mut self.effects);
+        }
+    }
+
+    /// The log of a replica, to be compared with those of the others.
+    #[cfg(test)]
+    pub(super) fn log(&self, group: u64) -> &LogStore {
+        self.groups[&group].raft.store()
+    }
+
+    /// Takes the envelopes that are to be sent. Each may be lost, late, or arrive twice.
+    pub fn take_outbox(&mut self) -> Vec<Envelope> {
+        std::mem::take(&mut self.effects.envelopes)
+    }
+
+    /// Takes the answers that are to be given.
+    pub fn take_answers(&mut self) -> Vec<(W, Answer)> {
+        std::mem::take(&mut self.effects.answers)
+    }
+}

@@ -1,0 +1,429 @@
+//! One replica of one group: the crate's state machine of the protocol, and ours behind it.
+
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+
+use super::driver::Settings;
+use super::envelope::{Body, Envelope};
+use super::log_store::LogStore;
+use super::machine::{Answer, Refusal, StateMachine};
+use super::members::{Members, put_members, read_members};
+use super::proposals::Proposals;
+use super::reads::Reads;
+use super::transfer::{Acked, Incoming, Outgoing};
+use crate::model::binary::Reader;
+
+/// What a step led to, to be taken away by the owner of the driver.
+pub(super) struct Effects<W> {
+    pub(super) envelopes: Vec<Envelope>,
+    pub(super) answers: Vec<(W, Answer)>,
+}
+
+pub(super) struct Group<W> {
+    pub(super) id: u64,
+    pub(super) raft: RawNode<LogStore>,
+    pub(super) members: Members,
+    pub(super) proposals: Proposals<W>,
+    machine: Box<dyn StateMachine>,
+    reads: Reads<W>,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    seen: (StateRole, u64),
+    /// The state could not be restored from a snapshot: this replica takes no further part.
+    failed: bool,
+}
+
+impl<W> Group<W> {
+    pub(super) fn new(
+        id: u64,
+        replica: u64,
+        log: LogStore,
+        members: Members,
+        machine: Box<dyn StateMachine>,
+        settings: &Settings,
+    ) -> Self {
+        let config = Config {
+            id: replica,
+            applied: log.applied(),
+            election_tick: settings.election_ticks,
+            min_election_tick: settings.election_ticks,
+            max_election_tick: 2 * settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            // 0, the default, would send one entry per message.
+            max_size_per_msg: settings.max_message_bytes,
+            max_inflight_msgs: settings.max_inflight_messages,
+            max_uncommitted_size: settings.max_uncommitted_bytes as u64,
+            max_committed_size_per_ready: settings.max_message_bytes,
+            pre_vote: true,
+            check_quorum: true,
+            batch_append: true,
+            // Reads by lease would trust that clocks run equally fast on all nodes, paused ones too.
+            read_only_option: ReadOnlyOption::Safe,
+            ..Config::default()
+        };
+        let quiet = slog::Logger::root(slog::Discard, slog::o!());
+        let raft = RawNode::new(&config, log, &quiet).expect("the settings are valid and the log is sound");
+        Self {
+            id,
+            raft,
+            members,
+            proposals: Proposals::default(),
+            machine,
+            reads: Reads::default(),
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            seen: (StateRole::Follower, 0),
+            failed: false,
+        }
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.raft.raft.state == StateRole::Leader
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(super) fn replica(&self) -> u64 {
+        self.raft.raft.id
+    }
+
+    pub(super) fn refusal(&self) -> Refusal {
+        Refusal::NotLeader {
+            leader: Some(self.raft.raft.leader_id).filter(|leader| *leader != raft::INVALID_ID),
+        }
+    }
+
+    pub(super) fn campaign(&mut self) {
+        // An error says that nothing came of it; the election timeout is still there.
+        let _ = self.raft.campaign();
+    }
+
+    /// Leadership goes to `to`, or to the voter whose log is longest; true where that was begun.
+    pub(super) fn hand_over(&mut self, to: Option<u64>) -> bool {
+        let own = self.replica();
+        let raft = &self.raft.raft;
+        let voters = &raft.store().members().voters;
+        let best = voters
+            .iter()
+            .filter(|id| **id != own)
+            .filter_map(|id| Some((*id, raft.prs().get(*id)?)))
+            .filter(|(_, progress)| progress.recent_active)
+            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(*id)));
+        let Some(to) = to.or(best.map(|(id, _)| id)) else { return false };
+        self.raft.transfer_leader(to);
+        self.raft.raft.lead_transferee == Some(to)
+    }
+
+    pub(super) fn report_unreachable(&mut self, replica: u64) {
+        self.raft.report_unreachable(replica);
+    }
+
+    pub(super) fn read(&mut self, reader: W, settings: &Settings) -> Result<(), W> {
+        self.reads.push(reader, settings.max_waiting)
+    }
+
+    pub(super) fn abandon(&mut self, effects: &mut Effects<W>) {
+        self.proposals.abandon(&mut effects.answers);
+        self.reads.abandon(&mut effects.answers);
+    }
+
+    pub(super) fn tick(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+        // A tick may begin an election, and one that has the only vote wins it at once: the crate demands
+        // that everything in its log has been persisted by then.
+        self.work(now, settings, effects);
+        if self.failed {
+            return;
+        }
+        // The crate draws election timeouts from the thread's randomness at every change of role or term.
+        // Ours is a pure function, set anew before each look at it, so that a seed repeats a whole run.
+        let timeout = election_timeout(settings, self.raft.raft.id, self.raft.raft.term);
+        self.raft.raft.set_randomized_election_timeout(timeout);
+        self.raft.tick();
+        self.incoming.tick();
+        let (again, failed) = self.outgoing.tick(settings.piece_bytes);
+        for (to, body) in again {
+            effects.envelopes.push(self.envelope(to, body));
+        }
+        for to in failed {
+            // Unless it is told, the crate waits for ever for a snapshot that was lost, and that replica
+            // never receives anything again.
+            self.raft.report_snapshot(to, SnapshotStatus::Failure);
+        }
+        self.proposals.expire(now, &mut effects.answers);
+    }
+
+    pub(super) fn step(
+        &mut self,
+        envelope: Envelope,
+        now: u64,
+        settings: &Settings,
+        effects: &mut Effects<W>,
+    ) {
+        let from = envelope.from;
+        match envelope.body {
+            Body::Raft(message) => {
+                if message.get_msg_type() == MessageType::MsgTimeoutNow {
+                    // It begins an election: see `tick`.
+                    self.work(now, settings, effects);
+                }
+                self.step_raft(message);
+            }
+            Body::Chunk(chunk) => {
+                let transfer = chunk.transfer;
+                let Some((received, whole)) = self.incoming.take(from, chunk) else { return };
+                effects.envelopes.push(self.envelope(from, Body::ChunkAck { transfer, received }));
+                if let Some((mut message, data)) = whole {
+                    message.mut_snapshot().data = data;
+                    self.step_raft(message);
+                }
+            }
+            Body::ChunkAck { transfer, received } => {
+                match self.outgoing.acked(from, transfer, received, settings.piece_bytes) {
+                    Acked::Old => {}
+                    Acked::Next(body) => effects.envelopes.push(self.envelope(from, *body)),
+                    Acked::Done => self.raft.report_snapshot(from, SnapshotStatus::Finish),
+                }
+            }
+        }
+    }
+
+    fn step_raft(&mut self, message: Message) {
+        if let Err(why) = self.plausible(&message) {
+            log::error!("group {}: refused a message of replica {}: {why}", self.id, message.from);
+            return;
+        }
+        // An error says that the message came from a stranger or at a wrong moment, and was ignored.
+        let _ = self.raft.step(message);
+    }
+
+    /// The crate ends the process on messages that no sound replica sends: on a commit index beyond the log,
+    /// say, as a leader sends it to a replica that lost its memory and came back under its old id. Those
+    /// are refused here; the rest of a message's form is checked where it is decoded.
+    fn plausible(&self, message: &Message) -> Result<(), &'static str> {
+        let log = &self.raft.raft.raft_log;
+        let current = message.term >= self.raft.raft.term;
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
+                Err("it has committed what is not in the log here")
+            }
+            MessageType::MsgAppendResponse
+                if message.index > log.last_index() && !message.reject && self.leads() =>
+            {
+                Err("it has accepted what is not in the log here")
+            }
+            MessageType::MsgSnapshot => {
+                let snapshot = message.get_snapshot();
+                read_members(&mut Reader::new(&snapshot.data)).map(|_| ()).map_err(|malformed| malformed.0)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does everything that can be done now.
+    pub(super) fn work(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+        while !self.failed {
+            self.feed(now, settings, effects);
+            if !self.raft.has_ready() {
+                break;
+            }
+            self.handle_ready(settings, effects);
+        }
+        self.reads.applied(self.raft.store().applied(), &mut effects.answers);
+        self.raft.mut_store().compact(settings.max_log_entries, settings.max_log_bytes);
+        self.note_role();
+    }
+
+    /// Hands the waiting proposals and reads to the crate, all in one step each.
+    fn feed(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+        if !self.leads() {
+            // The crate would forward proposals and reads to the leader by itself. Who waits for them could
+            // not be told of their index then, and one could be applied after it was given up.
+            let refused = Answer::NotApplied(self.refusal());
+            let waiters = self.proposals.drain();
+            effects.answers.extend(waiters.map(|waiter| (waiter, refused.clone())));
+            self.reads.refuse(self.refusal(), &mut effects.answers);
+            self.outgoing.clear();
+            return;
+        }
+        // While leadership is handed over the crate drops proposals: they wait, an election timeout at most.
+        if self.raft.raft.lead_transferee.is_none() {
+            self.propose(now, settings, effects);
+            self.leave_joint();
+        }
+        if let Some(question) = self.reads.question(now) {
+            self.raft.read_index(question.to_be_bytes().to_vec());
+        }
+    }
+
+    fn propose(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+        if !self.proposals.has_inbox() {
+            return;
+        }
+        // The crate refuses a batch as a whole where it exceeds the bound of what is not committed yet. So
+        // only as much is handed over as fits; the rest stays in the inbox, whose own bound sheds load.
+        let uncommitted = self.raft.raft.uncommitted_size();
+        let room = settings.max_uncommitted_bytes.saturating_sub(uncommitted);
+        let taken = self.proposals.take(room, uncommitted == 0);
+        if taken.is_empty() {
+            return;
+        }
+        let first = self.raft.raft.raft_log.last_index() + 1;
+        let term = self.raft.raft.term;
+        let mut message = Message { from: self.replica(), ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        let entries = taken.iter().map(|(command, _)| Entry { data: command.clone(), ..Entry::default() });
+        message.set_entries(entries.collect());
+        let accepted = self.raft.raft.step(message).is_ok();
+        for (index, (_, waiter)) in (first..).zip(taken) {
+            if accepted {
+                self.proposals.wait((index, term), waiter, now + settings.answer_ticks);
+            } else {
+                effects.answers.push((waiter, Answer::NotApplied(Refusal::Busy)));
+            }
+        }
+    }
+
+    /// Persist, then send, then apply: in this order, and nowhere else.
+    ///
+    /// What is sent tells others what this replica holds, so it must be held by then; what is applied is
+    /// answered for. In memory, persisting cannot fail and is done at once.
+    fn handle_ready(&mut self, settings: &Settings, effects: &mut Effects<W>) {
+        let mut ready = self.raft.ready();
+
+        let log = self.raft.raft.mut_store();
+        let snapshot = ready.snapshot().clone();
+        if !snapshot.is_empty() {
+            log.restore(snapshot.get_metadata());
+        }
+        log.append(ready.take_entries());
+        if let Some(state) = ready.hs() {
+            log.set_hard_state(state.clone());
+        }
+
+        self.send(ready.take_messages(), settings, effects);
+        self.send(ready.take_persisted_messages(), settings, effects);
+
+        if !snapshot.is_empty() {
+            self.restore(&snapshot, effects);
+        }
+        self.apply(ready.take_committed_entries(), settings, effects);
+        for state in ready.take_read_states() {
+            let question = state.request_ctx.try_into().map(u64::from_be_bytes);
+            self.reads.confirm(question.expect("contexts are numbers of questions"), state.index);
+        }
+
+        let mut light = self.raft.advance_append(ready);
+        if let Some(commit) = light.commit_index() {
+            self.raft.mut_store().set_commit(commit);
+        }
+        self.send(light.take_messages(), settings, effects);
+        self.apply(light.take_committed_entries(), settings, effects);
+        self.raft.advance_apply();
+    }
+
+    fn send(&mut self, messages: Vec<Message>, settings: &Settings, effects: &mut Effects<W>) {
+        for mut message in messages {
+            let to = message.to;
+            let body = if message.get_msg_type() == MessageType::MsgSnapshot {
+                // Head and data are taken at the same moment. The head that the crate has put in may be
+                // older, which is allowed to be replaced by a newer one, but not to be mixed with it.
+                let mut data = Vec::new();
+                put_members(&mut data, &self.members);
+                data.extend(self.machine.snapshot());
+                let mut snapshot = Snapshot::default();
+                snapshot.set_metadata(self.raft.store().head());
+                message.set_snapshot(snapshot);
+                self.outgoing.start(message, data.into(), settings.piece_bytes)
+            } else if self.mend_batch(&mut message) {
+                Body::Raft(message)
+            } else {
+                continue;
+            };
+            effects.envelopes.push(self.envelope(to, body));
+        }
+    }
+
+    /// Makes a batched append say what it means; false where that cannot be done and it must not be sent.
+    ///
+    /// With `batch_append` the crate adds entries to an append for the same replica that is still to be
+    /// sent. Where that one is empty, it does not look whether they follow it: if an acknowledgement came
+    /// in between, they begin further on, and the receiver would put them in the wrong place.
+    fn mend_batch(&self, message: &mut Message) -> bool {
+        let Some(first) = message.entries.first().map(|entry| entry.index) else { return true };
+        if first == message.index + 1 {
+            return true;
+        }
+        message.index = first - 1;
+        // Otherwise compacted meanwhile: as if it were lost, which it may be at any time.
+        self.raft.store().term(message.index).map(|term| message.log_term = term).is_ok()
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot, effects: &mut Effects<W>) {
+        let mut reader = Reader::new(&snapshot.data);
+        let restored = read_members(&mut reader).and_then(|members| {
+            self.members = members;
+            self.machine.restore(reader.rest())
+        });
+        if let Err(malformed) = restored {
+            log::error!("group {}: a snapshot could not be restored: {malformed}", self.id);
+            self.failed = true;
+            self.abandon(effects);
+        }
+        self.proposals.skipped(snapshot.get_metadata().index, &mut effects.answers);
+    }
+
+    #[cfg_attr(not(test), expect(unused_variables, reason = "only tests can take a rule out"))]
+    fn apply(&mut self, entries: Vec<Entry>, settings: &Settings, effects: &mut Effects<W>) {
+        for entry in entries {
+            let at = (entry.index, entry.term);
+            let outcome = match entry.get_entry_type() {
+                // The first entry of every leader is empty.
+                EntryType::EntryNormal if entry.data.is_empty() => Some(Vec::new()),
+                EntryType::EntryNormal => Some(self.machine.apply(entry.index, entry.term, &entry.data)),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    self.apply_change(&entry).then(Vec::new)
+                }
+            };
+            self.raft.mut_store().set_applied(entry.index);
+            #[cfg(not(test))]
+            let waiter = self.proposals.applied(at, &mut effects.answers);
+            #[cfg(test)]
+            let waiter = if settings.without == Some(super::simulation::Rule::TermAtAnswer) {
+                self.proposals.applied_whatever_the_term(entry.index)
+            } else {
+                self.proposals.applied(at, &mut effects.answers)
+            };
+            if let Some(waiter) = waiter {
+                let answer = match outcome {
+                    Some(outcome) => Answer::Applied { index: entry.index, outcome: outcome.into() },
+                    None => Answer::NotApplied(Refusal::ChangeRefused),
+                };
+                effects.answers.push((waiter, answer));
+            }
+        }
+    }
+
+    fn envelope(&self, to: u64, body: Body) -> Envelope {
+        Envelope { group: self.id, from: self.replica(), to, body }
+    }
+
+    fn note_role(&mut self) {
+        let now = (self.raft.raft.state, self.raft.raft.term);
+        if std::mem::replace(&mut self.seen, now) != now {
+            log::debug!("group {}: replica {} is {:?} in term {}", self.id, self.replica(), now.0, now.1);
+        }
+    }
+}
+
+/// Between one and two times the election timeout, different for every replica and term.
+fn election_timeout(settings: &Settings, replica: u64, term: u64) -> usize {
+    // SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+    let mut mixed = settings.seed ^ replica.rotate_left(32) ^ term.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    let spread = settings.election_ticks as u64;
+    settings.election_ticks + usize::try_from(mixed % spread).expect("less than the timeout")
+}

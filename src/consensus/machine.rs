@@ -1,0 +1,70 @@
+//! What is replicated, and what its callers are told.
+
+use bytes::Bytes;
+
+use crate::model::binary::Malformed;
+
+/// The state that the replicas of a group keep equal by applying the same commands in the same order.
+///
+/// Everything here must depend on nothing but the state and the arguments: no clock, no randomness, no
+/// order of a hash map that differs between replicas.
+pub trait StateMachine: Send {
+    /// Applies a command of this group's log and says what came of it. A command that makes no sense is
+    /// answered by an outcome that says so; it never fails, since the other replicas apply it too.
+    ///
+    /// `index` only grows, with gaps where the log holds entries of its own.
+    fn apply(&mut self, index: u64, term: u64, command: &[u8]) -> Vec<u8>;
+
+    /// The whole state.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Replaces the whole state by that of a snapshot.
+    ///
+    /// # Errors
+    /// When the bytes are no snapshot. The replica then takes no further part in its group.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed>;
+}
+
+/// What became of a proposal, a change of members, or a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The command was applied at `index`; `outcome` is what the state machine returned, and is empty for a
+    /// change of members.
+    Applied {
+        /// Where in the log.
+        index: u64,
+        /// What the state machine returned.
+        outcome: Bytes,
+    },
+    /// The state of this replica now holds everything that was acknowledged before the read was asked for.
+    Readable {
+        /// Up to where the state is applied, at least.
+        index: u64,
+    },
+    /// It was not applied and never will be.
+    NotApplied(Refusal),
+    /// It may have been applied or may yet be: ask again under the same request id.
+    Unknown,
+}
+
+/// Why something was not done, by what the caller does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// This replica is not the leader: ask the leader, where it is known.
+    NotLeader {
+        /// The replica id of the leader.
+        leader: Option<u64>,
+    },
+    /// This node has no replica of the group, or one that failed: ask another node.
+    NoGroup,
+    /// Too much is waiting already: shed load, or try again later.
+    Busy,
+    /// The command is longer than any may be: never try again.
+    TooLarge,
+    /// Another leader's entry took the place of this one: try again at once.
+    Superseded,
+    /// The change of members does not fit the present ones, or one is under way: look, then try again.
+    ChangeRefused,
+    /// The learner does not hold everything yet that a voter must: try again soon.
+    NotCaughtUp,
+}

@@ -1,0 +1,116 @@
+//! Who waits for what in the log.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::machine::{Answer, Refusal};
+
+/// Commands that are to be proposed, and those that stand in the log and whose outcome somebody awaits.
+pub(super) struct Proposals<W> {
+    inbox: VecDeque<(Bytes, W)>,
+    inbox_bytes: usize,
+    /// By index *and* term. An index alone says nothing: when the leader changes, another leader's entry
+    /// may take the place of ours, and what it returns is not the answer to our question.
+    waiting: BTreeMap<(u64, u64), Waiting<W>>,
+}
+
+struct Waiting<W> {
+    waiter: W,
+    until: u64,
+}
+
+impl<W> Default for Proposals<W> {
+    fn default() -> Self {
+        Self { inbox: VecDeque::new(), inbox_bytes: 0, waiting: BTreeMap::new() }
+    }
+}
+
+impl<W> Proposals<W> {
+    /// Puts a command into the inbox, or gives it back where the inbox is full.
+    pub(super) fn push(&mut self, command: Bytes, waiter: W, limits: (usize, usize)) -> Result<(), W> {
+        let waiting = self.inbox.len() + self.waiting.len();
+        if waiting >= limits.0 || self.inbox_bytes + command.len() > limits.1 {
+            return Err(waiter);
+        }
+        self.inbox_bytes += command.len();
+        self.inbox.push_back((command, waiter));
+        Ok(())
+    }
+
+    pub(super) fn has_inbox(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Takes commands from the inbox: as many as fit into `room` bytes, at least one where `at_least_one`.
+    pub(super) fn take(&mut self, room: usize, at_least_one: bool) -> Vec<(Bytes, W)> {
+        let mut taken = Vec::new();
+        let mut size = 0;
+        while let Some((command, _)) = self.inbox.front() {
+            size += command.len();
+            if size > room && !(at_least_one && taken.is_empty()) {
+                break;
+            }
+            self.inbox_bytes -= command.len();
+            taken.extend(self.inbox.pop_front());
+        }
+        taken
+    }
+
+    /// Empties the inbox; none of it was ever proposed.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = W> + '_ {
+        self.inbox_bytes = 0;
+        self.inbox.drain(..).map(|(_, waiter)| waiter)
+    }
+
+    pub(super) fn wait(&mut self, at: (u64, u64), waiter: W, until: u64) {
+        self.waiting.insert(at, Waiting { waiter, until });
+    }
+
+    /// An entry was applied: who waits for it, and the answers to those whom it proves wrong.
+    ///
+    /// Where one waits for this index under another term, its own entry can never be committed any more,
+    /// since an index is committed only once: that much is certain.
+    pub(super) fn applied(&mut self, at: (u64, u64), answers: &mut Vec<(W, Answer)>) -> Option<W> {
+        let mut found = None;
+        while let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 <= at.0) {
+            let (waits_for, waiting) = entry.remove_entry();
+            if waits_for == at {
+                found = Some(waiting.waiter);
+            } else {
+                answers.push((waiting.waiter, Answer::NotApplied(Refusal::Superseded)));
+            }
+        }
+        found
+    }
+
+    /// As [`Self::applied`], as it must not be: by the index alone.
+    #[cfg(test)]
+    pub(super) fn applied_whatever_the_term(&mut self, index: u64) -> Option<W> {
+        let entry = self.waiting.first_entry().filter(|entry| entry.key().0 <= index)?;
+        Some(entry.remove().waiter)
+    }
+
+    /// A snapshot took the place of everything up to `index`, and nobody here saw what was applied.
+    pub(super) fn skipped(&mut self, index: u64, answers: &mut Vec<(W, Answer)>) {
+        while let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 <= index) {
+            answers.push((entry.remove().waiter, Answer::Unknown));
+        }
+    }
+
+    /// Answers those who have waited until `now`. Their entry may still be committed.
+    pub(super) fn expire(&mut self, now: u64, answers: &mut Vec<(W, Answer)>) {
+        let late: Vec<_> =
+            self.waiting.iter().filter(|(_, one)| one.until <= now).map(|(at, _)| *at).collect();
+        for at in late {
+            answers.extend(self.waiting.remove(&at).map(|one| (one.waiter, Answer::Unknown)));
+        }
+    }
+
+    /// Everybody who waits, when the group is given up.
+    pub(super) fn abandon(&mut self, answers: &mut Vec<(W, Answer)>) {
+        answers.extend(self.drain().map(|waiter| (waiter, Answer::NotApplied(Refusal::NoGroup))));
+        let waiting = std::mem::take(&mut self.waiting).into_values();
+        answers.extend(waiting.map(|one| (one.waiter, Answer::Unknown)));
+    }
+}

@@ -1,0 +1,138 @@
+//! Reads that wait until the state is known to be new enough.
+
+use std::collections::VecDeque;
+
+use super::machine::{Answer, Refusal};
+
+/// A question that is not answered for this many ticks is asked again.
+///
+/// The crate drops it without a word while the leader has not committed an entry in its term, and when the
+/// leader changes; and the heartbeats that carry it, or their answers, may be lost.
+const ASK_AGAIN_TICKS: u64 = 3;
+
+/// The reads of one group.
+///
+/// All that came in since the last step share one question to the other replicas, "is this still the
+/// leader?", with a number of its own. Numbers only grow and are never used again, so an answer to a
+/// question is good for all reads that were waiting when it was asked, and also for those of earlier
+/// questions: those are asked again under a new number, and the answer to the old one stays welcome.
+pub(super) struct Reads<W> {
+    new: Vec<W>,
+    asked: VecDeque<Asked<W>>,
+    /// Confirmed, and waiting until the state is applied up to the index.
+    confirmed: VecDeque<(u64, Vec<W>)>,
+    last_question: u64,
+    waiting: usize,
+}
+
+struct Asked<W> {
+    question: u64,
+    since: u64,
+    readers: Vec<W>,
+}
+
+impl<W> Default for Reads<W> {
+    fn default() -> Self {
+        Self {
+            new: Vec::new(),
+            asked: VecDeque::new(),
+            confirmed: VecDeque::new(),
+            last_question: 0,
+            waiting: 0,
+        }
+    }
+}
+
+impl<W> Reads<W> {
+    /// Adds a read, or gives it back where too many wait.
+    pub(super) fn push(&mut self, reader: W, limit: usize) -> Result<(), W> {
+        if self.waiting >= limit {
+            return Err(reader);
+        }
+        self.waiting += 1;
+        self.new.push(reader);
+        Ok(())
+    }
+
+    /// The question to be asked now, if any: for the new reads, or again for those that wait too long.
+    pub(super) fn question(&mut self, now: u64) -> Option<u64> {
+        let again = self.asked.back().is_some_and(|last| last.since + ASK_AGAIN_TICKS <= now);
+        if self.new.is_empty() && !again {
+            return None;
+        }
+        self.last_question += 1;
+        let readers = std::mem::take(&mut self.new);
+        self.asked.push_back(Asked { question: self.last_question, since: now, readers });
+        Some(self.last_question)
+    }
+
+    /// A question was answered: reads asked with it or before may read the state at `index`.
+    pub(super) fn confirm(&mut self, question: u64, index: u64) {
+        let mut readers = Vec::new();
+        while self.asked.front().is_some_and(|first| first.question <= question) {
+            readers.extend(self.asked.pop_front().into_iter().flat_map(|one| one.readers));
+        }
+        if !readers.is_empty() {
+            self.confirmed.push_back((index, readers));
+        }
+    }
+
+    /// Answers the reads whose index is applied.
+    pub(super) fn applied(&mut self, applied: u64, answers: &mut Vec<(W, Answer)>) {
+        // Indexes are confirmed in rising order, but for a question of an earlier leadership.
+        while self.confirmed.front().is_some_and(|(index, _)| *index <= applied) {
+            let (_, readers) = self.confirmed.pop_front().expect("the front was there");
+            self.waiting -= readers.len();
+            answers.extend(readers.into_iter().map(|reader| (reader, Answer::Readable { index: applied })));
+        }
+    }
+
+    /// Refuses all reads that are not confirmed: this replica leads no more, and a read changes nothing.
+    pub(super) fn refuse(&mut self, refusal: Refusal, answers: &mut Vec<(W, Answer)>) {
+        let asked = std::mem::take(&mut self.asked).into_iter().flat_map(|one| one.readers);
+        let readers: Vec<W> = std::mem::take(&mut self.new).into_iter().chain(asked).collect();
+        self.waiting -= readers.len();
+        answers.extend(readers.into_iter().map(|reader| (reader, Answer::NotApplied(refusal))));
+    }
+
+    /// Everybody who waits, when the group is given up.
+    pub(super) fn abandon(&mut self, answers: &mut Vec<(W, Answer)>) {
+        let confirmed = std::mem::take(&mut self.confirmed).into_iter().flat_map(|(_, readers)| readers);
+        self.new.extend(confirmed);
+        self.refuse(Refusal::NoGroup, answers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_to_the_first_question_serves_the_reads_it_was_asked_for() {
+        let mut reads = Reads::default();
+        let mut answers = Vec::new();
+        reads.push("a", 9).unwrap();
+        assert_eq!(reads.question(0), Some(1));
+        reads.push("b", 9).unwrap();
+        assert_eq!(reads.question(1), Some(2));
+        assert_eq!(reads.question(1), None);
+        assert_eq!(reads.question(1 + ASK_AGAIN_TICKS), Some(3));
+        reads.confirm(1, 7);
+        reads.applied(6, &mut answers);
+        assert!(answers.is_empty());
+        reads.applied(7, &mut answers);
+        assert_eq!(answers, [("a", Answer::Readable { index: 7 })]);
+        reads.confirm(3, 7);
+        reads.applied(8, &mut answers);
+        assert_eq!(answers[1], ("b", Answer::Readable { index: 8 }));
+        assert_eq!(reads.waiting, 0);
+        assert_eq!(reads.question(99), None);
+    }
+
+    #[test]
+    fn too_many_reads_are_given_back() {
+        let mut reads = Reads::default();
+        reads.push(1, 1).unwrap();
+        assert_eq!(reads.push(2, 1), Err(2));
+    }
+}

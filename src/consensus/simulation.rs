@@ -1,0 +1,138 @@
+//! A whole cluster of real drivers in one thread, on a network that loses, delays, reorders, doubles and
+//! cuts, with nodes that pause, crash and come back without memory. Everything is drawn from one seed, so
+//! that a seed that fails fails again in the same way.
+
+mod network;
+mod oracle;
+mod world;
+
+use world::World;
+
+/// A rule without which acknowledged writes can be lost, or writes acknowledged that never were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Who waits is answered only if the applied entry is its own by index *and* term.
+    TermAtAnswer,
+    /// A learner gets a vote only when it holds all that was acknowledged.
+    CatchUpBeforePromotion,
+    /// A node that lost its memory never uses its old replica id again.
+    FreshIdAfterAmnesia,
+}
+
+/// What happened in a run, to see that it was no idle one.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    steps: u64,
+    writes: u64,
+    reads: u64,
+    unknown: u64,
+    refused: u64,
+    superseded: u64,
+    terms: u64,
+    crashes: u64,
+    stops: u64,
+    partitions: u64,
+    pauses: u64,
+    promotions: u64,
+    restores: u64,
+    hand_overs: u64,
+    trace: u64,
+}
+
+/// One seed from beginning to end.
+fn run(seed: u64, without: Option<Rule>) -> Result<Tally, String> {
+    let mut world = World::new(seed, without);
+    // The crate ends the process on what it takes for impossible; to us that is a finding like any other.
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    match end {
+        Ok(Ok(())) => Ok(world.tally),
+        Ok(Err(why)) => Err(format!("step {}: {why}", world.tally.steps)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Err(format!("step {}: panic: {}", world.tally.steps, text.unwrap_or_default()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::disallowed_methods,
+        reason = "the number of seeds is given to a test by the environment"
+    )]
+
+    use super::*;
+
+    fn number(name: &str) -> Option<u64> {
+        std::env::var(name).ok()?.parse().ok()
+    }
+
+    /// `SIMULATION_SEED=7` runs that one, `SIMULATION_SEEDS=1000` so many.
+    #[test]
+    fn nothing_acknowledged_is_ever_lost() {
+        let seeds = match number("SIMULATION_SEED") {
+            Some(seed) => seed..seed + 1,
+            None => 0..number("SIMULATION_SEEDS").unwrap_or(30),
+        };
+        let _ = env_logger::builder().is_test(true).format_timestamp(None).try_init();
+        let mut all = Tally::default();
+        for seed in seeds.clone() {
+            let tally = run(seed, None).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
+            let asked = tally.writes + tally.reads + tally.unknown + tally.refused;
+            assert!(tally.steps >= 2_000 && asked >= 200, "SIMULATION_SEED={seed}: {tally:?}");
+            assert!(tally.writes >= 20 && tally.reads >= 10, "SIMULATION_SEED={seed}: {tally:?}");
+            assert!(
+                tally.crashes + tally.stops >= 1 && tally.partitions >= 1,
+                "SIMULATION_SEED={seed}: {tally:?}"
+            );
+            all.writes += tally.writes;
+            all.reads += tally.reads;
+            all.unknown += tally.unknown;
+            all.refused += tally.refused;
+            all.superseded += tally.superseded;
+            all.terms += tally.terms;
+            all.crashes += tally.crashes;
+            all.stops += tally.stops;
+            all.partitions += tally.partitions;
+            all.pauses += tally.pauses;
+            all.promotions += tally.promotions;
+            all.restores += tally.restores;
+            all.hand_overs += tally.hand_overs;
+            all.steps += tally.steps;
+        }
+        println!("{seeds:?}: {all:?}");
+        assert!(all.promotions > 0 && all.restores > 0 && all.hand_overs > 0 && all.unknown > 0, "{all:?}");
+    }
+
+    #[test]
+    fn a_seed_repeats_a_run_exactly() {
+        for seed in 0..3 {
+            assert_eq!(run(seed, None), run(seed, None), "SIMULATION_SEED={seed}");
+        }
+    }
+
+    /// The number of seeds that it took to find a rule missing.
+    fn seeds_to_find(rule: Rule) -> u64 {
+        let found = (0..2_000).find_map(|seed| Some((seed, run(seed, Some(rule)).err()?)));
+        let (seed, why) =
+            found.unwrap_or_else(|| panic!("2000 seeds did not find that {rule:?} was missing"));
+        println!("{rule:?} missing was found by seed {seed}: {why}");
+        seed + 1
+    }
+
+    #[test]
+    fn a_missing_term_check_at_the_answer_is_found() {
+        seeds_to_find(Rule::TermAtAnswer);
+    }
+
+    #[test]
+    fn a_promotion_before_catching_up_is_found() {
+        seeds_to_find(Rule::CatchUpBeforePromotion);
+    }
+
+    #[test]
+    fn an_old_id_used_again_is_found() {
+        seeds_to_find(Rule::FreshIdAfterAmnesia);
+    }
+}

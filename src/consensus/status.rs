@@ -1,0 +1,82 @@
+//! Where a replica stands, for those outside.
+
+use raft::StateRole;
+
+use super::group::Group;
+use super::members::Members;
+
+/// The role of a replica in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Proposes, and answers linearizable reads.
+    Leader,
+    /// Has a vote and asks for the others' votes.
+    Candidate,
+    /// Has a vote.
+    Follower,
+    /// Receives the log and has no vote; also a replica that has not been added yet, or was taken out.
+    Learner,
+}
+
+/// Where a replica stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its own id.
+    pub replica: u64,
+    /// Its role.
+    pub role: Role,
+    /// The leader, where it is known.
+    pub leader: Option<u64>,
+    /// The term it is in.
+    pub term: u64,
+    /// Up to where the state is applied.
+    pub applied: u64,
+    /// Up to where entries are known to be committed.
+    pub committed: u64,
+    /// The first entry that is still held.
+    pub first: u64,
+    /// The last entry.
+    pub last: u64,
+    /// Bytes that the log takes.
+    pub log_bytes: usize,
+    /// The voters, or the incoming ones while the configuration is joint.
+    pub voters: Vec<u64>,
+    /// The outgoing voters while the configuration is joint; empty otherwise.
+    pub outgoing: Vec<u64>,
+    /// The learners.
+    pub learners: Vec<u64>,
+    /// All members and where they are reached.
+    pub members: Members,
+    /// Whether a change of members is under way: none other is taken meanwhile.
+    pub changing: bool,
+}
+
+impl<W> Group<W> {
+    pub(super) fn status(&self) -> Status {
+        let raft = &self.raft.raft;
+        let log = raft.store();
+        let members = log.members();
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if raft.promotable() => Role::Follower,
+            StateRole::Follower => Role::Learner,
+        };
+        Status {
+            replica: raft.id,
+            role,
+            leader: Some(raft.leader_id).filter(|leader| *leader != raft::INVALID_ID),
+            term: raft.term,
+            applied: log.applied(),
+            committed: raft.raft_log.committed,
+            first: raft.raft_log.first_index(),
+            last: raft.raft_log.last_index(),
+            log_bytes: log.size().1,
+            voters: members.voters.clone(),
+            outgoing: members.voters_outgoing.clone(),
+            learners: members.learners.clone(),
+            members: self.members.clone(),
+            changing: self.changing(),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Three replicas on a network that does what it is told: one test for each way to go wrong that is known.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::driver::{Driver, Settings};
+use super::envelope::{Delivery, Envelope, Lane};
+use super::machine::{Answer, Refusal, StateMachine};
+use super::members::{Change, Members};
+use super::status::{Role, Status};
+use crate::model::binary::Malformed;
+
+const GROUP: u64 = 5;
+
+/// The commands applied, as a text.
+struct Text(String);
+
+impl StateMachine for Text {
+    fn apply(&mut self, _index: u64, _term: u64, command: &[u8]) -> Vec<u8> {
+        self.0.push_str(std::str::from_utf8(command).unwrap());
+        self.0.clone().into_bytes()
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.0.clone().into_bytes()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
+        self.0 = String::from_utf8(snapshot.to_vec()).map_err(|_| Malformed("not a text"))?;
+        Ok(())
+    }
+}
+
+struct Cluster {
+    nodes: BTreeMap<u64, Driver<&'static str>>,
+    /// What passes from whom to whom.
+    passes: fn(&Envelope) -> bool,
+    answers: BTreeMap<&'static str, Answer>,
+}
+
+fn settings() -> Settings {
+    Settings { max_log_entries: 20, piece_bytes: 16, max_message_bytes: 1000, ..Settings::default() }
+}
+
+fn address(replica: u64) -> crate::model::address::Address {
+    format!("node{replica}:1").parse().unwrap()
+}
+
+impl Cluster {
+    fn founded(replicas: &[u64]) -> Self {
+        Self::founded_with(replicas, &settings())
+    }
+
+    fn founded_with(replicas: &[u64], settings: &Settings) -> Self {
+        let voters: Members = replicas.iter().map(|replica| (*replica, address(*replica))).collect();
+        let mut cluster = Self { nodes: BTreeMap::new(), passes: |_| true, answers: BTreeMap::new() };
+        for replica in replicas {
+            let mut driver = Driver::new(settings.clone());
+            driver.found(GROUP, *replica, &voters, Box::new(Text(String::new()))).unwrap();
+            cluster.nodes.insert(*replica, driver);
+        }
+        cluster.settle();
+        cluster
+    }
+
+    fn join(&mut self, replica: u64) {
+        let mut driver = Driver::new(settings());
+        driver.join(GROUP, replica, Box::new(Text(String::new()))).unwrap();
+        self.nodes.insert(replica, driver);
+    }
+
+    fn node(&mut self, replica: u64) -> &mut Driver<&'static str> {
+        self.nodes.get_mut(&replica).unwrap()
+    }
+
+    fn status(&self, replica: u64) -> Status {
+        self.nodes[&replica].status(GROUP).unwrap()
+    }
+
+    /// Works and delivers until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let mut moving = Vec::new();
+            for node in self.nodes.values_mut() {
+                node.work();
+                for (waiter, answer) in node.take_answers() {
+                    assert_eq!(self.answers.insert(waiter, answer), None, "{waiter} was answered twice");
+                }
+                moving.extend(node.take_outbox());
+            }
+            if moving.is_empty() {
+                return;
+            }
+            for envelope in moving {
+                if (self.passes)(&envelope)
+                    && let Some(node) = self.nodes.get_mut(&envelope.to)
+                {
+                    node.step(envelope);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, times: usize) {
+        for _ in 0..times {
+            self.nodes.values_mut().for_each(Driver::tick);
+            self.settle();
+        }
+    }
+
+    /// Lets ticks pass until something is so.
+    fn wait_until(&mut self, condition: impl Fn(&Self) -> bool) {
+        for _ in 0..500 {
+            if condition(self) {
+                return;
+            }
+            self.tick(1);
+        }
+        panic!(
+            "it did not come about: {:?}",
+            self.nodes.keys().map(|id| self.status(*id)).collect::<Vec<_>>()
+        );
+    }
+
+    fn propose(&mut self, at: u64, command: &'static str) {
+        self.node(at).propose(GROUP, Bytes::from(command), command);
+    }
+
+    fn outcome(&self, command: &str) -> &str {
+        match &self.answers[command] {
+            Answer::Applied { outcome, .. } => std::str::from_utf8(outcome).unwrap(),
+            other => panic!("{command}: {other:?}"),
+        }
+    }
+}
+
+fn promote(learner: u64, replaces: Option<u64>) -> Change {
+    Change::Promote { learner, replaces }
+}
+
+fn add(replica: u64) -> Change {
+    Change::AddLearner { replica, address: address(replica) }
+}
+
+#[test]
+fn the_only_voter_leads_at_once() {
+    let mut cluster = Cluster::founded(&[1]);
+    cluster.propose(1, "a");
+    cluster.node(1).read(GROUP, "read");
+    cluster.settle();
+    assert_eq!(cluster.outcome("a"), "a");
+    assert!(matches!(cluster.answers["read"], Answer::Readable { .. }));
+}
+
+#[test]
+fn one_of_the_founders_leads_at_once_and_the_others_name_it() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    for command in ["a", "b"] {
+        cluster.propose(1, command);
+    }
+    cluster.propose(2, "c");
+    cluster.node(3).read(GROUP, "read");
+    cluster.settle();
+    assert_eq!(cluster.outcome("b"), "ab");
+    let elsewhere = Answer::NotApplied(Refusal::NotLeader { leader: Some(1) });
+    assert_eq!((&cluster.answers["c"], &cluster.answers["read"]), (&elsewhere, &elsewhere));
+}
+
+#[test]
+fn a_read_that_the_crate_drops_is_asked_again() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    // A new leader that has not committed in its term: its entries are lost, votes and heartbeats are not.
+    cluster.passes = |envelope| !format!("{envelope:?}").contains("MsgAppend");
+    assert!(cluster.node(1).hand_over(GROUP, Some(2)));
+    cluster.settle();
+    assert_eq!(cluster.status(2).role, Role::Leader);
+    cluster.node(2).read(GROUP, "read");
+    cluster.tick(5);
+    assert!(!cluster.answers.contains_key("read"));
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| cluster.answers.contains_key("read"));
+    assert!(matches!(cluster.answers["read"], Answer::Readable { .. }));
+}
+
+#[test]
+fn a_change_that_the_crate_refuses_is_not_reported_as_done() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.join(4);
+    // Past the first check of ours, to see what the crate makes of it.
+    let change = add(4);
+    cluster.node(1).change(GROUP, &change, "first");
+    cluster.node(1).change(GROUP, &change, "second");
+    cluster.node(1).change(GROUP, &promote(3, None), "a voter already");
+    cluster.node(1).change(GROUP, &Change::Remove { replica: 1 }, "the leader");
+    cluster.settle();
+    assert!(matches!(cluster.answers["first"], Answer::Applied { .. }));
+    for refused in ["second", "a voter already", "the leader"] {
+        assert_eq!(cluster.answers[refused], Answer::NotApplied(Refusal::ChangeRefused), "{refused}");
+    }
+}
+
+#[test]
+fn a_learner_with_an_empty_log_is_not_promoted() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.propose(1, "a");
+    cluster.join(4);
+    cluster.passes = |envelope| envelope.lane() != Lane::Snapshot;
+    cluster.node(1).change(GROUP, &add(4), "add");
+    cluster.settle();
+    cluster.node(1).change(GROUP, &promote(4, Some(3)), "too early");
+    cluster.settle();
+    assert_eq!(cluster.answers["too early"], Answer::NotApplied(Refusal::NotCaughtUp));
+}
+
+#[test]
+fn a_snapshot_that_is_lost_is_sent_again() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.propose(1, "a text that does not fit into one piece of a snapshot");
+    cluster.join(4);
+    cluster.passes = |envelope| envelope.lane() != Lane::Snapshot;
+    cluster.node(1).change(GROUP, &add(4), "add");
+    // Longer than the patience of a transfer: the crate has been told of its failure by now.
+    cluster.tick(150);
+    assert_eq!(cluster.status(4).applied, 0);
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| cluster.status(4).applied == cluster.status(1).applied);
+    assert_eq!(cluster.status(4).members, cluster.status(1).members);
+}
+
+#[test]
+fn a_joint_configuration_is_left_although_its_leader_is_gone() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.join(4);
+    cluster.node(1).change(GROUP, &add(4), "add");
+    cluster.wait_until(|cluster| cluster.status(4).applied == cluster.status(1).applied);
+    // The first half of the change reaches everybody, and then nothing more comes from its leader.
+    cluster.node(1).change(GROUP, &promote(4, Some(3)), "replace");
+    let first_half = cluster.status(1).last;
+    cluster.node(1).work();
+    for envelope in cluster.node(1).take_outbox() {
+        let to = envelope.to;
+        cluster.node(to).step(envelope);
+    }
+    cluster.passes = |envelope| envelope.from != 1 && envelope.to != 1;
+    cluster.wait_until(|cluster| {
+        (2..=4).any(|id| cluster.status(id).role == Role::Leader)
+            && (2..=4).all(|id| id == 3 || cluster.status(id).voters == cluster.status(2).voters)
+            && cluster.status(2).applied > first_half
+            && cluster.status(2).outgoing.is_empty()
+    });
+    let mut voters = cluster.status(2).voters;
+    voters.sort_unstable();
+    assert_eq!(voters, [1, 2, 4]);
+}
+
+#[test]
+fn a_leader_that_finds_its_own_removal_in_the_log_steps_down() {
+    let cut_off: fn(&Envelope) -> bool = |envelope| envelope.from != 1 && envelope.to != 1;
+    let leads = |cluster: &Cluster, id| cluster.status(id).role == Role::Leader;
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.passes = cut_off;
+    cluster.wait_until(|cluster| leads(cluster, 2) || leads(cluster, 3));
+    // Timeouts depend on replica and term only, so the same one is elected next time.
+    let (next, other) = if leads(&cluster, 2) { (2, 3) } else { (3, 2) };
+
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.tick(2);
+    cluster.node(1).change(GROUP, &Change::Remove { replica: next }, "remove");
+    cluster.node(1).work();
+    for envelope in cluster.node(1).take_outbox() {
+        let to = envelope.to;
+        cluster.node(to).step(envelope);
+    }
+    assert_eq!(cluster.status(next).last, cluster.status(1).last);
+    cluster.passes = cut_off;
+    cluster.wait_until(|cluster| !cluster.status(next).members.contains_key(&next));
+    assert_ne!(cluster.status(next).role, Role::Leader);
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| leads(cluster, 1) || leads(cluster, other));
+    cluster.wait_until(|cluster| cluster.answers.contains_key("remove"));
+    assert!(matches!(cluster.answers["remove"], Answer::Applied { .. }));
+}
+
+#[test]
+fn proposals_wait_while_leadership_is_handed_over_and_then_name_the_new_leader() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    assert!(cluster.node(1).hand_over(GROUP, None));
+    cluster.propose(1, "a");
+    cluster.settle();
+    let new = (2..=3).find(|id| cluster.status(*id).role == Role::Leader).unwrap();
+    assert!(matches!(cluster.answers["a"], Answer::NotApplied(Refusal::NotLeader { .. })));
+    cluster.propose(new, "b");
+    cluster.settle();
+    assert_eq!(cluster.outcome("b"), "b");
+}
+
+#[test]
+fn a_leader_that_is_cut_off_answers_unknown_and_takes_no_more_than_it_may() {
+    let tight = Settings { max_waiting: 2, answer_ticks: 4, ..settings() };
+    let mut cluster = Cluster::founded_with(&[1, 2, 3], &tight);
+    cluster.passes = |envelope| envelope.from != 1 && envelope.to != 1;
+    for command in ["a", "b", "c"] {
+        cluster.propose(1, command);
+    }
+    cluster.settle();
+    assert_eq!(cluster.answers["c"], Answer::NotApplied(Refusal::Busy));
+    cluster.tick(5);
+    assert_eq!((&cluster.answers["a"], &cluster.answers["b"]), (&Answer::Unknown, &Answer::Unknown));
+}
+
+#[test]
+fn the_log_stays_within_its_bound_and_who_is_behind_gets_a_snapshot() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.passes = |envelope| envelope.from != 3 && envelope.to != 3;
+    for _ in 0..500 {
+        cluster.node(1).propose(GROUP, Bytes::from_static(b"x"), "x");
+        cluster.settle();
+        cluster.answers.clear();
+    }
+    let status = cluster.status(1);
+    assert!(status.last - status.first < 20, "{status:?}");
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| cluster.status(3).applied >= status.applied);
+}
+
+#[test]
+fn a_replica_id_is_used_once_and_never_answered_for_another() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    let machine = || Box::new(Text(String::new()));
+    assert!(cluster.node(3).join(GROUP, 9, machine()).is_err());
+    cluster.node(3).give_up(GROUP);
+    assert_eq!(cluster.node(3).join(GROUP, 3, machine()), Err(Refusal::ChangeRefused));
+    assert_eq!(cluster.node(3).join(GROUP, 0, machine()), Err(Refusal::ChangeRefused));
+    assert_eq!(cluster.node(3).join(GROUP, 9, machine()), Ok(()));
+    for _ in 0..2 {
+        cluster.node(1).tick();
+        cluster.node(1).work();
+    }
+    let to_three = cluster.node(1).take_outbox().into_iter().find(|envelope| envelope.to == 3).unwrap();
+    assert_eq!(cluster.node(3).step(to_three), Delivery::NotForMe);
+}
+
+#[test]
+fn a_replica_that_lost_its_memory_under_its_old_id_is_refused_without_a_panic() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.propose(1, "a");
+    cluster.settle();
+    cluster.nodes.remove(&3);
+    // Against the rule: the old id, and an empty log.
+    cluster.join(3);
+    cluster.tick(30);
+    assert_eq!(cluster.status(3).applied, 0);
+    assert_eq!(cluster.status(1).role, Role::Leader);
+}

@@ -291,7 +291,7 @@ fn history(seed: u64, spread: Spread, most: usize, factors: usize) -> (usize, us
 fn histories(part: u64, of: u64, spread: Spread, factors: usize) {
     let asked =
         std::env::var("EVENKV_HISTORIES").ok().map(|text| text.parse().expect("a number of histories"));
-    let all = asked.unwrap_or(if cfg!(debug_assertions) { HISTORIES / 10 } else { HISTORIES });
+    let all = asked.unwrap_or(HISTORIES);
     let mut longest = BTreeMap::new();
     for seed in (0..all).filter(|seed| seed % of == part) {
         let most = match seed / of % 100 {

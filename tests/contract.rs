@@ -453,3 +453,16 @@ fn a_node_tells_about_itself_alone() {
     }
     wait_until("the node is ready", START_DEADLINE, || main.http().get("/readyz").status == 200);
 }
+
+#[test]
+fn a_large_value_comes_with_the_causal_context_too() {
+    let cluster = Cluster::of(2);
+    let key = cluster.key_of(0, "large");
+    let body = format!("{{\"value\":\"{}\"}}", "v".repeat(200_000));
+    assert_eq!(cluster.nodes[0].http().put(&format!("/kvs/keys/{key}"), body).status, 201);
+    for node in &cluster.nodes {
+        let context = br#"{"causal-context":{"seen":1}}"#;
+        let answer = node.http().request("GET", &format!("/kvs/keys/{key}"), &[], context);
+        assert_eq!((answer.status, &answer.json()["causal-context"]), (200, &json!({"seen": 1})));
+    }
+}

@@ -26,6 +26,13 @@ pub struct BodyBytes {
     _permit: Option<Permit>,
 }
 
+impl BodyBytes {
+    /// A body that takes no part of the memory for large ones.
+    pub fn small(bytes: Vec<u8>) -> Self {
+        Self { bytes, _permit: None }
+    }
+}
+
 /// How long a body may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {

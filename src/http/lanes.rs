@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tiny_http::Request;
+use tiny_http::{Method, Request};
 
 use super::accept::Generation;
 use super::answer::{Answer, Unwritten};
@@ -44,6 +44,8 @@ pub struct Job {
     pub body_was_read: bool,
     /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
     pub complete: Instant,
+    /// The small body of a GET that may be handled once more, in the lane for large answers.
+    kept: Option<Vec<u8>>,
 }
 
 impl Job {
@@ -58,7 +60,7 @@ impl Job {
     /// A request that was admitted.
     pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
         let complete = arrival.arrived;
-        Self { arrival, ticket, body_was_read: false, complete }
+        Self { arrival, ticket, body_was_read: false, complete, kept: None }
     }
 
     /// Reads the whole body, up to a limit.
@@ -66,8 +68,14 @@ impl Job {
     /// # Errors
     /// See [`body::read`].
     pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
+        if let Some(bytes) = self.kept.take() {
+            return Ok(BodyBytes::small(bytes));
+        }
         let body = body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget)?;
         self.body_was_read = true;
+        if *self.arrival.request.method() == Method::Get && !self.arrival.framing.is_on_its_way() {
+            self.kept = Some(body.bytes.clone());
+        }
         if self.arrival.framing.is_on_its_way() {
             self.complete = now();
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::ports;
+use super::{START_DEADLINE, ports, wait_until};
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -36,7 +36,14 @@ impl FakeMain {
     /// up by returning nothing.
     pub(crate) fn start(answer: impl Fn(&Arrived) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let address = ports::free_address();
-        let listener = TcpListener::bind(&address).expect("the port was free");
+        // The port was free a moment ago, by a socket that a node which was just being started by another test may have
+        // inherited for as long as it is not yet its own program.
+        let mut bound = None;
+        wait_until("the port is free again", START_DEADLINE, || {
+            bound = TcpListener::bind(&address).ok();
+            bound.is_some()
+        });
+        let listener = bound.expect("waited for");
         let arrived = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(AtomicBool::new(false));
         let answer = Arc::new(answer);

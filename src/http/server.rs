@@ -220,28 +220,19 @@ impl Server {
         match work {
             Work::Write(job, answer) => self.write(lane, job, *answer),
             Work::Finish(rest) => write_rest(*rest),
-            Work::Handle(job) => {
-                let mut next = Some(job);
-                while let Some(job) = next {
-                    next = self.handle(lane, job);
-                }
-            }
+            Work::Handle(job) => self.handle(lane, job),
         }
     }
 
-    /// Handles one request; the result is one that was parked and has to be handled next.
-    fn handle(self: &Arc<Self>, lane: LaneId, job: Box<Job>) -> Option<Box<Job>> {
-        let Some(node) = self.destination(&job) else {
-            self.answer(lane, job);
-            return None;
-        };
+    /// Handles one request, and after one for another node those that were parked for it meanwhile.
+    fn handle(self: &Arc<Self>, lane: LaneId, job: Box<Job>) {
+        let Some(node) = self.destination(&job) else { return self.answer(lane, job) };
         let gate = &self.gates[usize::from(lane == LaneId::ClientLarge)];
         match gate.enter(&node, job) {
-            Entry::Parked => None,
+            Entry::Parked => {}
             Entry::Full(job) => {
                 self.metrics.shed(lane);
                 self.refuse(lane, job);
-                None
             }
             Entry::Enter(job) => {
                 let mut next = Some(job);
@@ -250,7 +241,6 @@ impl Server {
                     self.contain(|| self.answer(lane, job));
                     next = gate.leave(&node);
                 }
-                None
             }
         }
     }

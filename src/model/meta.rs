@@ -1,0 +1,440 @@
+//! What the meta group agrees on: the view, the members, and the view change that is under way.
+//!
+//! The state is a document with a version. The group's leader changes it by commands; every node learns it, whole, in any
+//! order, and acts by the newest it has seen.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::address::Address;
+use super::hash::HashKey;
+use super::range::HashRange;
+use super::shard::PieceId;
+use super::view::{Shard, View};
+
+/// Results of view changes that are kept for those who ask later.
+const KEPT_RESULTS: usize = 8;
+/// Nodes that have left and are still told of news.
+const KEPT_FORMER: usize = 64;
+
+/// The state of the meta group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaState {
+    /// The cluster's id, drawn when it was founded.
+    pub cluster: String,
+    /// The number of the meta group, drawn at random: another one after a recovery.
+    pub group: u64,
+    /// Grows with every command.
+    pub version: u64,
+    /// Whether the cluster serves: it does when its founding is complete.
+    pub open: bool,
+    /// The key of the hash function, drawn when the cluster was founded.
+    pub hash_key: HashKey,
+    /// The view.
+    pub view: View,
+    /// Which start of which node holds each group: by group, address and instance.
+    pub holders: BTreeMap<u64, BTreeMap<Address, u64>>,
+    /// Nodes that have left or were given up.
+    pub former: VecDeque<Address>,
+    /// The view change that is under way.
+    pub change: Option<Change>,
+    /// How the last ones ended, the newest last.
+    pub results: VecDeque<ChangeResult>,
+}
+
+/// A view change that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its id.
+    pub id: u64,
+    /// What was asked for.
+    pub wanted: Wanted,
+    /// What is done about it; nothing until it was counted and planned.
+    pub planned: Option<Planned>,
+}
+
+/// What is asked of a view change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The nodes of the new view.
+    pub nodes: Vec<Address>,
+    /// Replicas per shard.
+    pub repl_factor: usize,
+    /// The ids of shards whose pairs are given up.
+    pub accept_loss: Vec<u32>,
+}
+
+/// A planned view change and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// The shards that there will be, sorted by id.
+    pub shards: Vec<Shard>,
+    /// The groups among them that are new.
+    pub added: Vec<u64>,
+    /// What is to be moved, piece by piece.
+    pub pieces: Vec<Piece>,
+    /// The pairs that each of `shards` shall hold of those counted at the cut.
+    pub targets: Vec<u64>,
+    /// The pairs at the cut.
+    pub keys: u64,
+    /// Those of them that change shard.
+    pub moved: u64,
+    /// The least number that has to.
+    pub minimum: u64,
+    /// The shards whose pairs are given up.
+    pub given_up: Vec<GivenUp>,
+    /// Pairs written to nodes that did not hold them, so far.
+    pub copied: u64,
+    /// The longest time that a piece was neither read nor written, in microseconds.
+    pub hold_us: u64,
+}
+
+/// A part of the space on its way from one group to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The range.
+    pub range: HashRange,
+    /// The group that gives it. Where that is given up, the range is handed over empty.
+    pub from: u64,
+    /// The group that takes it.
+    pub to: u64,
+    /// Its pairs when it was cut.
+    pub pairs: u64,
+    /// The number of the attempt that may be handed over; all others are void.
+    pub attempt: u32,
+    /// Whether it was handed over.
+    pub handed_over: bool,
+}
+
+/// A shard whose pairs are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The shard's id before the change.
+    pub id: u32,
+    /// Its group.
+    pub group: u64,
+    /// The nodes that held it.
+    pub replicas: Vec<Address>,
+    /// How many pairs it was last heard to hold.
+    pub pairs: Option<u64>,
+}
+
+/// How a view change ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeResult {
+    /// Its id.
+    pub id: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a view change ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// As it was asked for: the receipt, as JSON text.
+    Finished(String),
+    /// The request was wrong, and nothing has changed: why.
+    Refused(String),
+    /// It could not be done now, and nothing has changed: why.
+    Failed(String),
+    /// It was cancelled, and nothing has changed.
+    Cancelled,
+    /// Another one took its place where it stood, by this id.
+    Superseded(u64),
+}
+
+/// A change of the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The founding is complete.
+    Open,
+    /// Begins a view change. One that is under way is superseded where it is the one named.
+    Begin {
+        /// The new one's id.
+        id: u64,
+        /// What is asked for.
+        wanted: Wanted,
+        /// The one that may be superseded, since it is blocked.
+        supersedes: Option<u64>,
+    },
+    /// Sets the plan: new groups become part of the view.
+    Plan {
+        /// The view change.
+        id: u64,
+        /// The plan.
+        planned: Box<Planned>,
+        /// The view with the new groups, which own nothing yet, and without those that are given up and own nothing.
+        view: Box<View>,
+        /// Who holds the new groups.
+        holders: BTreeMap<u64, BTreeMap<Address, u64>>,
+    },
+    /// The piece belongs to its new group.
+    HandOver {
+        /// The attempt.
+        piece: PieceId,
+        /// The pairs that the target has installed.
+        copied: u64,
+        /// How long the range had been frozen, in microseconds.
+        hold_us: u64,
+    },
+    /// The attempt is void; the next one may begin.
+    Abort {
+        /// The attempt.
+        piece: PieceId,
+        /// How long the range had been frozen, in microseconds.
+        hold_us: u64,
+    },
+    /// A new group that owns nothing yet is replaced by another, since its node was started again.
+    Replace {
+        /// The view change.
+        id: u64,
+        /// The group that goes.
+        group: u64,
+        /// The start of the node that holds the new one.
+        instance: u64,
+    },
+    /// Ends a view change.
+    End {
+        /// The view change.
+        id: u64,
+        /// How.
+        end: End,
+    },
+}
+
+/// Why a command has changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Void {
+    /// A view change is under way: its id.
+    Running(u64),
+    /// It does not fit the state any more.
+    Outdated,
+}
+
+impl MetaState {
+    /// The first state of a cluster.
+    pub fn first(cluster: String, group: u64, hash_key: HashKey, view: View, instances: &BTreeMap<Address, u64>) -> Self {
+        let holders = view.shards.iter().map(|shard| (shard.group, holders_of(shard, instances))).collect();
+        Self {
+            cluster,
+            group,
+            version: 1,
+            open: false,
+            hash_key,
+            view,
+            holders,
+            former: VecDeque::new(),
+            change: None,
+            results: VecDeque::new(),
+        }
+    }
+
+    /// All nodes of the view and of the change that is under way, in the order of the view.
+    pub fn nodes(&self) -> Vec<Address> {
+        let mut nodes: Vec<Address> = self.view.nodes().cloned().collect();
+        let planned = self.change.iter().filter_map(|change| change.planned.as_ref());
+        for node in planned.flat_map(|planned| &planned.shards).flat_map(|shard| &shard.replicas) {
+            if !nodes.contains(node) {
+                nodes.push(node.clone());
+            }
+        }
+        nodes
+    }
+
+    /// Where each group is held: the start of the node at an address.
+    pub fn holder(&self, group: u64, node: &Address) -> Option<u64> {
+        self.holders.get(&group)?.get(node).copied()
+    }
+
+    /// The attempts that are neither handed over nor aborted.
+    pub fn open_pieces(&self) -> Vec<PieceId> {
+        let Some(change) = &self.change else { return Vec::new() };
+        let pieces = change.planned.iter().flat_map(|planned| &planned.pieces);
+        (0..)
+            .zip(pieces)
+            .filter(|(_, piece)| !piece.handed_over)
+            .map(|(index, piece)| PieceId { change: change.id, index, attempt: piece.attempt })
+            .collect()
+    }
+
+    /// How a view change ended, if it is not too long ago.
+    pub fn result(&self, id: u64) -> Option<&End> {
+        self.results.iter().find(|result| result.id == id).map(|result| &result.end)
+    }
+
+    /// Applies a command; one that does not fit changes nothing but the version.
+    ///
+    /// # Errors
+    /// Why it was void.
+    pub fn apply(&mut self, command: Command) -> Result<(), Void> {
+        self.version += 1;
+        match command {
+            Command::Open => self.open = true,
+            Command::Begin { id, wanted, supersedes } => self.begin(id, wanted, supersedes)?,
+            Command::Plan { id, planned, view, holders } => {
+                let change = running(&mut self.change, id)?;
+                if change.planned.is_some() {
+                    return Err(Void::Outdated);
+                }
+                change.planned = Some(*planned);
+                self.view = View { epoch: self.view.epoch + 1, ..*view };
+                self.holders.extend(holders);
+                self.forget_holders();
+            }
+            Command::HandOver { piece, copied, hold_us } => self.hand_over(piece, copied, hold_us)?,
+            Command::Abort { piece, hold_us } => {
+                let planned = planned(&mut self.change, piece.change)?;
+                let at = planned.open(piece)?;
+                planned.pieces[at].attempt += 1;
+                planned.hold_us = planned.hold_us.max(hold_us);
+            }
+            Command::Replace { id, group, instance } => self.replace(id, group, instance)?,
+            Command::End { id, end } => self.end(id, end)?,
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, id: u64, wanted: Wanted, supersedes: Option<u64>) -> Result<(), Void> {
+        if let Some(running) = self.change.as_ref().map(|change| change.id) {
+            if supersedes != Some(running) {
+                return Err(Void::Running(running));
+            }
+            self.end(running, End::Superseded(id))?;
+        }
+        self.change = Some(Change { id, wanted, planned: None });
+        Ok(())
+    }
+
+    fn hand_over(&mut self, piece: PieceId, copied: u64, hold_us: u64) -> Result<(), Void> {
+        let planned = planned(&mut self.change, piece.change)?;
+        let at = planned.open(piece)?;
+        let moved = &mut planned.pieces[at];
+        let taker = self.view.shards.iter().position(|shard| shard.group == moved.to);
+        let taker = taker.ok_or(Void::Outdated)?;
+        moved.handed_over = true;
+        self.view.ownership.assign(&moved.range, taker);
+        self.view.epoch += 1;
+        planned.copied += copied;
+        planned.hold_us = planned.hold_us.max(hold_us);
+        Ok(())
+    }
+
+    fn replace(&mut self, id: u64, group: u64, instance: u64) -> Result<(), Void> {
+        let planned = planned(&mut self.change, id)?;
+        let index = self.view.shards.iter().position(|shard| shard.group == group).ok_or(Void::Outdated)?;
+        if !planned.added.contains(&group) || self.view.ranges(index).next().is_some() {
+            return Err(Void::Outdated);
+        }
+        let new = self.view.next_group;
+        self.view.next_group += 1;
+        self.view.epoch += 1;
+        let shards = self.view.shards.iter_mut().chain(&mut planned.shards);
+        shards.filter(|shard| shard.group == group).for_each(|shard| shard.group = new);
+        planned.added.iter_mut().filter(|added| **added == group).for_each(|added| *added = new);
+        for piece in planned.pieces.iter_mut().filter(|piece| piece.to == group) {
+            (piece.to, piece.attempt) = (new, piece.attempt + 1);
+        }
+        let holders = self.holders.remove(&group).unwrap_or_default();
+        self.holders.insert(new, holders.into_keys().map(|node| (node, instance)).collect());
+        Ok(())
+    }
+
+    fn end(&mut self, id: u64, end: End) -> Result<(), Void> {
+        let change = running(&mut self.change, id)?;
+        let finished = matches!(end, End::Finished(_));
+        let planned = change.planned.take();
+        let before: Vec<Address> = self.nodes();
+        match planned {
+            Some(planned) if finished => {
+                if planned.pieces.iter().any(|piece| !piece.handed_over) {
+                    self.change.as_mut().expect("it runs").planned = Some(planned);
+                    return Err(Void::Outdated);
+                }
+                self.view.repl_factor = self.change.as_ref().expect("it runs").wanted.repl_factor;
+                self.settle(planned.shards);
+            }
+            // New groups that own something stay, with the nodes that hold them; those that own nothing go.
+            Some(planned) => {
+                let owns = |index: usize| self.view.ranges(index).next().is_some();
+                let shards = self.view.shards.iter().enumerate();
+                let kept = shards.filter(|(index, shard)| owns(*index) || !planned.added.contains(&shard.group));
+                let kept: Vec<Shard> = kept.map(|(_, shard)| shard.clone()).collect();
+                self.settle(kept);
+            }
+            None => {}
+        }
+        self.change = None;
+        let now = self.nodes();
+        for node in before.into_iter().filter(|node| !now.contains(node)) {
+            self.former.push_back(node);
+        }
+        self.former.retain(|node| !now.contains(node));
+        while self.former.len() > KEPT_FORMER {
+            self.former.pop_front();
+        }
+        self.results.push_back(ChangeResult { id, end });
+        while self.results.len() > KEPT_RESULTS {
+            self.results.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Makes these the shards of the view. Those that go own nothing.
+    fn settle(&mut self, shards: Vec<Shard>) {
+        let old = std::mem::take(&mut self.view.shards);
+        let index = |owner: usize| {
+            let group = old[owner].group;
+            shards.iter().position(|shard| shard.group == group).expect("a shard that owns something stays")
+        };
+        self.view.ownership = self.view.ownership.renumbered(index);
+        if shards != old {
+            self.view.epoch += 1;
+        }
+        self.view.shards = shards;
+        self.forget_holders();
+    }
+
+    fn forget_holders(&mut self) {
+        let groups: Vec<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
+        self.holders.retain(|group, _| groups.contains(group));
+    }
+}
+
+fn running(change: &mut Option<Change>, id: u64) -> Result<&mut Change, Void> {
+    change.as_mut().filter(|change| change.id == id).ok_or(Void::Outdated)
+}
+
+fn planned(change: &mut Option<Change>, id: u64) -> Result<&mut Planned, Void> {
+    running(change, id)?.planned.as_mut().ok_or(Void::Outdated)
+}
+
+impl Planned {
+    /// The place of a piece of which just this attempt is open.
+    fn open(&self, piece: PieceId) -> Result<usize, Void> {
+        let at = piece.index as usize;
+        let open = self.pieces.get(at).is_some_and(|one| !one.handed_over && one.attempt == piece.attempt);
+        if open { Ok(at) } else { Err(Void::Outdated) }
+    }
+
+    /// Whether the pairs of a group are given up.
+    pub fn is_given_up(&self, group: u64) -> bool {
+        self.given_up.iter().any(|one| one.group == group)
+    }
+}
+
+/// Which starts of its nodes hold a shard.
+pub fn holders_of(shard: &Shard, instances: &BTreeMap<Address, u64>) -> BTreeMap<Address, u64> {
+    let known = shard.replicas.iter().filter_map(|node| Some((node.clone(), *instances.get(node)?)));
+    known.collect()
+}
+
+/// The nodes that shall vote in the meta group of a view: the first, the first three or the first five.
+pub fn wanted_voters(nodes: &[Address]) -> &[Address] {
+    let count = match nodes.len() {
+        0..3 => 1,
+        3..5 => 3,
+        _ => 5,
+    };
+    &nodes[..count.min(nodes.len())]
+}

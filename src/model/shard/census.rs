@@ -1,0 +1,119 @@
+//! Counting a shard at one moment, and what is created and deleted after it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Changes, Done, HashRange, KeyHash, Mutex, Point, Shard};
+use crate::model::store::{BatchLimit, Size};
+
+/// With more creates and deletes than this between the count and the cut, the census is void and is taken again.
+const MAX_CHANGES: usize = 1 << 20;
+
+/// What was counted at the cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CensusCount {
+    /// The pairs of each range that was asked for.
+    pub pairs: Vec<u64>,
+}
+
+/// What clients have created and deleted since the cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Keys that were absent before.
+    pub created: u64,
+    /// Keys that were there before.
+    pub deleted: u64,
+}
+
+/// Counts what clients do since the cut of a view change.
+pub(super) struct Tallying {
+    change: u64,
+    created: AtomicU64,
+    deleted: AtomicU64,
+    /// The same key by key, for as long as the cut may be asked for places.
+    changes: Option<Mutex<Changes>>,
+}
+
+impl Tallying {
+    /// Does a write and notes what it did, in the order in which writes are done.
+    pub(super) fn note(&self, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Done) -> Done {
+        let mut changes = self.changes.as_ref().map(Mutex::lock);
+        let done = write();
+        match done {
+            Done::Added => {
+                self.created.fetch_add(1, Ordering::Relaxed);
+                if let Some(changes) = changes.as_mut().filter(|changes| changes.len() < MAX_CHANGES) {
+                    changes.note_created(Point::of(hash, key));
+                }
+            }
+            Done::Deleted => {
+                self.deleted.fetch_add(1, Ordering::Relaxed);
+                if let Some(changes) = changes.as_mut().filter(|changes| changes.len() < MAX_CHANGES) {
+                    changes.note_deleted(Point::of(hash, key));
+                }
+            }
+            _ => {}
+        }
+        done
+    }
+}
+
+impl Shard {
+    /// Counts ranges at one moment, the cut, for a view change, and tallies from then on what clients do.
+    pub fn take_census(&self, change: u64, ranges: &[HashRange]) -> CensusCount {
+        let mut table = self.table.write();
+        let pairs = ranges.iter().map(|range| self.store.size_of(range).pairs).collect();
+        table.tallying = Some(Tallying {
+            change,
+            created: AtomicU64::new(0),
+            deleted: AtomicU64::new(0),
+            changes: Some(Mutex::default()),
+        });
+        CensusCount { pairs }
+    }
+
+    /// The places of keys at the cut: for each (range, rank) the key that has so many of the range before it. Nothing
+    /// where the census was replaced by another, or too much has changed since.
+    pub fn places(&self, change: u64, questions: &[(HashRange, u64)]) -> Option<Vec<Point>> {
+        let table = self.table.write();
+        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change == change)?;
+        let changes = tallying.changes.as_ref()?.lock();
+        if changes.len() >= MAX_CHANGES {
+            return None;
+        }
+        self.store.places(questions, &changes)
+    }
+
+    /// Cuts ranges into pieces that are moved one at a time.
+    pub fn pieces(&self, ranges: &[HashRange], limit: BatchLimit) -> Vec<Vec<(HashRange, Size)>> {
+        ranges.iter().map(|range| self.store.pieces(range, limit)).collect()
+    }
+
+    /// No more places are asked for; the tally goes on.
+    pub fn close_census(&self, change: u64) {
+        let mut table = self.table.write();
+        if let Some(tallying) = table.tallying.as_mut().filter(|tallying| tallying.change == change) {
+            tallying.changes = None;
+        }
+    }
+
+    /// Begins a tally without a census, where none runs for the change: for a shard that is new in it.
+    pub fn begin_tally(&self, change: u64) {
+        let mut table = self.table.write();
+        if table.tallying.as_ref().is_none_or(|tallying| tallying.change != change) {
+            let (created, deleted) = (AtomicU64::new(0), AtomicU64::new(0));
+            table.tallying = Some(Tallying { change, created, deleted, changes: None });
+        }
+    }
+
+    /// What clients have created and deleted since the cut of a change; nothing where that was never taken here.
+    pub fn tally(&self, change: u64) -> Option<Tally> {
+        let table = self.table.read();
+        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change == change)?;
+        Some(Tally {
+            created: tallying.created.load(Ordering::Relaxed),
+            deleted: tallying.deleted.load(Ordering::Relaxed),
+        })
+    }
+}

@@ -1,0 +1,264 @@
+//! One shard's part of the pairs as a node holds it: the ranges it owns, the operations on their keys, and the pieces that
+//! come and go in a view change.
+//!
+//! Ownership lives here and nowhere else: whatever a sender believes about the view, an operation is done only where the
+//! key lies in a range that this shard owns at that very moment. Operations on keys share the lock of the table; whatever changes the
+//! ranges has it alone. So every operation is wholly before or wholly after a freeze, a hand-over or a census.
+
+mod census;
+mod moving;
+mod ranges;
+mod retries;
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use self::census::Tallying;
+use self::moving::{Incoming, Outgoing};
+use self::ranges::OwnedRanges;
+use self::retries::Retries;
+use super::changes::Changes;
+use super::hash::{HashKey, KeyHash};
+use super::range::{HashRange, Point};
+use super::store::{Checksum, Held, Size, Store};
+
+pub use self::census::{CensusCount, Tally};
+pub use self::moving::{Directive, Frozen, MoveError, PieceId, Stamp};
+pub use self::retries::{RequestId, RetryRecord};
+
+/// What is asked of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation<'a> {
+    /// Read it.
+    Get,
+    /// Insert or replace it; the raw JSON text of the value.
+    Put(&'a [u8]),
+    /// Delete it.
+    Delete,
+}
+
+/// What an operation did.
+pub enum Done {
+    /// PUT: the key was absent.
+    Added,
+    /// PUT: the key was present.
+    Updated,
+    /// GET: the pair.
+    Found(Held),
+    /// DELETE: the key was present.
+    Deleted,
+    /// GET or DELETE: the key is absent.
+    Absent,
+}
+
+/// Why an operation was not done. Nothing of it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The key is on its way here or from here: ask again in a moment.
+    Moving,
+    /// The key is not this shard's.
+    NotOwned,
+    /// The node has promised itself to a cluster and takes no writes of its own.
+    Sealed,
+}
+
+/// A write as another node passed it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The id of the client's request: sent again under the same id, it is done once.
+    pub request: RequestId,
+    /// The epoch that the sender routed by.
+    pub epoch: u64,
+    /// The time in milliseconds, by which old records leave.
+    pub now_ms: u64,
+}
+
+/// What an audit finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The pairs of the owned ranges.
+    pub pairs: u64,
+    /// The last command that was applied.
+    pub index: u64,
+    /// An order-free sum over key, value and version of all those pairs.
+    pub checksum: Checksum,
+    /// Pairs that lie in no range which the shard owns or is receiving or dropping: always 0.
+    pub stray: u64,
+}
+
+/// The pairs of a shard.
+pub struct Shard {
+    group: u64,
+    store: Store,
+    table: RwLock<Table>,
+    retries: Retries,
+}
+
+#[derive(Default)]
+struct Table {
+    owned: OwnedRanges,
+    outgoing: Vec<Outgoing>,
+    incoming: Vec<Incoming>,
+    /// Ranges that are not this shard's any more, and how many of their pairs are still to be removed.
+    dropped: Vec<(HashRange, u64)>,
+    /// The highest term of a meta leader that was heard.
+    term: u64,
+    /// The version of the state that was learned last.
+    version: u64,
+    /// The attempts that were open in it.
+    open: Vec<PieceId>,
+    tallying: Option<Tallying>,
+    sealed: bool,
+}
+
+impl Shard {
+    /// A shard that holds nothing yet and owns these ranges, gained with this epoch.
+    pub fn new(group: u64, hash_key: HashKey, owned: impl IntoIterator<Item = HashRange>, epoch: u64) -> Self {
+        let mut table = Table::default();
+        owned.into_iter().for_each(|range| table.owned.add(range, epoch));
+        Self { group, store: Store::new(hash_key), table: RwLock::new(table), retries: Retries::default() }
+    }
+
+    /// The number of the group, which is never reused.
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// Does an operation on a key.
+    ///
+    /// # Errors
+    /// [`Refused`], and then nothing was done.
+    pub fn run(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        operation: Operation,
+        forwarded: Option<Forwarded>,
+    ) -> Result<Done, Refused> {
+        let table = self.table.read();
+        let gained = table.owner_since(hash, key)?;
+        if operation == Operation::Get {
+            return Ok(self.store.get(hash, key).map_or(Done::Absent, Done::Found));
+        }
+        if table.sealed {
+            return Err(Refused::Sealed);
+        }
+        match forwarded {
+            None => Ok(self.write(&table, hash, key, operation)),
+            // It may have been done before the range came here, and its record may have been forgotten since.
+            Some(forwarded) if forwarded.epoch < gained => Err(Refused::NotOwned),
+            Some(forwarded) => {
+                Ok(self.retries.once(&forwarded, hash, || self.write(&table, hash, key, operation)))
+            }
+        }
+    }
+
+    fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation) -> Done {
+        let write = || match operation {
+            Operation::Put(value) if self.store.put(hash, key, value) => Done::Updated,
+            Operation::Put(_) => Done::Added,
+            _ if self.store.delete(hash, key) => Done::Deleted,
+            _ => Done::Absent,
+        };
+        let done = match &table.tallying {
+            Some(tallying) => tallying.note(hash, key, write),
+            None => write(),
+        };
+        if let Some(piece) = table.outgoing_piece(hash, key).filter(|_| !matches!(done, Done::Absent)) {
+            piece.note(key);
+        }
+        done
+    }
+
+    /// How many pairs the owned ranges hold, and the bytes of everything that lies here.
+    pub fn size(&self) -> Size {
+        let table = self.table.write();
+        let size = self.store.size();
+        let others: u64 = table.incoming.iter().map(Incoming::pairs).sum::<u64>()
+            + table.dropped.iter().map(|(_, left)| left).sum::<u64>();
+        Size { pairs: size.pairs.saturating_sub(others), bytes: size.bytes }
+    }
+
+    /// As [`size`](Self::size), for figures: without keeping anybody waiting, and counting also what comes and goes.
+    pub fn rough_size(&self) -> Size {
+        self.store.size()
+    }
+
+    /// The owned ranges, ascending, with the epoch in which each was gained.
+    pub fn owned(&self) -> Vec<(HashRange, u64)> {
+        self.table.read().owned.rows().to_vec()
+    }
+
+    /// Takes no writes any more if there never was one; whether that is so.
+    pub fn seal(&self) -> bool {
+        let mut table = self.table.write();
+        table.sealed |= self.store.index() == 0;
+        table.sealed
+    }
+
+    /// Takes writes again.
+    pub fn unseal(&self) {
+        self.table.write().sealed = false;
+    }
+
+    /// Checks where every pair lies and sums them up.
+    ///
+    /// Without writes meanwhile nobody is kept waiting. With writes it is tried a few times, and then the writers wait.
+    pub fn audit(&self) -> Audit {
+        for _ in 0..3 {
+            let table = self.table.read();
+            let before = self.store.index();
+            let found = self.sum_up(&table);
+            if self.store.index() == before {
+                return found;
+            }
+        }
+        let table = self.table.write();
+        self.sum_up(&table)
+    }
+
+    fn sum_up(&self, table: &Table) -> Audit {
+        let index = self.store.index();
+        let checksum: Checksum =
+            table.owned.rows().iter().map(|(range, _)| self.store.checksum(range)).sum();
+        let coming: u64 = table.incoming.iter().map(|one| self.store.size_of(one.range()).pairs).sum();
+        let going: u64 = table.dropped.iter().map(|(range, _)| self.store.size_of(range).pairs).sum();
+        let all = self.store.size().pairs;
+        let stray = all.saturating_sub(checksum.pairs + coming + going);
+        Audit { pairs: checksum.pairs, index, checksum, stray }
+    }
+
+    /// Removes some of the pairs that are not this shard's any more; false where nothing was left to be removed.
+    pub fn sweep(&self) -> bool {
+        let mut table = self.table.write();
+        let Some((range, left)) = table.dropped.last_mut() else { return false };
+        let removed = self.store.remove_some(range, SWEEP_PAIRS);
+        *left = left.saturating_sub(removed);
+        if removed == 0 {
+            table.dropped.pop();
+        }
+        true
+    }
+}
+
+/// So many pairs at least are removed under one lock of the table.
+const SWEEP_PAIRS: usize = 256;
+
+impl Table {
+    /// The epoch in which the range of a key was gained.
+    fn owner_since(&self, hash: KeyHash, key: &[u8]) -> Result<u64, Refused> {
+        let Some(gained) = self.owned.gained(hash, key) else {
+            let coming = self.incoming.iter().any(|one| one.range().contains(hash, key));
+            return Err(if coming { Refused::Moving } else { Refused::NotOwned });
+        };
+        let frozen = self.outgoing_piece(hash, key).is_some_and(Outgoing::is_frozen);
+        if frozen { Err(Refused::Moving) } else { Ok(gained) }
+    }
+
+    fn outgoing_piece(&self, hash: KeyHash, key: &[u8]) -> Option<&Outgoing> {
+        self.outgoing.iter().find(|one| one.range().contains(hash, key))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,391 @@
+//! Pieces on their way: noted, copied, frozen and handed over at the source; received, prepared and served at the target.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::ranges::{cover, overlap};
+use super::retries::RetryRecord;
+use super::{HashRange, Shard, Table};
+use crate::model::store::{Batch, BatchLimit, Checksum, Copied};
+
+/// One attempt to move one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PieceId {
+    /// The view change.
+    pub change: u64,
+    /// The number of the piece in it.
+    pub index: u32,
+    /// The attempt: a later one makes all earlier ones void.
+    pub attempt: u32,
+}
+
+impl fmt::Display for PieceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}/{}/{}", self.change, self.index, self.attempt)
+    }
+}
+
+/// Who orders something, and for which attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The attempt.
+    pub piece: PieceId,
+    /// The term of the meta leader that orders it: a lower one than was heard before is refused.
+    pub term: u64,
+    /// The version of a state in which the attempt is open.
+    pub version: u64,
+}
+
+/// Why an order about a piece was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MoveError {
+    /// A meta leader with a higher term has given orders since.
+    OldTerm,
+    /// No such attempt is under way here, or a later one is.
+    NotUnderWay,
+    /// The range is not wholly this shard's, or overlaps with what is.
+    WrongRange,
+    /// What was received is not what was sent.
+    ChecksumDiffers {
+        /// At the source.
+        sent: Checksum,
+        /// At the target.
+        received: Checksum,
+    },
+}
+
+impl fmt::Display for MoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OldTerm => f.write_str("another meta leader has given orders since"),
+            Self::NotUnderWay => f.write_str("this attempt is not under way here"),
+            Self::WrongRange => f.write_str("the range does not fit what the shard owns"),
+            Self::ChecksumDiffers { sent, received } => {
+                write!(f, "received {} pairs, sent were {}, or their checksums differ", received.pairs, sent.pairs)
+            }
+        }
+    }
+}
+
+impl std::error::Error for MoveError {}
+
+/// A frozen piece, as the source knows it: what the target has to hold in the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// The pairs of the range and their checksum.
+    pub checksum: Checksum,
+    /// The counter of versions, which the target's must not be behind.
+    pub index: u64,
+    /// What was done for which request.
+    pub records: Vec<RetryRecord>,
+}
+
+/// What a newly learned state means for a shard.
+#[derive(Debug, Clone)]
+pub struct Directive {
+    /// The version of the state.
+    pub version: u64,
+    /// The epoch of its view.
+    pub epoch: u64,
+    /// The ranges of this shard in it, ascending.
+    pub mine: Vec<HashRange>,
+    /// The attempts that are not decided: neither handed over nor aborted.
+    pub open: Vec<PieceId>,
+}
+
+/// A piece that leaves.
+pub(super) struct Outgoing {
+    piece: PieceId,
+    /// No older state says anything about the attempt.
+    since: u64,
+    range: HashRange,
+    frozen: bool,
+    /// The keys written since the last delta.
+    notes: Mutex<HashSet<Box<[u8]>>>,
+}
+
+impl Outgoing {
+    pub(super) fn range(&self) -> &HashRange {
+        &self.range
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    pub(super) fn note(&self, key: &[u8]) {
+        self.notes.lock().insert(key.into());
+    }
+}
+
+/// A piece that comes.
+pub(super) struct Incoming {
+    piece: PieceId,
+    /// No older state says anything about the attempt.
+    since: u64,
+    range: HashRange,
+    pairs: AtomicU64,
+    /// Everything is here and agrees with the source: the piece may be handed over.
+    prepared: Option<Vec<RetryRecord>>,
+}
+
+impl Incoming {
+    pub(super) fn range(&self) -> &HashRange {
+        &self.range
+    }
+
+    pub(super) fn pairs(&self) -> u64 {
+        self.pairs.load(Ordering::Relaxed)
+    }
+}
+
+impl Table {
+    /// Whether an order is to be carried out: not one of a former leader, nor one for an attempt that was decided.
+    fn obey(&mut self, stamp: &Stamp) -> Result<(), MoveError> {
+        if stamp.term < self.term {
+            return Err(MoveError::OldTerm);
+        }
+        if stamp.version <= self.version && !self.open.contains(&stamp.piece) {
+            return Err(MoveError::NotUnderWay);
+        }
+        self.term = stamp.term;
+        Ok(())
+    }
+}
+
+/// At the source.
+impl Shard {
+    /// From now on the keys of the range that are written are noted. Begun again, it begins anew.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn begin_outgoing(&self, stamp: &Stamp, range: &HashRange) -> Result<(), MoveError> {
+        let mut table = self.table.write();
+        table.obey(stamp)?;
+        let piece = stamp.piece;
+        let owned: Vec<HashRange> = table.owned.rows().iter().map(|(range, _)| range.clone()).collect();
+        let clashes = |one: &Outgoing| {
+            overlap(&one.range, range)
+                && (one.piece.change, one.piece.index) == (piece.change, piece.index)
+                && one.piece.attempt > piece.attempt
+        };
+        if table.outgoing.iter().any(clashes) {
+            return Err(MoveError::NotUnderWay);
+        }
+        if !cover(&owned, range) {
+            return Err(MoveError::WrongRange);
+        }
+        // A frozen piece may be handed over as long as its attempt is not known to be void: see `learn`.
+        if table.outgoing.iter().any(|one| one.frozen && overlap(&one.range, range)) {
+            return Err(MoveError::WrongRange);
+        }
+        table.outgoing.retain(|one| !overlap(&one.range, range));
+        let notes = Mutex::default();
+        table.outgoing.push(Outgoing { piece, since: stamp.version, range: range.clone(), frozen: false, notes });
+        Ok(())
+    }
+
+    /// Some pairs from the start of what is left of the range.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn outgoing_batch(&self, stamp: &Stamp, rest: &HashRange, limit: BatchLimit) -> Result<Batch, MoveError> {
+        let table = self.table.read();
+        table.outgoing_of(stamp)?;
+        Ok(self.store.scan(rest, limit))
+    }
+
+    /// The pairs written since the last delta, and the keys deleted since.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn outgoing_delta(&self, stamp: &Stamp) -> Result<Delta, MoveError> {
+        let table = self.table.read();
+        let notes = std::mem::take(&mut *table.outgoing_of(stamp)?.notes.lock());
+        Ok(self.delta(notes))
+    }
+
+    /// The range is neither read nor written here any more, until the attempt is decided.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn freeze(&self, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
+        let mut table = self.table.write();
+        table.obey(stamp)?;
+        table.outgoing_of(stamp)?;
+        let one = table.outgoing.iter_mut().find(|one| one.piece == stamp.piece).expect("found above");
+        one.frozen = true;
+        let notes = std::mem::take(&mut *one.notes.lock());
+        let range = one.range.clone();
+        // Nobody writes to the range any more; the rest of the shard goes on.
+        drop(table);
+        let delta = self.delta(notes);
+        let checksum = self.store.checksum(&range);
+        let records = self.retries.of_range(&range);
+        Ok((delta, Frozen { checksum, index: self.store.index(), records }))
+    }
+
+    fn delta(&self, notes: HashSet<Box<[u8]>>) -> Delta {
+        let mut delta = Delta::default();
+        for key in notes {
+            let hash = self.store.hash_key().hash(&key);
+            match self.store.get(hash, &key) {
+                Some(held) => delta.pairs.push(Copied::new(key, held)),
+                None => delta.deleted.push(key),
+            }
+        }
+        delta
+    }
+}
+
+impl Table {
+    fn outgoing_of(&self, stamp: &Stamp) -> Result<&Outgoing, MoveError> {
+        if stamp.term < self.term {
+            return Err(MoveError::OldTerm);
+        }
+        self.outgoing.iter().find(|one| one.piece == stamp.piece).ok_or(MoveError::NotUnderWay)
+    }
+
+    fn incoming_of(&self, stamp: &Stamp) -> Result<&Incoming, MoveError> {
+        if stamp.term < self.term {
+            return Err(MoveError::OldTerm);
+        }
+        self.incoming.iter().find(|one| one.piece == stamp.piece).ok_or(MoveError::NotUnderWay)
+    }
+}
+
+/// What has changed in a range.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// The pairs that were written, as they are now.
+    pub pairs: Vec<Copied>,
+    /// The keys that are not there any more.
+    pub deleted: Vec<Box<[u8]>>,
+}
+
+/// At the target.
+impl Shard {
+    /// Makes room for a piece: whatever an earlier attempt has left of it is removed.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn begin_incoming(&self, stamp: &Stamp, range: &HashRange) -> Result<(), MoveError> {
+        let mut table = self.table.write();
+        table.obey(stamp)?;
+        let piece = stamp.piece;
+        if table.owned.rows().iter().any(|(owned, _)| overlap(owned, range)) {
+            return Err(MoveError::WrongRange);
+        }
+        let later = |one: &Incoming| one.piece.change == piece.change && one.piece.attempt > piece.attempt;
+        if table.incoming.iter().any(|one| overlap(&one.range, range) && later(one)) {
+            return Err(MoveError::NotUnderWay);
+        }
+        // What is prepared may be handed over as long as its attempt is not known to be void: see `learn`.
+        if table.incoming.iter().any(|one| overlap(&one.range, range) && one.prepared.is_some()) {
+            return Err(MoveError::WrongRange);
+        }
+        let (void, kept) = std::mem::take(&mut table.incoming)
+            .into_iter()
+            .partition::<Vec<_>, _>(|one| overlap(&one.range, range));
+        table.incoming = kept;
+        table.dropped.extend(void.into_iter().map(|one| (one.range.clone(), one.pairs())));
+        // What is still to be removed of the range is removed now.
+        for (dropped, left) in &mut table.dropped {
+            if overlap(dropped, range) {
+                self.store.remove_range(dropped);
+                *left = 0;
+            }
+        }
+        table.dropped.retain(|(dropped, _)| !overlap(dropped, range));
+        let (since, pairs) = (stamp.version, AtomicU64::new(0));
+        table.incoming.push(Incoming { piece, since, range: range.clone(), pairs, prepared: None });
+        Ok(())
+    }
+
+    /// Adds what the source sent.
+    ///
+    /// # Errors
+    /// [`MoveError`]; a key outside the range is [`MoveError::WrongRange`].
+    pub fn install(&self, stamp: &Stamp, delta: &Delta) -> Result<(), MoveError> {
+        let table = self.table.read();
+        let incoming = table.incoming_of(stamp)?;
+        if incoming.prepared.is_some() {
+            return Err(MoveError::NotUnderWay);
+        }
+        for pair in &delta.pairs {
+            let hash = self.store.hash_key().hash(&pair.key);
+            if !incoming.range.contains(hash, &pair.key) {
+                return Err(MoveError::WrongRange);
+            }
+            if !self.store.install(hash, &pair.key, pair.value(), pair.version) {
+                incoming.pairs.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for key in &delta.deleted {
+            let hash = self.store.hash_key().hash(key);
+            if incoming.range.contains(hash, key) && self.store.delete(hash, key) {
+                incoming.pairs.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything has been sent: compares it with the source. From then on the piece waits to be handed over.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn prepare(&self, stamp: &Stamp, frozen: &Frozen) -> Result<Checksum, MoveError> {
+        let range = self.table.read().incoming_of(stamp)?.range.clone();
+        // Nobody else writes to the range: only orders of this attempt do, one after the other.
+        let received = self.store.checksum(&range);
+        if received != frozen.checksum {
+            return Err(MoveError::ChecksumDiffers { sent: frozen.checksum, received });
+        }
+        let mut table = self.table.write();
+        table.obey(stamp)?;
+        self.store.raise_index(frozen.index);
+        let incoming = table.incoming.iter_mut().find(|one| one.piece == stamp.piece);
+        incoming.ok_or(MoveError::NotUnderWay)?.prepared = Some(frozen.records.clone());
+        Ok(received)
+    }
+}
+
+/// At both.
+impl Shard {
+    /// Acts by a newer state: serves what was handed over to this shard, drops what was handed over by it, and ends attempts that
+    /// are void. An older state means nothing.
+    pub fn learn(&self, directive: &Directive) {
+        let mut table = self.table.write();
+        if directive.version <= table.version {
+            return;
+        }
+        table.version = directive.version;
+        table.open.clone_from(&directive.open);
+        let mine = |range: &HashRange| cover(&directive.mine, range);
+        // An attempt that began after this state is not judged by it: it may be handed over in a later one.
+        let open = |piece: &PieceId, since: u64| since > directive.version || directive.open.contains(piece);
+
+        table.outgoing.retain(|one| open(&one.piece, one.since));
+        for one in std::mem::take(&mut table.incoming) {
+            if one.prepared.is_some() && mine(&one.range) {
+                self.retries.install(one.prepared.as_deref().unwrap_or_default());
+                table.owned.add(one.range, directive.epoch);
+            } else if open(&one.piece, one.since) {
+                table.incoming.push(one);
+            } else {
+                let pairs = one.pairs();
+                table.dropped.push((one.range, pairs));
+            }
+        }
+        for range in table.owned.beyond(&directive.mine) {
+            let pairs = self.store.size_of(&range).pairs;
+            table.owned.remove(&range);
+            table.outgoing.retain(|one| !overlap(&one.range, &range));
+            table.dropped.push((range, pairs));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The ranges that a shard owns.
+
+use crate::model::hash::KeyHash;
+use crate::model::range::{HashRange, Point};
+
+/// Disjoint ranges, ascending, each with the epoch in which it was gained.
+#[derive(Debug, Default, Clone)]
+pub(super) struct OwnedRanges {
+    rows: Vec<(HashRange, u64)>,
+}
+
+impl OwnedRanges {
+    pub(super) fn rows(&self) -> &[(HashRange, u64)] {
+        &self.rows
+    }
+
+    /// The epoch in which the range of a key was gained, if it is owned.
+    pub(super) fn gained(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
+        let after = self.rows.partition_point(|(range, _)| range.from.is_at_or_before(hash, key));
+        let (range, gained) = self.rows.get(after.checked_sub(1)?)?;
+        range.contains(hash, key).then_some(*gained)
+    }
+
+    /// Adds a range of which nothing is owned yet. Ranges of different epochs stay apart.
+    pub(super) fn add(&mut self, range: HashRange, gained: u64) {
+        let at = self.rows.partition_point(|(row, _)| row.from < range.from);
+        self.rows.insert(at, (range, gained));
+        let mut merged: Vec<(HashRange, u64)> = Vec::with_capacity(self.rows.len());
+        for (range, gained) in self.rows.drain(..) {
+            match merged.last_mut() {
+                Some((last, since)) if *since == gained && last.to.as_ref() == Some(&range.from) => {
+                    last.to = range.to;
+                }
+                _ => merged.push((range, gained)),
+            }
+        }
+        self.rows = merged;
+    }
+
+    /// Takes a range away, as far as it is owned.
+    pub(super) fn remove(&mut self, range: &HashRange) {
+        let rows = std::mem::take(&mut self.rows);
+        for (row, gained) in rows {
+            self.rows.extend(subtract(&row, range).into_iter().map(|rest| (rest, gained)));
+        }
+    }
+
+    /// What is owned beyond these ranges.
+    pub(super) fn beyond(&self, ranges: &[HashRange]) -> Vec<HashRange> {
+        let mut rest: Vec<HashRange> = self.rows.iter().map(|(range, _)| range.clone()).collect();
+        for range in ranges {
+            rest = rest.iter().flat_map(|row| subtract(row, range)).collect();
+        }
+        rest
+    }
+}
+
+/// Whether ranges, together, have all of one.
+pub(super) fn cover(ranges: &[HashRange], range: &HashRange) -> bool {
+    let mut rest = vec![range.clone()];
+    for one in ranges {
+        rest = rest.iter().flat_map(|piece| subtract(piece, one)).collect();
+    }
+    rest.is_empty()
+}
+
+/// Whether two ranges have a point in common.
+pub(super) fn overlap(one: &HashRange, other: &HashRange) -> bool {
+    ends_after(one.to.as_ref(), &other.from) && ends_after(other.to.as_ref(), &one.from)
+}
+
+fn ends_after(end: Option<&Point>, point: &Point) -> bool {
+    end.is_none_or(|end| end > point)
+}
+
+/// The parts of `row` that lie outside `range`: none, one or two.
+fn subtract(row: &HashRange, range: &HashRange) -> Vec<HashRange> {
+    if !overlap(row, range) {
+        return vec![row.clone()];
+    }
+    let before = (row.from < range.from)
+        .then(|| HashRange { from: row.from.clone(), to: Some(range.from.clone()) });
+    let after = range.to.as_ref().filter(|to| ends_after(row.to.as_ref(), to));
+    let after = after.map(|to| HashRange { from: to.clone(), to: row.to.clone() });
+    before.into_iter().chain(after).collect()
+}

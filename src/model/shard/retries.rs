@@ -1,0 +1,135 @@
+//! What was done for which request, so that one that is sent again is done once.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Done, Forwarded};
+use crate::model::hash::KeyHash;
+use crate::model::range::HashRange;
+
+/// The id of a client's request, drawn at random by the node that was asked.
+pub type RequestId = u128;
+
+/// Locks among which the records are spread, by the upper bits of the hash.
+const STRIPES: usize = 64;
+/// The most records of a stripe, 65,536 in all: some 6 MB.
+const RECORDS_PER_STRIPE: usize = 1024;
+/// A record is kept for this long, ten times the longest that a request takes unless it is set otherwise, if there is room.
+const KEPT_MS: u64 = 50_000;
+
+/// What was done for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryRecord {
+    /// The request.
+    pub request: RequestId,
+    /// The hash of its key.
+    pub hash: u128,
+    /// What was done.
+    pub outcome: RetryOutcome,
+    /// When, in milliseconds.
+    pub at_ms: u64,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetryOutcome {
+    /// The key was absent.
+    Added,
+    /// The key was present.
+    Updated,
+    /// The key was present and is deleted.
+    Deleted,
+    /// There was nothing to delete.
+    Absent,
+}
+
+pub(super) struct Retries {
+    stripes: Vec<Mutex<Stripe>>,
+}
+
+#[derive(Default)]
+struct Stripe {
+    by_request: HashMap<RequestId, RetryRecord>,
+    order: VecDeque<RequestId>,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { stripes: (0..STRIPES).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl Retries {
+    /// Does a write, or says what it did when it was done before.
+    pub(super) fn once(&self, forwarded: &Forwarded, hash: KeyHash, write: impl FnOnce() -> Done) -> Done {
+        let mut stripe = self.stripe(hash).lock();
+        if let Some(record) = stripe.by_request.get(&forwarded.request) {
+            return record.outcome.into();
+        }
+        let done = write();
+        let outcome = match done {
+            Done::Added => RetryOutcome::Added,
+            Done::Updated => RetryOutcome::Updated,
+            Done::Deleted => RetryOutcome::Deleted,
+            Done::Absent | Done::Found(_) => RetryOutcome::Absent,
+        };
+        let record =
+            RetryRecord { request: forwarded.request, hash: hash.0, outcome, at_ms: forwarded.now_ms };
+        stripe.keep(record);
+        done
+    }
+
+    /// The records of a range. Where a cut falls between two keys of one hash, those of both sides.
+    pub(super) fn of_range(&self, range: &HashRange) -> Vec<RetryRecord> {
+        let lies_in = |hash: u128| {
+            hash >= range.from.hash && range.to.as_ref().is_none_or(|to| hash <= to.hash)
+        };
+        let mut found = Vec::new();
+        for stripe in &self.stripes {
+            let stripe = stripe.lock();
+            let records = stripe.order.iter().filter_map(|request| stripe.by_request.get(request));
+            found.extend(records.filter(|record| lies_in(record.hash)));
+        }
+        found
+    }
+
+    /// Adds the records that came with a range.
+    pub(super) fn install(&self, records: &[RetryRecord]) {
+        for record in records {
+            self.stripe(KeyHash(record.hash)).lock().keep(*record);
+        }
+    }
+
+    fn stripe(&self, hash: KeyHash) -> &Mutex<Stripe> {
+        &self.stripes[(hash.0 >> 122) as usize]
+    }
+}
+
+impl Stripe {
+    fn keep(&mut self, record: RetryRecord) {
+        if self.by_request.insert(record.request, record).is_none() {
+            self.order.push_back(record.request);
+        }
+        while let Some(oldest) = self.order.front() {
+            let at_ms = self.by_request.get(oldest).map_or(0, |oldest| oldest.at_ms);
+            if self.order.len() <= RECORDS_PER_STRIPE && at_ms + KEPT_MS > record.at_ms {
+                break;
+            }
+            let oldest = self.order.pop_front().expect("it was just looked at");
+            self.by_request.remove(&oldest);
+        }
+    }
+}
+
+impl From<RetryOutcome> for Done {
+    fn from(outcome: RetryOutcome) -> Self {
+        match outcome {
+            RetryOutcome::Added => Self::Added,
+            RetryOutcome::Updated => Self::Updated,
+            RetryOutcome::Deleted => Self::Deleted,
+            RetryOutcome::Absent => Self::Absent,
+        }
+    }
+}

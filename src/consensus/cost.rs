@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::driver::{Driver, Settings};
 use super::machine::{Answer, StateMachine};
 use crate::model::binary::Malformed;
-use crate::model::hash::KeyHash;
+use crate::model::hash::{HashKey, KeyHash};
 use crate::model::store::Store;
 
 const WRITERS: u64 = 64;
@@ -63,7 +63,7 @@ fn per_second(count: u64, since: Instant) -> u64 {
 
 /// The driver alone: 64 proposals in a step, in one thread.
 fn steps_of_64() -> u64 {
-    let mut driver = leader(&Arc::default());
+    let mut driver = leader(&Arc::new(Store::new(HashKey::PUBLISHED)));
     let since = Instant::now();
     let mut count = 0;
     while since.elapsed() < LASTING {
@@ -123,7 +123,7 @@ fn queued(mut serve: impl FnMut(Vec<(Bytes, Sender<bool>)>) + Send) -> u64 {
 fn one_voter() {
     println!("driver alone, 64 proposals a step: {}/s", steps_of_64());
 
-    let mut driver = leader(&Arc::default());
+    let mut driver = leader(&Arc::new(Store::new(HashKey::PUBLISHED)));
     let through_driver = queued(|batch| {
         for (command, answer) in batch {
             driver.propose(1, command, answer);
@@ -136,7 +136,7 @@ fn one_voter() {
     });
     println!("64 threads -> queue -> thread with driver: {through_driver}/s");
 
-    let driver = parking_lot::Mutex::new(leader(&Arc::default()));
+    let driver = parking_lot::Mutex::new(leader(&Arc::new(Store::new(HashKey::PUBLISHED))));
     let under_a_lock = writers(|command, _| {
         let mut driver = driver.lock();
         driver.propose(1, command.clone(), ());
@@ -145,7 +145,7 @@ fn one_voter() {
     });
     println!("64 threads -> driver behind a lock, one proposal a step: {under_a_lock}/s");
 
-    let store = Store::new();
+    let store = Store::new(HashKey::PUBLISHED);
     let one_thread = queued(|batch| {
         for (command, answer) in batch {
             answer.send(put(&store, &command)).unwrap();
@@ -153,7 +153,7 @@ fn one_voter() {
     });
     println!("64 threads -> queue -> thread with map: {one_thread}/s");
 
-    let store = Store::new();
+    let store = Store::new(HashKey::PUBLISHED);
     let direct = writers(|command, _| {
         put(&store, command);
     });

@@ -3,10 +3,64 @@
 use std::fmt;
 use std::hash::Hasher;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// The key of the hash function while the view is fixed: the first 128 bits of the fraction of pi.
-const HASH_KEY: (u64, u64) = (0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
+use super::hex;
+
+/// The key of the hash function: it is drawn once for a cluster and never changed, so that all of its nodes
+/// see the same space. As text it is 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HashKey(#[serde(with = "hex")] u128);
+
+impl HashKey {
+    /// The one that everybody knows: the first 128 bits of the fraction of pi.
+    pub const PUBLISHED: Self = Self::new(0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
+
+    /// With this one tests choose the hash: all 16 bytes of it are the first byte of the key, or zero.
+    #[cfg(test)]
+    pub(crate) const FIRST_BYTE: Self = Self::new(u64::MAX, u64::MAX);
+
+    /// A key from its two halves.
+    pub const fn new(first: u64, second: u64) -> Self {
+        Self(((first as u128) << u64::BITS) | second as u128)
+    }
+
+    /// The hash of a key.
+    pub fn hash(self, key: &[u8]) -> KeyHash {
+        #[cfg(test)]
+        if self == Self::FIRST_BYTE {
+            return KeyHash(u128::from_be_bytes([key.first().copied().unwrap_or(0); 16]));
+        }
+        let mut hasher = self.hasher();
+        hasher.write(key);
+        KeyHash(finish(&hasher))
+    }
+
+    /// A hasher of 128 bits with this key, for what is not the place of a key.
+    pub(super) fn hasher(self) -> SipHasher13 {
+        let [first, second] = halves(self.0);
+        SipHasher13::new_with_keys(first, second)
+    }
+}
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// What a hasher comes to, its first half above its second.
+pub(super) fn finish(hasher: &SipHasher13) -> u128 {
+    let hash = hasher.finish128();
+    (u128::from(hash.h1) << u64::BITS) | u128::from(hash.h2)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half is what is asked for")]
+fn halves(number: u128) -> [u64; 2] {
+    [(number >> u64::BITS) as u64, number as u64]
+}
 
 /// The place of a key in the space of 2^128 points: SipHash-1-3 with 128 bits of output
 /// (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF").
@@ -17,23 +71,19 @@ const HASH_KEY: (u64, u64) = (0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
 pub struct KeyHash(pub u128);
 
 impl KeyHash {
-    /// The hash of a key.
+    /// The hash of a key under the published hash key.
     pub fn of(key: &[u8]) -> Self {
-        let mut hasher = SipHasher13::new_with_keys(HASH_KEY.0, HASH_KEY.1);
-        hasher.write(key);
-        let hash = hasher.finish128();
-        Self((u128::from(hash.h1) << 64) | u128::from(hash.h2))
+        HashKey::PUBLISHED.hash(key)
     }
 
     /// The upper half, for the choice of the stripe.
     pub fn high(self) -> u64 {
-        (self.0 >> u64::BITS) as u64
+        halves(self.0)[0]
     }
 
     /// The lower half, for the table inside a stripe.
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is asked for")]
     pub fn low(self) -> u64 {
-        self.0 as u64
+        halves(self.0)[1]
     }
 }
 
@@ -58,5 +108,18 @@ mod tests {
         for (key, wanted) in table {
             assert_eq!(format!("{:?}", KeyHash::of(key)), wanted, "{key:?}");
         }
+    }
+
+    #[test]
+    fn a_hash_key_travels_as_32_digits_and_gives_other_hashes() {
+        let own = HashKey::new(1, 0xabc);
+        let text = serde_json::to_string(&own).unwrap();
+        assert_eq!(text, format!("\"{:016x}{:016x}\"", 1, 0xabc));
+        assert_eq!(serde_json::from_str::<HashKey>(&text).unwrap(), own);
+        assert!(serde_json::from_str::<HashKey>("\"1abc\"").is_err());
+        assert_eq!(format!("{:?}", HashKey::PUBLISHED), "243f6a8885a308d313198a2e03707344");
+        assert_eq!(HashKey::PUBLISHED.hash(b"a"), KeyHash::of(b"a"));
+        assert_ne!(own.hash(b"a"), KeyHash::of(b"a"));
+        assert_ne!(own.hash(b"a"), HashKey::new(0xabc, 1).hash(b"a"));
     }
 }

@@ -6,7 +6,9 @@
 pub mod address;
 mod balance;
 pub mod binary;
+pub mod changes;
 pub mod hash;
+mod hex;
 mod membership;
 pub mod ownership;
 pub mod pages;

@@ -10,6 +10,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Limits, Role};
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::model::hash::HashKey;
 use crate::model::store::Store;
 use crate::model::view::View;
 use crate::peers::client::{Peer, Peers};
@@ -81,7 +82,7 @@ impl Node {
             address: own,
             role: config.role.clone(),
             limits: config.limits.clone(),
-            store: Store::new(),
+            store: Store::new(HashKey::PUBLISHED),
             peers: Peers::new(),
             budget: Budget::new(config.server.large_memory),
             instance: format!("{:016x}", rand::random::<u64>()),

@@ -2,15 +2,18 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hashbrown::HashTable;
+use std::iter::Sum;
+use std::ops::Add;
+
 use parking_lot::RwLock;
 
-use super::hash::KeyHash;
-use super::pages::{Pages, Place, Record, SMALL_BYTES};
-use super::pair::Pair;
+use super::stripe::Stripe;
+use crate::model::hash::{HashKey, KeyHash};
+use crate::model::pages::{Record, SMALL_BYTES};
+use crate::model::pair::Pair;
 
 /// Enough stripes that threads seldom meet at one lock.
-const STRIPES: u32 = 256;
+pub(super) const STRIPES: u32 = 256;
 /// Two to the power of 32 over the golden ratio: its multiples, modulo two to the power of 32, are spread evenly,
 /// however many of them one looks at.
 const GOLDEN: u32 = 0x9e37_79b9;
@@ -24,19 +27,12 @@ const GOLDEN: u32 = 0x9e37_79b9;
 /// of pairs, and just after that every table would be half empty. So their widths differ, by a factor of up to two, and
 /// there is always a part of them that is nearly full.
 pub struct Store {
+    hash_key: HashKey,
     /// Where each stripe starts, in the upper half of the hash.
-    starts: Box<[u64]>,
-    stripes: Box<[RwLock<Stripe>]>,
+    pub(super) starts: Box<[u64]>,
+    pub(super) stripes: Box<[RwLock<Stripe>]>,
+    /// The last version that was drawn.
     versions: AtomicU64,
-}
-
-/// Small pairs lie in pages and large ones by themselves; a key is in one of the two tables at most.
-#[derive(Default)]
-struct Stripe {
-    small: HashTable<Place>,
-    pages: Pages,
-    large: HashTable<Pair>,
-    bytes: u64,
 }
 
 /// A pair that was read.
@@ -79,17 +75,46 @@ pub struct Size {
     pub bytes: u64,
 }
 
-impl Default for Store {
-    fn default() -> Self {
-        Self::new()
+impl Size {
+    pub(super) fn of_pair(key: &[u8], value: &[u8]) -> Self {
+        Self { pairs: 1, bytes: (key.len() + value.len()) as u64 }
+    }
+}
+
+impl Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { pairs: self.pairs + other.pairs, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Sum for Size {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self::default(), Add::add)
     }
 }
 
 impl Store {
-    /// An empty store.
-    pub fn new() -> Self {
-        let stripes = (0..STRIPES).map(|_| RwLock::default()).collect();
-        Self { starts: stripe_starts(), stripes, versions: AtomicU64::new(0) }
+    /// An empty store, for keys hashed with this hash key: every hash given to it must come from that.
+    pub fn new(hash_key: HashKey) -> Self {
+        let stripes = (0..STRIPES).map(|_| RwLock::new(Stripe::new(hash_key))).collect();
+        Self { hash_key, starts: stripe_starts(), stripes, versions: AtomicU64::new(0) }
+    }
+
+    /// What the keys are hashed with.
+    pub fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    /// The last version that was drawn or installed; every later one is greater. 0 before the first.
+    pub fn index(&self) -> u64 {
+        self.versions.load(Ordering::Relaxed)
+    }
+
+    /// Makes all later versions greater than this one.
+    pub fn raise_index(&self, at_least: u64) {
+        self.versions.fetch_max(at_least, Ordering::Relaxed);
     }
 
     /// The pair of a key.
@@ -104,12 +129,25 @@ impl Store {
 
     /// Inserts or replaces a pair; true where one was replaced.
     pub fn put(&self, hash: KeyHash, key: &[u8], value: &[u8]) -> bool {
+        self.set(hash, key, value, || self.next_version())
+    }
+
+    /// Inserts or replaces a pair that has its version already, whatever the version of the old one; true where one
+    /// was replaced. All versions drawn later are greater.
+    pub fn install(&self, hash: KeyHash, key: &[u8], value: &[u8], version: u64) -> bool {
+        self.set(hash, key, value, || {
+            self.raise_index(version);
+            version
+        })
+    }
+
+    fn set(&self, hash: KeyHash, key: &[u8], value: &[u8], version: impl FnOnce() -> u64) -> bool {
         // A large value is copied before the lock is taken, and an old one is freed after it is let go.
         let large = (key.len() + value.len() > SMALL_BYTES).then(|| Pair::new(key, value));
         let mut stripe = self.stripe(hash).write();
         // The version is drawn under the lock: so the order of versions is the order in which writers of one key
         // passed the lock.
-        let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
+        let version = version();
         let (replaced, old) = match large {
             Some(pair) => stripe.put_large(hash, pair, version),
             None => stripe.put_small(hash, &Record { version, key, value }),
@@ -120,98 +158,41 @@ impl Store {
         replaced
     }
 
-    /// Deletes a key; true where it was there.
+    fn next_version(&self) -> u64 {
+        self.versions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Deletes a key; true where it was there. Only then it draws a version.
     pub fn delete(&self, hash: KeyHash, key: &[u8]) -> bool {
         let mut stripe = self.stripe(hash).write();
         let was_small = stripe.remove_small(hash, key);
         let old = if was_small { None } else { stripe.remove_large(hash, key) };
+        let deleted = was_small || old.is_some();
+        if deleted {
+            self.next_version();
+        }
         drop(stripe);
-        was_small || old.is_some()
+        deleted
     }
 
     /// How much is held now: exact for each stripe at the moment it is looked at.
     pub fn size(&self) -> Size {
-        self.stripes.iter().fold(Size::default(), |sum, stripe| {
-            let stripe = stripe.read();
-            Size {
-                pairs: sum.pairs + (stripe.small.len() + stripe.large.len()) as u64,
-                bytes: sum.bytes + stripe.bytes,
-            }
-        })
+        self.stripes.iter().map(|stripe| stripe.read().size(None)).sum()
     }
 
     fn stripe(&self, hash: KeyHash) -> &RwLock<Stripe> {
-        let after = self.starts.partition_point(|start| *start <= hash.high());
-        &self.stripes[after - 1]
-    }
-}
-
-impl Stripe {
-    /// Whether a pair was replaced, and the old one where it was large.
-    fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
-        let Self { small, pages, .. } = self;
-        if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
-            self.bytes -= (record.key.len() + pages.record(*place).value.len()) as u64;
-            if !pages.overwrite(*place, record.version, record.value) {
-                pages.release(*place);
-                *place = pages.append(record);
-                self.tidy();
-            }
-            return (true, None);
-        }
-        let place = pages.append(record);
-        small.insert_unique(hash.low(), place, |place| KeyHash::of(pages.record(*place).key).low());
-        self.tidy();
-        let old = self.remove_large(hash, record.key);
-        (old.is_some(), old)
+        &self.stripes[self.stripe_number(hash)]
     }
 
-    /// Whether a pair was replaced, and the old one where it was large.
-    fn put_large(&mut self, hash: KeyHash, mut pair: Pair, version: u64) -> (bool, Option<Pair>) {
-        pair.set_version(version);
-        let was_small = self.remove_small(hash, pair.key());
-        let old = self.remove_large(hash, pair.key());
-        self.large.insert_unique(hash.low(), pair, |pair| KeyHash::of(pair.key()).low());
-        (was_small || old.is_some(), old)
-    }
-
-    fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
-        let Self { small, pages, .. } = self;
-        let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
-            return false;
-        };
-        let (place, _) = held.remove();
-        self.bytes -= (key.len() + pages.record(place).value.len()) as u64;
-        pages.release(place);
-        self.tidy();
-        true
-    }
-
-    fn remove_large(&mut self, hash: KeyHash, key: &[u8]) -> Option<Pair> {
-        let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
-        let (old, _) = held.remove();
-        self.bytes -= old.size() as u64;
-        Some(old)
-    }
-
-    /// Empties pages of which less than half lives. A record lives while the table refers to it.
-    fn tidy(&mut self) {
-        while let Some(page) = self.pages.next_sparse() {
-            for place in self.pages.places(page) {
-                let Record { version, key, value } = self.pages.record(place);
-                let low = KeyHash::of(key).low();
-                let Some(slot) = self.small.find_mut(low, |slot| *slot == place) else { continue };
-                let (key, value) = (key.to_vec(), value.to_vec());
-                *slot = self.pages.append(&Record { version, key: &key, value: &value });
-            }
-            self.pages.free(page);
-        }
+    pub(super) fn stripe_number(&self, hash: KeyHash) -> usize {
+        // The first stripe starts at zero.
+        self.starts.partition_point(|start| *start <= hash.high()) - 1
     }
 }
 
 /// The widths are one part plus a fraction of a part; neighbours differ, so that a node which owns only some
 /// stripes has all widths among them, too.
-fn stripe_starts() -> Box<[u64]> {
+pub(super) fn stripe_starts() -> Box<[u64]> {
     let width = |stripe: u32| (1_u128 << 32) + u128::from(stripe.wrapping_mul(GOLDEN));
     let whole: u128 = (0..STRIPES).map(width).sum();
     let mut before = 0;
@@ -237,7 +218,7 @@ mod tests {
 
     #[test]
     fn versions_of_a_key_only_grow() {
-        let store = Store::new();
+        let store = Store::new(HashKey::PUBLISHED);
         let version = || store.get(KeyHash::of(b"k"), b"k").unwrap().version();
         assert!(!put(&store, b"k", b"1"));
         let first = version();
@@ -266,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_space_belong_to_the_outermost_stripes() {
-        let store = Store::new();
+        let store = Store::new(HashKey::PUBLISHED);
         store.put(KeyHash(0), b"first", b"1");
         store.put(KeyHash(u128::MAX), b"last", b"2");
         let pairs = |stripe: usize| store.stripes[stripe].read().small.len();
@@ -275,7 +256,7 @@ mod tests {
 
     #[test]
     fn equal_hashes_are_told_apart_by_their_keys() {
-        let store = Store::new();
+        let store = Store::new(HashKey::PUBLISHED);
         let hash = KeyHash(7);
         assert!(!store.put(hash, b"a", b"1"));
         assert!(!store.put(hash, b"b", b"2"));
@@ -299,7 +280,7 @@ mod tests {
                 0..400,
             )
         ) {
-            let (store, keys) = (Store::new(), neighbours());
+            let (store, keys) = (Store::new(HashKey::PUBLISHED), neighbours());
             let mut map: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
             for (number, (step, key, length)) in steps.into_iter().enumerate() {
                 let key = keys[key].clone();

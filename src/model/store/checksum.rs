@@ -1,0 +1,60 @@
+//! What tells two sets of pairs apart without comparing them.
+
+use std::hash::Hasher;
+use std::iter::Sum;
+use std::ops::Add;
+
+use serde::{Deserialize, Serialize};
+
+use super::map::Store;
+use crate::model::hash::{HashKey, finish};
+use crate::model::hex;
+use crate::model::pages::Record;
+use crate::model::range::HashRange;
+
+/// A checksum of a set of pairs: their number, and the sum modulo 2^128 of a hash of each. It does not depend on
+/// the order, and that of two disjoint sets together is the sum of theirs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// The number of pairs.
+    pub pairs: u64,
+    /// The sum over all pairs of SipHash-1-3-128 of version, length of the key (8 bytes each, the lowest
+    /// first), key and value, under the hash key of the store. In JSON it is 32 hexadecimal digits.
+    #[serde(with = "hex")]
+    pub sum: u128,
+}
+
+impl Checksum {
+    fn of_pair(hash_key: HashKey, record: &Record) -> Self {
+        let mut hasher = hash_key.hasher();
+        hasher.write(&record.version.to_le_bytes());
+        hasher.write(&(record.key.len() as u64).to_le_bytes());
+        hasher.write(record.key);
+        hasher.write(record.value);
+        Self { pairs: 1, sum: finish(&hasher) }
+    }
+}
+
+impl Add for Checksum {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { pairs: self.pairs.wrapping_add(other.pairs), sum: self.sum.wrapping_add(other.sum) }
+    }
+}
+
+impl Sum for Checksum {
+    fn sum<I: Iterator<Item = Self>>(checksums: I) -> Self {
+        checksums.fold(Self::default(), Add::add)
+    }
+}
+
+impl Store {
+    /// The checksum of a range: exact for each stripe at the moment it is looked at.
+    pub fn checksum(&self, range: &HashRange) -> Checksum {
+        let of_pair = |record: Record| Checksum::of_pair(self.hash_key(), &record);
+        self.parts(range)
+            .map(|part| part.stripe.read().records(part.within).map(of_pair).sum::<Checksum>())
+            .sum()
+    }
+}

@@ -1,0 +1,15 @@
+//! The map from keys to pairs, and what is asked of whole ranges of it.
+
+mod checksum;
+mod map;
+mod parts;
+mod pieces;
+mod places;
+mod scan;
+mod stripe;
+#[cfg(test)]
+mod trial;
+
+pub use checksum::Checksum;
+pub use map::{Held, Size, Store};
+pub use scan::{Batch, BatchLimit, Copied, Value};

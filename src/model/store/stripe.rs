@@ -1,0 +1,200 @@
+//! The pairs behind one lock.
+
+use hashbrown::HashTable;
+
+use super::map::Size;
+use crate::model::hash::{HashKey, KeyHash};
+use crate::model::pages::{Pages, Place, Record};
+use crate::model::pair::Pair;
+use crate::model::range::HashRange;
+
+/// Small pairs lie in pages and large ones by themselves; a key is in one of the two tables at most.
+pub(super) struct Stripe {
+    hash_key: HashKey,
+    pub(super) small: HashTable<Place>,
+    pub(super) pages: Pages,
+    pub(super) large: HashTable<Pair>,
+    /// Bytes of all keys and values.
+    pub(super) bytes: u64,
+}
+
+/// Where a pair lies.
+#[derive(Clone, Copy)]
+pub(super) enum Slot<'a> {
+    Small(Place),
+    Large(&'a Pair),
+}
+
+/// A pair and its place in the space.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) hash: KeyHash,
+    pub(super) slot: Slot<'a>,
+}
+
+impl Stripe {
+    pub(super) fn new(hash_key: HashKey) -> Self {
+        let (small, large) = (HashTable::new(), HashTable::new());
+        Self { hash_key, small, pages: Pages::default(), large, bytes: 0 }
+    }
+
+    /// An empty one in its place.
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.hash_key)
+    }
+
+    /// How many pairs there are.
+    pub(super) fn len(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
+
+    /// All pairs, in no order.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
+        self.small.iter().copied().map(Slot::Small).chain(self.large.iter().map(Slot::Large))
+    }
+
+    pub(super) fn record<'a>(&'a self, slot: Slot<'a>) -> Record<'a> {
+        match slot {
+            Slot::Small(place) => self.pages.record(place),
+            Slot::Large(pair) => Record { version: pair.version(), key: pair.key(), value: pair.value() },
+        }
+    }
+
+    /// The pairs of a range, or all, in no order. Only a range costs the hashes.
+    pub(super) fn records<'a>(&'a self, within: Option<&'a HashRange>) -> impl Iterator<Item = Record<'a>> {
+        self.slots().map(|slot| self.record(slot)).filter(move |record| {
+            within.is_none_or(|range| range.contains(self.hash_key.hash(record.key), record.key))
+        })
+    }
+
+    /// The pairs of a range, or all, with their hashes, in no order.
+    pub(super) fn entries(&self, within: Option<&HashRange>) -> Vec<Entry<'_>> {
+        let mut entries = Vec::with_capacity(if within.is_none() { self.len() } else { 0 });
+        entries.extend(self.slots().filter_map(|slot| {
+            let key = self.record(slot).key;
+            let hash = self.hash_key.hash(key);
+            within.is_none_or(|range| range.contains(hash, key)).then_some(Entry { hash, slot })
+        }));
+        entries
+    }
+
+    /// Brings the first so many entries into the order of the space and cuts off the others.
+    pub(super) fn keep_first(&self, entries: &mut Vec<Entry<'_>>, wanted: usize) {
+        let order = |a: &Entry, b: &Entry| {
+            let keys = || self.record(a.slot).key.cmp(self.record(b.slot).key);
+            a.hash.cmp(&b.hash).then_with(keys)
+        };
+        if wanted < entries.len() {
+            entries.select_nth_unstable_by(wanted, order);
+            entries.truncate(wanted);
+        }
+        entries.sort_unstable_by(order);
+    }
+
+    /// How much of a range, or in all, there is.
+    pub(super) fn size(&self, within: Option<&HashRange>) -> Size {
+        if within.is_none() {
+            return Size { pairs: self.len() as u64, bytes: self.bytes };
+        }
+        self.records(within).map(|record| Size::of_pair(record.key, record.value)).sum()
+    }
+
+    /// Removes the pairs of a range: how many, and the large ones, to be freed when the lock is let go.
+    pub(super) fn remove_within(&mut self, range: &HashRange) -> (u64, Vec<Pair>) {
+        let before = self.len();
+        let Self { hash_key, small, pages, large, bytes } = self;
+        small.retain(|place| {
+            let Record { key, value, .. } = pages.record(*place);
+            let stays = !range.contains(hash_key.hash(key), key);
+            if !stays {
+                *bytes -= (key.len() + value.len()) as u64;
+                pages.release(*place);
+            }
+            stays
+        });
+        let gone: Vec<Pair> =
+            large.extract_if(|pair| range.contains(hash_key.hash(pair.key()), pair.key())).collect();
+        *bytes -= gone.iter().map(|pair| pair.size() as u64).sum::<u64>();
+        self.tidy();
+        self.shrink();
+        ((before - self.len()) as u64, gone)
+    }
+
+    /// Gives back the tables' room after many pairs went at once. A table is left half full, or it
+    /// would double again at the next few pairs.
+    fn shrink(&mut self) {
+        if self.len() == 0 {
+            *self = self.emptied();
+            return;
+        }
+        let Self { hash_key, small, pages, large, .. } = self;
+        if small.len() * 4 < small.capacity() {
+            small.shrink_to(small.len() * 2, |place| hash_key.hash(pages.record(*place).key).low());
+        }
+        if large.len() * 4 < large.capacity() {
+            large.shrink_to(large.len() * 2, |pair| hash_key.hash(pair.key()).low());
+        }
+    }
+
+    /// Whether a pair was replaced, and the old one where it was large.
+    pub(super) fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
+        let Self { small, pages, hash_key, .. } = self;
+        if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
+            self.bytes -= (record.key.len() + pages.record(*place).value.len()) as u64;
+            if !pages.overwrite(*place, record.version, record.value) {
+                pages.release(*place);
+                *place = pages.append(record);
+                self.tidy();
+            }
+            return (true, None);
+        }
+        let place = pages.append(record);
+        small.insert_unique(hash.low(), place, |place| hash_key.hash(pages.record(*place).key).low());
+        self.tidy();
+        let old = self.remove_large(hash, record.key);
+        (old.is_some(), old)
+    }
+
+    /// Whether a pair was replaced, and the old one where it was large.
+    pub(super) fn put_large(&mut self, hash: KeyHash, mut pair: Pair, version: u64) -> (bool, Option<Pair>) {
+        pair.set_version(version);
+        let was_small = self.remove_small(hash, pair.key());
+        let old = self.remove_large(hash, pair.key());
+        let Self { large, hash_key, .. } = self;
+        large.insert_unique(hash.low(), pair, |pair| hash_key.hash(pair.key()).low());
+        (was_small || old.is_some(), old)
+    }
+
+    pub(super) fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
+        let Self { small, pages, .. } = self;
+        let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
+            return false;
+        };
+        let (place, _) = held.remove();
+        self.bytes -= (key.len() + pages.record(place).value.len()) as u64;
+        pages.release(place);
+        self.tidy();
+        true
+    }
+
+    pub(super) fn remove_large(&mut self, hash: KeyHash, key: &[u8]) -> Option<Pair> {
+        let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
+        let (old, _) = held.remove();
+        self.bytes -= old.size() as u64;
+        Some(old)
+    }
+
+    /// Empties pages of which less than half lives. A record lives while the table refers to it.
+    fn tidy(&mut self) {
+        while let Some(page) = self.pages.next_sparse() {
+            for place in self.pages.places(page) {
+                let Record { version, key, value } = self.pages.record(place);
+                let low = self.hash_key.hash(key).low();
+                let Some(slot) = self.small.find_mut(low, |slot| *slot == place) else { continue };
+                let (key, value) = (key.to_vec(), value.to_vec());
+                *slot = self.pages.append(&Record { version, key: &key, value: &value });
+            }
+            self.pages.free(page);
+        }
+    }
+}

@@ -67,12 +67,12 @@ fn keys_then<'a>(
     part: &Part,
     changes: &[(&'a Point, Change)],
 ) -> Vec<(KeyHash, &'a [u8])> {
-    let changed: HashSet<&[u8]> = changes.iter().map(|(point, _)| &*point.key).collect();
+    let touched: HashSet<&[u8]> = changes.iter().map(|(point, _)| &*point.key).collect();
     let now =
         stripe.entries(part.within).into_iter().map(|entry| (entry.hash, stripe.record(entry.slot).key));
     let deleted = changes.iter().filter(|(_, change)| *change == Change::Deleted);
     let mut keys: Vec<_> = now
-        .filter(|(_, key)| !changed.contains(key))
+        .filter(|(_, key)| !touched.contains(key))
         .chain(deleted.map(|(point, _)| (KeyHash(point.hash), &*point.key)))
         .collect();
     keys.sort_unstable();

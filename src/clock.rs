@@ -8,10 +8,16 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The wall clock, for what people and HTTP headers read; nothing is decided by it.
+/// The wall clock, for what people and HTTP headers read, and for the age of what is kept for a while.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// Milliseconds of the wall clock.
+pub fn wall_ms() -> u64 {
+    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The moment by which something has to be done.

@@ -50,6 +50,13 @@ pub struct Settings {
     /// Threads for bodies over 1 KiB and answers over 64 KiB, as many again for those passed on (default 8)
     #[arg(long, env = "LARGE_WORKERS", value_name = "NUMBER", hide_env_values = true)]
     pub large_workers: Option<String>,
+    /// Threads for view changes, as many again for the pairs that are moved (default 4)
+    #[arg(long, env = "CONTROL_WORKERS", value_name = "NUMBER", hide_env_values = true)]
+    pub control_workers: Option<String>,
+    /// What nodes of one cluster prove to each other that they belong to it; unset: they answer loopback and private
+    /// addresses only
+    #[arg(long, env = "CLUSTER_SECRET", value_name = "TEXT", hide_env_values = true)]
+    pub cluster_secret: Option<String>,
     /// Threads for /livez, /readyz and /metrics (default 2)
     #[arg(long, env = "HEALTH_WORKERS", value_name = "NUMBER", hide_env_values = true)]
     pub health_workers: Option<String>,
@@ -94,6 +101,10 @@ pub enum Role {
 pub struct Config {
     /// The node's identity; where ADDRESS is unset, loopback with the port it listens on.
     pub address: Address,
+    /// Whether ADDRESS is set.
+    pub has_address: bool,
+    /// What proves that a node belongs to the cluster.
+    pub secret: Option<String>,
     /// Where to listen.
     pub listen: SocketAddr,
     /// What the node is.
@@ -124,6 +135,8 @@ pub struct ServerLimits {
     pub forwarded_workers: usize,
     /// Threads of each lane for large bodies and answers.
     pub large_workers: usize,
+    /// Threads of the control lane, and of the transfer lane.
+    pub control_workers: usize,
     /// Threads of the health lane.
     pub health_workers: usize,
     /// Requests that may wait in one lane.
@@ -153,7 +166,16 @@ impl Settings {
                 "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: allowed is a LARGE_MEMORY of at least twice MAX_VALUE_LENGTH"
             ));
         }
+        let secret = given(self.cluster_secret.as_deref());
+        if let Some(secret) = secret.filter(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(format!(
+                "CLUSTER_SECRET has {} bytes that cannot be in a header: allowed are printable ASCII characters without blanks",
+                secret.len()
+            ));
+        }
         Ok(Config {
+            has_address: address.is_some(),
+            secret: secret.map(str::to_owned),
             address: address.unwrap_or_else(|| local_name(listen)),
             listen,
             role,
@@ -176,6 +198,7 @@ impl Settings {
                     1..=1024,
                 )?,
                 large_workers: number("LARGE_WORKERS", self.large_workers.as_ref(), 8, 1..=1024)?,
+                control_workers: number("CONTROL_WORKERS", self.control_workers.as_ref(), 4, 2..=256)?,
                 health_workers: number("HEALTH_WORKERS", self.health_workers.as_ref(), 2, 1..=64)?,
                 queue_length: number("QUEUE_LENGTH", self.queue_length.as_ref(), 1024, 1..=1_000_000)?,
                 pipeline_depth: number("PIPELINE_DEPTH", self.pipeline_depth.as_ref(), 128, 1..=100_000)?,

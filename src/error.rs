@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::model::address::Address;
-
 /// Whether a write happened although, or before, it failed: the header `Evenkv-Outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
@@ -76,17 +74,21 @@ pub enum Error {
     },
     /// This node has no view yet, or cannot take part in it; a question about the cluster has no answer.
     NotServing(String),
+    /// A view change runs already: its id.
+    ChangeRuns(String),
+    /// What is asked for does not fit how things stand. Look, and ask for something else.
+    Conflict(String),
+    /// The sender does not belong to the cluster.
+    Forbidden(String),
     /// Followers pass this request around in a circle.
     Loop,
-    /// This version does not do that.
-    NotImplemented(String),
     /// A bug of ours.
     Internal,
 }
 
 impl Error {
     /// An owner that cannot be asked.
-    pub fn unavailable(node: &Address, reason: impl fmt::Display, applied: Applied) -> Self {
+    pub fn unavailable(node: impl fmt::Display, reason: impl fmt::Display, applied: Applied) -> Self {
         Self::Unavailable { reason: format!("{node}: {reason}"), applied }
     }
 
@@ -110,7 +112,9 @@ impl fmt::Display for Error {
             | Self::TooSlow(text)
             | Self::Overloaded(text)
             | Self::NotServing(text)
-            | Self::NotImplemented(text) => f.write_str(text),
+            | Self::Conflict(text)
+            | Self::Forbidden(text) => f.write_str(text),
+            Self::ChangeRuns(id) => write!(f, "View change {id} is running"),
             Self::KeyTooLong { .. } => f.write_str("Key is too long"),
             Self::ValueMissing => f.write_str("Value is missing"),
             Self::MethodNotAllowed(allow) => {

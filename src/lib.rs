@@ -16,6 +16,8 @@ pub mod peers;
 
 pub mod node;
 
+pub mod reshard;
+
 pub mod config;
 
 pub mod http;

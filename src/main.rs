@@ -39,6 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(settings: &Settings) -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let config = match settings.check() {
         Ok(config) => config,
@@ -66,6 +68,11 @@ fn serve(settings: &Settings) -> ExitCode {
         running.listening
     );
     log::info!("role: {}", describe(&config.role));
+    if config.secret.is_none() && !matches!(config.role, Role::Follower { .. }) && !config.listen.ip().is_loopback() {
+        log::warn!(
+            "CLUSTER_SECRET is not set: requests among nodes are taken from loopback and private addresses only"
+        );
+    }
     log::info!(
         "limits: keys {} bytes, values {} bytes, answers within {} ms",
         config.limits.max_key_length,

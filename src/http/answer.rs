@@ -97,12 +97,13 @@ impl Answer {
     pub fn error(error: &Error, method: &Method, more: &str) -> Self {
         let status = match error {
             Error::Framing(_) | Error::BadRequest(_) | Error::KeyTooLong { .. } | Error::ValueMissing => 400,
+            Error::Forbidden(_) => 403,
             Error::NotFound(_) => 404,
             Error::MethodNotAllowed(_) => 405,
             Error::TooSlow(_) => 408,
             Error::TooLarge(_) => 413,
             Error::Internal => 500,
-            Error::NotImplemented(_) => 501,
+            Error::ChangeRuns(_) | Error::Conflict(_) => 409,
             Error::Overloaded(_)
             | Error::Unavailable { .. }
             | Error::MainDown { .. }
@@ -111,7 +112,11 @@ impl Answer {
         };
         let error_text = serde_json::to_string(&error.to_string()).expect("a string is JSON");
         let message = serde_json::to_string(&format!("Error in {method}")).expect("a string is JSON");
-        let body = format!("{{\"error\":{error_text},\"message\":{message}{more}}}");
+        let id = match error {
+            Error::ChangeRuns(id) => format!(",\"change-id\":\"{id}\""),
+            _ => String::new(),
+        };
+        let body = format!("{{\"error\":{error_text},\"message\":{message}{id}{more}}}");
         let mut answer = Self::json(status, body.into_bytes());
         answer.close = matches!(error, Error::Framing(_));
         if matches!(method, Method::Put | Method::Delete) {
@@ -120,12 +125,20 @@ impl Answer {
         match error {
             Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
             Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
+            Error::ChangeRuns(_) => answer.with("Location", "/kv-store/view-change"),
             Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
                 answer.with("Retry-After", "1").with(wire::REASON_HEADER, header_text(reason))
             }
             Error::Overloaded(_) | Error::NotServing(_) => answer.with("Retry-After", "1"),
             _ => answer,
         }
+    }
+
+    /// Says something else about whether a write happened.
+    #[must_use]
+    pub fn with_outcome(mut self, applied: crate::error::Applied) -> Self {
+        self.headers.retain(|(name, _)| name != wire::OUTCOME_HEADER);
+        self.with(wire::OUTCOME_HEADER, applied.as_str())
     }
 
     /// Whether the body is a value of this node's own, which can be read again.

@@ -1,4 +1,4 @@
-//! Questions about the cluster.
+//! Questions about the cluster, and view changes.
 
 use std::sync::Arc;
 
@@ -7,52 +7,155 @@ use tiny_http::Method;
 
 use super::answer::Answer;
 use super::body::Limit;
+use super::changes::add_causal;
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::Route;
-use super::server::Server;
+use super::server::{Found, Server};
 use crate::error::Error;
+use crate::model::address::Address;
+use crate::model::meta::Wanted;
+use crate::model::shard::Audit;
+use crate::model::store::Checksum;
 use crate::node::state::{Node, Serving};
 
 /// Bodies of such requests are small; a larger one is refused.
 const BODY: Limit = Limit { bytes: 1 << 20, allowed: 1 << 20 };
 
-/// Answers a question about the cluster.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
+/// What a handler wants to have said.
+enum Reply {
+    /// This body, with this status.
+    Body(u16, Value),
+    /// What comes of this view change, when it has ended.
+    Later(u64),
+}
+
+/// Answers a question about the cluster, or begins a view change and has the request wait for it.
+pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
     let method = job.arrival.request.method().clone();
-    let body = job.read_body(BODY, &server.node.budget);
+    let body = job.read_body(BODY, &server.office.node.budget);
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
-        (_, Route::ViewChange, Method::Get | Method::Put | Method::Delete) => {
-            Err(not_implemented("Changing the view of a running cluster"))
+        (Ok(body), Route::ViewChange, Method::Put) => {
+            let context = payload.as_ref().map_err(Clone::clone).and_then(Payload::causal_context);
+            context.and_then(|_| change(server, &body.bytes, is_async(job)))
         }
-        (_, Route::Audit, Method::Get) => Err(not_implemented("The audit of all pairs")),
-        (_, _, Method::Get) => question(&server.node, route),
+        (_, Route::ViewChange, Method::Delete) => server.office.cancel().map(|id| {
+            let id = format!("{id:016x}");
+            Reply::Body(200, json!({ "message": "View change cancelled", "change-id": id }))
+        }),
+        (_, Route::ViewChange, Method::Get) => server.office.status().map(|body| Reply::Body(200, body)),
+        (_, Route::Audit, Method::Get) => audit(&server.office.node).map(|body| Reply::Body(200, body)),
+        (_, _, Method::Get) => question(&server.office.node, route).map(|body| Reply::Body(200, body)),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
+    let label = Route::label(Some(route));
     match result {
-        Err(error) => Answer::error(&error, &method, &more),
-        Ok(mut body) => {
-            if let Some(context) = causal.and_then(|causal| serde_json::from_str(causal).ok()) {
-                body["causal-context"] = context;
-            }
-            let answer = Answer::json(200, body.to_string().into_bytes());
-            match body["epoch"].as_u64() {
+        Err(error) => Found::Answer(label, Answer::error(&error, &method, &more)),
+        Ok(Reply::Later(change)) => Found::Later { change, causal: causal.map(str::to_owned) },
+        Ok(Reply::Body(status, mut body)) => {
+            add_causal(&mut body, causal);
+            let answer = Answer::json(status, body.to_string().into_bytes());
+            let answer = match body["epoch"].as_u64().filter(|_| *route == Route::View) {
                 Some(epoch) => answer.with("ETag", format!("\"{epoch}\"")),
                 None => answer,
-            }
+            };
+            let answer =
+                if status == 202 { answer.with("Location", "/kv-store/view-change") } else { answer };
+            Found::Answer(label, answer)
         }
     }
 }
 
-fn not_implemented(what: &str) -> Error {
-    Error::NotImplemented(format!(
-        "{what} is not in this version: to change the nodes, restart all of them with a new VIEW"
-    ))
+fn is_async(job: &Job) -> bool {
+    let headers = job.arrival.request.headers();
+    let preferences = headers.iter().filter(|header| header.field.equiv("Prefer"));
+    let mut named = preferences.flat_map(|header| header.value.as_str().split(','));
+    named.any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
 }
+
+fn change(server: &Arc<Server>, body: &[u8], is_async: bool) -> Result<Reply, Error> {
+    let (wanted, dry_run) = read_wanted(&server.office.node, body)?;
+    if dry_run {
+        let planned = server.office.plan(&wanted)?;
+        let mut body = json!({ "message": "View change planned" });
+        let epoch = server.office.node.standing().serving()?.state.view.epoch;
+        body["epoch"] = epoch.into();
+        merge(&mut body, serde_json::to_value(planned).expect("our own types are JSON"));
+        return Ok(Reply::Body(200, body));
+    }
+    let id = server.office.begin(&wanted)?;
+    if is_async {
+        let id = format!("{id:016x}");
+        return Ok(Reply::Body(202, json!({ "message": "View change accepted", "change-id": id })));
+    }
+    Ok(Reply::Later(id))
+}
+
+/// Reads what a view change is asked to do.
+fn read_wanted(node: &Node, body: &[u8]) -> Result<(Wanted, bool), Error> {
+    let wrong = |what: &str, allowed: &str| Err(Error::BadRequest(format!("{what}: allowed is {allowed}")));
+    let body: Value = serde_json::from_slice(body)
+        .map_err(|error| Error::BadRequest(format!("The body is not JSON: {error}; allowed is {FORM}")))?;
+    let Value::Object(fields) = &body else { return wrong("The body is no JSON object", FORM) };
+    let known = ["view", "repl-factor", "dry-run", "accept-loss", "causal-context"];
+    if let Some(name) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+        return wrong(&format!("There is no field {name}"), FORM);
+    }
+    let nodes = match fields.get("view") {
+        Some(Value::String(list)) => Address::parse_list(list),
+        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+            let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+            // A comma within one of them must not make two of it.
+            match list.iter().find(|text| text.contains(',')) {
+                Some(text) => text.parse::<Address>().map(|address| vec![address]),
+                None => Address::parse_list(&list.join(",")),
+            }
+        }
+        Some(_) => return wrong("view is neither a text nor a list of texts", FORM),
+        None => return wrong("view is missing", FORM),
+    };
+    let nodes = nodes.map_err(|error| Error::BadRequest(format!("view: {error}")))?;
+    let standing = node.standing();
+    let serving = standing.serving()?;
+    let repl_factor = match fields.get("repl-factor") {
+        None | Some(Value::Null) => serving.state.view.repl_factor,
+        Some(factor) => match factor.as_u64().and_then(|factor| usize::try_from(factor).ok()) {
+            Some(factor) if factor > 0 => factor,
+            _ => return wrong("repl-factor is no whole number of at least 1", FORM),
+        },
+    };
+    let dry_run = match fields.get("dry-run") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(dry_run)) => *dry_run,
+        Some(_) => return wrong("dry-run is neither true nor false", FORM),
+    };
+    let accept_loss = match fields.get("accept-loss") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(ids)) => {
+            let ids: Option<Vec<u32>> = ids.iter().map(|id| id.as_str()?.parse().ok()).collect();
+            match ids {
+                Some(ids) => ids,
+                None => return wrong("accept-loss has something else than ids of shards", FORM),
+            }
+        }
+        Some(_) => return wrong("accept-loss is no list", FORM),
+    };
+    if !node.has_address && nodes.iter().any(|named| *named != node.address) {
+        return wrong(
+            "This node was started without ADDRESS, so others cannot be told where it is",
+            "a view of other nodes once it is started with ADDRESS",
+        );
+    }
+    Ok((Wanted { nodes, repl_factor, accept_loss }, dry_run))
+}
+
+/// What the body of a view change looks like.
+const FORM: &str =
+    r#"{"view":"host:port,host:port","repl-factor":1,"dry-run":false,"accept-loss":["2"]}, all but view optional"#;
 
 fn question(node: &Node, route: &Route) -> Result<Value, Error> {
     let standing = node.standing();
@@ -74,9 +177,9 @@ fn key_count(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Err
     let mut body = json!({ "message": "Key count retrieved successfully", "key-count": 0 });
     match serving {
         Ok(serving) => {
-            if let Some(shard) = serving.own_shard {
-                body["key-count"] = node.count().into();
-                body["shard-id"] = serving.view.shards[shard].id.to_string().into();
+            if let Some((index, shard)) = &serving.own {
+                body["key-count"] = shard.size().pairs.into();
+                body["shard-id"] = serving.state.view.shards[*index].id.to_string().into();
             }
         }
         Err(error) if !node.is_passive() => return Err(error),
@@ -87,7 +190,7 @@ fn key_count(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Err
 
 fn shards(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Error> {
     let ids: Vec<String> = match serving {
-        Ok(serving) => serving.view.shards.iter().map(|shard| shard.id.to_string()).collect(),
+        Ok(serving) => serving.state.view.shards.iter().map(|shard| shard.id.to_string()).collect(),
         Err(_) if node.is_passive() => Vec::new(),
         Err(error) => return Err(error),
     };
@@ -95,7 +198,7 @@ fn shards(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Error>
 }
 
 fn view(node: &Node, serving: &Serving) -> Result<Value, Error> {
-    let view = &serving.view;
+    let view = &serving.state.view;
     let mut shards = Vec::new();
     for (index, shard) in view.shards.iter().enumerate() {
         let mut row =
@@ -108,9 +211,37 @@ fn view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     }
     Ok(json!({
         "epoch": view.epoch,
-        "cluster-id": serving.fingerprint,
+        "cluster-id": serving.state.cluster,
         "repl-factor": view.repl_factor,
         "shards": shards,
+    }))
+}
+
+fn audit(node: &Node) -> Result<Value, Error> {
+    let standing = node.standing();
+    let serving = standing.serving()?;
+    let view = &serving.state.view;
+    let (mut sum, mut ok, mut rows) = (Checksum::default(), true, Vec::new());
+    for shard in &view.shards {
+        let audit: Option<Audit> = node.audit_of(shard.group, &shard.replicas);
+        ok &= audit.is_some_and(|audit| audit.stray == 0);
+        sum = audit.map_or(sum, |audit| sum + audit.checksum);
+        rows.push(json!({
+            "shard-id": shard.id.to_string(),
+            "replicas": shard.replicas,
+            "key-count": audit.map(|audit| audit.pairs),
+            "log-index": audit.map(|audit| audit.index),
+            "checksum": audit.map(|audit| format!("{:032x}", audit.checksum.sum)),
+            "stray": audit.map(|audit| audit.stray),
+        }));
+    }
+    Ok(json!({
+        "message": "Audit retrieved successfully",
+        "ok": ok,
+        "epoch": view.epoch,
+        "keys": sum.pairs,
+        "checksum": format!("{:032x}", sum.sum),
+        "shards": rows,
     }))
 }
 

@@ -14,7 +14,6 @@ use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
-use crate::model::hash::KeyHash;
 use crate::node::keys::{Operation, Outcome, Owner};
 use crate::wire::KeyResult;
 
@@ -31,26 +30,29 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         Err(error) => Err(error.clone()),
     };
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
-    let key = decode_key(encoded).map(|key| (KeyHash::of(&key), key));
+    let key = decode_key(encoded);
     let owner = match &key {
-        Ok((hash, key)) => server.node.owner(*hash, key),
+        Ok(key) => server.office.node.owner(key),
         Err(_) => Owner::Here,
     };
     let more = |address: Option<&Address>| more_fields(address, causal);
-    let checked = key.and_then(|(hash, key)| {
+    let checked = key.and_then(|key| {
         check_key(server, &key)?;
         let operation = operation(server, &method, route, &payload)?;
-        Ok((hash, key, operation))
+        Ok((key, operation))
     });
-    let (hash, key, operation) = match checked {
+    let (key, operation) = match checked {
         Ok(checked) => checked,
         // Overload is this node's own affair; anything else the owner would have said, too.
         Err(error @ Error::Overloaded(_)) => return Answer::error(&error, &method, &more(None)),
         Err(error) => return Answer::error(&error, &method, &more(owner.address())),
     };
-    let deadline = Deadline::after(job.complete, server.node.limits.request_timeout);
-    match run(server, &owner, (hash, &key), operation, deadline) {
-        Ok(outcome) => done(&method, outcome, more(owner.address())),
+    let deadline = Deadline::after(job.complete, server.office.node.limits.request_timeout);
+    match run(server, &key, operation, deadline) {
+        Ok(outcome) => {
+            let more = more(outcome.by.as_ref());
+            done(&method, outcome, more)
+        }
         // The owner's limits are narrower than ours: it has judged the request, and is named.
         Err(error @ (Error::KeyTooLong { .. } | Error::TooLarge(_))) => {
             Answer::error(&error, &method, &more(owner.address()))
@@ -61,9 +63,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
 }
 
 fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
-    let allowed = server.node.limits.max_value_length;
+    let allowed = server.office.node.limits.max_value_length;
     let limit = Limit { bytes: allowed + ENVELOPE, allowed };
-    job.read_body(limit, &server.node.budget)
+    job.read_body(limit, &server.office.node.budget)
 }
 
 /// Checks the length of a key.
@@ -71,7 +73,7 @@ fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
 /// # Errors
 /// [`Error::KeyTooLong`].
 pub fn check_key(server: &Server, key: &[u8]) -> Result<(), Error> {
-    let limit = server.node.limits.max_key_length;
+    let limit = server.office.node.limits.max_key_length;
     if key.len() > limit { Err(Error::KeyTooLong { limit }) } else { Ok(()) }
 }
 
@@ -106,7 +108,7 @@ fn operation<'a>(
 /// # Errors
 /// [`Error::TooLarge`].
 pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
-    let limit = server.node.limits.max_value_length;
+    let limit = server.office.node.limits.max_value_length;
     if value.len() > limit {
         return Err(Error::TooLarge(format!("The value is too large: allowed are {limit} bytes")));
     }
@@ -115,8 +117,7 @@ pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
 
 fn run(
     server: &Server,
-    owner: &Owner,
-    (hash, key): (KeyHash, &[u8]),
+    key: &[u8],
     operation: Operation,
     deadline: Deadline,
 ) -> Result<Outcome, Error> {
@@ -124,11 +125,7 @@ fn run(
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
-    match owner {
-        Owner::Here => Ok(server.node.run_here(hash, key, operation)),
-        Owner::At(peer) => server.node.run_at(peer, key, operation, deadline),
-        Owner::Unknown(reason) => Err(Error::Unavailable { reason: reason.clone(), applied: Applied::No }),
-    }
+    server.office.node.run(key, operation, deadline)
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.
@@ -143,13 +140,13 @@ fn more_fields(address: Option<&Address>, causal: Option<&str>) -> String {
     more
 }
 
-fn done(method: &Method, Outcome { result, value }: Outcome, more: String) -> Answer {
+fn done(method: &Method, Outcome { result, value, .. }: Outcome, more: String) -> Answer {
     let (status, body) = match result {
         KeyResult::Added => (201, "{\"message\":\"Added successfully\",\"replaced\":false"),
         KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
         KeyResult::Deleted => (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\""),
         KeyResult::Found => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
-        KeyResult::Absent => return absent(method, &more),
+        KeyResult::Absent | KeyResult::Again | KeyResult::Gone => return absent(method, &more),
     };
     let after = more + "}";
     match value {

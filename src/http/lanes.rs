@@ -1,7 +1,7 @@
 //! The classes of requests, each with a bounded queue and a fixed pool of workers.
 //!
-//! A request may wait only for a class further right: client -> forwarded. So waiting has no cycle, whatever two nodes
-//! send each other. Bodies and answers that a slow client can hold up have a pool of their own in each class.
+//! A request may wait only for a class further right: client -> forwarded -> control -> transfer -> raft. So waiting has no
+//! cycle, whatever two nodes send each other. Bodies and answers that a slow client can hold up have a pool of their own in each class.
 
 use std::io;
 use std::net::SocketAddr;
@@ -129,6 +129,9 @@ impl Drop for Ticket {
     }
 }
 
+/// Workers for messages of the meta group: they hand them on and wait for nothing.
+const RAFT_WORKERS: usize = 2;
+
 /// A class of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneId {
@@ -140,14 +143,28 @@ pub enum LaneId {
     Forwarded,
     /// The same with large bodies or answers.
     ForwardedLarge,
+    /// Orders among nodes, and news.
+    Control,
+    /// What the source of a piece is asked for.
+    Transfer,
+    /// Messages of the meta group.
+    Raft,
     /// Questions about the process itself, which wait for nothing.
     Health,
 }
 
 impl LaneId {
     /// All lanes.
-    pub const ALL: [Self; 5] =
-        [Self::Client, Self::ClientLarge, Self::Forwarded, Self::ForwardedLarge, Self::Health];
+    pub const ALL: [Self; 8] = [
+        Self::Client,
+        Self::ClientLarge,
+        Self::Forwarded,
+        Self::ForwardedLarge,
+        Self::Control,
+        Self::Transfer,
+        Self::Raft,
+        Self::Health,
+    ];
 
     /// The name in metrics and, with a number, of threads. A follower's clients' lane is called after what it does.
     pub fn name(self, follower: bool) -> &'static str {
@@ -158,6 +175,9 @@ impl LaneId {
             (Self::ClientLarge, true) => "proxy-large",
             (Self::Forwarded, _) => "forwarded",
             (Self::ForwardedLarge, _) => "forwarded-large",
+            (Self::Control, _) => "control",
+            (Self::Transfer, _) => "transfer",
+            (Self::Raft, _) => "raft-in",
             (Self::Health, _) => "health",
         }
     }
@@ -169,6 +189,8 @@ impl LaneId {
             // Answers about health are small; a body that somebody sends along is read elsewhere.
             Self::Client | Self::ClientLarge | Self::Health => Self::ClientLarge,
             Self::Forwarded | Self::ForwardedLarge => Self::ForwardedLarge,
+            // Nodes do not hold each other up for long: they send what they have, and give up after a while.
+            Self::Control | Self::Transfer | Self::Raft => self,
         }
     }
 
@@ -178,7 +200,7 @@ impl LaneId {
         match self {
             Self::Client | Self::ClientLarge => Self::Client,
             Self::Forwarded | Self::ForwardedLarge => Self::Forwarded,
-            Self::Health => Self::Health,
+            Self::Control | Self::Transfer | Self::Raft | Self::Health => self,
         }
     }
 
@@ -188,6 +210,8 @@ impl LaneId {
             Self::Client => limits.client_workers,
             Self::Forwarded => limits.forwarded_workers,
             Self::ClientLarge | Self::ForwardedLarge => limits.large_workers,
+            Self::Control | Self::Transfer => limits.control_workers,
+            Self::Raft => RAFT_WORKERS,
             Self::Health => limits.health_workers,
         }
     }

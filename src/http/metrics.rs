@@ -47,6 +47,8 @@ struct Gauges {
     busy: IntGauge,
     pairs: IntGauge,
     bytes: IntGauge,
+    epoch: IntGauge,
+    leads: IntGauge,
     threads: IntGauge,
     descriptors: IntGauge,
     resident: IntGauge,
@@ -64,11 +66,15 @@ pub struct Sample {
     pub pairs: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// The epoch of the view, 0 without one.
+    pub epoch: u64,
+    /// Whether the node leads the meta group.
+    pub leads: bool,
     /// The port that is listened on.
     pub port: u16,
 }
 
-const STATUSES: [u16; 16] = [200, 201, 202, 400, 404, 405, 408, 409, 413, 417, 431, 500, 501, 503, 508, 0];
+const STATUSES: [u16; 16] = [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 417, 431, 500, 503, 508, 0];
 
 impl Metrics {
     /// All figures at zero.
@@ -175,6 +181,8 @@ impl Gauges {
             busy: gauge("evenkv_connections_busy", "Connections with a request in progress"),
             pairs: gauge("evenkv_pairs", "Pairs held"),
             bytes: gauge("evenkv_pair_bytes", "Bytes of the keys and values held"),
+            epoch: gauge("evenkv_epoch", "Epoch of the view, 0 without one"),
+            leads: gauge("evenkv_meta_leader", "Whether the node leads the meta group: it coordinates view changes"),
             threads: gauge("evenkv_process_threads", "Threads of the process"),
             descriptors: gauge("evenkv_process_open_fds", "Open file descriptors of the process"),
             resident: gauge("evenkv_process_resident_bytes", "Resident memory of the process"),
@@ -189,6 +197,8 @@ impl Gauges {
         self.busy.set(signed(sample.busy as u64));
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
+        self.epoch.set(signed(sample.epoch));
+        self.leads.set(i64::from(sample.leads));
         self.connections.set(signed(sockets::open(sample.port).map_or(0, |open| open.len() as u64)));
         self.threads.set(signed(entries("/proc/self/task")));
         self.descriptors.set(signed(entries("/proc/self/fd")));
@@ -224,7 +234,7 @@ mod tests {
         metrics.answered(LaneId::Health, 7, 299, Duration::ZERO);
         metrics.shed(LaneId::Forwarded);
         let sample =
-            Sample { queued: vec![(LaneId::Client, 3)], parked: 0, busy: 1, pairs: 2, bytes: 5, port: 1 };
+            Sample { queued: vec![(LaneId::Client, 3)], parked: 0, busy: 1, pairs: 2, bytes: 5, epoch: 1, leads: true, port: 1 };
         let text = String::from_utf8(metrics.render(&sample)).unwrap();
         for line in [
             "evenkv_requests_total{lane=\"client\",route=\"keys\",status=\"200\"} 2",

@@ -8,6 +8,7 @@ pub mod body;
 pub mod payload;
 pub mod routes;
 
+pub mod changes;
 pub mod cluster_handlers;
 pub mod key_handlers;
 pub mod node_handlers;

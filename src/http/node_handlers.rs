@@ -1,8 +1,10 @@
 //! What other nodes ask.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
@@ -12,34 +14,99 @@ use super::lanes::Job;
 use super::payload::is_json;
 use super::routes::{Route, decode_key};
 use super::server::Server;
-use crate::error::Error;
-use crate::model::hash::KeyHash;
-use crate::node::keys::{Operation, Outcome};
-use crate::wire::{self, Count, Refusal};
+use crate::consensus::Envelope;
+use crate::error::{Applied, Error};
+use crate::model::address::Address;
+use crate::model::binary::{Malformed, Reader};
+use crate::model::meta::MetaState;
+use crate::node::ask::OrderError;
+use crate::node::keys::{NotMeant, Operation, Outcome};
+use crate::node::state::Node;
+use crate::reshard::{pieces, recover};
+use crate::wire::{self, Addressed, KeyResult, Order, Refusal, Transfer};
+
+/// Orders, news and messages are no longer than this.
+const BODY: Limit = Limit { bytes: 256 << 20, allowed: 256 << 20 };
+/// The longest address that is believed.
+const ADDRESS_BYTES: usize = 300;
 
 /// Answers another node. Nothing is passed on from here.
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let method = job.arrival.request.method().clone();
+    // Refused before the body is read: a stranger's is not.
+    if let Err(error) = check_sender(&server.office.node, &job.arrival.request) {
+        return refusal(&error);
+    }
     let answered = match (route, &method) {
         (Route::NodeKey(encoded), Method::Get | Method::Put | Method::Delete) => {
             key(server, job, encoded, &method)
         }
-        (Route::NodeHello, Method::Get) => Ok(json(&server.node.hello())),
-        (Route::NodeCount, Method::Get) => count(server, &job.arrival.request),
+        (Route::NodeHello, Method::Get) => Ok(json(&server.office.node.hello())),
+        (Route::NodeNews, Method::Post) => news(server, job),
+        (Route::NodeOrders, Method::Post) => orders(server, job),
+        (Route::NodeTransfer, Method::Post) => transfer(server, job),
+        (Route::NodeRaft, Method::Post) => raft(server, job),
+        (Route::NodeRecover, Method::Put) => {
+            recover::recover(&server.office).map(|body| Answer::json(200, body.to_string().into_bytes()))
+        }
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
     answered.unwrap_or_else(|error| refusal(&error))
 }
 
+/// Whether a sender belongs to the cluster: by the secret where there is one, by its address otherwise.
+fn check_sender(node: &Node, request: &Request) -> Result<(), Error> {
+    match &node.secret {
+        Some(secret) => {
+            let shown = header(request, wire::SECRET_HEADER).unwrap_or_default();
+            if is_same(secret.as_bytes(), shown.as_bytes()) {
+                return Ok(());
+            }
+            Err(Error::Forbidden("The sender does not know this cluster's CLUSTER_SECRET".to_owned()))
+        }
+        None => match request.remote_addr().map(|address| address.ip()) {
+            Some(address) if is_near(address) => Ok(()),
+            _ => Err(Error::Forbidden(
+                "Without CLUSTER_SECRET other nodes are answered on loopback and private addresses only: \
+                 set the same CLUSTER_SECRET on all nodes"
+                    .to_owned(),
+            )),
+        },
+    }
+}
+
+/// Compares in a time that does not tell how much of it is right.
+fn is_same(secret: &[u8], shown: &[u8]) -> bool {
+    let differences = secret.iter().zip(shown).fold(0, |found, (a, b)| found | (a ^ b));
+    secret.len() == shown.len() && differences == 0
+}
+
+fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
+}
+
 fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> Result<Answer, Error> {
-    let view = view_of(&job.arrival.request);
+    let node = &server.office.node;
+    let addressed = addressed(&job.arrival.request);
     // Refused before the body is read: a large one would be read for nothing.
-    server.node.check_view(view.as_deref())?;
+    let standing = match node.check_addressed(addressed.as_ref()) {
+        Ok(standing) => standing,
+        Err(NotMeant::Gone(reason)) => return Ok(no_result(KeyResult::Gone, &reason)),
+        Err(NotMeant::Unclear(reason)) => return Err(Error::Unavailable { reason, applied: Applied::No }),
+    };
+    let epoch = addressed.map_or(0, |addressed| addressed.epoch);
+    let request = header(&job.arrival.request, wire::REQUEST_HEADER);
+    let request = request.and_then(|id| u128::from_str_radix(&id, 16).ok());
     let key = decode_key(encoded)?;
     check_key(server, &key)?;
-    let allowed = server.node.limits.max_value_length;
+    let allowed = node.limits.max_value_length;
     let limit = Limit { bytes: allowed, allowed };
-    let body = job.read_body(limit, &server.node.budget)?;
+    let body = job.read_body(limit, &node.budget)?;
     let operation = match method {
         Method::Put => {
             check_value(server, &body.bytes)?;
@@ -51,8 +118,10 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
         Method::Delete => Operation::Delete,
         _ => Operation::Get,
     };
-    let Outcome { result, value } =
-        server.node.run_forwarded(view.as_deref(), KeyHash::of(&key), &key, operation)?;
+    let Ok(Outcome { result, value, .. }) = node.run_forwarded(&standing, &key, operation, (epoch, request))
+    else {
+        return Ok(no_result(KeyResult::Again, "the key is on its way from one shard to another"));
+    };
     let mut answer = Answer::json(200, &b""[..]).with(wire::RESULT_HEADER, result.as_str());
     if let Some(value) = value {
         answer.body = Body::Value { before: "", value, after: String::new() };
@@ -60,13 +129,93 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     Ok(answer)
 }
 
-fn count(server: &Server, request: &Request) -> Result<Answer, Error> {
-    server.node.check_view(view_of(request).as_deref())?;
-    Ok(json(&Count { pairs: server.node.count() }))
+/// Nothing was done, and what the sender is to do about it.
+fn no_result(result: KeyResult, reason: &str) -> Answer {
+    let error = Error::Unavailable { reason: reason.to_owned(), applied: Applied::No };
+    refusal(&error).with(wire::RESULT_HEADER, result.as_str())
 }
 
-fn view_of(request: &Request) -> Option<String> {
-    let header = request.headers().iter().find(|header| header.field.equiv(wire::VIEW_HEADER));
+fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+    let state: MetaState = read_json(server, job)?;
+    let node = &server.office.node;
+    let before = node.shard();
+    node.learn(&Arc::new(state)).map_err(Error::Conflict)?;
+    // What is not this node's any more goes now, so that it is not counted on for long.
+    let shards = before.into_iter().chain(node.shard());
+    for shard in shards {
+        let mut dropped = false;
+        while shard.sweep() {
+            dropped = true;
+        }
+        if dropped {
+            pieces::dropped();
+        }
+    }
+    Ok(Answer::json(200, &b"{}"[..]))
+}
+
+fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+    let addressed = addressed(&job.arrival.request);
+    let order: Order = read_json(server, job)?;
+    match server.office.obey_sender(addressed.as_ref(), &order) {
+        Ok(answer) => Ok(json(&answer)),
+        Err(error) => Ok(not_obeyed(error)),
+    }
+}
+
+fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+    let addressed = addressed(&job.arrival.request);
+    let transfer: Transfer = read_json(server, job)?;
+    let node = &server.office.node;
+    let meant = node.check_addressed(addressed.as_ref()).map_err(|error| match error {
+        NotMeant::Gone(reason) => OrderError::Gone(reason),
+        NotMeant::Unclear(reason) => OrderError::Refused(reason),
+    });
+    match meant.and_then(|_| pieces::give(node, &transfer).map_err(OrderError::Refused)) {
+        Ok(parcel) => Ok(Answer::json(200, parcel.encode())),
+        Err(error) => Ok(not_obeyed(error)),
+    }
+}
+
+fn not_obeyed(error: OrderError) -> Answer {
+    match error {
+        OrderError::Gone(reason) => no_result(KeyResult::Gone, &reason),
+        OrderError::NotReached(reason) | OrderError::Refused(reason) => refusal(&Error::Conflict(reason)),
+    }
+}
+
+fn raft(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+    let node = &server.office.node;
+    let body = job.read_body(BODY, &node.budget)?;
+    let (from, envelopes) =
+        read_envelopes(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
+    node.meta.receive(from, envelopes);
+    Ok(Answer::json(200, &b"{}"[..]))
+}
+
+fn read_envelopes(bytes: &[u8]) -> Result<(Address, Vec<Envelope>), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let from = std::str::from_utf8(reader.bytes(ADDRESS_BYTES)?).ok().and_then(|text| text.parse().ok());
+    let from = from.ok_or(Malformed("not an address"))?;
+    let mut envelopes = Vec::new();
+    while !reader.rest().is_empty() {
+        envelopes.push(Envelope::decode(&mut reader)?);
+    }
+    Ok((from, envelopes))
+}
+
+fn read_json<T: DeserializeOwned>(server: &Server, job: &mut Job) -> Result<T, Error> {
+    let body = job.read_body(BODY, &server.office.node.budget)?;
+    serde_json::from_slice(&body.bytes)
+        .map_err(|error| Error::BadRequest(format!("The body is not what a node sends here: {error}")))
+}
+
+fn addressed(request: &Request) -> Option<Addressed> {
+    Addressed::parse(&header(request, wire::VIEW_HEADER)?)
+}
+
+fn header(request: &Request, name: &'static str) -> Option<String> {
+    let header = request.headers().iter().find(|header| header.field.equiv(name));
     header.map(|header| header.value.to_string())
 }
 

@@ -20,7 +20,7 @@ pub fn answer(server: &Arc<Server>, job: &Job, route: &Route) -> Answer {
     match route {
         Route::Livez => Answer::json(200, &b"{\"alive\":true}"[..]),
         Route::Readyz => {
-            let reasons = server.node.unready();
+            let reasons = server.office.node.unready();
             let status = if reasons.is_empty() { 200 } else { 503 };
             let body = json!({ "ready": reasons.is_empty(), "reasons": reasons });
             Answer::json(status, body.to_string().into_bytes())

@@ -47,7 +47,7 @@ const OF_THE_CONNECTION: [&str; 12] = [
 
 /// The main's answer to a request.
 pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
-    let main = server.node.main().expect("only a follower passes on");
+    let main = server.office.node.main().expect("only a follower passes on");
     let method = job.arrival.request.method().clone();
     let mut held = BodyBytes::default();
     relayed(server, job, &main, &mut held).unwrap_or_else(|error| {
@@ -57,9 +57,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
 }
 
 fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
-    let hops = next_hops(&job.arrival.request, &server.node.trace)?;
+    let hops = next_hops(&job.arrival.request, &server.office.node.trace)?;
     let onward = Onward { target: target(job.arrival.request.url()), hops };
-    let patience = server.node.limits.request_timeout;
+    let patience = server.office.node.limits.request_timeout;
     let response = match job.arrival.framing.clone() {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
             if length.is_some_and(|length| length > LONGEST_STREAM) {
@@ -70,7 +70,7 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) ->
             stream(job, main, &onward, length, Patience::Streaming(patience))?
         }
         _ => {
-            *held = job.read_body(HELD, &server.node.budget)?;
+            *held = job.read_body(HELD, &server.office.node.budget)?;
             hold(&job.arrival.request, main, &onward, &held.bytes, Deadline::after(job.complete, patience))?
         }
     };

@@ -32,13 +32,21 @@ pub enum Route<'a> {
     NodeKey(&'a str),
     /// Who is this node?
     NodeHello,
-    /// How many pairs does it hold?
-    NodeCount,
+    /// The news of the cluster.
+    NodeNews,
+    /// An order of the coordinator, or of another node.
+    NodeOrders,
+    /// What the target of a piece asks of its source.
+    NodeTransfer,
+    /// Messages of the meta group.
+    NodeRaft,
+    /// Founding the meta group anew.
+    NodeRecover,
 }
 
 impl Route<'_> {
     /// The names by which metrics tell routes apart, and the last for what has none.
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 18] = [
         "keys",
         "key-count",
         "shards",
@@ -51,7 +59,11 @@ impl Route<'_> {
         "metrics",
         "node-keys",
         "node-hello",
-        "node-count",
+        "node-news",
+        "node-orders",
+        "node-transfer",
+        "node-raft",
+        "node-recover",
         "none",
     ];
 
@@ -70,8 +82,12 @@ impl Route<'_> {
             Some(Self::Metrics) => 9,
             Some(Self::NodeKey(_)) => 10,
             Some(Self::NodeHello) => 11,
-            Some(Self::NodeCount) => 12,
-            None => 13,
+            Some(Self::NodeNews) => 12,
+            Some(Self::NodeOrders) => 13,
+            Some(Self::NodeTransfer) => 14,
+            Some(Self::NodeRaft) => 15,
+            Some(Self::NodeRecover) => 16,
+            None => 17,
         }
     }
 
@@ -79,6 +95,8 @@ impl Route<'_> {
     pub fn allow(&self) -> &'static str {
         match self {
             Self::Key(_) | Self::NodeKey(_) | Self::ViewChange => "GET, PUT, DELETE",
+            Self::NodeNews | Self::NodeOrders | Self::NodeTransfer | Self::NodeRaft => "POST",
+            Self::NodeRecover => "PUT",
             _ => "GET",
         }
     }
@@ -119,12 +137,16 @@ pub fn find(path: &str, short_form: bool) -> Result<Route<'_>, Error> {
         "/readyz" => Ok(Route::Readyz),
         "/metrics" => Ok(Route::Metrics),
         wire::HELLO => Ok(Route::NodeHello),
-        wire::COUNT => Ok(Route::NodeCount),
+        wire::NEWS => Ok(Route::NodeNews),
+        wire::ORDERS => Ok(Route::NodeOrders),
+        wire::TRANSFER => Ok(Route::NodeTransfer),
+        wire::RAFT => Ok(Route::NodeRaft),
+        wire::RECOVER => Ok(Route::NodeRecover),
         _ => match path.strip_prefix(wire::KEYS) {
             Some(key) => Ok(Route::NodeKey(key)),
             None => Err(Error::NotFound(
                 "There is nothing under this path: allowed is /kv-store/keys/<key>, \
-                 /kv-store/{key-count,shards,shards/<id>,view}, /livez, /readyz, /metrics"
+                 /kv-store/{key-count,shards,shards/<id>,view,view-change,audit}, /livez, /readyz, /metrics"
                     .to_owned(),
             )),
         },

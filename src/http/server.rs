@@ -18,23 +18,28 @@ use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
+use super::changes::{self, Changes};
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets};
 use crate::clock::now;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::hash::KeyHash;
 use crate::node::greeter;
+use crate::node::post::Messages;
 use crate::node::state::{Node, Serving};
-use crate::threads;
+use crate::reshard::orders::Office;
+use crate::reshard;
+use crate::{threads, wire};
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
 const SHED_QUEUE: usize = 1024;
 
 /// The server, shared by all its threads.
 pub struct Server {
-    /// The node it serves.
-    pub node: Arc<Node>,
+    /// The node it serves, and the desk of its coordinator.
+    pub office: Office,
+    /// The requests that wait for a view change.
+    pub changes: Changes,
     /// Its figures.
     pub metrics: Arc<Metrics>,
     lanes: Lanes,
@@ -45,6 +50,19 @@ pub struct Server {
     port: OnceLock<u16>,
 }
 
+/// What a handler has found.
+pub enum Found {
+    /// The answer, and the index of the route's label.
+    Answer(usize, Answer),
+    /// It will be known when this view change has ended.
+    Later {
+        /// The view change.
+        change: u64,
+        /// The causal context that the answer is to have.
+        causal: Option<String>,
+    },
+}
+
 /// A server that runs, for as long as the process does.
 pub struct Running {
     /// The server.
@@ -52,7 +70,7 @@ pub struct Running {
     /// Where it listens.
     pub listening: SocketAddr,
     /// The threads that watch end when these are dropped.
-    _stop: [Sender<()>; 2],
+    _stop: [Sender<()>; 4],
 }
 
 impl Server {
@@ -63,7 +81,8 @@ impl Server {
     pub fn start(config: &Config) -> io::Result<Running> {
         let listener = accept::listen(config.listen, config.server.idle_timeout)?;
         let listening = listener.local_addr()?;
-        let node = Arc::new(Node::new(config));
+        let (node, meta_inbox) = Node::new(config);
+        let node = Arc::new(node);
         let metrics = Arc::new(Metrics::new(node.main().is_some()));
         let limits = &config.server;
         let (shed, shed_queue) = bounded(SHED_QUEUE);
@@ -76,8 +95,20 @@ impl Server {
             linger: Linger::start(&metrics)?,
             port: OnceLock::from(listening.port()),
             metrics,
-            node,
+            office: Office { node, desk: Arc::default() },
+            changes: Changes::default(),
         });
+        let node = Arc::clone(&server.office.node);
+        let learner = Arc::clone(&node);
+        let publish = move |state| {
+            if let Err(error) = learner.learn(&state) {
+                log::error!("what the meta group agreed on is refused: {error}");
+            }
+        };
+        meta_inbox.start(Box::new(Messages(Arc::clone(&node))), Box::new(publish))?;
+        if matches!(config.role, Role::Single) {
+            greeter::found_alone(&node);
+        }
         server.lanes.start(&server, limits)?;
         let own = Arc::clone(&server);
         threads::spawn("shed", move || own.refuse_all(&shed_queue))?;
@@ -89,14 +120,20 @@ impl Server {
             }
         })?;
         let (stop_greeter, stopped) = bounded(0);
-        let node = Arc::clone(&server.node);
         threads::spawn("greeter", move || greeter::run(&node, &stopped))?;
-        Ok(Running { server, listening, _stop: [stop_accept, stop_greeter] })
+        let (stop_changes, stopped) = bounded(0);
+        let own = Arc::clone(&server);
+        threads::spawn("changes", move || changes::run(&own, &stopped))?;
+        let (stop_reshard, stopped) = bounded(0);
+        let office = server.office.clone();
+        threads::spawn("reshard", move || reshard::run(&office, &stopped))?;
+        let _stop = [stop_accept, stop_greeter, stop_changes, stop_reshard];
+        Ok(Running { server, listening, _stop })
     }
 
     /// Whether the node passes everything on.
     pub fn is_follower(&self) -> bool {
-        self.node.main().is_some()
+        self.office.node.main().is_some()
     }
 
     /// Sorts a request that has come. Called by the thread that listens, so it never waits and never answers.
@@ -115,7 +152,7 @@ impl Server {
         let ticket = Ticket::new(Arc::clone(self), client);
         let lane = self.lane_of(&arrival);
         let job = Box::new(Job::new(arrival, ticket));
-        if self.node.is_stopping() {
+        if self.office.node.is_stopping() {
             self.refuse(lane, job);
         } else if let Err(Work::Handle(job)) = self.lanes.offer(lane, Work::Handle(job)) {
             self.metrics.shed(lane);
@@ -126,11 +163,17 @@ impl Server {
     fn lane_of(&self, arrival: &Arrival) -> LaneId {
         let path = routes::path(arrival.request.url());
         let hops = if self.is_follower() { relay::hops(&arrival.request) } else { None };
-        if hops.is_some_and(|hops| hops.contains(&self.node.trace)) {
+        if hops.is_some_and(|hops| hops.contains(&self.office.node.trace)) {
             // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
             return LaneId::Health;
         }
-        let lane = if path.starts_with("/node/") || hops.is_some() {
+        let lane = if [wire::ORDERS, wire::NEWS, wire::RECOVER].contains(&path) {
+            LaneId::Control
+        } else if path == wire::TRANSFER {
+            LaneId::Transfer
+        } else if path == wire::RAFT {
+            LaneId::Raft
+        } else if path.starts_with("/node/") || hops.is_some() {
             LaneId::Forwarded
         } else if ["/livez", "/readyz", "/metrics"].contains(&path) {
             LaneId::Health
@@ -154,10 +197,10 @@ impl Server {
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
             let reason =
-                if self.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
+                if self.office.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
             let error = Error::Overloaded(format!("{reason}: try again after the time in Retry-After"));
             let mut answer = Answer::error(&error, job.arrival.request.method(), "");
-            answer.close = self.node.is_stopping();
+            answer.close = self.office.node.is_stopping();
             self.count(lane, &job, Route::label(None), &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
             self.contain(|| self.write(lane.small(), job, answer));
@@ -204,11 +247,13 @@ impl Server {
 
     /// The figures that are looked up when they are asked for.
     pub fn sample(&self) -> Sample {
-        let size = self.node.store.size();
+        let size = self.office.node.shard().map(|shard| shard.rough_size()).unwrap_or_default();
         Sample {
             queued: LaneId::ALL.map(|lane| (lane, self.lanes.waiting(lane))).to_vec(),
             parked: self.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
+            epoch: self.office.node.state().map_or(0, |state| state.view.epoch),
+            leads: self.office.node.meta.seat().is_some_and(|seat| seat.leads()),
             pairs: size.pairs,
             bytes: size.bytes,
             port: self.port.get().copied().unwrap_or(0),
@@ -250,21 +295,30 @@ impl Server {
         if self.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
             return None;
         }
-        if self.node.standing().serving().is_ok_and(Serving::owns_all) {
+        if self.office.node.standing().serving().is_ok_and(Serving::owns_all) {
             return None;
         }
         let path = routes::path(job.arrival.request.url());
         let Ok(Route::Key(encoded)) = routes::find(path, true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
-        self.node.owner(KeyHash::of(&key), &key).address().cloned()
+        self.office.node.owner(&key).address().cloned()
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
         let handled = catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job)));
-        let (label, answer) = handled.unwrap_or_else(|_| {
-            self.metrics.panics.inc();
-            (Route::label(None), Answer::error(&Error::Internal, job.arrival.request.method(), ""))
-        });
+        let (label, answer) = match handled {
+            Ok(Found::Answer(label, answer)) => (label, answer),
+            Ok(Found::Later { change, causal }) => {
+                if let Err(job) = self.changes.park(change, job, causal) {
+                    self.refuse(lane, job);
+                }
+                return;
+            }
+            Err(_) => {
+                self.metrics.panics.inc();
+                (Route::label(None), Answer::error(&Error::Internal, job.arrival.request.method(), ""))
+            }
+        };
         // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
         // the request that waits: reading it once more does no harm.
         if answer.is_stored() && answer.is_large() && lane != lane.large() {
@@ -274,6 +328,11 @@ impl Server {
             }
             return;
         }
+        self.finish(lane, label, job, answer);
+    }
+
+    /// Counts and writes an answer.
+    pub fn finish(self: &Arc<Self>, lane: LaneId, label: usize, job: Box<Job>, answer: Answer) {
         self.count(lane, &job, label, &answer);
         self.write(lane, job, answer);
     }
@@ -285,36 +344,40 @@ impl Server {
         }
     }
 
-    fn find_answer(self: &Arc<Self>, job: &mut Job) -> (usize, Answer) {
+    fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
         let method = job.arrival.request.method().clone();
         let target = job.arrival.request.url().to_owned();
         let path = routes::path(&target);
         if let Framing::Refused { reason, .. } = &job.arrival.framing {
-            return (Route::label(None), Answer::error(&Error::Framing(reason.clone()), &method, ""));
+            return Found::Answer(Route::label(None), Answer::error(&Error::Framing(reason.clone()), &method, ""));
         }
         if self.is_follower() && routes::is_store(path) {
             let label = Route::label(routes::find(path, true).ok().as_ref());
-            return (label, relay::answer(self, job));
+            return Found::Answer(label, relay::answer(self, job));
         }
         let short_form =
-            self.node.standing().serving().is_ok_and(|serving| serving.view.nodes().count() == 1);
+            self.office.node.standing().serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
         let route = match routes::find(path, short_form) {
             Ok(route) => route,
             Err(error) => {
                 let more = payload::causal_field(&job.small_body());
-                return (Route::label(None), Answer::error(&error, &method, &more));
+                return Found::Answer(Route::label(None), Answer::error(&error, &method, &more));
             }
         };
         let label = Route::label(Some(&route));
         let answer = match &route {
             Route::Key(encoded) => key_handlers::answer(self, job, &route, encoded),
-            Route::NodeKey(_) | Route::NodeHello | Route::NodeCount => {
-                node_handlers::answer(self, job, &route)
-            }
+            Route::NodeKey(_)
+            | Route::NodeHello
+            | Route::NodeNews
+            | Route::NodeOrders
+            | Route::NodeTransfer
+            | Route::NodeRaft
+            | Route::NodeRecover => node_handlers::answer(self, job, &route),
             Route::Livez | Route::Readyz | Route::Metrics => own_handlers::answer(self, job, &route),
-            _ => cluster_handlers::answer(self, job, &route),
+            _ => return cluster_handlers::answer(self, job, &route),
         };
-        (label, answer)
+        Found::Answer(label, answer)
     }
 
     fn count(&self, lane: LaneId, job: &Job, label: usize, answer: &Answer) {
@@ -401,6 +464,7 @@ impl Running {
     /// Refuses whatever still comes, on connections that are open and on new ones, until the process ends: tiny_http
     /// would have to forget its connections to stop listening.
     pub fn begin_to_stop(&self) {
-        self.server.node.stop();
+        self.server.office.node.stop();
+        self.server.office.node.meta.hand_over(None);
     }
 }

@@ -342,6 +342,10 @@ impl MetaState {
 
     fn end(&mut self, id: u64, end: End) -> Result<(), Void> {
         let change = running(&mut self.change, id)?;
+        let begun = change.planned.iter().flat_map(|planned| &planned.pieces).any(|piece| piece.handed_over);
+        if begun && matches!(end, End::Refused(_) | End::Failed(_) | End::Cancelled) {
+            return Err(Void::Outdated);
+        }
         let finished = matches!(end, End::Finished(_));
         let planned = change.planned.take();
         let before: Vec<Address> = self.nodes();

@@ -1,7 +1,7 @@
 //! The pure part: keys and hashes, ranges, views, and the map that holds the pairs.
 //!
-//! Nothing here knows a socket, a file, a clock, a thread, the environment or randomness. The one lock is
-//! the stripe lock of [`store::Store`].
+//! Nothing here knows a socket, a file, a clock, a thread, the environment or randomness. The only locks are
+//! those of [`store::Store`] and [`shard::Shard`].
 
 pub mod address;
 mod balance;
@@ -10,11 +10,13 @@ pub mod changes;
 pub mod hash;
 mod hex;
 mod membership;
+pub mod meta;
 pub mod ownership;
 pub mod pages;
 pub mod pair;
 pub mod plan;
 pub mod range;
 mod runs;
+pub mod shard;
 pub mod store;
 pub mod view;

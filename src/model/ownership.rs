@@ -1,5 +1,7 @@
 //! The table that says which part of the space belongs to whom.
 
+use serde::{Deserialize, Serialize};
+
 use super::hash::KeyHash;
 use super::range::{HashRange, Point};
 
@@ -7,7 +9,7 @@ use super::range::{HashRange, Point};
 ///
 /// It begins at the start of the space, has no gap and no overlap, and two neighbours never belong to the
 /// same owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ownership {
     starts: Vec<(Point, usize)>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use siphasher::sip128::SipHasher13;
+use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::hash::KeyHash;
@@ -10,7 +10,7 @@ use super::ownership::Ownership;
 use super::range::{HashRange, Point};
 
 /// The nodes, their shards, and who owns which range; unchanged for as long as an epoch lasts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// The version of the view.
     pub epoch: u64,
@@ -25,7 +25,7 @@ pub struct View {
 }
 
 /// A part of the pairs, and the nodes that hold it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// The shard's name: after every view change the shards are 1 to their number.
     pub id: u32,
@@ -119,18 +119,6 @@ impl View {
     /// The index of the shard that a node holds a replica of.
     pub fn shard_of(&self, node: &Address) -> Option<usize> {
         self.shards.iter().position(|shard| shard.replicas.contains(node))
-    }
-
-    /// 32 hexadecimal digits that are equal exactly for equal lists of nodes and equal factors.
-    pub fn fingerprint(&self) -> String {
-        let mut text = self.repl_factor.to_string();
-        for node in self.nodes() {
-            text.push(',');
-            text.push_str(node.as_str());
-        }
-        let hash = SipHasher13::new().hash(text.as_bytes());
-        debug_assert_eq!(hash.as_bytes().len(), 16);
-        format!("{:016x}{:016x}", hash.h1, hash.h2)
     }
 }
 

@@ -1,12 +1,6 @@
-//! Questions about the cluster: counts, shards, the view.
-
-use std::io;
-use std::time::Duration;
+//! Questions about the cluster: who this node is, counts, shards.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use ureq::SendBody;
-use ureq::http::Method;
 
 use super::membership::hello_view;
 use super::state::{Node, Standing};
@@ -14,13 +8,15 @@ use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
-use crate::wire::{self, Count, Hello};
+use crate::model::shard::Audit;
+use crate::wire::{Hello, Order};
 
-/// A node that does not answer a question about itself within this time counts as not reached.
-const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// Answers to such questions are small; a longer one is refused.
-const QUESTION_BYTES: u64 = 1 << 20;
+use std::time::Duration;
+
+/// A shard whose node does not count within this time counts as not reached.
+const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same for the sum of all its pairs.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One shard, as answers describe it.
 #[derive(Debug, Serialize)]
@@ -37,20 +33,29 @@ pub struct ShardInfo {
 impl Node {
     /// Who this node is and how it sees the cluster.
     pub fn hello(&self) -> Hello {
-        let (view, serving_with) = match (&*self.standing(), &self.role) {
-            (Standing::Serving(serving), _) if serving.own_shard.is_some() => {
-                (Some(hello_view(&serving.view)), Some(serving.began_with.clone()))
-            }
-            (Standing::Serving(serving), _) => (Some(hello_view(&serving.view)), None),
-            (_, Role::Member { view }) => (Some(hello_view(view)), None),
-            _ => (None, None),
+        let mut hello = Hello {
+            address: self.address.clone(),
+            instance: self.instance,
+            view: None,
+            cluster: None,
+            version: 0,
+            pairs: None,
         };
-        Hello { address: self.address.clone(), view, instance: self.instance.clone(), serving_with }
+        match (&*self.standing(), &self.role) {
+            (Standing::Serving(serving), _) => {
+                hello.cluster = Some(serving.state.cluster.clone());
+                hello.version = serving.state.version;
+                hello.pairs = serving.own.as_ref().map(|(_, shard)| shard.rough_size().pairs);
+            }
+            (_, Role::Member { view }) if self.is_fresh() => hello.view = Some(hello_view(view)),
+            _ => {}
+        }
+        hello
     }
 
-    /// The pairs of the ranges that this node's shard owns. With a fixed view nothing else is ever stored.
+    /// The pairs of the ranges that this node's shard owns.
     pub fn count(&self) -> u64 {
-        self.store.size().pairs
+        self.shard().map_or(0, |shard| shard.size().pairs)
     }
 
     /// Describes a shard, counted by its own node.
@@ -60,63 +65,39 @@ impl Node {
     pub fn shard_info(&self, id: &str) -> Result<ShardInfo, Error> {
         let standing = self.standing();
         let serving = standing.serving()?;
-        let shards = &serving.view.shards;
-        let index = shards.iter().position(|shard| shard.id.to_string() == id).ok_or_else(|| {
+        let shards = &serving.state.view.shards;
+        let shard = shards.iter().find(|shard| shard.id.to_string() == id).ok_or_else(|| {
             Error::NotFound(format!("There is no shard {id}: allowed is 1 to {}", shards.len()))
         })?;
-        let key_count = if serving.own_shard == Some(index) {
+        let key_count = if serving.holds(shard) {
             Some(self.count())
         } else {
-            let nodes = shards[index].replicas.iter();
-            nodes.map(|node| self.peers.at(node)).find_map(|peer| self.count_of(&peer, &serving.fingerprint))
+            self.ask_holder(shard.group, &shard.replicas, &Order::Count, COUNT_TIMEOUT)
         };
-        Ok(ShardInfo { shard_id: id.to_owned(), key_count, replicas: shards[index].replicas.clone() })
+        Ok(ShardInfo { shard_id: id.to_owned(), key_count, replicas: shard.replicas.clone() })
     }
 
-    fn count_of(&self, peer: &Peer, fingerprint: &str) -> Option<u64> {
-        if peer.is_down() {
-            return None;
-        }
-        match question::<Count>(peer, wire::COUNT, Some(fingerprint)) {
-            Ok(count) => Some(count.pairs),
-            Err(error) => {
-                log::debug!("{} asks {} for its count: {error}", self.address, peer.address());
-                None
-            }
+    /// The audit of one group, by its own node.
+    pub fn audit_of(&self, group: u64, replicas: &[Address]) -> Option<Audit> {
+        match self.shard().filter(|shard| shard.group() == group) {
+            Some(shard) => Some(shard.audit()),
+            None => self.ask_holder(group, replicas, &Order::Audit, AUDIT_TIMEOUT),
         }
     }
-}
 
-/// Asks a node who it is.
-///
-/// # Errors
-/// See [`NoAnswerKind`].
-pub fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
-    question(peer, wire::HELLO, None)
-}
-
-/// Asks a node whether it is there; what is known of it follows from whether it answers.
-pub fn ask_livez(peer: &Peer) {
-    let request = peer.request(Method::GET, "/livez").body(SendBody::none()).expect("a constant path");
-    let answer = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)));
-    // Reading the body to its end gives the connection back.
-    let _ = answer.and_then(|response| read_body(response, QUESTION_BYTES));
-}
-
-fn question<T: DeserializeOwned>(peer: &Peer, path: &str, fingerprint: Option<&str>) -> Result<T, NoAnswer> {
-    let mut request = peer.request(Method::GET, path);
-    if let Some(fingerprint) = fingerprint {
-        request = request.header(wire::VIEW_HEADER, fingerprint);
+    /// Asks the node that holds a group, if it is the start of it that is meant.
+    fn ask_holder<T: serde::de::DeserializeOwned>(
+        &self,
+        group: u64,
+        replicas: &[Address],
+        order: &Order,
+        timeout: Duration,
+    ) -> Option<T> {
+        let state = self.state()?;
+        replicas.iter().filter(|node| **node != self.address).find_map(|node| {
+            let instance = state.holder(group, node)?;
+            let answer = self.order(node, instance, order, Deadline::after(now(), timeout));
+            answer.inspect_err(|error| log::debug!("{node} was asked about its shard: {error}")).ok()
+        })
     }
-    let request = request.body(SendBody::none()).expect("a constant path");
-    let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
-    let status = response.status();
-    let body = read_body(response, QUESTION_BYTES)?;
-    let answer = if status.is_success() {
-        serde_json::from_slice(&body).map_err(io::Error::other)
-    } else {
-        let said = serde_json::from_slice::<wire::Refusal>(&body).map(|body| body.error);
-        Err(io::Error::other(said.unwrap_or_else(|_| format!("it answered {status}"))))
-    };
-    answer.map_err(|error| NoAnswer { kind: NoAnswerKind::Senseless, reason: error.to_string() })
 }

@@ -1,28 +1,38 @@
-//! The thread that asks the other nodes who they are: until the view is complete, then those that are down.
+//! The thread that looks after the other nodes: it calls the roll of a first view, finds a cluster, tells news, and notices who is
+//! up again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::cluster::{ask_hello, ask_livez};
+use super::ask::{ask_hello, ask_livez};
 use super::membership::{Roll, RollCall};
-use super::state::{Node, Serving, Standing};
+use super::post;
+use super::state::{Node, Standing};
+use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::model::address::Address;
+use crate::model::hash::HashKey;
+use crate::model::meta::MetaState;
 use crate::model::view::View;
-use crate::wire::Hello;
+use crate::wire::Order;
 
 /// Time between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(200);
+/// A founder lets this time pass first, in which members of a cluster that it may belong to greet it.
+const FOUNDING_DELAY: Duration = Duration::from_millis(400);
+/// A node that does not promise itself within this time will not.
+const PROMISE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until the channel closes.
 pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
-    let mut greeter = Greeter { node: Arc::clone(node), roll_call: None };
-    if let Role::Member { view } = &node.role {
-        greeter.roll_call = Some(RollCall::new(&node.address, &node.instance, view));
-    }
+    let roll_call = match &node.role {
+        Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
+        _ => None,
+    };
+    let mut greeter =
+        Greeter { node: Arc::clone(node), roll_call, started: now(), cluster: new_cluster_id() };
     loop {
         greeter.round();
         if stop.recv_timeout(ROUND) != Err(RecvTimeoutError::Timeout) {
@@ -31,18 +41,53 @@ pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
     }
 }
 
+/// A node alone is a cluster of its own from the start.
+pub fn found_alone(node: &Node) {
+    let view = View::first(std::slice::from_ref(&node.address), 1).expect("one node makes a view");
+    let instances = [(node.address.clone(), node.instance)].into();
+    let mut state = MetaState::first(new_cluster_id(), rand::random(), new_hash_key(), view, &instances);
+    state.open = true;
+    found(node, state);
+}
+
+fn found(node: &Node, state: MetaState) {
+    let replica = rand::random::<u64>().max(1);
+    node.take_seat(state.group, replica);
+    node.meta.found(state.group, replica, &node.address, state.clone());
+    if let Err(error) = node.learn(&Arc::new(state)) {
+        log::error!("the cluster that was just founded is refused: {error}");
+    }
+}
+
+fn new_cluster_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+fn new_hash_key() -> HashKey {
+    HashKey::new(rand::random(), rand::random())
+}
+
 struct Greeter {
     node: Arc<Node>,
     roll_call: Option<RollCall>,
+    started: Instant,
+    /// The id of the cluster that this node will found, if it does.
+    cluster: String,
 }
 
 impl Greeter {
     fn round(&mut self) {
+        self.node.forget_old_promise();
         let waiting = matches!(&*self.node.standing(), Standing::Waiting(_));
         match &self.node.role {
             Role::Member { view } if waiting => self.call_the_roll(&view.clone()),
-            Role::Passive { seeds } => self.look_for_a_cluster(&seeds.clone(), waiting),
+            Role::Passive { .. } if waiting => self.look_for_a_cluster(),
             _ => {}
+        }
+        if self.node.meta.seat().is_some_and(|seat| seat.leads()) {
+            self.greet_all();
+        } else if !waiting {
+            self.ask_for_news();
         }
         // Whoever is asked is known to be up or down by the answer. A follower's main is always asked: nobody else
         // would notice that it was never there.
@@ -53,59 +98,127 @@ impl Greeter {
         }
     }
 
-    fn call_the_roll(&mut self, view: &View) {
-        let roll_call = self.roll_call.as_mut().expect("a member calls the roll");
-        for address in roll_call.others() {
-            roll_call.note(&address, ask_hello(&self.node.peers.at(&address)));
+    /// The leader of the meta group tells the news to those who have not heard them, also to those who have left.
+    fn greet_all(&self) {
+        let Some(state) = self.node.state() else { return };
+        let mut nodes = state.nodes();
+        nodes.extend(state.former.iter().cloned());
+        nodes.retain(|node| *node != self.node.address);
+        for node in &nodes {
+            post::greet(&self.node, node);
         }
-        match roll_call.standing() {
-            Roll::Complete { started_again, instances } => {
-                if started_again {
-                    log::warn!(
-                        "the cluster was serving before this start of this node: it starts empty, the pairs it had are lost"
-                    );
-                }
-                log::info!("serving: all {} nodes of the view are up", view.nodes().count());
-                let serving = Serving::new(view.clone(), &self.node.address, instances);
-                self.node.set_standing(Standing::Serving(serving));
-            }
-            Roll::Incomplete(problems) => self.wait_for(problems),
+        if let Some(seat) = self.node.meta.seat() {
+            nodes.extend(seat.status.members.values().cloned());
+        }
+        self.node.posts.keep(&nodes);
+    }
+
+    /// A node that is not greeted any more, since it has left or the leader has changed, looks for the news by itself: it greets one of
+    /// those it knows, which answers with its version, and is told in turn.
+    fn ask_for_news(&self) {
+        let Some(state) = self.node.state() else { return };
+        let nodes = state.nodes();
+        let others: Vec<&Address> = nodes.iter().filter(|node| **node != self.node.address).collect();
+        if others.is_empty() {
+            return;
+        }
+        let other = others[rand::random_range(0..others.len())];
+        let peer = self.node.peers.at(other);
+        if let Ok(hello) = ask_hello(&peer)
+            && hello.cluster.as_ref() == Some(&state.cluster)
+            && hello.version > state.version
+        {
+            self.fetch_news(other, hello.instance);
         }
     }
 
-    /// A passive node takes the view of the first seed that serves, and again when that view has changed.
-    fn look_for_a_cluster(&self, seeds: &[Address], waiting: bool) {
+    fn fetch_news(&self, from: &Address, instance: u64) {
+        let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
+        match self.node.order::<Option<MetaState>>(from, instance, &Order::News, deadline) {
+            Ok(Some(state)) => {
+                if let Err(error) = self.node.learn(&Arc::new(state)) {
+                    log::debug!("the news of {from} are not for this node: {error}");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => log::debug!("{from} was asked for news: {error}"),
+        }
+    }
+
+    fn call_the_roll(&mut self, view: &View) {
+        let roll_call = self.roll_call.as_mut().expect("a member calls the roll");
+        let mut known = None;
+        for address in roll_call.others() {
+            let hello = ask_hello(&self.node.peers.at(&address));
+            if let Ok(hello) = &hello
+                && hello.cluster.is_some()
+            {
+                known = Some((address.clone(), hello.instance));
+            }
+            roll_call.note(&address, hello);
+        }
+        if let Some((node, instance)) = known {
+            // Somebody belongs to a cluster already: this start of the node has come too late for its founding.
+            return self.fetch_news(&node, instance);
+        }
+        let founder = view.nodes().next().expect("a view has nodes");
+        let problems = match roll_call.standing() {
+            Roll::Incomplete(problems) => problems,
+            Roll::Complete(_) if *founder != self.node.address => {
+                vec![format!("waiting for {founder} to found the cluster")]
+            }
+            Roll::Complete(_) if now() - self.started < FOUNDING_DELAY => {
+                vec!["waiting for greetings of a cluster that may be there already".to_owned()]
+            }
+            Roll::Complete(_) if self.node.meta.seat().is_some() => {
+                vec!["founding the cluster".to_owned()]
+            }
+            Roll::Complete(instances) => {
+                self.found(view, instances);
+                vec!["founding the cluster".to_owned()]
+            }
+        };
+        self.node.wait_for_cluster(problems);
+    }
+
+    /// Has all nodes promise themselves, and founds the cluster. It is open when its meta group is complete.
+    fn found(&mut self, view: &View, instances: std::collections::BTreeMap<Address, u64>) {
+        let order = Order::Promise { cluster: self.cluster.clone(), founding: true };
+        for (address, instance) in &instances {
+            let promised = if *address == self.node.address {
+                self.node.promise(&self.cluster, true)
+            } else {
+                let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
+                self.node.order(address, *instance, &order, deadline).map_err(|error| error.to_string())
+            };
+            match promised {
+                Ok(promised) if promised == *instance => {}
+                Ok(_) => return log::info!("not founded yet: {address} was started again"),
+                Err(error) => return log::info!("not founded yet: {error}"),
+            }
+        }
+        log::info!("founding cluster {} of {} nodes", self.cluster, instances.len());
+        let state =
+            MetaState::first(self.cluster.clone(), rand::random(), new_hash_key(), view.clone(), &instances);
+        found(&self.node, state);
+    }
+
+    /// A passive node takes what the first seed knows that knows something.
+    fn look_for_a_cluster(&self) {
         let mut problems = Vec::new();
-        for seed in seeds {
-            match ask_hello(&self.node.peers.at(seed)) {
-                Ok(Hello { view: Some(view), serving_with: Some(_), .. }) => {
-                    match View::first(&view.nodes, view.repl_factor) {
-                        Ok(view) => return self.learn(view),
-                        Err(error) => problems.push(format!("{seed} has a senseless view: {error}")),
+        for seed in self.node.seeds() {
+            match ask_hello(&self.node.peers.at(&seed)) {
+                Ok(hello) if hello.cluster.is_some() => {
+                    self.fetch_news(&seed, hello.instance);
+                    if self.node.state().is_some() {
+                        return;
                     }
+                    problems.push(format!("{seed} did not tell the news"));
                 }
                 Ok(_) => problems.push(format!("{seed} serves no view yet")),
                 Err(error) => problems.push(format!("waiting for {seed} ({error})")),
             }
         }
-        if waiting {
-            self.wait_for(problems);
-        }
-    }
-
-    fn learn(&self, view: View) {
-        if self.node.standing().serving().is_ok_and(|serving| serving.view == view) {
-            return;
-        }
-        log::info!("passive: forwarding to a cluster of {} nodes", view.nodes().count());
-        self.node.set_standing(Standing::Serving(Serving::new(view, &self.node.address, BTreeMap::new())));
-    }
-
-    fn wait_for(&self, problems: Vec<String>) {
-        let known = matches!(&*self.node.standing(), Standing::Waiting(known) if *known == problems);
-        if !known {
-            log::info!("not serving: {}", problems.join("; "));
-            self.node.set_standing(Standing::Waiting(problems));
-        }
+        self.node.wait_for_cluster(problems);
     }
 }

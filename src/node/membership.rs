@@ -14,12 +14,10 @@ pub enum Greeting {
     Missing(String),
     /// It names another view, or is not the node that it should be.
     Differs(String),
-    /// It names the same view.
+    /// It names the same view, and has learned of no cluster yet.
     Agrees {
         /// The id of this start of it.
-        instance: String,
-        /// Whether it has served without us, or with an earlier start of us.
-        served_before_us: bool,
+        instance: u64,
     },
 }
 
@@ -27,7 +25,7 @@ pub enum Greeting {
 #[derive(Debug)]
 pub struct RollCall {
     own: Address,
-    own_instance: String,
+    own_instance: u64,
     view: HelloView,
     greetings: BTreeMap<Address, Greeting>,
 }
@@ -35,26 +33,21 @@ pub struct RollCall {
 /// How the roll call stands.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Roll {
-    /// All are there and agree.
-    Complete {
-        /// Some have served without this start of this node: what it held before is lost.
-        started_again: bool,
-        /// The starts of the nodes that were counted.
-        instances: BTreeMap<Address, String>,
-    },
+    /// All are there and agree: the starts of the nodes that were counted.
+    Complete(BTreeMap<Address, u64>),
     /// Somebody is missing or differs: a sentence each.
     Incomplete(Vec<String>),
 }
 
 impl RollCall {
     /// Nobody but the node itself has said anything.
-    pub fn new(own: &Address, own_instance: &str, view: &View) -> Self {
+    pub fn new(own: &Address, own_instance: u64, view: &View) -> Self {
         let greetings = view
             .nodes()
             .filter(|node| *node != own)
             .map(|node| (node.clone(), Greeting::Missing("not asked yet".to_owned())))
             .collect();
-        Self { own: own.clone(), own_instance: own_instance.to_owned(), view: hello_view(view), greetings }
+        Self { own: own.clone(), own_instance, view: hello_view(view), greetings }
     }
 
     /// The nodes to ask. All of them, in each round: one that agreed a while ago may be gone.
@@ -75,23 +68,17 @@ impl RollCall {
         if hello.address != *node {
             return Greeting::Differs(format!("the node there calls itself {}", hello.address));
         }
-        match &hello.view {
-            Some(view) if *view == self.view => Greeting::Agrees {
-                instance: hello.instance.clone(),
-                served_before_us: hello
-                    .serving_with
-                    .as_ref()
-                    .is_some_and(|counted| counted.get(&self.own) != Some(&self.own_instance)),
-            },
-            Some(view) => Greeting::Differs(format!("its view is {}", describe(view))),
-            None => Greeting::Differs("it has no view".to_owned()),
+        match (&hello.view, &hello.cluster) {
+            (Some(view), _) if *view == self.view => Greeting::Agrees { instance: hello.instance },
+            (Some(view), _) => Greeting::Differs(format!("its view is {}", describe(view))),
+            (None, Some(cluster)) => Greeting::Differs(format!("it belongs to cluster {cluster}")),
+            (None, None) => Greeting::Differs("it has no view".to_owned()),
         }
     }
 
     /// How it stands now.
     pub fn standing(&self) -> Roll {
-        let mut started_again = false;
-        let mut instances = BTreeMap::from([(self.own.clone(), self.own_instance.clone())]);
+        let mut instances = BTreeMap::from([(self.own.clone(), self.own_instance)]);
         let mut problems = Vec::new();
         for (node, greeting) in &self.greetings {
             match greeting {
@@ -99,17 +86,12 @@ impl RollCall {
                 Greeting::Differs(reason) => {
                     problems.push(format!("{node} differs: {reason}, ours is {}", describe(&self.view)));
                 }
-                Greeting::Agrees { instance, served_before_us } => {
-                    started_again |= served_before_us;
-                    instances.insert(node.clone(), instance.clone());
+                Greeting::Agrees { instance } => {
+                    instances.insert(node.clone(), *instance);
                 }
             }
         }
-        if problems.is_empty() {
-            Roll::Complete { started_again, instances }
-        } else {
-            Roll::Incomplete(problems)
-        }
+        if problems.is_empty() { Roll::Complete(instances) } else { Roll::Incomplete(problems) }
     }
 }
 
@@ -131,36 +113,36 @@ mod tests {
         Address::parse_list(list).unwrap()
     }
 
-    fn hello(address: &str, view: &str, serving_with_us: Option<&str>) -> Hello {
+    fn hello(address: &str, view: &str) -> Hello {
         let view = Some(HelloView { nodes: nodes(view), repl_factor: 1 });
-        let serving_with = serving_with_us.map(|us| BTreeMap::from([("a".parse().unwrap(), us.to_owned())]));
-        Hello { address: address.parse().unwrap(), view, instance: format!("{address}-1"), serving_with }
+        Hello { address: address.parse().unwrap(), instance: 7, view, cluster: None, version: 0, pairs: None }
     }
 
     #[test]
     fn a_node_waits_for_all_and_names_who_differs() {
         let view = View::first(&nodes("a,b,c"), 1).unwrap();
         let [a, b, c] = nodes("a,b,c").try_into().unwrap();
-        let mut call = RollCall::new(&a, "a-2", &view);
+        let mut call = RollCall::new(&a, 2, &view);
         assert_eq!(call.others(), [b.clone(), c.clone()]);
 
-        call.note(&b, Ok::<_, String>(hello("b", "a,b,c", Some("a-2"))));
+        call.note(&b, Ok::<_, String>(hello("b", "a,b,c")));
         call.note(&c, Err::<Hello, _>("refused"));
         let Roll::Incomplete(problems) = call.standing() else { panic!("c is missing") };
         assert_eq!(problems, ["waiting for c:13800 (refused)"]);
 
-        call.note(&c, Ok::<_, String>(hello("c", "a,c,b", Some("a-2"))));
+        call.note(&c, Ok::<_, String>(hello("c", "a,c,b")));
         let Roll::Incomplete(problems) = call.standing() else { panic!("c differs") };
         assert!(problems[0].contains("c:13800 differs: its view is a:13800,c:13800,b:13800"), "{problems:?}");
 
-        call.note(&c, Ok::<_, String>(hello("x", "a,b,c", None)));
+        call.note(&c, Ok::<_, String>(hello("x", "a,b,c")));
         assert!(matches!(call.standing(), Roll::Incomplete(_)));
 
-        call.note(&c, Ok::<_, String>(hello("c", "a,b,c", None)));
-        let instances = nodes("a,b,c").into_iter().zip(["a-2", "b-1", "c-1"].map(str::to_owned)).collect();
-        assert_eq!(call.standing(), Roll::Complete { started_again: false, instances });
+        call.note(&c, Ok::<_, String>(hello("c", "a,b,c")));
+        let instances = nodes("a,b,c").into_iter().zip([2, 7, 7]).collect();
+        assert_eq!(call.standing(), Roll::Complete(instances));
 
-        call.note(&c, Ok::<_, String>(hello("c", "a,b,c", Some("a-1"))));
-        assert!(matches!(call.standing(), Roll::Complete { started_again: true, .. }));
+        let taken = Hello { view: None, cluster: Some("x".to_owned()), ..hello("c", "a,b,c") };
+        call.note(&c, Ok::<_, String>(taken));
+        assert!(matches!(call.standing(), Roll::Incomplete(_)));
     }
 }

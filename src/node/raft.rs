@@ -73,6 +73,9 @@ pub trait Post: Send {
     fn send(&self, to: &Address, envelope: Envelope);
 }
 
+/// The newest state that the replica has applied.
+type Applied = Arc<Mutex<Option<Arc<MetaState>>>>;
+
 /// What is called with each new state.
 pub type Publish = Box<dyn Fn(Arc<MetaState>) + Send>;
 
@@ -80,20 +83,28 @@ pub type Publish = Box<dyn Fn(Arc<MetaState>) + Send>;
 pub struct MetaGroup {
     inbox: Sender<Input>,
     seat: Arc<RwLock<Option<Arc<Seat>>>>,
+    applied: Applied,
 }
 
 /// The thread's end of it, until it is started.
 pub struct MetaInbox {
     inbox: Receiver<Input>,
     seat: Arc<RwLock<Option<Arc<Seat>>>>,
+    applied: Applied,
 }
 
 impl MetaGroup {
     /// A replica that takes part in no group yet.
     pub fn new() -> (Self, MetaInbox) {
         let (sender, receiver) = bounded(INBOX);
-        let seat = Arc::default();
-        (Self { inbox: sender, seat: Arc::clone(&seat) }, MetaInbox { inbox: receiver, seat })
+        let (seat, applied) = (Arc::default(), Applied::default());
+        let group = Self { inbox: sender, seat: Arc::clone(&seat), applied: Arc::clone(&applied) };
+        (group, MetaInbox { inbox: receiver, seat, applied })
+    }
+
+    /// The newest state that the replica has applied.
+    pub fn state(&self) -> Option<Arc<MetaState>> {
+        self.applied.lock().clone()
     }
 
     /// Where the replica stands; nothing where there is none.
@@ -188,7 +199,7 @@ impl MetaInbox {
             senders: HashMap::new(),
             group: None,
             post,
-            applied: Arc::default(),
+            applied: self.applied,
             publish,
             published: 0,
         };
@@ -208,7 +219,7 @@ struct Raft {
     senders: HashMap<u64, Address>,
     group: Option<u64>,
     post: Box<dyn Post>,
-    applied: Arc<Mutex<Option<Arc<MetaState>>>>,
+    applied: Applied,
     publish: Publish,
     published: u64,
 }
@@ -290,7 +301,8 @@ impl Raft {
                 self.enter(group);
                 *self.applied.lock() = Some(Arc::new((*state).clone()));
                 let machine = self.machine(Some(*state));
-                self.began(self.driver_found(group, replica, &voters, machine));
+                let founded = self.driver.found(group, replica, &voters, machine);
+                self.began(founded);
             }
             Input::Join(group, replica) => {
                 self.enter(group);
@@ -309,16 +321,6 @@ impl Raft {
             }
             Input::Unreachable(group, replica) => self.driver.report_unreachable(group, replica),
         }
-    }
-
-    fn driver_found(
-        &mut self,
-        group: u64,
-        replica: u64,
-        voters: &Members,
-        machine: Box<dyn StateMachine>,
-    ) -> Result<(), Refusal> {
-        self.driver.found(group, replica, voters, machine)
     }
 
     fn began(&self, result: Result<(), Refusal>) {
@@ -349,7 +351,7 @@ fn refuse(waiter: &Sender<Answer>) {
 /// The meta state as the group replicates it.
 struct MetaMachine {
     state: Option<MetaState>,
-    applied: Arc<Mutex<Option<Arc<MetaState>>>>,
+    applied: Applied,
 }
 
 impl StateMachine for MetaMachine {

@@ -1,46 +1,61 @@
-//! The node: its identity, its pairs, and the view that it routes by.
+//! The node: its identity, what it has learned of its cluster, and its shard.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::post::Posts;
+use super::promise::Promises;
+use super::raft::{MetaGroup, MetaInbox};
 use crate::budget::Budget;
 use crate::config::{Config, Limits, Role};
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::hash::HashKey;
-use crate::model::store::Store;
-use crate::model::view::View;
+use crate::model::meta::MetaState;
+use crate::model::shard::Shard;
 use crate::peers::client::{Peer, Peers};
 
 /// A node, shared by all threads.
 pub struct Node {
     /// The node's identity.
     pub address: Address,
+    /// Whether it was given that address, so that other nodes can be told it.
+    pub has_address: bool,
     /// What it is by its settings.
     pub role: Role,
     /// What keys and values may be.
     pub limits: Limits,
-    /// The pairs it holds.
-    pub store: Store,
     /// The other nodes.
     pub peers: Peers,
     /// The memory for large bodies and answers.
     pub budget: Budget,
-    /// The random id of this start of the node: others know by it whether it was started again.
-    pub instance: String,
+    /// The random id of this start of the node: what an earlier start was given is not this one's.
+    pub instance: u64,
     /// The random id by which a follower finds its own trace in a request; nobody else is told.
     pub trace: String,
+    /// The secret of the cluster.
+    pub secret: Option<String>,
+    /// This node's replica of the meta group.
+    pub meta: MetaGroup,
+    /// What other nodes are sent without waiting for it.
+    pub posts: Posts,
+    /// What the node has promised.
+    pub(super) promises: Promises,
     standing: RwLock<Arc<Standing>>,
+    /// Held while something is learned, so that it is learned in one order.
+    pub(super) learning: Mutex<()>,
+    /// Counts what was learned.
+    news: (Mutex<u64>, Condvar),
     stopping: AtomicBool,
+    /// Key operations so far, of clients and passed on.
+    operations: AtomicU64,
 }
 
 /// Whether there is a view to serve.
-#[derive(Debug)]
 pub enum Standing {
-    /// The view is served.
+    /// The node knows a cluster.
     Serving(Serving),
     /// A follower has none and needs none.
     Follower,
@@ -48,48 +63,47 @@ pub enum Standing {
     Waiting(Vec<String>),
 }
 
-/// The view and this node's place in it.
-#[derive(Debug)]
+/// What the node knows of its cluster, and its place in it.
 pub struct Serving {
-    /// The view.
-    pub view: View,
-    /// Its fingerprint.
-    pub fingerprint: String,
-    /// The index of this node's shard, if it has one.
-    pub own_shard: Option<usize>,
-    /// The starts of the nodes with which this node began to serve.
-    pub began_with: BTreeMap<Address, String>,
+    /// The newest state that was learned.
+    pub state: Arc<MetaState>,
+    /// The index of this node's shard in the view, and the shard, if it has one.
+    pub own: Option<(usize, Arc<Shard>)>,
+    /// The id of the shard that an earlier start of this node held, and that is lost with it.
+    pub lost: Option<u32>,
 }
 
 impl Node {
-    /// A node that has not talked to anybody yet.
-    pub fn new(config: &Config) -> Self {
-        let own = config.address.clone();
+    /// A node that has not talked to anybody yet, and what its raft thread is started with.
+    pub fn new(config: &Config) -> (Self, MetaInbox) {
         let standing = match &config.role {
-            Role::Single => {
-                let view = View::first(std::slice::from_ref(&own), 1).expect("one node makes a view");
-                Standing::Serving(Serving::new(view, &own, BTreeMap::new()))
-            }
             Role::Follower { .. } => Standing::Follower,
-            Role::Member { .. } => {
-                Standing::Waiting(vec!["the other nodes of VIEW were not asked yet".to_owned()])
-            }
-            Role::Passive { .. } => {
+            Role::Single => Standing::Waiting(vec!["the node is starting".to_owned()]),
+            Role::Member { .. } | Role::Passive { .. } => {
                 Standing::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
             }
         };
-        Self {
-            address: own,
+        let (meta, inbox) = MetaGroup::new();
+        let node = Self {
+            address: config.address.clone(),
+            has_address: config.has_address,
             role: config.role.clone(),
             limits: config.limits.clone(),
-            store: Store::new(HashKey::PUBLISHED),
-            peers: Peers::new(),
+            peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
-            instance: format!("{:016x}", rand::random::<u64>()),
+            instance: rand::random(),
             trace: format!("{:016x}", rand::random::<u64>()),
+            secret: config.secret.clone(),
+            meta,
+            posts: Posts::default(),
+            promises: Promises::default(),
             standing: RwLock::new(Arc::new(standing)),
+            learning: Mutex::new(()),
+            news: (Mutex::new(0), Condvar::new()),
             stopping: AtomicBool::new(false),
-        }
+            operations: AtomicU64::new(0),
+        };
+        (node, inbox)
     }
 
     /// How the node stands now.
@@ -97,9 +111,39 @@ impl Node {
         Arc::clone(&self.standing.read())
     }
 
-    /// Notes a new standing; only the greeter calls it.
+    /// Notes a new standing; only who holds `learning` does.
     pub(super) fn set_standing(&self, standing: Standing) {
         *self.standing.write() = Arc::new(standing);
+        *self.news.0.lock() += 1;
+        self.news.1.notify_all();
+    }
+
+    /// The newest state that was learned.
+    pub fn state(&self) -> Option<Arc<MetaState>> {
+        self.standing().serving().ok().map(|serving| Arc::clone(&serving.state))
+    }
+
+    /// This node's shard.
+    pub fn shard(&self) -> Option<Arc<Shard>> {
+        self.standing().serving().ok().and_then(|serving| Some(Arc::clone(&serving.own.as_ref()?.1)))
+    }
+
+    /// Waits until something was learned that is newer than this version, for a while at most.
+    pub fn wait_for_news(&self, version: u64, timeout: Duration) {
+        let mut news = self.news.0.lock();
+        if self.state().is_none_or(|state| state.version <= version) {
+            self.news.1.wait_for(&mut news, timeout);
+        }
+    }
+
+    /// Counts a key operation.
+    pub(super) fn count_operation(&self) {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many key operations there have been.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
     }
 
     /// The main, where this node is a follower.
@@ -132,6 +176,7 @@ impl Node {
             Standing::Follower if self.main().is_some_and(|main| main.is_down()) => {
                 vec!["the main instance is down".to_owned()]
             }
+            Standing::Serving(Serving { lost: Some(id), .. }) => vec![lost_shard(*id, &self.address)],
             Standing::Serving(_) | Standing::Follower => Vec::new(),
         };
         if self.is_stopping() {
@@ -141,20 +186,23 @@ impl Node {
     }
 }
 
-impl Serving {
-    pub(super) fn new(view: View, own: &Address, began_with: BTreeMap<Address, String>) -> Self {
-        let (fingerprint, own_shard) = (view.fingerprint(), view.shard_of(own));
-        Self { view, fingerprint, own_shard, began_with }
-    }
+/// What is said of a shard whose node was started again.
+pub fn lost_shard(id: u32, node: &Address) -> String {
+    format!(
+        "shard {id} is lost: {node} was started again and holds nothing of it; \
+         a view change with \"accept-loss\":[\"{id}\"] goes on without its pairs"
+    )
+}
 
+impl Serving {
     /// Whether every key is this node's own.
     pub fn owns_all(&self) -> bool {
-        self.own_shard.is_some() && self.view.shards.len() == 1
+        self.own.is_some() && self.state.view.shards.len() == 1
     }
 }
 
 impl Standing {
-    /// The view that is served.
+    /// What is known of the cluster.
     ///
     /// # Errors
     /// [`Error::NotServing`] with the reasons.

@@ -17,6 +17,7 @@ use super::transport::{Failure, NodeConnector};
 use crate::clock::Deadline;
 use crate::error::Applied;
 use crate::model::address::Address;
+use crate::wire;
 
 /// Idle connections that are kept, in all and per node: at least as many as there are workers that use them.
 const IDLE_CONNECTIONS: usize = 1024;
@@ -29,6 +30,7 @@ const IDLE_AGE: Duration = Duration::from_secs(8);
 pub struct Peers {
     agent: Agent,
     peers: Arc<RwLock<HashMap<Address, Arc<Peer>>>>,
+    secret: Option<Arc<str>>,
 }
 
 /// Another node.
@@ -37,6 +39,7 @@ pub struct Peer {
     address: Address,
     agent: Agent,
     down: AtomicBool,
+    secret: Option<Arc<str>>,
 }
 
 /// Why there is no answer.
@@ -76,15 +79,9 @@ impl fmt::Display for NoAnswer {
     }
 }
 
-impl Default for Peers {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Peers {
-    /// Nobody is known yet.
-    pub fn new() -> Self {
+    /// Nobody is known yet; requests among nodes carry the secret.
+    pub fn new(secret: Option<&str>) -> Self {
         let names = CachedNames::default();
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -101,7 +98,7 @@ impl Peers {
             .timeout_await_100(Some(Duration::from_secs(1)))
             .build();
         let agent = Agent::with_parts(config, NodeConnector { names: names.clone() }, names);
-        Self { agent, peers: Arc::default() }
+        Self { agent, peers: Arc::default(), secret: secret.map(Arc::from) }
     }
 
     /// The node at an address.
@@ -115,6 +112,7 @@ impl Peers {
                 address: address.clone(),
                 agent: self.agent.clone(),
                 down: AtomicBool::new(false),
+                secret: self.secret.clone(),
             })
         });
         Arc::clone(peer)
@@ -148,7 +146,11 @@ impl Peer {
 
     /// A request to this node.
     pub fn request(&self, method: Method, path: &str) -> request::Builder {
-        Request::builder().method(method).uri(format!("http://{}{path}", self.address))
+        let request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        match self.secret.as_deref().filter(|_| path.starts_with("/node/")) {
+            Some(secret) => request.header(wire::SECRET_HEADER, secret),
+            None => request,
+        }
     }
 
     /// Sends a request and waits for the head of the answer. A node known to be down is not asked.

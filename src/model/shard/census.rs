@@ -98,22 +98,19 @@ impl Shard {
         }
     }
 
-    /// Begins a tally without a census, where none runs for the change: for a shard that is new in it.
-    pub fn begin_tally(&self, change: u64) {
+    /// What clients have created and deleted since the cut of a change, and how many pairs there are now. The tally begins now
+    /// where the shard was not counted: it is new in the change, and has nothing yet.
+    pub fn tally(&self, change: u64) -> (Tally, u64) {
         let mut table = self.table.write();
         if table.tallying.as_ref().is_none_or(|tallying| tallying.change != change) {
             let (created, deleted) = (AtomicU64::new(0), AtomicU64::new(0));
             table.tallying = Some(Tallying { change, created, deleted, changes: None });
         }
-    }
-
-    /// What clients have created and deleted since the cut of a change; nothing where that was never taken here.
-    pub fn tally(&self, change: u64) -> Option<Tally> {
-        let table = self.table.read();
-        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change == change)?;
-        Some(Tally {
+        let tallying = table.tallying.as_ref().expect("it was just begun");
+        let tally = Tally {
             created: tallying.created.load(Ordering::Relaxed),
             deleted: tallying.deleted.load(Ordering::Relaxed),
-        })
+        };
+        (tally, self.count(&table))
     }
 }

@@ -23,7 +23,7 @@ use super::range::{HashRange, Point};
 use super::store::{Checksum, Held, Size, Store};
 
 pub use self::census::{CensusCount, Tally};
-pub use self::moving::{Directive, Frozen, MoveError, PieceId, Stamp};
+pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::retries::{RequestId, RetryRecord};
 
 /// What is asked of a key.
@@ -173,10 +173,13 @@ impl Shard {
     /// How many pairs the owned ranges hold, and the bytes of everything that lies here.
     pub fn size(&self) -> Size {
         let table = self.table.write();
-        let size = self.store.size();
+        Size { pairs: self.count(&table), bytes: self.store.size().bytes }
+    }
+
+    fn count(&self, table: &Table) -> u64 {
         let others: u64 = table.incoming.iter().map(Incoming::pairs).sum::<u64>()
             + table.dropped.iter().map(|(_, left)| left).sum::<u64>();
-        Size { pairs: size.pairs.saturating_sub(others), bytes: size.bytes }
+        self.store.size().pairs.saturating_sub(others)
     }
 
     /// As [`size`](Self::size), for figures: without keeping anybody waiting, and counting also what comes and goes.

@@ -74,7 +74,7 @@ impl fmt::Display for MoveError {
 impl std::error::Error for MoveError {}
 
 /// A frozen piece, as the source knows it: what the target has to hold in the end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
     /// The pairs of the range and their checksum.
     pub checksum: Checksum,
@@ -234,7 +234,7 @@ impl Shard {
         for key in notes {
             let hash = self.store.hash_key().hash(&key);
             match self.store.get(hash, &key) {
-                Some(held) => delta.pairs.push(Copied::new(key, held)),
+                Some(held) => delta.pairs.push(Copied::of(key, held)),
                 None => delta.deleted.push(key),
             }
         }
@@ -259,7 +259,7 @@ impl Table {
 }
 
 /// What has changed in a range.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Delta {
     /// The pairs that were written, as they are now.
     pub pairs: Vec<Copied>,
@@ -321,7 +321,7 @@ impl Shard {
             if !incoming.range.contains(hash, &pair.key) {
                 return Err(MoveError::WrongRange);
             }
-            if !self.store.install(hash, &pair.key, pair.value(), pair.version) {
+            if !self.store.install(hash, &pair.key, pair.value.bytes(), pair.version) {
                 incoming.pairs.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -1,6 +1,6 @@
 //! Copies of the pairs of a range, batch by batch.
 
-use super::map::{Size, Store};
+use super::map::{Held, Size, Store};
 use super::stripe::{Slot, Stripe};
 use crate::model::pages::Record;
 use crate::model::pair::Pair;
@@ -37,6 +37,16 @@ pub struct Copied {
     pub value: Value,
     /// The version: greater than that of every earlier pair with this key.
     pub version: u64,
+}
+
+impl Copied {
+    /// A pair that was read, and its key.
+    pub fn of(key: Box<[u8]>, held: Held) -> Self {
+        match held {
+            Held::Small { version, value } => Self { key, version, value: Value::Small(value) },
+            Held::Large(pair) => Self { key, version: pair.version(), value: Value::Large(pair) },
+        }
+    }
 }
 
 /// The raw JSON text of a value.

@@ -1,0 +1,114 @@
+//! Requests that wait for a view change to end, without holding a worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tiny_http::Method;
+
+use super::answer::Answer;
+use super::lanes::{Job, LaneId};
+use super::routes::Route;
+use super::server::Server;
+use crate::error::Error;
+use crate::model::meta::{End, MetaState};
+
+/// How often it is looked whether the view change has ended, at least.
+const ROUND: Duration = Duration::from_millis(50);
+/// So many requests may wait; each is for another view change but for those that were superseded.
+const MOST: usize = 64;
+
+/// The requests that wait.
+#[derive(Default)]
+pub struct Changes {
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+struct Waiting {
+    change: u64,
+    job: Box<Job>,
+    /// The causal context that the answer is to have.
+    causal: Option<String>,
+}
+
+impl Changes {
+    /// Lets a request wait for the end of a view change; gives it back where too many do.
+    pub fn park(&self, change: u64, job: Box<Job>, causal: Option<String>) -> Result<(), Box<Job>> {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= MOST {
+            return Err(job);
+        }
+        waiting.push(Waiting { change, job, causal });
+        Ok(())
+    }
+
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// Those whose view change has ended, or all where the node stops.
+    fn ended(&self, state: Option<&MetaState>, stopping: bool) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock();
+        let over = |one: &Waiting| stopping || state.is_some_and(|state| state.result(one.change).is_some());
+        let (over, rest) = std::mem::take(&mut *waiting).into_iter().partition(over);
+        *waiting = rest;
+        over
+    }
+}
+
+/// Answers requests whose view change has ended, until the channel closes.
+pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
+    while stop.try_recv() == Err(TryRecvError::Empty) {
+        let node = &server.office.node;
+        let state = node.state();
+        node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND);
+        let state = node.state();
+        for one in server.changes.ended(state.as_deref(), node.is_stopping()) {
+            let end = state.as_ref().and_then(|state| state.result(one.change));
+            let answer = answer(one.change, end, one.causal.as_deref());
+            let label = Route::label(Some(&Route::ViewChange));
+            server.contain(|| server.finish(LaneId::Client, label, one.job, answer));
+        }
+    }
+}
+
+/// The answer to who waited for a view change.
+fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
+    let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
+    let error = match end {
+        Some(End::Finished(receipt)) => {
+            let mut body = json!({ "message": "View change successful" });
+            if let (Value::Object(body), Ok(Value::Object(receipt))) =
+                (&mut body, serde_json::from_str::<Value>(receipt))
+            {
+                body.extend(receipt);
+            }
+            add_causal(&mut body, causal);
+            return Answer::json(200, body.to_string().into_bytes());
+        }
+        Some(End::Refused(reason)) => Error::BadRequest(reason.clone()),
+        Some(End::Failed(reason)) => Error::NotServing(format!("The view change could not be done: {reason}")),
+        Some(End::Cancelled) => {
+            Error::Conflict("The view change was cancelled: nothing has changed".to_owned())
+        }
+        Some(End::Superseded(by)) => Error::Conflict(format!(
+            "The view change made no progress, and view change {by:016x} has taken its place"
+        )),
+        None => {
+            let error = format!("The node is stopping: view change {id:016x} goes on, ask another node for it");
+            return Answer::error(&Error::NotServing(error), &Method::Put, &more)
+                .with_outcome(crate::error::Applied::Unknown);
+        }
+    };
+    Answer::error(&error, &Method::Put, &more)
+}
+
+/// Adds the causal context that a request had.
+pub fn add_causal(body: &mut Value, causal: Option<&str>) {
+    if let Some(context) = causal.and_then(|causal| serde_json::from_str(causal).ok()) {
+        body["causal-context"] = context;
+    }
+}

@@ -1,0 +1,154 @@
+//! Questions and orders to other nodes, and how their answers are read.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::{HeaderMap, Method, Response};
+use ureq::{Body, SendBody};
+
+use super::state::Node;
+use crate::clock::{Deadline, now};
+use crate::model::address::Address;
+use crate::peers::client::{NoAnswer, Patience, Peer, read_body};
+use crate::wire::pairs::Parcel;
+use crate::wire::{self, Addressed, Hello, KeyResult, Order, Refusal, Transfer};
+
+/// A node that does not answer a question about itself within this time counts as not reached.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// Answers to questions and orders are small; a longer one is refused.
+const ANSWER_BYTES: u64 = 16 << 20;
+/// A parcel is as long as its batch, or as one pair.
+const PARCEL_BYTES: u64 = (256 << 20) + (16 << 20);
+
+/// Why an order was not carried out, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderError {
+    /// The node was not reached, or its answer was not: it may have carried it out.
+    NotReached(String),
+    /// The node there is another start of the one that is meant, or another node.
+    Gone(String),
+    /// It has not carried it out: why.
+    Refused(String),
+}
+
+impl fmt::Display for OrderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotReached(reason) | Self::Gone(reason) | Self::Refused(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl std::error::Error for OrderError {}
+
+/// Asks a node who it is.
+///
+/// # Errors
+/// See [`NoAnswerKind`](crate::peers::client::NoAnswerKind).
+pub fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
+    let request = peer.request(Method::GET, wire::HELLO).body(SendBody::none()).expect("a constant path");
+    let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
+    let senseless =
+        |reason: String| NoAnswer { kind: crate::peers::client::NoAnswerKind::Senseless, reason };
+    let body = read_refusal(response).map_err(senseless)?;
+    serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))
+}
+
+/// Asks a node whether it is there; what is known of it follows from whether it answers.
+pub fn ask_livez(peer: &Peer) {
+    let request = peer.request(Method::GET, "/livez").body(SendBody::none()).expect("a constant path");
+    let answer = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)));
+    // Reading the body to its end gives the connection back.
+    let _ = answer.and_then(|response| read_body(response, ANSWER_BYTES));
+}
+
+/// The body of an answer, or what the node says against the question.
+///
+/// # Errors
+/// A sentence.
+pub fn read_refusal(response: Response<Body>) -> Result<Vec<u8>, String> {
+    read_answer(response, ANSWER_BYTES).map_err(|error| error.to_string())
+}
+
+fn read_answer(response: Response<Body>, limit: u64) -> Result<Vec<u8>, OrderError> {
+    let status = response.status();
+    let gone = header(response.headers(), wire::RESULT_HEADER) == Some(KeyResult::Gone.as_str());
+    let body = read_body(response, limit).map_err(|error| OrderError::NotReached(error.reason))?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let said = serde_json::from_slice::<Refusal>(&body).map(|body| body.error);
+    let reason = said.unwrap_or_else(|_| format!("it answered {status}"));
+    Err(if gone { OrderError::Gone(reason) } else { OrderError::Refused(reason) })
+}
+
+/// The text of a header.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+impl Node {
+    /// How this node addresses a certain start of another; of nobody in particular where it is 0.
+    pub fn addressed(&self, instance: u64) -> Addressed {
+        let state = self.state();
+        let cluster = state.as_ref().map(|state| state.cluster.clone()).unwrap_or_default();
+        Addressed { cluster, epoch: state.map_or(0, |state| state.view.epoch), instance }
+    }
+
+    /// Has another node carry out an order.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub fn order<T: DeserializeOwned>(
+        &self,
+        to: &Address,
+        instance: u64,
+        order: &Order,
+        deadline: Deadline,
+    ) -> Result<T, OrderError> {
+        let body = serde_json::to_vec(order).expect("our own types are JSON");
+        let answer = self.send(to, instance, (wire::ORDERS, body), ANSWER_BYTES, deadline)?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| OrderError::NotReached(format!("{to}: its answer makes no sense: {error}")))
+    }
+
+    /// Has the source of a piece send something.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub fn transfer(
+        &self,
+        from: &Address,
+        instance: u64,
+        transfer: &Transfer,
+        deadline: Deadline,
+    ) -> Result<Parcel, OrderError> {
+        let body = serde_json::to_vec(transfer).expect("our own types are JSON");
+        let answer = self.send(from, instance, (wire::TRANSFER, body), PARCEL_BYTES, deadline)?;
+        Parcel::decode(&answer).map_err(|error| OrderError::NotReached(format!("{from}: {error}")))
+    }
+
+    fn send(
+        &self,
+        to: &Address,
+        instance: u64,
+        (path, body): (&str, Vec<u8>),
+        limit: u64,
+        deadline: Deadline,
+    ) -> Result<Vec<u8>, OrderError> {
+        let peer = self.peers.at(to);
+        let addressed = self.addressed(instance).to_string();
+        let request = peer.request(Method::POST, path).header(wire::VIEW_HEADER, addressed);
+        let request = request.body(body).expect("a constant path");
+        let named = |reason: String| format!("{to}: {reason}");
+        let response = peer
+            .exchange(request, Patience::Until(deadline))
+            .map_err(|error| OrderError::NotReached(named(error.reason)))?;
+        read_answer(response, limit).map_err(|error| match error {
+            OrderError::NotReached(reason) => OrderError::NotReached(named(reason)),
+            OrderError::Gone(reason) => OrderError::Gone(named(reason)),
+            OrderError::Refused(reason) => OrderError::Refused(named(reason)),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! Learning a newer state of the cluster, and acting by it.
+
+use std::sync::Arc;
+
+use super::state::{Node, Serving, Standing};
+use crate::model::meta::MetaState;
+use crate::model::shard::{Directive, Shard};
+
+impl Node {
+    /// Learns a state, if it is newer than what is known: serves what has become this node's own, and drops what is no longer.
+    ///
+    /// # Errors
+    /// A sentence that says why this node does not learn from that cluster.
+    pub fn learn(&self, state: &Arc<MetaState>) -> Result<(), String> {
+        if !state.open {
+            return Ok(());
+        }
+        let _guard = self.learning.lock();
+        let standing = self.standing();
+        let known = match &*standing {
+            Standing::Follower => return Err(format!("{} is a follower", self.address)),
+            Standing::Waiting(_) => None,
+            Standing::Serving(serving) if serving.state.cluster == state.cluster => {
+                if state.version <= serving.state.version {
+                    return Ok(());
+                }
+                Some(serving)
+            }
+            Standing::Serving(_) if self.has_promised(&state.cluster) => None,
+            Standing::Serving(serving) => {
+                return Err(format!("{} belongs to cluster {}", self.address, serving.state.cluster));
+            }
+        };
+        let old = standing.serving().ok();
+        if known.is_none() {
+            log::info!("learned of cluster {}: {} nodes", state.cluster, state.view.nodes().count());
+        }
+        self.leave_other_group(state);
+        let (own, lost) = self.place_in(state, known);
+        if let Some((index, shard)) = &own {
+            shard.learn(&Directive {
+                version: state.version,
+                epoch: state.view.epoch,
+                mine: state.view.ranges(*index).collect(),
+                open: state.open_pieces(),
+            });
+        }
+        let was_lost = old.is_some_and(|serving| serving.lost.is_some());
+        if let Some(id) = lost.filter(|_| !was_lost) {
+            log::warn!("{}", super::state::lost_shard(id, &self.address));
+        }
+        self.set_standing(Standing::Serving(Serving { state: Arc::clone(state), own, lost }));
+        Ok(())
+    }
+
+    /// The node's own shard in a state, and the one that an earlier start of it held.
+    ///
+    /// A shard that is new here has never been written to: only this start of the node may hold it, and it has not before.
+    fn place_in(
+        &self,
+        state: &MetaState,
+        known: Option<&Serving>,
+    ) -> (Option<(usize, Arc<Shard>)>, Option<u32>) {
+        let mut own = None;
+        let mut lost = None;
+        for (index, shard) in state.view.shards.iter().enumerate() {
+            match state.holder(shard.group, &self.address) {
+                Some(instance) if instance == self.instance => {
+                    let kept = known.and_then(|serving| serving.own.as_ref()).map(|(_, own)| own);
+                    let kept = kept.filter(|own| own.group() == shard.group).map(Arc::clone);
+                    let fresh = || {
+                        let ranges = state.view.ranges(index);
+                        Arc::new(Shard::new(shard.group, state.hash_key, ranges, state.view.epoch))
+                    };
+                    own = Some((index, kept.unwrap_or_else(fresh)));
+                }
+                Some(_) if state.view.ranges(index).next().is_some() => lost = Some(shard.id),
+                _ => {}
+            }
+        }
+        (own, lost)
+    }
+
+    /// A node takes part in the meta group of its own cluster only.
+    fn leave_other_group(&self, state: &MetaState) {
+        if let Some(seat) = self.meta.seat().filter(|seat| seat.group != state.group) {
+            self.meta.give_up(seat.group);
+        }
+    }
+
+    /// Waits for a cluster, and says why.
+    pub fn wait_for_cluster(&self, problems: Vec<String>) {
+        let _guard = self.learning.lock();
+        match &*self.standing() {
+            Standing::Waiting(known) if *known != problems => {}
+            _ => return,
+        }
+        log::info!("not serving: {}", problems.join("; "));
+        self.set_standing(Standing::Waiting(problems));
+    }
+}

@@ -1,0 +1,194 @@
+//! What is sent to other nodes without anybody waiting for it: one thread for each of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::{Mutex, RwLock};
+use ureq::http::Method;
+
+use super::ask::{ask_hello, read_refusal};
+use super::raft::Post;
+use super::state::Node;
+use crate::clock::{Deadline, now};
+use crate::consensus::Envelope;
+use crate::model::address::Address;
+use crate::model::binary::put_bytes;
+use crate::model::meta::MetaState;
+use crate::peers::client::{Patience, Peer};
+use crate::threads;
+use crate::wire::{self, Hello};
+
+/// Envelopes that wait for one node; further ones are dropped, as the network may do, too.
+const QUEUE: usize = 1024;
+/// Envelopes go out together up to this many bytes.
+const BATCH_BYTES: usize = 4 << 20;
+/// A node that has not taken a message of the meta group after this time will not.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for news, which it acts by before it answers.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a thread is to do.
+enum Work {
+    Message(Box<Envelope>),
+    Greet,
+}
+
+/// The threads, by the node that each writes to.
+#[derive(Default)]
+pub struct Posts {
+    queues: Mutex<HashMap<Address, Queue>>,
+    heard: Arc<RwLock<HashMap<Address, Hello>>>,
+}
+
+struct Queue {
+    work: Sender<Work>,
+    /// A greeting is under way or waits: another one would say no more.
+    greeting: Arc<AtomicBool>,
+}
+
+impl Posts {
+    /// What a node said of itself when it was last greeted; nothing where it did not answer then.
+    pub fn heard(&self, node: &Address) -> Option<Hello> {
+        self.heard.read().get(node).cloned()
+    }
+
+    /// Ends the threads of all other nodes.
+    pub fn keep(&self, nodes: &[Address]) {
+        self.queues.lock().retain(|node, _| nodes.contains(node));
+        self.heard.write().retain(|node, _| nodes.contains(node));
+    }
+}
+
+/// Greets a node: asks it who it is, and tells it the news if it does not know them.
+pub fn greet(node: &Arc<Node>, to: &Address) {
+    with_queue(node, to, |queue| {
+        if !queue.greeting.swap(true, Ordering::AcqRel) && queue.work.try_send(Work::Greet).is_err() {
+            queue.greeting.store(false, Ordering::Release);
+        }
+    });
+}
+
+/// Posts the meta group's messages.
+pub struct Messages(pub Arc<Node>);
+
+impl Post for Messages {
+    fn send(&self, to: &Address, envelope: Envelope) {
+        let (group, replica) = (envelope.group, envelope.to);
+        let mut lost = false;
+        with_queue(&self.0, to, |queue| {
+            let sent = queue.work.try_send(Work::Message(Box::new(envelope)));
+            lost = matches!(sent, Err(TrySendError::Full(_)));
+        });
+        if lost {
+            self.0.meta.unreachable(group, replica);
+        }
+    }
+}
+
+fn with_queue(node: &Arc<Node>, to: &Address, use_it: impl FnOnce(&Queue)) {
+    let mut queues = node.posts.queues.lock();
+    if !queues.contains_key(to) {
+        let (work, receiver) = bounded(QUEUE);
+        let greeting = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            node: Arc::clone(node),
+            peer: node.peers.at(to),
+            work: receiver,
+            greeting: Arc::clone(&greeting),
+        };
+        if let Err(error) = threads::spawn(format!("peer-{to}"), move || writer.run()) {
+            log::error!("nothing can be sent to {to}: {error}");
+            return;
+        }
+        queues.insert(to.clone(), Queue { work, greeting });
+    }
+    use_it(&queues[to]);
+}
+
+struct Writer {
+    node: Arc<Node>,
+    peer: Arc<Peer>,
+    work: Receiver<Work>,
+    greeting: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(self) {
+        while let Ok(first) = self.work.recv() {
+            let mut messages = Vec::new();
+            let mut greets = false;
+            for work in std::iter::once(first).chain(self.work.try_iter().take(QUEUE)) {
+                match work {
+                    Work::Message(envelope) => messages.push(envelope),
+                    Work::Greet => greets = true,
+                }
+            }
+            self.send(&messages);
+            if greets {
+                // What changes from here on is worth another greeting.
+                self.greeting.store(false, Ordering::Release);
+                self.greet();
+            }
+        }
+    }
+
+    fn send(&self, messages: &[Box<Envelope>]) {
+        let mut rest = messages;
+        while !rest.is_empty() {
+            let mut body = Vec::new();
+            put_bytes(&mut body, self.node.address.as_str().as_bytes());
+            let mut count = 0;
+            while count < rest.len() && body.len() < BATCH_BYTES {
+                rest[count].encode(&mut body);
+                count += 1;
+            }
+            let (sent, after) = rest.split_at(count);
+            let request = self.peer.request(Method::POST, wire::RAFT).body(body).expect("a constant path");
+            let deadline = Deadline::after(now(), MESSAGE_TIMEOUT);
+            let answer = self.peer.exchange(request, Patience::Until(deadline));
+            let taken = answer.is_ok_and(|answer| answer.status().is_success() && read_refusal(answer).is_ok());
+            if !taken {
+                // An old message is not sent again: the group knows better what is to be sent next.
+                for envelope in sent {
+                    self.node.meta.unreachable(envelope.group, envelope.to);
+                }
+            }
+            rest = after;
+        }
+    }
+
+    fn greet(&self) {
+        let address = self.peer.address();
+        match ask_hello(&self.peer) {
+            Ok(hello) => {
+                let knows = hello.version;
+                let cluster = hello.cluster.clone();
+                self.node.posts.heard.write().insert(address.clone(), hello);
+                if let Some(state) = self.node.state()
+                    && (cluster.as_ref() != Some(&state.cluster) || knows < state.version)
+                    && let Err(error) = tell(&self.peer, &state)
+                {
+                    log::debug!("{address} was not told the news: {error}");
+                }
+            }
+            Err(_) => {
+                self.node.posts.heard.write().remove(address);
+            }
+        }
+    }
+}
+
+/// Tells a node the news and waits until it acts by them.
+///
+/// # Errors
+/// A sentence that says why it did not take them.
+pub fn tell(peer: &Peer, state: &MetaState) -> Result<(), String> {
+    let body = serde_json::to_vec(state).expect("our own types are JSON");
+    let request = peer.request(Method::POST, wire::NEWS).body(body).expect("a constant path");
+    let deadline = Deadline::after(now(), NEWS_TIMEOUT);
+    let answer = peer.ask(request, Patience::Until(deadline)).map_err(|error| error.reason)?;
+    read_refusal(answer).map(|_| ())
+}

@@ -1,0 +1,129 @@
+//! What a node that belongs to no cluster has promised to one, and its seat in a meta group.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::state::{Node, Standing};
+use crate::clock::now;
+use crate::config::Role;
+use crate::model::address::Address;
+
+/// A promise that is not called in for this long is void. Nothing can have been handed over by then: a node that is
+/// given anything has learned of the cluster first.
+const PROMISE_AGE: Duration = Duration::from_secs(10);
+
+/// What the node has promised, and its replica id in the meta group that it takes part in.
+#[derive(Default)]
+pub(super) struct Promises {
+    to: Mutex<Option<Promise>>,
+    seat: Mutex<Option<(u64, u64)>>,
+}
+
+#[derive(Clone)]
+struct Promise {
+    cluster: String,
+    /// For a founding, which a newer one may replace: an older one of the same node has failed by then.
+    founding: bool,
+    since: Instant,
+}
+
+impl Promise {
+    fn holds(&self) -> bool {
+        now() - self.since < PROMISE_AGE
+    }
+}
+
+impl Node {
+    /// Promises the node to a cluster: it takes no writes of its own from then on. Answered by the instance.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn promise(&self, cluster: &str, founding: bool) -> Result<u64, String> {
+        let _guard = self.learning.lock();
+        let mut to = self.promises.to.lock();
+        let other = to.as_ref().filter(|other| other.holds() && other.cluster != cluster);
+        if other.is_some_and(|other| !(other.founding && founding)) {
+            return Err(format!("{} has promised itself to another cluster", self.address));
+        }
+        match &*self.standing() {
+            Standing::Follower => return Err(format!("{} is a follower", self.address)),
+            Standing::Waiting(_) => {}
+            Standing::Serving(serving) if serving.state.cluster == cluster => return Ok(self.instance),
+            Standing::Serving(serving) => {
+                let alone = self.role == Role::Single && serving.state.view.nodes().count() == 1;
+                let empty = alone && serving.own.as_ref().is_some_and(|(_, shard)| shard.seal());
+                if !empty {
+                    return Err(format!("{} belongs to another cluster and holds pairs of it", self.address));
+                }
+                if !self.has_address {
+                    return Err(format!("the node at {} has no ADDRESS: start it with one", self.address));
+                }
+            }
+        }
+        *to = Some(Promise { cluster: cluster.to_owned(), founding, since: now() });
+        Ok(self.instance)
+    }
+
+    /// The promise is not needed any more.
+    pub fn release(&self, cluster: &str) {
+        let _guard = self.learning.lock();
+        let mut to = self.promises.to.lock();
+        if to.as_ref().is_some_and(|promise| promise.cluster == cluster) {
+            *to = None;
+            if let Some(shard) = self.shard() {
+                shard.unseal();
+            }
+        }
+    }
+
+    /// Takes writes again where a promise is void by now.
+    pub fn forget_old_promise(&self) {
+        let old = self.promises.to.lock().clone().filter(|promise| !promise.holds());
+        if let Some(promise) = old {
+            self.release(&promise.cluster);
+        }
+    }
+
+    /// Whether the node has promised itself to a cluster.
+    pub fn has_promised(&self, cluster: &str) -> bool {
+        self.promises.to.lock().as_ref().is_some_and(|promise| promise.cluster == cluster)
+    }
+
+    /// Whether a founding may count on the node: it has learned of no cluster, and no view change counts on it.
+    pub fn is_fresh(&self) -> bool {
+        let promised = self.promises.to.lock();
+        let free = promised.as_ref().is_none_or(|promise| promise.founding || !promise.holds());
+        free && matches!(&*self.standing(), Standing::Waiting(_))
+    }
+
+    /// The replica id of this node in a meta group: drawn when it is first asked for, and never used again.
+    pub fn seat_in(&self, group: u64) -> u64 {
+        let mut seat = self.promises.seat.lock();
+        let sits = self.meta.seat().is_some_and(|seat| seat.group == group);
+        match *seat {
+            Some((known, replica)) if known == group && sits => replica,
+            _ => {
+                let replica = rand::random::<u64>().max(1);
+                *seat = Some((group, replica));
+                self.meta.join(group, replica);
+                replica
+            }
+        }
+    }
+
+    /// Notes the seat of a founder.
+    pub fn take_seat(&self, group: u64, replica: u64) {
+        *self.promises.seat.lock() = Some((group, replica));
+    }
+
+    /// The nodes that this one was told to look for, itself left out.
+    pub fn seeds(&self) -> Vec<Address> {
+        let seeds: Vec<Address> = match &self.role {
+            Role::Member { view } => view.nodes().cloned().collect(),
+            Role::Passive { seeds } => seeds.clone(),
+            Role::Single | Role::Follower { .. } => Vec::new(),
+        };
+        seeds.into_iter().filter(|node| *node != self.address).collect()
+    }
+}

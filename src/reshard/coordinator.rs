@@ -1,0 +1,421 @@
+//! The thread that looks after the cluster on the leader of the meta group: it completes a founding, keeps the right voters, and
+//! carries view changes through.
+//!
+//! What it does follows from the meta state alone. So whoever leads next goes on where the last one stopped, and whatever
+//! the last one still does is void: its proposals are not committed, and nodes refuse orders of a lower term.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use super::finish;
+use super::orders::Office;
+use super::pieces::LOST_SOURCE;
+use super::points::point;
+use super::prepare::{Failure, prepare};
+use super::voters::{self, Voters};
+use crate::clock::{Deadline, now};
+use crate::model::address::Address;
+use crate::model::meta::{Change, Command, End, MetaState, Piece, Planned, wanted_voters};
+use crate::model::shard::{PieceId, Stamp};
+use crate::node::ask::{OrderError, ask_hello};
+use crate::node::post;
+use crate::node::raft::Seat;
+use crate::wire::{Order, Prepared, Source};
+
+/// How often it looks whether there is something to do.
+const ROUND: Duration = Duration::from_millis(50);
+/// How often it looks whether the right nodes vote, while nothing changes.
+const VOTERS_ROUND: Duration = Duration::from_millis(500);
+/// A failed step is tried again after this.
+const RETRY: Duration = Duration::from_millis(100);
+/// A view change without progress for this long is blocked.
+const BLOCKED_AFTER: Duration = Duration::from_secs(5);
+/// A proposal that is not committed after this time may yet be: the state is looked at again.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// A piece is copied in much less.
+const COPY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A range may be frozen for so long at the first attempt; twice as long at each further one, up to the second limit.
+const FREEZE_LIMIT: Duration = Duration::from_millis(40);
+const LONGEST_FREEZE: Duration = Duration::from_millis(640);
+/// What the way there and back may take beyond it.
+const FREEZE_MARGIN: Duration = Duration::from_millis(60);
+
+/// Runs until the channel closes.
+pub fn run(office: &Office, stop: &Receiver<()>) {
+    let mut coordinator =
+        Coordinator {
+            office: office.clone(),
+            term: 0,
+            progress: now(),
+            hold: Duration::ZERO,
+            failed: None,
+            looked: now(),
+        };
+    while stop.try_recv() == Err(TryRecvError::Empty) {
+        coordinator.round();
+    }
+}
+
+pub(super) struct Coordinator {
+    pub(super) office: Office,
+    /// The term in which this node leads; 0 where it does not.
+    term: u64,
+    /// When there was progress last.
+    progress: Instant,
+    /// The longest hold that this leader has seen, with what it took to tell of the hand-over.
+    pub(super) hold: Duration,
+    /// Why the last step failed.
+    failed: Option<String>,
+    /// When the voters were looked at last.
+    looked: Instant,
+}
+
+/// Why a step was not done.
+pub(super) enum Stuck {
+    /// It may be tried again.
+    For(String),
+    /// It will not help to try: something is lost for good.
+    Lost(String),
+    /// The state has changed, or somebody else leads: look again.
+    Outdated,
+}
+
+impl Coordinator {
+    fn round(&mut self) {
+        let Some(seat) = self.office.node.meta.seat().filter(|seat| seat.leads()) else {
+            if self.term != 0 {
+                self.term = 0;
+                self.office.desk.clear();
+            }
+            return self.office.desk.wait(ROUND);
+        };
+        if self.term != seat.status.term {
+            // Everything that was ever acknowledged is applied here before anything is done about it.
+            if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)) {
+                return self.office.desk.wait(ROUND);
+            }
+            (self.term, self.progress, self.hold, self.failed) =
+                (seat.status.term, now(), Duration::ZERO, None);
+        }
+        let Some(state) = self.office.node.meta.state() else { return self.office.desk.wait(ROUND) };
+        let went_on = match &state.change {
+            _ if !state.open => self.found(&seat, &state),
+            Some(change) => self.carry_on(&seat, &state, change),
+            None => {
+                self.office.desk.clear();
+                self.look_after_voters(&seat, &state)
+            }
+        };
+        if !went_on {
+            self.office.desk.wait(ROUND);
+        }
+    }
+
+    fn look_after_voters(&mut self, seat: &Seat, state: &MetaState) -> bool {
+        if now() - self.looked < VOTERS_ROUND {
+            return false;
+        }
+        let nodes = state.nodes();
+        let step = voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes));
+        if step != Voters::Changing {
+            self.looked = now();
+        }
+        step == Voters::Changing
+    }
+
+    /// Opens the cluster when its meta group is complete; begins again where one of its nodes was started again before.
+    fn found(&mut self, seat: &Seat, state: &MetaState) -> bool {
+        for (group, holders) in &state.holders {
+            for (node, instance) in holders.iter().filter(|(node, _)| **node != self.office.node.address) {
+                let hello = ask_hello(&self.office.node.peers.at(node));
+                if !hello.is_ok_and(|hello| hello.instance == *instance) {
+                    log::info!("founding again: {node} of group {group} has gone");
+                    self.office.node.meta.give_up(state.group);
+                    return false;
+                }
+            }
+        }
+        let nodes = state.nodes();
+        match voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes)) {
+            Voters::Complete => {
+                if self.propose(&Command::Open).is_ok() {
+                    log::info!("cluster {} is open", state.cluster);
+                    self.tell_all();
+                }
+                true
+            }
+            Voters::Changing => true,
+            Voters::Waiting(reason) => {
+                log::debug!("the founding waits: {reason}");
+                false
+            }
+        }
+    }
+
+    fn carry_on(&mut self, seat: &Seat, state: &MetaState, change: &Change) -> bool {
+        let (moved, total) = progress(change);
+        let phase = match &change.planned {
+            None => "counting",
+            Some(_) if moved < total => "moving",
+            Some(planned) if planned.pieces.iter().all(|piece| piece.handed_over) => "finishing",
+            Some(_) => "moving",
+        };
+        if self.failed.is_none() {
+            self.office.desk.show(change.id, phase, moved, total);
+        }
+        let done = match &change.planned {
+            None => self.plan(state, change),
+            Some(planned) => match planned.pieces.iter().position(|piece| !piece.handed_over) {
+                Some(index) => self.move_piece(state, change.id, planned, index),
+                None => finish::finish(self, seat, state, change.id, planned),
+            },
+        };
+        match done {
+            Ok(()) => {
+                (self.progress, self.failed) = (now(), None);
+                true
+            }
+            Err(Stuck::Outdated) => true,
+            Err(Stuck::For(reason)) => {
+                self.note_failure(change.id, reason, now() - self.progress >= BLOCKED_AFTER);
+                false
+            }
+            Err(Stuck::Lost(reason)) => {
+                self.note_failure(change.id, reason, true);
+                false
+            }
+        }
+    }
+
+    fn note_failure(&mut self, change: u64, reason: String, blocked: bool) {
+        if self.failed.as_ref() != Some(&reason) {
+            log::warn!("view change {change:016x}: {reason}");
+        }
+        if blocked {
+            self.office.desk.block(change, &reason);
+        }
+        self.failed = Some(reason);
+        self.office.desk.wait(RETRY);
+    }
+
+    fn plan(&mut self, state: &MetaState, change: &Change) -> Result<(), Stuck> {
+        point!("change-begun");
+        // A view change that this one supersedes may have left something frozen.
+        self.tell_all();
+        match prepare(&self.office, state, change.id, &change.wanted) {
+            Ok(command) => {
+                self.propose(&command)?;
+                point!("change-planned");
+                self.tell_planned()
+            }
+            Err(failure) => {
+                let end = match failure {
+                    Failure::Refused(reason) => End::Refused(reason),
+                    Failure::Failed(reason) => End::Failed(reason),
+                };
+                self.propose(&Command::End { id: change.id, end })?;
+                self.tell_all();
+                Ok(())
+            }
+        }
+    }
+
+    /// All nodes of the plan know of it, and tally, before anything moves.
+    fn tell_planned(&mut self) -> Result<(), Stuck> {
+        let state = self.state()?;
+        let Some(change) = &state.change else { return Err(Stuck::Outdated) };
+        let Some(planned) = &change.planned else { return Err(Stuck::Outdated) };
+        self.tell_all();
+        for shard in &planned.shards {
+            let node = &shard.replicas[0];
+            self.tell(node).map_err(Stuck::For)?;
+            let instance = state.holder(shard.group, node).unwrap_or(0);
+            let tally = Order::Tally { change: change.id };
+            let tallied = self.office.order::<crate::wire::Tallied>(node, instance, &tally, PROPOSAL_TIMEOUT);
+            tallied.map_err(|error| Stuck::For(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn move_piece(
+        &mut self,
+        state: &MetaState,
+        change: u64,
+        planned: &Planned,
+        index: usize,
+    ) -> Result<(), Stuck> {
+        let piece = &planned.pieces[index];
+        let index = u32::try_from(index).expect("fewer than 2^32 pieces");
+        let id = PieceId { change, index, attempt: piece.attempt };
+        let stamp = Stamp { piece: id, term: self.term, version: state.version };
+        let (target, instance) = holder(state, piece.to).ok_or(Stuck::Outdated)?;
+        let source = match planned.is_given_up(piece.from) {
+            true => None,
+            false => {
+                let (node, instance) = holder(state, piece.from).ok_or(Stuck::Outdated)?;
+                Some(Source { node, instance, group: piece.from })
+            }
+        };
+        point!("piece-started");
+        match self.try_piece(piece, stamp, (&target, instance), source.as_ref()) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let source = source.map(|source| source.node);
+                self.abort(state, planned, (piece, id), (&target, source.as_ref()), error)
+            }
+        }
+    }
+
+    fn try_piece(
+        &mut self,
+        piece: &Piece,
+        stamp: Stamp,
+        (target, instance): (&Address, u64),
+        source: Option<&Source>,
+    ) -> Result<(), OrderError> {
+        let group = piece.to;
+        let copy = Order::Copy { stamp, group, range: piece.range.clone(), source: source.cloned() };
+        self.office.order::<()>(target, instance, &copy, COPY_TIMEOUT)?;
+        point!("piece-copied");
+        let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
+        let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
+        let order = Order::Prepare { stamp, group, source: source.cloned(), limit_ms };
+        let prepared: Prepared = self.office.order(target, instance, &order, limit + FREEZE_MARGIN)?;
+        let since = now();
+        point!("piece-prepared");
+        let (copied, hold_us) = (prepared.pairs, prepared.held_us);
+        let hand_over = Command::HandOver { piece: stamp.piece, copied, hold_us };
+        if self.propose(&hand_over).is_err() {
+            // It may be committed or not: the state says so when it is looked at again.
+            return Ok(());
+        }
+        point!("piece-handed-over");
+        // The target first: from then on the range is served.
+        let told = self.tell(target);
+        self.hold = self.hold.max(Duration::from_micros(prepared.held_us) + (now() - since));
+        let source_told = source.map_or(Ok(()), |source| self.tell(&source.node));
+        point!("piece-told");
+        self.greet_all();
+        // Whoever was not told now is told when it answers again; nothing else of its shard moves before.
+        told.and(source_told).map_err(OrderError::NotReached)
+    }
+
+    /// An attempt has failed: makes it void, so that nothing stays frozen, and says why.
+    fn abort(
+        &mut self,
+        state: &MetaState,
+        planned: &Planned,
+        (piece, id): (&Piece, PieceId),
+        (target, source): (&Address, Option<&Address>),
+        error: OrderError,
+    ) -> Result<(), Stuck> {
+        let void = self.propose(&Command::Abort { piece: id, hold_us: 0 });
+        if void.is_ok() {
+            for node in source.into_iter().chain([target]) {
+                if let Err(reason) = self.tell(node) {
+                    log::debug!("{node} was not told of an abort: {reason}");
+                }
+            }
+            self.greet_all();
+        }
+        let shard = |group: u64| {
+            let shard = state.view.shards.iter().find(|shard| shard.group == group);
+            shard.map_or_else(String::new, |shard| format!("shard {} ({})", shard.id, shard.replicas[0]))
+        };
+        match error {
+            OrderError::Gone(_) if planned.added.contains(&piece.to) => {
+                self.replace(state, id.change, piece.to, target)
+            }
+            OrderError::Gone(_) => Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.to)))),
+            OrderError::Refused(reason) if reason.contains(LOST_SOURCE) => {
+                Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.from))))
+            }
+            other => Err(Stuck::For(format!(
+                "the piece from {} to {} could not be moved: {other}",
+                shard(piece.from),
+                shard(piece.to)
+            ))),
+        }
+    }
+
+    /// A new shard whose node was started again before anything was handed over to it gets a new group.
+    fn replace(&mut self, state: &MetaState, id: u64, group: u64, node: &Address) -> Result<(), Stuck> {
+        let index = state.view.shards.iter().position(|shard| shard.group == group);
+        if index.is_some_and(|index| state.view.ranges(index).next().is_some()) {
+            return Err(Stuck::Lost(format!("{node} is lost: it was started again with pairs of the new view")));
+        }
+        let promise = Order::Promise { cluster: state.cluster.clone(), founding: false };
+        let promised = self.office.order::<u64>(node, 0, &promise, PROPOSAL_TIMEOUT);
+        let instance = promised.map_err(|error| Stuck::For(error.to_string()))?;
+        self.propose(&Command::Replace { id, group, instance })?;
+        self.tell_planned()
+    }
+
+    /// Has a command applied.
+    pub(super) fn propose(&self, command: &Command) -> Result<(), Stuck> {
+        let meta = &self.office.node.meta;
+        match meta.propose(command, Deadline::after(now(), PROPOSAL_TIMEOUT)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(void)) => {
+                log::debug!("void: {void:?}");
+                Err(Stuck::Outdated)
+            }
+            Err(error) => Err(Stuck::For(format!("the meta group does not agree: {error:?}"))),
+        }
+    }
+
+    /// The state as it is applied here.
+    pub(super) fn state(&self) -> Result<Arc<MetaState>, Stuck> {
+        self.office.node.meta.state().ok_or(Stuck::Outdated)
+    }
+
+    /// Tells a node the newest state and waits until it acts by it.
+    pub(super) fn tell(&self, node: &Address) -> Result<(), String> {
+        let state = self.office.node.meta.state().ok_or("there is no state")?;
+        if *node == self.office.node.address {
+            return self.office.node.learn(&state);
+        }
+        let peer = self.office.node.peers.at(node);
+        if peer.is_down() {
+            return Err(format!("{node} is down"));
+        }
+        post::tell(&peer, &state).map_err(|error| format!("{node}: {error}"))
+    }
+
+    /// Tells all nodes, those that have left too, without waiting for them.
+    pub(super) fn greet_all(&self) {
+        let Some(state) = self.office.node.meta.state() else { return };
+        let nodes = state.nodes().into_iter().chain(state.former.iter().cloned());
+        for node in nodes.filter(|node| *node != self.office.node.address) {
+            post::greet(&self.office.node, &node);
+        }
+    }
+
+    /// Tells all nodes of the view one after the other; those that do not answer are told later.
+    pub(super) fn tell_all(&self) {
+        let Some(state) = self.office.node.meta.state() else { return };
+        for node in state.nodes() {
+            if let Err(reason) = self.tell(&node) {
+                log::debug!("not told: {reason}");
+            }
+        }
+        self.greet_all();
+    }
+}
+
+/// The node that holds a group, and the start of it.
+pub(super) fn holder(state: &MetaState, group: u64) -> Option<(Address, u64)> {
+    let shard = state.view.shards.iter().find(|shard| shard.group == group)?;
+    let node = shard.replicas.first()?;
+    Some((node.clone(), state.holder(group, node)?))
+}
+
+/// Pairs handed over, and pairs to be handed over in all.
+fn progress(change: &Change) -> (u64, u64) {
+    let pieces = change.planned.iter().flat_map(|planned| &planned.pieces);
+    pieces.fold((0, 0), |(moved, total), piece| {
+        (moved + if piece.handed_over { piece.pairs } else { 0 }, total + piece.pairs)
+    })
+}

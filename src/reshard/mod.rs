@@ -1,0 +1,16 @@
+//! View changes: the thread that coordinates them on the leader of the meta group, and what other nodes do for it.
+
+pub mod desk;
+pub mod orders;
+pub mod pieces;
+pub mod recover;
+pub mod requests;
+
+mod census;
+mod coordinator;
+mod finish;
+mod points;
+mod prepare;
+mod voters;
+
+pub use coordinator::run;

@@ -1,0 +1,21 @@
+//! Points in the course of a view change at which tests stop the process.
+
+/// Stops the process here where a test wants it: for good, or until it is continued.
+#[cfg(feature = "failpoints")]
+pub(crate) fn stop(how: Option<String>) {
+    let signal = match how.as_deref() {
+        Some("stop") => signal_hook::consts::SIGSTOP,
+        _ => signal_hook::consts::SIGKILL,
+    };
+    let _ = signal_hook::low_level::raise(signal);
+}
+
+/// A point at which a test can stop the process; nothing in a build for use.
+macro_rules! point {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |how| $crate::reshard::points::stop(how));
+    };
+}
+
+pub(crate) use point;

@@ -1,0 +1,324 @@
+//! From what is asked of a view change to its plan.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::census::Shards;
+use super::orders::Office;
+use super::points::point;
+use crate::model::address::Address;
+use crate::model::meta::{Command, GivenUp, MetaState, Piece, Planned, Wanted, holders_of};
+use crate::model::plan::{Plan, PlanError, plan};
+use crate::model::view::{Shard, View};
+use crate::node::ask::{OrderError, ask_hello};
+use crate::node::state::lost_shard;
+use crate::wire::{Order, PlannedMove, PlannedShard, PlannedView};
+
+/// A node that does not answer a question within this time is not reached.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// A census that writers made void is taken again so often.
+const CENSUS_ATTEMPTS: usize = 3;
+
+/// Why a view change was not planned. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The request is wrong as things stand.
+    Refused(String),
+    /// It could not be done now.
+    Failed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(reason) | Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// Everything that was found out about the nodes of a view change.
+struct Found {
+    given_up: Vec<GivenUp>,
+    /// By shard of the present view: its node and the start of it, or nothing where it is given up.
+    holders: Vec<Option<(Address, u64)>>,
+    /// The wanted nodes that hold nothing yet.
+    fresh: BTreeMap<Address, u64>,
+}
+
+/// Plans a view change and makes the command that sets the plan.
+pub(super) fn prepare(
+    office: &Office,
+    state: &MetaState,
+    id: u64,
+    wanted: &Wanted,
+) -> Result<Command, Failure> {
+    let _alone = office.desk.planning.lock();
+    let mut found = look_at(office, state, wanted)?;
+    promise_all(office, state, &mut found, wanted)?;
+    point!("change-promised");
+    let planned = count_and_plan(office, state, id, wanted, &found);
+    if planned.is_err() {
+        release_all(office, state, &found);
+    }
+    let (plan, shards) = planned?;
+    point!("change-counted");
+    let command = command(state, id, &found, &plan, &shards);
+    shards.close();
+    command.inspect_err(|_| release_all(office, state, &found))
+}
+
+/// Plans a view change and does nothing of it.
+pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView, Failure> {
+    // The census of another plan would take the place of this one's.
+    let _alone = office.desk.planning.lock();
+    let state = office.node.meta.state();
+    let state = state.ok_or_else(|| Failure::Failed("this node does not serve".to_owned()))?;
+    if let Some(change) = &state.change {
+        return Err(Failure::Failed(format!("View change {:016x} is running", change.id)));
+    }
+    let found = look_at(office, &state, wanted)?;
+    let (plan, shards) = count_and_plan(office, &state, rand::random(), wanted, &found)?;
+    shards.close();
+    Ok(describe(&state, &plan))
+}
+
+/// Finds out who is there and who is lost.
+fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, Failure> {
+    let refuse = |reason: String| Err(Failure::Refused(reason));
+    if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
+        return refuse(error.to_string());
+    }
+    if wanted.repl_factor > 1 {
+        return refuse(format!(
+            "repl-factor is {}: this version does not replicate yet, allowed is 1",
+            wanted.repl_factor
+        ));
+    }
+    let view = &state.view;
+    if let Some(id) = wanted.accept_loss.iter().find(|id| !view.shards.iter().any(|shard| shard.id == **id)) {
+        return refuse(format!("accept-loss names shard {id}, which there is not: allowed are ids of lost shards"));
+    }
+    let mut found = Found { given_up: Vec::new(), holders: Vec::new(), fresh: BTreeMap::new() };
+    for (index, shard) in view.shards.iter().enumerate() {
+        let node = &shard.replicas[0];
+        let instance = state.holder(shard.group, node).unwrap_or(0);
+        let accepted = wanted.accept_loss.contains(&shard.id);
+        let owns = view.ranges(index).next().is_some();
+        let counted = office.order::<u64>(node, instance, &Order::Count, QUESTION_TIMEOUT);
+        match counted {
+            Ok(_) if accepted => {
+                return refuse(format!("shard {} is not lost, {node} answers: leave it out of accept-loss", shard.id));
+            }
+            Ok(_) => {
+                found.holders.push(Some((node.clone(), instance)));
+                continue;
+            }
+            Err(OrderError::Gone(_)) if owns && !accepted => return refuse(lost_shard(shard.id, node)),
+            Err(OrderError::Gone(_)) => {}
+            Err(error) if owns && !accepted => {
+                return refuse(format!("shard {} is not reached: {error}", shard.id));
+            }
+            Err(_) if owns => not_reached_by_anyone(office, state, (index, node, instance))?,
+            Err(_) => {}
+        }
+        let pairs = office.node.posts.heard(node).filter(|hello| hello.instance == instance);
+        found.holders.push(None);
+        if owns {
+            found.given_up.push(GivenUp {
+                id: shard.id,
+                group: shard.group,
+                replicas: shard.replicas.clone(),
+                pairs: pairs.and_then(|hello| hello.pairs),
+            });
+        }
+    }
+    for node in &wanted.nodes {
+        let holds = found.holders.iter().flatten().any(|(holder, _)| holder == node);
+        if !holds {
+            found.fresh.insert(node.clone(), meet(office, state, node)?);
+        }
+    }
+    Ok(found)
+}
+
+/// That a shard's node is dead is taken from the operator only where no member reaches it.
+fn not_reached_by_anyone(
+    office: &Office,
+    state: &MetaState,
+    (index, node, instance): (usize, &Address, u64),
+) -> Result<(), Failure> {
+    for (other, shard) in state.view.shards.iter().enumerate().filter(|(other, _)| *other != index) {
+        let member = &shard.replicas[0];
+        let order = Order::Reach { node: node.clone(), instance };
+        let start = state.holder(shard.group, member).unwrap_or(0);
+        if office.order::<bool>(member, start, &order, QUESTION_TIMEOUT) == Ok(true) {
+            let (id, by) = (state.view.shards[index].id, state.view.shards[other].id);
+            return Err(Failure::Refused(format!(
+                "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The start of a wanted node that holds nothing yet.
+fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, Failure> {
+    let refuse = |reason: String| Err(Failure::Refused(reason));
+    if *node == office.node.address {
+        return Ok(office.node.instance);
+    }
+    match ask_hello(&office.node.peers.at(node)) {
+        Ok(hello) if hello.address != *node => {
+            refuse(format!("the node at {node} calls itself {}: name it so", hello.address))
+        }
+        Ok(hello) if hello.cluster.as_ref().is_some_and(|other| *other != state.cluster) => {
+            // A single node that never held a pair may still promise itself; one that did says so then.
+            if hello.pairs.is_some_and(|pairs| pairs > 0) {
+                return refuse(format!("{node} belongs to another cluster and holds pairs of it"));
+            }
+            Ok(hello.instance)
+        }
+        Ok(hello) => Ok(hello.instance),
+        Err(error) => refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view")),
+    }
+}
+
+fn promise_all(
+    office: &Office,
+    state: &MetaState,
+    found: &mut Found,
+    wanted: &Wanted,
+) -> Result<(), Failure> {
+    for node in &wanted.nodes {
+        let Some(instance) = found.fresh.get(node).copied() else { continue };
+        let order = Order::Promise { cluster: state.cluster.clone(), founding: false };
+        let promised = office.order::<u64>(node, instance, &order, QUESTION_TIMEOUT);
+        if let Err(error) = promised {
+            release_all(office, state, found);
+            return Err(Failure::Refused(error.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn release_all(office: &Office, state: &MetaState, found: &Found) {
+    for (node, instance) in &found.fresh {
+        let order = Order::Release { cluster: state.cluster.clone() };
+        if let Err(error) = office.order::<()>(node, *instance, &order, QUESTION_TIMEOUT) {
+            log::debug!("a promise lasts until it is void by itself: {error}");
+        }
+    }
+}
+
+fn count_and_plan<'a>(
+    office: &'a Office,
+    state: &MetaState,
+    id: u64,
+    wanted: &Wanted,
+    found: &Found,
+) -> Result<(Plan, Shards<'a>), Failure> {
+    // A shard whose pairs are given up has no node that could stay.
+    let mut old = state.view.clone();
+    for (shard, holder) in old.shards.iter_mut().zip(&found.holders) {
+        if holder.is_none() {
+            shard.replicas.clear();
+        }
+    }
+    let mut attempt = 1;
+    loop {
+        let mut shards = Shards { office, change: id, holders: found.holders.clone() };
+        match plan(&old, &wanted.nodes, wanted.repl_factor, &mut shards) {
+            Ok(plan) => return Ok((plan, shards)),
+            Err(PlanError::View(error)) => return Err(Failure::Refused(error.to_string())),
+            Err(error) if attempt == CENSUS_ATTEMPTS => {
+                shards.close();
+                return Err(Failure::Failed(format!("the pairs could not be counted: {error}")));
+            }
+            Err(error) => log::info!("the census is taken again: {error}"),
+        }
+        attempt += 1;
+    }
+}
+
+fn command(
+    state: &MetaState,
+    id: u64,
+    found: &Found,
+    plan: &Plan,
+    shards: &Shards,
+) -> Result<Command, Failure> {
+    let old = &state.view;
+    let index_of = |group: u64| old.shards.iter().position(|shard| shard.group == group);
+    let mut pieces = Vec::new();
+    for moves in plan.moves.chunk_by(|a, b| a.from == b.from) {
+        let giver = index_of(moves[0].from).expect("a shard of the present view gives");
+        let ranges = moves.iter().map(|step| step.range.clone()).collect();
+        let cut = shards.pieces(giver, ranges).map_err(Failure::Failed)?;
+        for (step, cut) in moves.iter().zip(cut) {
+            pieces.extend(cut.into_iter().map(|(range, pairs)| Piece {
+                range,
+                from: step.from,
+                to: step.to,
+                pairs,
+                attempt: 0,
+                handed_over: false,
+            }));
+        }
+    }
+    let added: Vec<&Shard> =
+        plan.view.shards.iter().filter(|shard| index_of(shard.group).is_none()).collect();
+    // Until the change is finished its new shards have ids after those that there are.
+    let highest = old.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
+    let numbered = (highest + 1..).zip(&added).map(|(id, shard)| Shard { id, ..(*shard).clone() });
+    let mut view = old.clone();
+    view.shards.extend(numbered);
+    view.next_group = plan.view.next_group;
+    let holders = added.iter().map(|shard| (shard.group, holders_of(shard, &found.fresh))).collect();
+    let planned = Planned {
+        shards: plan.view.shards.clone(),
+        added: added.iter().map(|shard| shard.group).collect(),
+        pieces,
+        targets: plan.targets.clone(),
+        keys: plan.keys,
+        moved: plan.moved,
+        minimum: plan.minimum,
+        given_up: found.given_up.clone(),
+        copied: 0,
+        hold_us: 0,
+    };
+    Ok(Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders })
+}
+
+fn describe(state: &MetaState, plan: &Plan) -> PlannedView {
+    let old = &state.view;
+    let id_of = |shards: &[Shard], group: u64| {
+        let shard = shards.iter().find(|shard| shard.group == group);
+        shard.map_or_else(String::new, |shard| shard.id.to_string())
+    };
+    let mut moves: BTreeMap<(u64, u64), PlannedMove> = BTreeMap::new();
+    for step in &plan.moves {
+        let sum = moves.entry((step.from, step.to)).or_insert_with(|| PlannedMove {
+            from: id_of(&old.shards, step.from),
+            to: id_of(&plan.view.shards, step.to),
+            pairs: 0,
+            ranges: 0,
+        });
+        sum.pairs += step.pairs;
+        sum.ranges += 1;
+    }
+    let shards = plan.view.shards.iter().zip(&plan.targets).map(|(shard, target)| PlannedShard {
+        shard_id: shard.id.to_string(),
+        key_count: old.shards.iter().position(|old| old.group == shard.group).map(|old| plan.counts[old]),
+        key_count_planned: *target,
+        replicas: shard.replicas.clone(),
+    });
+    PlannedView {
+        keys: plan.keys,
+        moved: plan.moved,
+        minimum: plan.minimum,
+        copied: plan.copied,
+        shards: shards.collect(),
+        moves: moves.into_values().collect(),
+    }
+}

@@ -1,0 +1,224 @@
+//! What clients ask about view changes, at any node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::orders::Office;
+use crate::clock::{Deadline, now};
+use crate::error::Error;
+use crate::model::address::Address;
+use crate::model::meta::{Command, End, MetaState, Void, Wanted, wanted_voters};
+use crate::wire::{Begun, Cancelled, Order, PlannedView, Progress};
+
+/// A request about a view change is begun, or refused, within this time.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The leader of the meta group is looked for again after this.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A node that does not answer for its part within this time does not lead.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A plan needs the counts of all shards.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The part of the leader: begins a view change if none runs, or the one that does is blocked.
+pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
+    let supersedes = office.desk.blocked();
+    let command = Command::Begin { id, wanted: wanted.clone(), supersedes };
+    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
+        Ok(Ok(())) => {
+            office.desk.wake();
+            Begun::Yes(id)
+        }
+        Ok(Err(Void::Running(running))) if running == id => Begun::Yes(id),
+        Ok(Err(Void::Running(running))) => Begun::Running(running),
+        Ok(Err(Void::Outdated)) | Err(_) => Begun::NotLeader,
+    }
+}
+
+/// The part of the leader: cancels the view change that runs, if nothing was handed over yet.
+pub(super) fn cancel_here(office: &Office) -> Cancelled {
+    if !office.node.meta.seat().is_some_and(|seat| seat.leads()) {
+        return Cancelled::NotLeader;
+    }
+    let change = office.node.meta.state().and_then(|state| state.change.clone());
+    let Some(change) = change else { return Cancelled::None };
+    let command = Command::End { id: change.id, end: End::Cancelled };
+    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
+        Ok(Ok(())) => {
+            office.desk.wake();
+            Cancelled::Yes(change.id)
+        }
+        Ok(Err(_)) => Cancelled::TooLate(change.id),
+        Err(_) => Cancelled::NotLeader,
+    }
+}
+
+impl Office {
+    /// Begins a view change: its id.
+    ///
+    /// # Errors
+    /// [`Error::ChangeRuns`], or [`Error::NotServing`] where the meta group does not answer.
+    pub fn begin(&self, wanted: &Wanted) -> Result<u64, Error> {
+        let order = Order::BeginChange { id: rand::random(), wanted: wanted.clone() };
+        self.ask_leader(&order, ORDER_TIMEOUT, |begun: Begun| match begun {
+            Begun::Yes(id) => Some(Ok(id)),
+            Begun::Running(id) => Some(Err(Error::ChangeRuns(format!("{id:016x}")))),
+            Begun::NotLeader => None,
+        })?
+    }
+
+    /// What a view change would do.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] with the reason where it could not be done.
+    pub fn plan(&self, wanted: &Wanted) -> Result<PlannedView, Error> {
+        let order = Order::PlanChange { wanted: wanted.clone() };
+        self.ask_leader(&order, PLAN_TIMEOUT, |planned: Option<Result<PlannedView, String>>| {
+            planned.map(|planned| planned.map_err(Error::BadRequest))
+        })?
+    }
+
+    /// Cancels the view change that runs: its id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where none runs, [`Error::Conflict`] where it is too late.
+    pub fn cancel(&self) -> Result<u64, Error> {
+        self.ask_leader(&Order::CancelChange, ORDER_TIMEOUT, |cancelled: Cancelled| match cancelled {
+            Cancelled::Yes(id) => Some(Ok(id)),
+            Cancelled::TooLate(id) => Some(Err(Error::Conflict(format!(
+                "View change {id:016x} has handed over pairs already and goes on to its end: \
+                 allowed is another view change after it"
+            )))),
+            Cancelled::None => Some(Err(Error::NotFound("No view change is running".to_owned()))),
+            Cancelled::NotLeader => None,
+        })?
+    }
+
+    /// How far the view change is, or how the last one ended.
+    ///
+    /// # Errors
+    /// [`Error::NotServing`] without a cluster.
+    pub fn status(&self) -> Result<Value, Error> {
+        let state = self.state()?;
+        let mut body = json!({ "message": "View change status retrieved successfully" });
+        let Some(change) = &state.change else {
+            let Some(last) = state.results.back() else {
+                body["phase"] = "none".into();
+                return Ok(body);
+            };
+            body["change-id"] = format!("{:016x}", last.id).into();
+            let (phase, field, value) = describe_end(&last.end);
+            body["phase"] = phase.into();
+            body[field] = value;
+            return Ok(body);
+        };
+        body["change-id"] = format!("{:016x}", change.id).into();
+        let deadline = Deadline::after(now(), ORDER_TIMEOUT);
+        let progress = self.try_leader::<Option<Progress>>(&Order::ChangeProgress, ORDER_TIMEOUT, deadline);
+        let progress = progress.into_iter().find_map(|(_, progress)| progress);
+        match progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON")) {
+            Some(Value::Object(progress)) => {
+                let known = progress.into_iter().filter(|(name, value)| name != "blocked-by" || !value.is_null());
+                body.as_object_mut().expect("an object").extend(known);
+            }
+            _ => {
+                body["phase"] = "preparing".into();
+                for field in ["moved", "total", "pairs-per-second"] {
+                    body[field] = 0.into();
+                }
+                body["remaining-seconds"] = Value::Null;
+            }
+        }
+        Ok(body)
+    }
+
+    fn state(&self) -> Result<Arc<MetaState>, Error> {
+        self.node.standing().serving().map(|serving| Arc::clone(&serving.state))
+    }
+
+    /// The members that may lead the meta group, this node first if it is one of them.
+    fn candidates(&self, state: &MetaState) -> Vec<(Address, u64)> {
+        let nodes = state.nodes();
+        let seat = self.node.meta.seat();
+        let leader = seat.as_ref().and_then(|seat| seat.leader()).cloned();
+        let members = seat.iter().flat_map(|seat| seat.status.members.values().cloned()).collect::<Vec<_>>();
+        let mut all: Vec<Address> = leader.into_iter().chain(members).collect();
+        all.extend(wanted_voters(&nodes).iter().cloned());
+        all.extend(nodes);
+        let mut candidates: Vec<Address> = Vec::new();
+        for node in all {
+            if !candidates.contains(&node) {
+                candidates.push(node);
+            }
+        }
+        candidates.into_iter().map(|node| (node, 0)).collect()
+    }
+
+    fn try_leader<T: DeserializeOwned>(
+        &self,
+        order: &Order,
+        timeout: Duration,
+        deadline: Deadline,
+    ) -> Vec<(Address, T)> {
+        let Ok(state) = self.state() else { return Vec::new() };
+        let mut answers = Vec::new();
+        for (node, instance) in self.candidates(&state) {
+            if deadline.is_over() {
+                break;
+            }
+            match self.order::<T>(&node, instance, order, timeout.min(deadline.left())) {
+                Ok(answer) => answers.push((node, answer)),
+                Err(error) => log::debug!("{node} was asked about a view change: {error}"),
+            }
+        }
+        answers
+    }
+
+    fn ask_leader<T: DeserializeOwned, U>(
+        &self,
+        order: &Order,
+        timeout: Duration,
+        read: impl Fn(T) -> Option<U>,
+    ) -> Result<U, Error> {
+        let deadline = Deadline::after(now(), PATIENCE);
+        loop {
+            let state = self.state()?;
+            let mut reasons = Vec::new();
+            for (node, instance) in self.candidates(&state) {
+                match self.order::<T>(&node, instance, order, timeout.min(deadline.left())) {
+                    Ok(answer) => match read(answer) {
+                        Some(answer) => return Ok(answer),
+                        None => reasons.push(format!("{node} does not lead")),
+                    },
+                    Err(error) => reasons.push(error.to_string()),
+                }
+                if deadline.is_over() {
+                    break;
+                }
+            }
+            if deadline.is_over() {
+                return Err(Error::NotServing(format!(
+                    "The meta group has no leader ({}); where most of its nodes are lost for good, see evenkv recover",
+                    reasons.join("; ")
+                )));
+            }
+            self.node.wait_for_news(state.version, PAUSE.min(deadline.left()));
+        }
+    }
+}
+
+/// How a view change ended: the phase that is shown, and the field that says more.
+pub fn describe_end(end: &End) -> (&'static str, &'static str, Value) {
+    match end {
+        End::Finished(receipt) => {
+            ("finished", "receipt", serde_json::from_str(receipt).expect("receipts are JSON"))
+        }
+        End::Refused(reason) | End::Failed(reason) => ("failed", "error", reason.as_str().into()),
+        End::Cancelled => ("cancelled", "error", "The view change was cancelled: nothing has changed".into()),
+        End::Superseded(id) => {
+            ("superseded", "error", format!("View change {id:016x} has taken its place").into())
+        }
+    }
+}

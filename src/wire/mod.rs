@@ -1,0 +1,422 @@
+//! What crosses a socket between nodes, defined once for both ends: paths, headers and bodies.
+
+pub mod pairs;
+
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use serde::{Deserialize, Serialize};
+
+use crate::model::address::Address;
+use crate::model::meta::Wanted;
+use crate::model::range::HashRange;
+use crate::model::shard::{Stamp, Tally};
+
+/// Where a node answers other nodes about one key; the percent-encoded key follows.
+pub const KEYS: &str = "/node/keys/";
+/// Where a node says who it is: [`Hello`].
+pub const HELLO: &str = "/node/hello";
+/// Where a node takes the news of its cluster: a [`MetaState`](crate::model::meta::MetaState).
+pub const NEWS: &str = "/node/news";
+/// Where a node takes an [`Order`] of the coordinator, or of another node.
+pub const ORDERS: &str = "/node/orders";
+/// Where the source of a piece takes a [`Transfer`] of its target.
+pub const TRANSFER: &str = "/node/transfer";
+/// Where a node takes messages of the meta group.
+pub const RAFT: &str = "/node/raft";
+/// Where an operator makes a survivor the first of a cluster whose meta group is lost.
+pub const RECOVER: &str = "/node/recover";
+
+/// In every node-to-node request that depends on who is asked: the cluster, the sender's epoch and the asked node's
+/// instance, with dots between.
+pub const VIEW_HEADER: &str = "Evenkv-View";
+/// In every node-to-node request where `CLUSTER_SECRET` is set: the secret.
+pub const SECRET_HEADER: &str = "Evenkv-Secret";
+/// In a forwarded write: the id of the client's request.
+pub const REQUEST_HEADER: &str = "Evenkv-Request";
+/// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
+pub const RESULT_HEADER: &str = "Evenkv-Result";
+/// In the answer to a write that failed: whether it happened.
+pub const OUTCOME_HEADER: &str = "Evenkv-Outcome";
+/// In an error: who or what is the cause, for people.
+pub const REASON_HEADER: &str = "Evenkv-Reason";
+/// In an error about a limit: the limit.
+pub const LIMIT_HEADER: &str = "Evenkv-Limit";
+/// The followers that a request has come through, each by its random id, with commas between.
+pub const HOP_HEADER: &str = "Evenkv-Hop";
+
+/// What came of a forwarded key operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyResult {
+    /// PUT: the key was absent.
+    Added,
+    /// PUT: the key was present.
+    Updated,
+    /// GET: the body is the raw JSON text of the value.
+    Found,
+    /// DELETE: the key was present.
+    Deleted,
+    /// GET or DELETE: the key is absent.
+    Absent,
+    /// Nothing was done: the key is on its way from one shard to another. Look at the newest view and ask again.
+    Again,
+    /// Nothing was done: the asked node is not the one that is meant, since it was started again.
+    Gone,
+}
+
+impl KeyResult {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Added, "added"),
+        (Self::Updated, "updated"),
+        (Self::Found, "found"),
+        (Self::Deleted, "deleted"),
+        (Self::Absent, "absent"),
+        (Self::Again, "again"),
+        (Self::Gone, "gone"),
+    ];
+
+    /// The value of the header.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(result, _)| *result == self).expect("each result has a name").1
+    }
+
+    /// Reads the value of the header.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == text).map(|(result, _)| *result)
+    }
+}
+
+/// Who is asked, and from where: the value of [`VIEW_HEADER`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addressed {
+    /// The id of the sender's cluster.
+    pub cluster: String,
+    /// The epoch that the sender knows.
+    pub epoch: u64,
+    /// The start of the node that is meant.
+    pub instance: u64,
+}
+
+impl Addressed {
+    /// Reads the header's value.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let cluster = parts.next()?.to_owned();
+        let epoch = parts.next()?.parse().ok()?;
+        let instance = u64::from_str_radix(parts.next()?, 16).ok()?;
+        Some(Self { cluster, epoch, instance })
+    }
+}
+
+impl fmt::Display for Addressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{:016x}", self.cluster, self.epoch, self.instance)
+    }
+}
+
+/// Who a node is and how it sees the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The node's identity.
+    pub address: Address,
+    /// The random id of this start of the node.
+    pub instance: u64,
+    /// The first view that it was started with, while it has not learned of a cluster.
+    pub view: Option<HelloView>,
+    /// The cluster that it knows.
+    pub cluster: Option<String>,
+    /// The version of the newest state that it has learned; 0 for none.
+    pub version: u64,
+    /// The pairs of its shard, if it has one.
+    pub pairs: Option<u64>,
+}
+
+/// The parts of a first view that all its nodes have to agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloView {
+    /// The nodes in their order.
+    pub nodes: Vec<Address>,
+    /// Replicas per shard.
+    pub repl_factor: usize,
+}
+
+/// What a node asks of another, mostly the coordinator of a view change.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Promise to become part of this cluster, and take no writes of your own: answered by the instance.
+    Promise {
+        /// The cluster's id.
+        cluster: String,
+        /// Whether it is about to be founded.
+        founding: bool,
+    },
+    /// The promise is not needed any more.
+    Release {
+        /// The cluster's id.
+        cluster: String,
+    },
+    /// Take part in the meta group: answered by the replica id.
+    Join {
+        /// The id of the cluster.
+        cluster: String,
+        /// The group.
+        group: u64,
+    },
+    /// Can you reach this start of this node? Answered by true or false.
+    Reach {
+        /// The node.
+        node: Address,
+        /// Its instance.
+        instance: u64,
+    },
+    /// Count ranges of your shard: answered by [`CensusCount`](crate::model::shard::CensusCount).
+    Census {
+        /// The view change.
+        change: u64,
+        /// What to count.
+        ranges: Vec<HashRange>,
+    },
+    /// Where, at the census, were the keys of these ranks? Answered by a list of points, or null where it is void.
+    Places {
+        /// The view change.
+        change: u64,
+        /// Range and rank.
+        questions: Vec<(HashRange, u64)>,
+    },
+    /// Cut ranges into pieces: answered by a list of (range, pairs) for each.
+    Pieces {
+        /// What to cut.
+        ranges: Vec<HashRange>,
+    },
+    /// No more places are asked for.
+    CloseCensus {
+        /// The view change.
+        change: u64,
+    },
+    /// Tally what clients do from now on, if you do not yet, and say what it is: answered by [`Tallied`].
+    Tally {
+        /// The view change.
+        change: u64,
+    },
+    /// Receive a piece: answered when all of it was copied that was there.
+    Copy {
+        /// Who orders it.
+        stamp: Stamp,
+        /// The group that takes it.
+        group: u64,
+        /// The piece.
+        range: HashRange,
+        /// Where it comes from; nothing where its pairs were given up.
+        source: Option<Source>,
+    },
+    /// Have the piece frozen and receive the rest: answered by [`Prepared`].
+    Prepare {
+        /// Who orders it.
+        stamp: Stamp,
+        /// The group that takes it.
+        group: u64,
+        /// Where it comes from; nothing where its pairs were given up.
+        source: Option<Source>,
+        /// The range may be frozen for so many milliseconds.
+        limit_ms: u64,
+    },
+    /// What is the newest state that you know? Answered by a
+    /// [`MetaState`](crate::model::meta::MetaState), or null.
+    News,
+    /// How many pairs does your shard have? Answered by a number.
+    Count,
+    /// Sum up your shard: answered by [`Audit`](crate::model::shard::Audit).
+    Audit,
+    /// What do you own? Answered by a list of (range, epoch).
+    Owned,
+    /// Begin a view change, if you lead the meta group: answered by [`Begun`].
+    BeginChange {
+        /// The id that it is to have: asked again under the same id, it is begun once.
+        id: u64,
+        /// What is asked for.
+        wanted: Wanted,
+    },
+    /// Only plan it, if you lead the meta group: answered by [`PlannedView`] or a reason, or by null.
+    PlanChange {
+        /// What is asked for.
+        wanted: Wanted,
+    },
+    /// Cancel the view change, if you lead the meta group: answered by [`Cancelled`].
+    CancelChange,
+    /// How far is the view change, if you lead the meta group? Answered by [`Progress`].
+    ChangeProgress,
+}
+
+/// The node that gives a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its address.
+    pub node: Address,
+    /// Its instance.
+    pub instance: u64,
+    /// The group.
+    pub group: u64,
+}
+
+/// What a target asks of the source of a piece.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transfer {
+    /// Note what is written to the range from now on.
+    Begin {
+        /// Who orders it.
+        stamp: Stamp,
+        /// The group that gives.
+        group: u64,
+        /// The range.
+        range: HashRange,
+    },
+    /// Send pairs from the start of this range.
+    Batch {
+        /// Who orders it.
+        stamp: Stamp,
+        /// The group that gives.
+        group: u64,
+        /// What is left of the range.
+        rest: HashRange,
+    },
+    /// Send what was written since.
+    Delta {
+        /// Who orders it.
+        stamp: Stamp,
+        /// The group that gives.
+        group: u64,
+    },
+    /// Freeze the range and send the rest.
+    Freeze {
+        /// Who orders it.
+        stamp: Stamp,
+        /// The group that gives.
+        group: u64,
+    },
+}
+
+/// A piece that waits to be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Its pairs, at the target as at the source.
+    pub pairs: u64,
+    /// For how long it has been frozen, in microseconds.
+    pub held_us: u64,
+}
+
+/// A shard in the course of a view change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tallied {
+    /// What clients have created and deleted.
+    pub tally: Tally,
+    /// The pairs that it has now.
+    pub pairs: u64,
+}
+
+/// What became of the wish to begin a view change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Begun {
+    /// It runs, by this id.
+    Yes(u64),
+    /// Another one runs.
+    Running(u64),
+    /// Another node leads the meta group, or none.
+    NotLeader,
+}
+
+/// What became of the wish to cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cancelled {
+    /// It will end without having changed anything.
+    Yes(u64),
+    /// Something was handed over already.
+    TooLate(u64),
+    /// None runs.
+    None,
+    /// Another node leads the meta group, or none.
+    NotLeader,
+}
+
+/// How far a view change is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Progress {
+    /// The node that coordinates it.
+    pub coordinator: Address,
+    /// What is being done.
+    pub phase: String,
+    /// Pairs that were handed over.
+    pub moved: u64,
+    /// Pairs to be handed over in all.
+    pub total: u64,
+    /// How quickly.
+    pub pairs_per_second: u64,
+    /// How long it will take, if that can be said.
+    pub remaining_seconds: Option<f64>,
+    /// Why it makes no progress.
+    pub blocked_by: Option<String>,
+}
+
+/// What a view change would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedView {
+    /// The pairs now.
+    pub keys: u64,
+    /// Those of them that would change shard.
+    pub moved: u64,
+    /// The least number that has to.
+    pub minimum: u64,
+    /// Pairs that would be written to nodes that do not hold them.
+    pub copied: u64,
+    /// The shards that there would be.
+    pub shards: Vec<PlannedShard>,
+    /// Who would give how much to whom.
+    pub moves: Vec<PlannedMove>,
+}
+
+/// A shard as it would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedShard {
+    /// Its id.
+    pub shard_id: String,
+    /// Its pairs now; nothing for a new one.
+    pub key_count: Option<u64>,
+    /// The pairs that it would have.
+    pub key_count_planned: u64,
+    /// Its nodes.
+    pub replicas: Vec<Address>,
+}
+
+/// What one shard would give to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedMove {
+    /// The id, now, of the shard that gives.
+    pub from: String,
+    /// The id, then, of the shard that takes.
+    pub to: String,
+    /// How many pairs.
+    pub pairs: u64,
+    /// In how many ranges.
+    pub ranges: usize,
+}
+
+/// The error of a node-to-node request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What is wrong.
+    pub error: String,
+}
+
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// A key as the last part of a path. The dot is encoded too: no reader may take `..` for a step up.
+pub fn encode_key(key: &[u8]) -> String {
+    percent_encode(key, UNRESERVED).to_string()
+}

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::hash::KeyHash;
+use super::hex;
 
 /// A place in the space of keys, which is ordered by hash and then by the bytes of the key.
 ///
@@ -13,6 +14,7 @@ use super::hash::KeyHash;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Point {
     /// The hash.
+    #[serde(with = "hex")]
     pub hash: u128,
     /// The key, or empty; an empty one allocates nothing.
     pub key: Box<[u8]>,

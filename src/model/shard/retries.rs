@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Forwarded};
 use crate::model::hash::KeyHash;
+use crate::model::hex;
 use crate::model::range::HashRange;
 
 /// The id of a client's request, drawn at random by the node that was asked.
@@ -23,8 +24,10 @@ const KEPT_MS: u64 = 50_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryRecord {
     /// The request.
+    #[serde(with = "hex")]
     pub request: RequestId,
     /// The hash of its key.
+    #[serde(with = "hex")]
     pub hash: u128,
     /// What was done.
     pub outcome: RetryOutcome,

@@ -63,13 +63,7 @@ impl Redis {
 
     /// Puts in the pairs, each at the master that owns its slot.
     fn fill(&mut self) -> io::Result<()> {
-        for number in 0..FEW {
-            let master = &mut self.masters[number];
-            let address = master.address;
-            master.wait_until("Redis serves its slots", || {
-                ask(address, &["cluster", "info"]).is_ok_and(|info| info.contains("cluster_state:ok"))
-            })?;
-        }
+        self.wait_until_agreed(FEW)?;
         let value = "v".repeat(100);
         let mut connections = Vec::new();
         for master in &self.masters[..FEW] {
@@ -91,6 +85,20 @@ impl Redis {
         Ok(())
     }
 
+    /// Until then slots are neither served nor taken: the masters hear of each other, and of a change, by gossip.
+    fn wait_until_agreed(&mut self, count: usize) -> io::Result<()> {
+        for master in &mut self.masters[..count] {
+            let address = master.address;
+            master.wait_until("Redis serves its slots", || {
+                ask(address, &["cluster", "info"]).is_ok_and(|info| info.contains("cluster_state:ok"))
+            })?;
+        }
+        let first = self.masters[0].address.to_string();
+        self.masters[0].wait_until("the masters of Redis agree", || {
+            cluster_output(&["check", &first]).is_ok_and(|output| output.status.success())
+        })
+    }
+
     /// From three masters to four.
     pub(crate) fn spread(&mut self) -> io::Result<Change> {
         self.rebalance(&["--cluster-use-empty-masters"])
@@ -103,11 +111,8 @@ impl Redis {
     }
 
     fn rebalance(&mut self, arguments: &[&str]) -> io::Result<Change> {
+        self.wait_until_agreed(FEW + 1)?;
         let first = self.masters[0].address.to_string();
-        // It refuses to begin before all masters have heard of the last change.
-        self.masters[0].wait_until("the masters of Redis agree", || {
-            cluster_output(&["check", &first]).is_ok_and(|output| output.status.success())
-        })?;
         let before = self.pairs_on_last()?;
         let begun = now();
         cluster(&[&["rebalance", &first], arguments].concat())?;

@@ -37,7 +37,7 @@ add-node: build ## start one more local node; it is passive until a view change 
 run-follower: build ## start a follower of node 1 on the next free port
 	@scripts/cluster run-follower
 
-demo: build ## put real data into a local cluster and read it back through other nodes
+demo: build ## real data in a local cluster that changes its nodes under requests
 	@scripts/demo
 
 smoke: build ## shell tests with curl against fresh processes of the built program
@@ -60,7 +60,7 @@ check: ## formatting, lints, licences and advisories, shell syntax
 	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR $(SHELL_SCRIPTS); \
 	else echo 'check: shellcheck is not installed, so the scripts were checked for syntax only'; fi
 
-bench: ## compare with a bare tiny_http server; installs or names wrk and iproute2
+bench: ## compare with a bare tiny_http server, time view changes; installs or names wrk and iproute2
 	@scripts/bench
 
 image: ## build the image evenkv

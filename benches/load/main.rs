@@ -1,4 +1,5 @@
-//! Load on a node and on a cluster, beside a bare `tiny_http` server in the same run, and the memory that pairs take.
+//! Load on a node and on a cluster, beside a bare `tiny_http` server in the same run, and the memory that pairs take;
+//! and how fast a view change moves pairs, beside a Redis Cluster where that is installed.
 //!
 //! The servers take turns, so that whatever else the machine does meanwhile touches all of them; what counts are
 //! ratios of medians, and CPU time per request. wrk, on the same machine, takes its part of the processors, too.
@@ -6,7 +7,9 @@
 mod answered;
 mod bare;
 mod fill;
+mod moving;
 mod process;
+mod redis;
 mod report;
 mod wrk;
 
@@ -14,7 +17,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use bare::Bare;
 use process::{Process, free_addresses};
@@ -40,8 +43,20 @@ struct Cli {
     /// Rounds per server and method
     #[arg(long, env = "BENCH_ROUNDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
+    /// Only this part
+    #[arg(long, env = "BENCH_PART")]
+    part: Option<Part>,
     #[command(subcommand)]
     mode: Option<Mode>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests beside a bare `tiny_http` server, and memory.
+    Serving,
+    /// View changes.
+    Moving,
 }
 
 #[derive(Subcommand)]
@@ -60,7 +75,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.mode {
         Some(Mode::Bare(bare)) => bare.serve().map(|()| true),
-        None => compare(Duration::from_secs(cli.seconds), cli.rounds),
+        None => measure(cli.part, Duration::from_secs(cli.seconds), cli.rounds),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -70,6 +85,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether all targets of the wanted parts were met.
+fn measure(part: Option<Part>, length: Duration, rounds: u64) -> io::Result<bool> {
+    let mut are_met = true;
+    if part != Some(Part::Moving) {
+        are_met &= compare(length, rounds)?;
+    }
+    if part != Some(Part::Serving) {
+        moving::measure(length, rounds)?;
+    }
+    Ok(are_met)
 }
 
 /// Whether all targets were met.

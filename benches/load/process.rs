@@ -28,13 +28,15 @@ impl Process {
     /// # Errors
     /// When there is no such program.
     pub(crate) fn start(program: &str, address: SocketAddr, arguments: &[String]) -> io::Result<Self> {
-        let child = Command::new(program)
-            .args(arguments)
-            .env_clear()
-            .env("RUST_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?;
+        Self::spawn(Command::new(program).args(arguments).env_clear().env("RUST_LOG", "warn"), address)
+    }
+
+    /// Starts what the command says, in the environment that it says.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(crate) fn spawn(command: &mut Command, address: SocketAddr) -> io::Result<Self> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         Ok(Self { child, address })
     }
 
@@ -53,14 +55,22 @@ impl Process {
     /// When that does not happen in time, or the process has ended.
     pub(crate) fn wait_until_ready(&mut self, path: &str) -> io::Result<()> {
         let url = format!("http://{}{path}", self.address);
+        self.wait_until(&url, || ureq::get(&url).call().is_ok())
+    }
+
+    /// Waits until the server is as it has to be, which `what` names.
+    ///
+    /// # Errors
+    /// When that does not happen in time, or the process has ended.
+    pub(crate) fn wait_until(&mut self, what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
         let deadline = Deadline::after(now(), START);
         let asks = crossbeam_channel::tick(ASK_AGAIN);
-        while ureq::get(&url).call().is_err() {
+        while !is_so() {
             if let Some(status) = self.child.try_wait()? {
                 return Err(io::Error::other(format!("the server on {} has ended: {status}", self.address)));
             }
             if deadline.is_over() {
-                return Err(io::Error::other(format!("{url} was not answered within {START:?}")));
+                return Err(io::Error::other(format!("{what}: not within {START:?}")));
             }
             let _ = asks.recv();
         }

@@ -21,9 +21,7 @@ pub(crate) struct Series {
 
 impl Series {
     fn median(&self, figure: impl Fn(&Round) -> f64) -> f64 {
-        let mut figures: Vec<f64> = self.rounds.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
+        median(self.rounds.iter().map(figure))
     }
 
     fn rate(&self) -> f64 {
@@ -35,6 +33,13 @@ impl Series {
         let rates = || self.rounds.iter().map(|round| round.rate);
         (rates().fold(0.0, f64::max) - rates().fold(f64::INFINITY, f64::min)) * 100.0 / self.rate()
     }
+}
+
+/// The figure in the middle, of at least one.
+pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// Prints the medians; the first series of each kind is the bare server's.

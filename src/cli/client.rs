@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use ureq::http::{Method, Request, Response, Uri};
+use ureq::http::{HeaderValue, Method, Request, Response, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body};
@@ -71,8 +71,24 @@ impl Client {
 
     /// Sends `{"value": <value>}`; `value` is JSON text and goes out as it is.
     pub(super) fn put_value(&self, path: &str, value: &str) -> Result<Answer, Failure> {
-        let body = format!("{{\"value\":{value}}}").into_bytes();
-        self.finish(self.agent.run(self.request(Method::PUT, path)?.map(|()| body)))
+        self.put(path, format!("{{\"value\":{value}}}").into_bytes(), None)
+    }
+
+    /// Sends `body`, with one more header where there is one.
+    pub(super) fn put(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        header: Option<(&'static str, &str)>,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.request(Method::PUT, path)?.map(|()| body);
+        if let Some((name, value)) = header {
+            let value = HeaderValue::from_str(value).map_err(|_| {
+                Failure::Local(format!("the header {name} cannot have this value: visible ASCII only"))
+            })?;
+            request.headers_mut().insert(name, value);
+        }
+        self.finish(self.agent.run(request))
     }
 
     fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {
@@ -140,9 +156,11 @@ impl Answer {
 
     /// The body of a 200 as `T`; any other status or shape is a failure.
     pub(super) fn parse<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        if self.status != 200 {
-            return Err(self.refusal());
-        }
+        if self.status == 200 { self.read() } else { Err(self.refusal()) }
+    }
+
+    /// The body as `T`, whatever the status.
+    pub(super) fn read<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| Failure::Refused {
             status: self.status,
             reason: format!("an answer that cannot be read ({error}); is this a node of evenkv?"),

@@ -1,6 +1,6 @@
 //! A node for tests: a real HTTP server on loopback that holds pairs and fails where it is told to.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::Cursor;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -34,7 +34,33 @@ pub(super) struct State {
     pub(super) pairs: BTreeMap<Vec<u8>, String>,
     /// Requests for keys, answered in whatever way.
     pub(super) key_requests: u64,
+    /// What `METHOD path` is answered, one after the other; the last one again and again. It goes before anything
+    /// else that the node would answer.
+    pub(super) scripts: HashMap<&'static str, VecDeque<(u16, String)>>,
+    /// The requests that were answered from a script.
+    pub(super) scripted: Vec<Scripted>,
     been_busy: HashSet<Vec<u8>>,
+}
+
+/// A request that was answered from a script.
+pub(super) struct Scripted {
+    /// `METHOD path`.
+    pub(super) line: String,
+    pub(super) headers: Vec<Header>,
+    pub(super) body: String,
+}
+
+impl State {
+    /// Answers `line`, as `PUT /kv-store/view-change`, with these one after the other.
+    pub(super) fn script(&mut self, line: &'static str, answers: &[(u16, &str)]) {
+        let owned = answers.iter().map(|(status, body)| (*status, (*body).to_owned()));
+        self.scripts.insert(line, owned.collect());
+    }
+
+    fn next_of_script(&mut self, line: &str) -> Option<(u16, String)> {
+        let answers = self.scripts.get_mut(line)?;
+        if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+    }
 }
 
 impl FakeNode {
@@ -75,6 +101,12 @@ fn answer(mut request: Request, state: &mut State) {
     let mut body = String::new();
     request.as_reader().read_to_string(&mut body).unwrap();
     let path = request.url().to_owned();
+    let line = format!("{} {path}", request.method());
+    if let Some((status, said)) = state.next_of_script(&line) {
+        state.scripted.push(Scripted { line, headers: request.headers().to_vec(), body });
+        let _ = request.respond(json(status, &said));
+        return;
+    }
     let reply = match path.strip_prefix(KEYS) {
         Some(key) => {
             state.key_requests += 1;

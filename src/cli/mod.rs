@@ -2,9 +2,10 @@
 //!
 //! They speak the public HTTP contract and nothing else: this module knows nothing of the server, and works
 //! against any node of any cluster. Exit codes are the same for all: 0 done, 1 the answer is no (absent key,
-//! unhealthy node, a line that failed), 2 wrong usage, 3 anything else that went wrong.
+//! unhealthy node, a line that failed, a view change that did not finish), 2 wrong usage, 3 anything else that went wrong.
 
 mod address;
+mod audit;
 mod client;
 mod count;
 mod failure;
@@ -15,9 +16,11 @@ mod import;
 mod key;
 mod output;
 mod pair;
+mod recover;
 #[cfg(test)]
 mod tests;
 mod view;
+mod view_change;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,12 @@ pub enum Command {
     Count(count::CountArgs),
     /// Print which shard owns what, and on which nodes
     View(view::ViewArgs),
+    /// Change the nodes of the cluster, with exactly even shards afterwards, and follow it to its end
+    ViewChange(view_change::ViewChangeArgs),
+    /// Count and sum up every shard, and say whether all is as it must be
+    Audit(audit::AuditArgs),
+    /// Go on with what is left after most of the nodes that hold the view were lost for good
+    Recover(recover::RecoverArgs),
     /// Ask whether a node is ready to serve; made for health checks
     Health(health::HealthArgs),
     /// Store every line of a file as a pair
@@ -50,6 +59,9 @@ pub fn run(command: Command) -> ExitCode {
         Command::Delete(args) => pair::delete(&args),
         Command::Count(args) => count::count(&args),
         Command::View(args) => view::view(&args),
+        Command::ViewChange(args) => view_change::view_change(&args),
+        Command::Audit(args) => audit::audit(&args),
+        Command::Recover(args) => recover::recover(&args),
         Command::Health(args) => health::health(&args),
         Command::Import(args) => import::import(&args),
     };

@@ -28,3 +28,13 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
+
+/// A figure of a table that may not be known.
+pub(super) fn figure(known: Option<u64>) -> String {
+    known.map_or("unknown".to_owned(), |figure| figure.to_string())
+}
+
+/// The first row of a table.
+pub(super) fn heading(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}

@@ -21,7 +21,7 @@ fn parse(words: &[&str]) -> Result<Command, clap::Error> {
 }
 
 /// The exit code of a command line at `node`.
-fn at(node: &str, words: &[&str]) -> u8 {
+pub(super) fn at(node: &str, words: &[&str]) -> u8 {
     let command = parse(&[&words[..1], &["--node", node], &words[1..]].concat()).unwrap();
     let code = run(command);
     (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap()
@@ -44,6 +44,11 @@ fn command_lines_that_are_right() {
         &["count"],
         &["view", "--json"],
         &["health", "--live"],
+        &["view-change", "a:1,b,c", "--repl-factor", "3", "--dry-run", "--accept-loss", "1,2"],
+        &["view-change", "--status", "--node", "a:1"],
+        &["view-change", "--cancel"],
+        &["audit", "--node", "a:1"],
+        &["recover", "--node", "a:1", "--yes", "--cluster-secret", "s"],
         &["import", "-", "--format", "words"],
         &["import", "U.txt", "--delimiter", ";", "--key", "1", "--no-quoting", "--connections", "2"],
         &[
@@ -73,6 +78,13 @@ fn command_lines_that_are_wrong() {
         (&["import"], "<FILE>"),
         (&["import", "w", "--connections", "0"], "1..=256"),
         (&["import", "w", "--verify-through", ""], "no host"),
+        (&["view-change", "--dry-run"], "<NODE,NODE,..>"),
+        (&["view-change", "a:1,"], "no host"),
+        (&["view-change", "a:1", "--status"], "cannot be used with"),
+        (&["view-change", "--status", "--cancel"], "cannot be used with"),
+        (&["view-change", "--cancel", "--dry-run"], "cannot be used with"),
+        (&["view-change", "a:1", "--repl-factor", "0"], "1.."),
+        (&["recover", "--yes"], "--node"),
         (&["increment", "k"], "unrecognized subcommand"),
     ] {
         let error = parse(words).unwrap_err();
@@ -85,6 +97,14 @@ fn command_lines_that_are_wrong() {
 fn commands_end_with_their_exit_codes() {
     let node = FakeNode::start();
     let address = node.address();
+    let audit = |ok: bool| format!(r#"{{"ok":{ok},"epoch":1,"keys":0,"checksum":"0","shards":[]}}"#);
+    let refused = r#"{"error":"a majority lives","message":"Error in PUT"}"#;
+    node.with(|state| {
+        let said = [(200, &*audit(true)), (200, &*audit(false)), (503, refused)];
+        state.script("GET /kv-store/audit", &said);
+        let recovered = r#"{"epoch":1,"given-up":["a:1"],"lost-shards":["1"]}"#;
+        state.script("PUT /node/recover", &[(200, recovered), (409, refused)]);
+    });
     for (words, expected) in [
         (&["get", "k"][..], 1),
         (&["delete", "k"], 1),
@@ -100,6 +120,11 @@ fn commands_end_with_their_exit_codes() {
         (&["view", "--json"], 0),
         // Nobody of shard 2 is reached.
         (&["count"], 3),
+        (&["audit"], 0),
+        (&["audit"], 1),
+        (&["audit"], 3),
+        (&["recover", "--yes"], 0),
+        (&["recover", "--yes"], 3),
         (&["health"], 1),
         (&["health", "--live"], 0),
         (&["import", "/no/such/file.ndjson"], 3),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A sharded cluster: every node answers for every key and names the node that holds it, and counts add up.
-#   cluster.sh                  starts three nodes on free ports; also kills one of them
+#   cluster.sh                  starts three nodes on free ports; also adds one, removes it, and kills another
 #   cluster.sh HOST:PORT ...    asks those nodes, all of the cluster; what they call each other may differ
 . "$(dirname "$0")/lib.sh"
 
@@ -8,10 +8,7 @@ readonly KEYS=24
 
 nodes=("$@")
 if (($# == 0)); then
-  while ((${#nodes[@]} < 3)); do
-    candidate=127.0.0.1:$(free_port)
-    case " ${nodes[*]-} " in *" $candidate "*) ;; *) nodes+=("$candidate") ;; esac
-  done
+  while ((${#nodes[@]} < 3)); do nodes+=("$(free_port_beside "${nodes[@]}")"); done
   view=$(IFS=, && echo "${nodes[*]}")
   for index in "${!nodes[@]}"; do start_node "node$((index + 1))" "${nodes[index]}" VIEW="$view"; done
 fi
@@ -107,6 +104,65 @@ if ((${#nodes[@]} > 1)); then
   expect_error 404
 fi
 
+# even_counts: the shards as they are now differ by at most one pair. Sets ids.
+even_counts() {
+  local id least=-1 most=0 counted
+  request GET "${nodes[0]}" /kv-store/shards
+  ids=$(strings_of shards)
+  for id in $ids; do
+    request GET "${nodes[0]}" "/kv-store/shards/$id"
+    counted=$(member key-count)
+    if ((least < 0 || counted < least)); then least=$counted; fi
+    if ((counted > most)); then most=$counted; fi
+  done
+  about "counting ${ids// /, } after a view change"
+  expect_that "shards that differ by one pair at most, not from $least to $most" [ $((most - least)) -le 1 ]
+}
+
+# change_view NODE...: to exactly these nodes; nothing is written meanwhile.
+change_view() {
+  local view shards
+  view=$(IFS=, && echo "$*")
+  request PUT "${nodes[0]}" /kv-store/view-change "{\"view\":\"$view\"}"
+  expect_that "200 and the message of a success" [ "$status $(member message)" = "200 View change successful" ]
+  expect_that "the least possible number of pairs moved" [ "$(member moved)" = "$(member minimum)" ]
+  expect_that "checksums that match" grep -q '"checksums-match":true' <<<"$body"
+  even_counts
+  shards=$(wc -w <<<"$ids")
+  expect_that "$# shards, not $shards" [ "$shards" = $# ]
+}
+
+# read_all NODE: reads every key through it. Sets owned to the number of them on each shard.
+read_all() {
+  asked_node=$1 owned=()
+  for ((n = 0; n < KEYS; n++)); do
+    request GET "$asked_node" "/kv-store/keys/smoke-$$-count-$n"
+    expect_key 200 "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":$n}"
+    owned[$owner]=$((${owned[$owner]:-0} + 1))
+  done
+}
+
+# A fourth node and back again: even shards each time, and every key is found through every node.
+if (($# == 0)); then
+  fourth=$(free_port_beside "${nodes[@]}")
+  start_node node4 "$fourth" VIEW="$view"
+  wait_alive "$fourth"
+  request GET "$fourth" /kv-store/key-count
+  expect_that "a passive node without pairs" [ "$status $(member key-count)" = "200 0" ]
+  change_view "${nodes[@]}" "$fourth"
+  shard_of_node[$fourth]=4 shard_of_address[$fourth]=4
+  for node in "${nodes[@]}" "$fourth"; do read_all "$node"; done
+  expect_that "some of the $KEYS keys on the new shard" [ "${owned[4]:-0}" -gt 0 ]
+
+  change_view "${nodes[@]}"
+  shard_of_node[$fourth]=none
+  unset "shard_of_address[$fourth]"
+  request GET "$fourth" /kv-store/key-count
+  expect_that "no pairs on a node that left" [ "$status $(member key-count)" = "200 0" ]
+  for node in "$fourth" "${nodes[@]}"; do read_all "$node"; done
+  stop_node node4
+fi
+
 # An owner that is gone costs its own keys, and no others.
 if [ -n "${pids[node3]:-}" ]; then
   kill_node node3
@@ -118,12 +174,12 @@ if [ -n "${pids[node3]:-}" ]; then
       expect_that "the header Retry-After" grep -qi '^retry-after: [0-9]' <<<"$headers"
     else
       expect_key 200 "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":$n}"
-      owned[$owner]=$((owned[$owner] - 1))
+      owned[$owner]=$((${owned[$owner]:-0} - 1))
     fi
   done
   about "reading all keys after node 3 was killed"
   expect_that "all keys of the other two shards and only those" \
-    [ "${owned[${shard_of_node[${nodes[0]}]}]} ${owned[${shard_of_node[${nodes[1]}]}]}" = "0 0" ]
+    [ "${owned[${shard_of_node[${nodes[0]}]}]:-0} ${owned[${shard_of_node[${nodes[1]}]}]:-0}" = "0 0" ]
 else
   for ((n = 0; n < KEYS; n++)); do
     asked_node=${nodes[(n + 1) % ${#nodes[@]}]}

@@ -74,6 +74,19 @@ free_port() {
   done
 }
 
+# free_port_beside ADDRESS...: an address with a free port that is none of these, whose nodes may not listen yet.
+free_port_beside() {
+  local candidate
+  while :; do
+    candidate=127.0.0.1:$(free_port)
+    case " $* " in *" $candidate "*) ;; *)
+      echo "$candidate"
+      return
+      ;;
+    esac
+  done
+}
+
 # start_node NAME ADDRESS SETTING=VALUE...: settings of the caller's environment are not inherited.
 start_node() {
   local name=$1 address=$2
@@ -98,6 +111,14 @@ wait_ready() {
   done
 }
 
+# wait_alive ADDRESS: for a passive node, which is not ready before a view change names it.
+wait_alive() {
+  if ! wait_until "$READY_WITHIN_S" answers_200 "$1/livez"; then
+    echo "$TEST_NAME: http://$1/livez was not 200 within $READY_WITHIN_S s" >&2
+    exit 1
+  fi
+}
+
 is_ready_or_hopeless() {
   local pid
   if answers_200 "$1/readyz"; then return 0; fi
@@ -110,6 +131,18 @@ is_ready_or_hopeless() {
 # kill_node NAME: the hard way; its connections are refused when this returns.
 kill_node() {
   kill -KILL "${pids[$1]}"
+  wait "${pids[$1]}" 2>/dev/null || true
+  unset "pids[$1]"
+}
+
+# stop_node NAME: the orderly way; it has ended when this returns.
+stop_node() {
+  kill -TERM "${pids[$1]}"
+  if ! wait_until "$STOP_WITHIN_S" has_ended "${pids[$1]}"; then
+    about "SIGTERM to $1"
+    expect_that "an end within $STOP_WITHIN_S s" false
+    kill -KILL "${pids[$1]}"
+  fi
   wait "${pids[$1]}" 2>/dev/null || true
   unset "pids[$1]"
 }

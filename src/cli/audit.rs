@@ -1,0 +1,117 @@
+//! `audit`: what every shard holds, counted and summed up at one point of its log.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::address::NodeArgs;
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{figure, heading, print, table};
+
+/// Every pair is read for it, which takes some seconds where there are millions.
+const AUDIT_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// What `audit` is told.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The checksum of the whole is over keys, values and versions in any order: a view change \
+    without writes leaves it as it is. A stray pair is one that lies on a shard which does not own it.\n\n\
+    Exit codes: 0 all is well, 1 it is not, 2 wrong usage, 3 any other error."
+)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Deserialize)]
+struct Audit {
+    ok: bool,
+    epoch: u64,
+    /// Null where a shard was not reached, as are that shard's figures.
+    keys: Option<u64>,
+    checksum: Option<String>,
+    shards: Vec<Shard>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Shard {
+    #[serde(rename = "shard-id")]
+    id: String,
+    #[serde(default)]
+    replicas: Vec<String>,
+    key_count: Option<u64>,
+    log_index: Option<u64>,
+    checksum: Option<String>,
+    stray: Option<u64>,
+}
+
+/// Prints a line per shard and the total; false unless the cluster says that all is well.
+pub(super) fn audit(args: &AuditArgs) -> Result<bool, Failure> {
+    let answer = Client::new(&args.node.node, 1, AUDIT_TIMEOUT)?.get("/kv-store/audit")?;
+    let audit: Audit = answer.parse()?;
+    print(rendered(&audit).as_bytes())?;
+    Ok(audit.ok)
+}
+
+fn rendered(audit: &Audit) -> String {
+    let shown = |checksum: &Option<String>| checksum.clone().unwrap_or_else(|| "unknown".to_owned());
+    let mut rows = vec![heading(&["shard", "keys", "stray", "log index", "checksum", "nodes"])];
+    for shard in &audit.shards {
+        rows.push(vec![
+            shard.id.clone(),
+            figure(shard.key_count),
+            figure(shard.stray),
+            figure(shard.log_index),
+            shown(&shard.checksum),
+            shard.replicas.join(" "),
+        ]);
+    }
+    let stray = audit.shards.iter().map(|shard| shard.stray).sum();
+    rows.push(vec![
+        "total".to_owned(),
+        figure(audit.keys),
+        figure(stray),
+        "-".to_owned(),
+        shown(&audit.checksum),
+    ]);
+    format!("epoch {}: {}\n{}", audit.epoch, if audit.ok { "ok" } else { "NOT OK" }, table(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Audit, rendered};
+
+    #[test]
+    fn what_is_not_known_is_said_to_be() {
+        let audit: Audit = serde_json::from_str(
+            r#"{"message":"..","ok":false,"epoch":7,"keys":null,"checksum":null,"shards":[
+            {"shard-id":"1","replicas":["a:1"],"key-count":3,"log-index":12,"checksum":"0f","stray":0},
+            {"shard-id":"2","replicas":["b:1"],"key-count":null,"log-index":null,"checksum":null,"stray":null}]}"#,
+        )
+        .unwrap();
+        let expected = "epoch 7: NOT OK\n\
+            shard  keys     stray    log index  checksum  nodes\n\
+            1      3        0        12         0f        a:1\n\
+            2      unknown  unknown  unknown    unknown   b:1\n\
+            total  unknown  unknown  -          unknown";
+        assert_eq!(rendered(&audit), expected);
+    }
+
+    #[test]
+    fn the_total_is_over_all_shards() {
+        let audit: Audit = serde_json::from_str(
+            r#"{"ok":true,"epoch":2,"keys":5,"checksum":"aa","shards":[
+            {"shard-id":"1","replicas":["a:1","b:1"],"key-count":3,"log-index":12,"checksum":"0f","stray":1},
+            {"shard-id":"2","replicas":["c:1"],"key-count":2,"log-index":9,"checksum":"f0","stray":1}]}"#,
+        )
+        .unwrap();
+        let expected = "epoch 2: ok\n\
+            shard  keys  stray  log index  checksum  nodes\n\
+            1      3     1      12         0f        a:1 b:1\n\
+            2      2     1      9          f0        c:1\n\
+            total  5     2      -          aa";
+        assert_eq!(rendered(&audit), expected);
+    }
+}

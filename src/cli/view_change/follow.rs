@@ -1,0 +1,148 @@
+//! Asking again and again how far a view change is, until it has ended.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde::Deserialize;
+
+use super::super::client::Client;
+use super::super::failure::Failure;
+use super::PATH;
+use super::receipt::Receipt;
+use crate::clock::{Deadline, now};
+
+/// How often it is asked.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// A node that does not answer for so long, or cannot say how far the change is, is taken for gone. It is longer than
+/// the nodes need to elect another coordinator.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The body of an answer to GET.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Status {
+    pub(super) phase: String,
+    change_id: Option<String>,
+    /// Pairs; absent before they are counted.
+    pub(super) moved: Option<u64>,
+    pub(super) total: Option<u64>,
+    pub(super) pairs_per_second: Option<f64>,
+    pub(super) remaining_seconds: Option<f64>,
+    pub(super) blocked_by: Option<String>,
+    error: Option<String>,
+    receipt: Option<Receipt>,
+}
+
+impl Status {
+    fn id(&self) -> Option<&str> {
+        self.change_id.as_deref().or_else(|| self.receipt.as_ref()?.change_id.as_deref())
+    }
+
+    fn is_running(&self) -> bool {
+        !matches!(self.phase.as_str(), "none" | "finished" | "failed" | "cancelled" | "superseded")
+    }
+}
+
+/// How following a change ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The change finished.
+    Finished(Box<Receipt>),
+    /// It ended in another way, which is said here.
+    Otherwise(String),
+    /// The person at the terminal does not want to wait; the change goes on.
+    Interrupted,
+}
+
+/// What is told of a change while it runs.
+pub(super) trait Watcher {
+    /// How far it is.
+    fn show(&mut self, status: &Status);
+    /// Anything else, in a line.
+    fn say(&mut self, text: &str);
+}
+
+/// Follows the named change, or else whichever runs, until it ends or there is a message in `interrupts`.
+pub(super) fn follow(
+    client: &Client,
+    change: Option<&str>,
+    interrupts: &Receiver<()>,
+    watcher: &mut impl Watcher,
+) -> Result<End, Failure> {
+    follow_patiently(client, change, interrupts, watcher, PATIENCE)
+}
+
+/// As [`follow`], for a node that may be silent, or behind, for as long as `patience`.
+pub(super) fn follow_patiently(
+    client: &Client,
+    change: Option<&str>,
+    interrupts: &Receiver<()>,
+    watcher: &mut impl Watcher,
+    patience: Duration,
+) -> Result<End, Failure> {
+    let mut followed = change.map(str::to_owned);
+    let mut deadline = Deadline::after(now(), patience);
+    let mut was_silent = false;
+    loop {
+        match asked(client) {
+            Ok(status) if followed.is_none() || status.id() == followed.as_deref() => {
+                if !status.is_running() {
+                    return Ok(ended(status));
+                }
+                followed = status.id().map(str::to_owned);
+                watcher.show(&status);
+                deadline = Deadline::after(now(), patience);
+                was_silent = false;
+            }
+            // It may not have heard of ours yet.
+            Ok(status) if deadline.is_over() => return Ok(End::Otherwise(unknown(followed, &status))),
+            Ok(_) => {}
+            Err(failure) if deadline.is_over() || !is_passing(&failure) => return Err(failure),
+            Err(failure) => {
+                if !was_silent {
+                    watcher.say(&format!("{failure}; asking again for {} s", patience.as_secs()));
+                }
+                was_silent = true;
+            }
+        }
+        if let Ok(()) | Err(RecvTimeoutError::Disconnected) = interrupts.recv_timeout(ASK_AGAIN) {
+            return Ok(End::Interrupted);
+        }
+    }
+}
+
+fn asked(client: &Client) -> Result<Status, Failure> {
+    client.get(PATH)?.parse()
+}
+
+/// May the same question be answered a moment later?
+fn is_passing(failure: &Failure) -> bool {
+    matches!(failure, Failure::Unreachable { .. } | Failure::Refused { status: 502..=504, .. })
+}
+
+fn ended(status: Status) -> End {
+    let named = status.id().map(|id| format!(" {id}")).unwrap_or_default();
+    match (status.phase.as_str(), status.receipt) {
+        ("finished", Some(receipt)) => End::Finished(Box::new(receipt)),
+        ("finished", None) => {
+            End::Otherwise(format!("the view change{named} is finished; no receipt is left"))
+        }
+        ("none", _) => End::Otherwise("there has been no view change".to_owned()),
+        (phase, _) => {
+            let reason = status.error.map(|error| format!(": {error}")).unwrap_or_default();
+            End::Otherwise(format!("the view change{named} is {phase}{reason}"))
+        }
+    }
+}
+
+/// What is said when the node goes on telling of another change than the one that was asked for.
+fn unknown(followed: Option<String>, status: &Status) -> String {
+    let followed = followed.unwrap_or_default();
+    match status.id() {
+        Some(other) => format!(
+            "the node tells no more of the view change {followed}, only of {other}, which is {}",
+            status.phase
+        ),
+        None => format!("the node does not know the view change {followed}"),
+    }
+}

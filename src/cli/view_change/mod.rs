@@ -1,0 +1,165 @@
+//! `view-change`: another set of nodes, or the same one made even again.
+//!
+//! The change belongs to the cluster, not to this program: it is asked for, and from then on only watched.
+
+mod follow;
+mod progress;
+mod receipt;
+#[cfg(test)]
+mod tests;
+
+use crossbeam_channel::{Receiver, bounded, never};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
+
+use super::address::{Address, NodeArgs};
+use super::client::{Client, EXCHANGE_TIMEOUT};
+use super::failure::Failure;
+use super::output::print;
+use crate::threads;
+use follow::{End, Watcher, follow};
+use progress::Progress;
+use receipt::{Plan, Receipt};
+
+/// Where a view change is asked for, followed and cancelled.
+const PATH: &str = "/kv-store/view-change";
+
+/// What `view-change` is told.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The named nodes are all that the cluster has afterwards. The same nodes once more make their shards exactly even.
+Clients are served meanwhile. Ctrl-C ends this program and leaves the change running.
+
+Examples:
+  evenkv view-change --dry-run node1,node2,node3,node4
+  evenkv view-change node1,node2,node3,node4
+  evenkv view-change --status
+
+Exit codes: 0 the change is finished (planned, cancelled), 1 it is not, 2 wrong usage, 3 any other error.")]
+pub struct ViewChangeArgs {
+    /// All nodes of the new view, by the addresses that they have among themselves
+    #[arg(
+        value_name = "NODE,NODE,..",
+        value_delimiter = ',',
+        value_parser = Address::parse,
+        required_unless_present_any = ["status", "cancel"],
+        conflicts_with_all = ["status", "cancel"]
+    )]
+    nodes: Vec<Address>,
+    /// Replicas per shard; unset: as many as now
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["status", "cancel"])]
+    repl_factor: Option<u32>,
+    /// Print what would be moved, and change nothing
+    #[arg(long, conflicts_with_all = ["status", "cancel"])]
+    dry_run: bool,
+    /// Give up the pairs of these shards, whose nodes are gone for good
+    #[arg(long, value_name = "SHARD,SHARD,..", value_delimiter = ',', conflicts_with_all = ["status", "cancel"])]
+    accept_loss: Vec<String>,
+    /// Follow the change that is running, or print what became of the last one
+    #[arg(long, conflicts_with = "cancel")]
+    status: bool,
+    /// Cancel the change that is running, which can be done until something was handed over
+    #[arg(long)]
+    cancel: bool,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// The body of the request.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Wanted {
+    view: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repl_factor: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accept_loss: Vec<String>,
+}
+
+/// The body of the answer to a change that was accepted or cancelled.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Named {
+    change_id: String,
+}
+
+/// Plans, makes, follows or cancels a view change; false if the change did not finish.
+pub(super) fn view_change(args: &ViewChangeArgs) -> Result<bool, Failure> {
+    let client = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?;
+    if args.status {
+        return watch(&client, &args.node.node, None);
+    }
+    if args.cancel {
+        let cancelled = client.delete(PATH)?;
+        let text = format!("cancelled the view change {}", cancelled.parse::<Named>()?.change_id);
+        return print(text.as_bytes()).map(|()| true);
+    }
+    let answer = client.put(PATH, body(args)?, (!args.dry_run).then_some(("prefer", "respond-async")))?;
+    match answer.status {
+        202 => watch(&client, &args.node.node, Some(&answer.read::<Named>()?.change_id)),
+        _ if args.dry_run => print(answer.parse::<Plan>()?.rendered().as_bytes()).map(|()| true),
+        // It has waited for the end, as a node may.
+        _ => print(answer.parse::<Receipt>()?.rendered().as_bytes()).map(|()| true),
+    }
+}
+
+fn body(args: &ViewChangeArgs) -> Result<Vec<u8>, Failure> {
+    let wanted = Wanted {
+        view: args.nodes.iter().map(ToString::to_string).collect(),
+        repl_factor: args.repl_factor,
+        dry_run: args.dry_run,
+        accept_loss: args.accept_loss.clone(),
+    };
+    serde_json::to_vec(&wanted)
+        .map_err(|error| Failure::Local(format!("the request cannot be formed: {error}")))
+}
+
+/// Follows the change to its end and prints what came of it; false if that is not the wanted end.
+fn watch(client: &Client, node: &Address, change: Option<&str>) -> Result<bool, Failure> {
+    let mut progress = Progress::new();
+    if let Some(id) = change {
+        progress.say(&format!("view change {id}"));
+    }
+    let end = follow(client, change, &interrupts(), &mut progress);
+    progress.clear();
+    match end {
+        Ok(End::Finished(receipt)) => print(receipt.rendered().as_bytes()).map(|()| true),
+        Ok(End::Otherwise(text)) => {
+            eprintln!("evenkv: {text}");
+            Ok(false)
+        }
+        Ok(End::Interrupted) => {
+            eprintln!(
+                "evenkv: the change goes on without this program. Follow it with\n  \
+                 evenkv view-change --status --node {node}\nor cancel it with\n  \
+                 evenkv view-change --cancel --node {node}"
+            );
+            Ok(false)
+        }
+        Err(failure @ Failure::Unreachable { .. }) => {
+            eprintln!(
+                "evenkv: the node that was asked is gone; whether the change goes on, any other node says:\n  \
+                 evenkv view-change --status --node HOST:PORT"
+            );
+            Err(failure)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Gets a message at Ctrl-C, which from now on does not end the program by itself.
+fn interrupts() -> Receiver<()> {
+    let (caught, interrupts) = bounded(1);
+    let watching = Signals::new([SIGINT]).and_then(|mut signals| {
+        threads::spawn("interrupts", move || {
+            for _ in signals.forever() {
+                let _ = caught.try_send(());
+            }
+        })
+    });
+    // Then Ctrl-C ends the program at once, which is as good for the change.
+    if watching.is_err() { never() } else { interrupts }
+}

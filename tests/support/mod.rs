@@ -10,7 +10,9 @@
 
 pub(crate) mod cluster;
 pub(crate) mod fake_main;
+pub(crate) mod history;
 pub(crate) mod http;
+pub(crate) mod load;
 pub(crate) mod node;
 pub(crate) mod ports;
 

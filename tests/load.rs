@@ -67,7 +67,6 @@ fn requests_without_an_answer_are_listed() {
         &[ports::free_address()],
         &Profile { rest: Duration::from_millis(5), ..Profile::default() },
     );
-    std::thread::yield_now();
     let noted = load.stop();
     assert!(!noted.wrong.is_empty() && noted.wrong.iter().all(|line| line.contains("no answer")));
     assert_eq!(history::check(&noted.records), Ok(()));

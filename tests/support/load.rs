@@ -127,11 +127,13 @@ impl Client {
     }
 
     fn work(mut self, shared: &Shared) -> Noted {
-        while !shared.stopped.load(Ordering::Relaxed) {
+        loop {
             self.request(shared);
+            if shared.stopped.load(Ordering::Relaxed) {
+                return self.noted;
+            }
             thread::sleep(self.profile.rest);
         }
-        self.noted
     }
 
     fn request(&mut self, shared: &Shared) {

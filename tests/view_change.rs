@@ -418,6 +418,7 @@ fn passive_fresh_and_departed_nodes_join() {
     pairs.check(&view);
     // A pair that is gone again does not make a node one that never held any.
     used.http().put(&target("once"), r#"{"value":1}"#);
+    assert_eq!(used.http().delete(&target("once")).status, 200);
     let refused = ask(&members[0], &[members.clone(), vec![used.address().to_owned()]].concat());
     check_refused(&refused, "a single node with a pair", used.address());
 }
@@ -488,26 +489,20 @@ fn clients_notice_nothing_of_twenty_view_changes() {
 fn founding_and_a_change_are_quick() {
     let _alone = alone();
     let limit = Duration::from_secs(2);
-    let mut cluster = Cluster::starting(7, &[]);
-    cluster.nodes.iter().for_each(Node::wait_live);
-    // The last node of a cluster of eight comes when the others wait for it.
-    let last = ports::free_address();
-    let view = format!("{},{last}", cluster.view);
-    for node in &mut cluster.nodes {
-        node.restart_with(&[("VIEW", &view)]);
-        node.wait_live();
-    }
+    let all: Vec<String> = (0..8).map(|_| ports::free_address()).collect();
+    let view = all.join(",");
+    let start = |address: &String| Node::start(address, &[("VIEW", &view)]);
+    let mut nodes: Vec<Node> = all[..7].iter().map(start).collect();
+    nodes.iter().for_each(Node::wait_live);
     let started = Instant::now();
-    let mut nodes = cluster.nodes;
-    nodes.push(Node::start(&last, &[("VIEW", &view)]));
+    nodes.push(start(&all[7]));
     nodes.iter().for_each(Node::wait_ready);
     let (took, limit_now) = (started.elapsed(), allowed(limit));
     println!("founded {took:.0?} after the last of 8 nodes was started");
     assert!(took < limit_now, "founding took {took:?}, allowed {limit_now:?}");
 
-    let all = addresses(&nodes);
     assert_eq!(ask(&all[0], &all[..1]).status, 200);
-    let rows: String = (0..10_000).map(|number| create_row(number)).collect();
+    let rows: String = (0..10_000).map(create_row).collect();
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), rows).expect("the file is written");
     let mut import = support::node::evenkv();

@@ -290,8 +290,8 @@ fn a_dry_run_says_what_will_be_and_changes_nothing() {
     }
     assert_eq!(listed.len(), view.len());
     let moves = planned["moves"].as_array().expect("a list");
-    let moved: u64 = moves.iter().map(|step| step["pairs"].as_u64().expect("a number")).sum();
-    assert_eq!(planned["moved"], moved, "{planned}");
+    let pairs_moved: u64 = moves.iter().map(|step| step["pairs"].as_u64().expect("a number")).sum();
+    assert_eq!(planned["moved"], pairs_moved, "{planned}");
     for step in moves {
         assert!(step["ranges"].as_u64() > Some(0) && step["from"] != step["to"], "{planned}");
         assert!(step["from"].is_string() && step["to"].is_string(), "{planned}");

@@ -126,13 +126,11 @@ fn run_all(rows: impl Iterator<Item = Row>) {
     let mut failed = Vec::new();
     for row in rows {
         let Row { point, victim, harm, .. } = row;
-        match catch_unwind(AssertUnwindSafe(|| run(row))) {
-            Ok(said) => println!("{point:17} {harm:?} {victim:?}: {said}"),
-            Err(_) => {
-                println!("{point:17} {harm:?} {victim:?}: FAILED, see above");
-                failed.push(row);
-            }
-        }
+        let said = catch_unwind(AssertUnwindSafe(|| run(row))).unwrap_or_else(|_| {
+            failed.push(row);
+            "FAILED, see above".to_owned()
+        });
+        println!("{point:17} {harm:?} {victim:?}: {said}");
     }
     assert!(failed.is_empty(), "{} rows failed: {failed:#?}", failed.len());
 }
@@ -159,7 +157,9 @@ impl Trial {
         };
         let nodes: Vec<Node> = all.iter().enumerate().map(start).collect();
         nodes[..5].iter().for_each(Node::wait_ready);
-        nodes.iter().for_each(|node| wait_knows(node, 5));
+        for node in &nodes {
+            wait_knows(node, 5);
+        }
         lead_by_first(&nodes[..3]);
         let pairs = create_pairs(&all[ASKED], PAIRS);
         Self { nodes, all, first_view, pairs }
@@ -238,9 +238,10 @@ impl Trial {
             let mut client = Http::new(address);
             for (key, value) in &self.pairs {
                 let answer = client.get(&target(key));
-                let right = match lost.contains(key) {
-                    true => answer.status == 404,
-                    false => answer.status == 200 && answer.json()["value"] == *value,
+                let right = if lost.contains(key) {
+                    answer.status == 404
+                } else {
+                    answer.status == 200 && answer.json()["value"] == *value
                 };
                 assert!(right, "{key} through {address}: {} {:.200}", answer.status, answer.text());
             }
@@ -437,9 +438,10 @@ fn check_recovery(count: usize, dead: &[usize], survivor: usize) {
             wait_until(&format!("{key} is answered for through {address}"), allowed(SETTLE), || {
                 let got = Http::new(address).get(&target(key));
                 let lost = dead.contains(&owners[key]);
-                let right = match lost {
-                    false => got.status == 200 && got.json()["value"] == *value,
-                    true => got.status == 503 && got.header("Evenkv-Reason").is_some(),
+                let right = if lost {
+                    got.status == 503 && got.header("Evenkv-Reason").is_some()
+                } else {
+                    got.status == 200 && got.json()["value"] == *value
                 };
                 assert!(!lost || got.status != 404, "{key} is lost, not absent");
                 answer = Some(got);

@@ -15,7 +15,7 @@ use super::{START_DEADLINE, ports, wait_until};
 /// Where view changes are asked for.
 pub(crate) const VIEW_CHANGE: &str = "/kv-store/view-change";
 /// Longer than any view change of a test takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The fields of a receipt, in the order of their names.
 const RECEIPT: [&str; 12] = [
     "change-id",

@@ -8,9 +8,12 @@
     reason = "the rules about clocks, threads and the environment are for the library; a test polls and measures"
 )]
 
+pub(crate) mod change;
 pub(crate) mod cluster;
 pub(crate) mod fake_main;
+pub(crate) mod history;
 pub(crate) mod http;
+pub(crate) mod load;
 pub(crate) mod node;
 pub(crate) mod ports;
 

@@ -142,6 +142,11 @@ impl Node {
         });
     }
 
+    /// Whether the process stands still or has ended, by whatever cause.
+    pub(crate) fn has_halted(&self) -> bool {
+        self.status_line("State").is_none_or(|state| state.starts_with(['T', 'Z']))
+    }
+
     /// Lets a paused process go on.
     pub(crate) fn resume(&self) {
         self.signal("CONT");

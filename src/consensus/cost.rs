@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::driver::{Driver, Settings};
 use super::machine::{Answer, StateMachine};
 use crate::model::binary::Malformed;
-use crate::model::hash::{HashKey, KeyHash};
+use crate::model::hash::HashKey;
 use crate::model::store::Store;
 
 const WRITERS: u64 = 64;
@@ -26,7 +26,7 @@ struct Pairs(Arc<Store>);
 
 fn put(store: &Store, command: &[u8]) -> bool {
     let (key, value) = command.split_at(16);
-    store.put(KeyHash::of(key), key, value)
+    store.put(HashKey::PUBLISHED.hash(key), key, value)
 }
 
 impl StateMachine for Pairs {

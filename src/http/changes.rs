@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tiny_http::Method;
 
 use super::answer::Answer;
@@ -66,7 +66,12 @@ pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
         let state = node.state();
         node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND);
         let state = node.state();
-        for one in server.changes.ended(state.as_deref(), node.is_stopping()) {
+        let ended = server.changes.ended(state.as_deref(), node.is_stopping());
+        if let Some(state) = state.as_ref().filter(|_| !ended.is_empty() && !node.is_stopping()) {
+            // Whoever is answered may ask any other node next.
+            server.office.spread(state);
+        }
+        for one in ended {
             let end = state.as_ref().and_then(|state| state.result(one.change));
             let answer = answer(one.change, end, one.causal.as_deref());
             let label = Route::label(Some(&Route::ViewChange));
@@ -80,12 +85,7 @@ fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
     let error = match end {
         Some(End::Finished(receipt)) => {
-            let mut body = json!({ "message": "View change successful" });
-            if let (Value::Object(body), Ok(Value::Object(receipt))) =
-                (&mut body, serde_json::from_str::<Value>(receipt))
-            {
-                body.extend(receipt);
-            }
+            let mut body = serde_json::from_str(receipt).expect("receipts are JSON");
             add_causal(&mut body, causal);
             return Answer::json(200, body.to_string().into_bytes());
         }

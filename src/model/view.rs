@@ -157,16 +157,6 @@ mod tests {
         assert_eq!(View::first(&twice, 1), Err(ViewError::Repeated(nodes(1)[0].clone())));
     }
 
-    #[test]
-    fn the_fingerprint_tells_order_and_factor() {
-        let of = |nodes: &[Address], factor| View::first(nodes, factor).unwrap().fingerprint();
-        let mut turned = nodes(2);
-        turned.reverse();
-        assert_eq!(of(&nodes(2), 1), of(&nodes(2), 1));
-        assert_ne!(of(&nodes(2), 1), of(&turned, 1));
-        assert_ne!(of(&nodes(2), 1), of(&nodes(2), 2));
-    }
-
     proptest! {
         #[test]
         fn each_point_is_owned_once_and_the_parts_are_even(count in 1_usize..65, point: u128) {

@@ -19,6 +19,8 @@ use crate::threads;
 
 /// The length of a tick. An election begins 10 to 20 of them after the leader was last heard.
 const TICK: Duration = Duration::from_millis(40);
+/// Who proposes something is told after so many ticks that its outcome is unknown.
+const ANSWER_TICKS: u64 = 50;
 /// Inputs that may wait for the thread; further ones are refused.
 const INBOX: usize = 4096;
 /// Inputs that are taken in before the groups work.
@@ -208,7 +210,9 @@ impl MetaInbox {
 }
 
 fn new_driver() -> Driver<Sender<Answer>> {
-    Driver::new(Settings { seed: rand::random(), answer_ticks: 50, ..Settings::default() })
+    let mut settings = Settings::default();
+    (settings.seed, settings.answer_ticks) = (rand::random(), ANSWER_TICKS);
+    Driver::new(settings)
 }
 
 struct Raft {

@@ -74,6 +74,7 @@ fn receipt(
     let hold_us = planned.hold_us.max(u64::try_from(coordinator.hold.as_micros()).unwrap_or(u64::MAX));
     let epoch = state.view.epoch + u64::from(planned.shards != state.view.shards);
     let mut receipt = json!({
+        "message": "View change successful",
         "shards": shards.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
         "change-id": format!("{id:016x}"),
         "epoch": epoch,

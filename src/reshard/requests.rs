@@ -11,6 +11,7 @@ use crate::clock::{Deadline, now};
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Void, Wanted, wanted_voters};
+use crate::node::post;
 use crate::wire::{Begun, Cancelled, Order, PlannedView, Progress};
 
 /// A request about a view change is begun, or refused, within this time.
@@ -132,6 +133,18 @@ impl Office {
             }
         }
         Ok(body)
+    }
+
+    /// Tells all nodes of the view what this one knows, and waits until they act by it; those that do not answer are told later.
+    pub fn spread(&self, state: &MetaState) {
+        for node in state.nodes().iter().filter(|node| **node != self.node.address) {
+            let peer = self.node.peers.at(node);
+            if !peer.is_down()
+                && let Err(error) = post::tell(&peer, state)
+            {
+                log::debug!("{node} was not told the news: {error}");
+            }
+        }
     }
 
     fn state(&self) -> Result<Arc<MetaState>, Error> {

@@ -213,19 +213,19 @@ mod tests {
     use super::*;
 
     fn put(store: &Store, key: &[u8], value: &[u8]) -> bool {
-        store.put(KeyHash::of(key), key, value)
+        store.put(HashKey::PUBLISHED.hash(key), key, value)
     }
 
     #[test]
     fn versions_of_a_key_only_grow() {
         let store = Store::new(HashKey::PUBLISHED);
-        let version = || store.get(KeyHash::of(b"k"), b"k").unwrap().version();
+        let version = || store.get(HashKey::PUBLISHED.hash(b"k"), b"k").unwrap().version();
         assert!(!put(&store, b"k", b"1"));
         let first = version();
         assert!(put(&store, b"k", b"2"));
         let second = version();
         assert!(first < second);
-        assert!(store.delete(KeyHash::of(b"k"), b"k"));
+        assert!(store.delete(HashKey::PUBLISHED.hash(b"k"), b"k"));
         assert!(!put(&store, b"k", b"3"));
         assert!(second < version());
     }
@@ -269,7 +269,7 @@ mod tests {
     fn neighbours() -> Vec<Vec<u8>> {
         let end = stripe_starts()[1];
         let keys = (0_u32..).map(|number| number.to_string().into_bytes());
-        keys.filter(|key| KeyHash::of(key).high() < end).take(24).collect()
+        keys.filter(|key| HashKey::PUBLISHED.hash(key).high() < end).take(24).collect()
     }
 
     proptest! {
@@ -284,7 +284,7 @@ mod tests {
             let mut map: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
             for (number, (step, key, length)) in steps.into_iter().enumerate() {
                 let key = keys[key].clone();
-                let hash = KeyHash::of(&key);
+                let hash = HashKey::PUBLISHED.hash(&key);
                 let value = [number.to_le_bytes()[0]].repeat(length);
                 match step {
                     0 | 1 => prop_assert_eq!(store.put(hash, &key, &value), map.insert(key, value).is_some()),
@@ -298,7 +298,7 @@ mod tests {
                 prop_assert_eq!(store.size(), Size { pairs: map.len() as u64, bytes });
             }
             for (key, value) in &map {
-                let held = store.get(KeyHash::of(key), key);
+                let held = store.get(HashKey::PUBLISHED.hash(key), key);
                 prop_assert_eq!(held.as_ref().map(Held::value), Some(value.as_slice()));
             }
             // What is dead does not pile up: at most half of each page, and the open page.

@@ -259,7 +259,7 @@ fn filled_with(pairs: u64, value: &[u8]) -> Store {
     let store = Store::new(HashKey::PUBLISHED);
     for number in 0..pairs {
         let key = format!("key{number}");
-        store.put(KeyHash::of(key.as_bytes()), key.as_bytes(), value);
+        store.put(HashKey::PUBLISHED.hash(key.as_bytes()), key.as_bytes(), value);
     }
     store
 }
@@ -286,7 +286,7 @@ fn a_range_without_a_point_holds_nothing() {
 #[test]
 fn versions_are_drawn_by_what_changes_a_pair_and_raised_by_what_is_installed() {
     let store = Store::new(HashKey::PUBLISHED);
-    let (a, hash) = (&b"a"[..], KeyHash::of(b"a"));
+    let (a, hash) = (&b"a"[..], HashKey::PUBLISHED.hash(b"a"));
     assert_eq!(store.index(), 0);
     assert!(!store.delete(hash, a));
     assert_eq!(store.index(), 0);
@@ -348,8 +348,8 @@ fn the_memory_of_what_was_removed_is_given_back() {
     for (piece, size) in store.pieces(&all, BatchLimit { pairs: 50, bytes: usize::MAX }) {
         // One of ten stays.
         let keys = store.scan(&piece, NO_LIMIT).pairs;
-        let first = keys.first().map(|pair| Point::of(KeyHash::of(&pair.key), &pair.key)).unwrap();
-        let after = keys.get(5).map(|pair| Point::of(KeyHash::of(&pair.key), &pair.key));
+        let first = keys.first().map(|pair| Point::of(HashKey::PUBLISHED.hash(&pair.key), &pair.key)).unwrap();
+        let after = keys.get(5).map(|pair| Point::of(HashKey::PUBLISHED.hash(&pair.key), &pair.key));
         let rest = HashRange { from: after.clone().unwrap_or(first), to: piece.to.clone() };
         let stay = after.map_or(0, |_| 5);
         assert_eq!(store.remove_range(&rest), size.pairs - stay);

@@ -68,7 +68,10 @@ fn serve(settings: &Settings) -> ExitCode {
         running.listening
     );
     log::info!("role: {}", describe(&config.role));
-    if config.secret.is_none() && !matches!(config.role, Role::Follower { .. }) && !config.listen.ip().is_loopback() {
+    if config.secret.is_none()
+        && !matches!(config.role, Role::Follower { .. })
+        && !config.listen.ip().is_loopback()
+    {
         log::warn!(
             "CLUSTER_SECRET is not set: requests among nodes are taken from loopback and private addresses only"
         );

@@ -90,7 +90,9 @@ fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
             return Answer::json(200, body.to_string().into_bytes());
         }
         Some(End::Refused(reason)) => Error::BadRequest(reason.clone()),
-        Some(End::Failed(reason)) => Error::NotServing(format!("The view change could not be done: {reason}")),
+        Some(End::Failed(reason)) => {
+            Error::NotServing(format!("The view change could not be done: {reason}"))
+        }
         Some(End::Cancelled) => {
             Error::Conflict("The view change was cancelled: nothing has changed".to_owned())
         }
@@ -98,7 +100,8 @@ fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
             "The view change made no progress, and view change {by:016x} has taken its place"
         )),
         None => {
-            let error = format!("The node is stopping: view change {id:016x} goes on, ask another node for it");
+            let error =
+                format!("The node is stopping: view change {id:016x} goes on, ask another node for it");
             return Answer::error(&Error::NotServing(error), &Method::Put, &more)
                 .with_outcome(crate::error::Applied::Unknown);
         }

@@ -154,8 +154,7 @@ fn read_wanted(node: &Node, body: &[u8]) -> Result<(Wanted, bool), Error> {
 }
 
 /// What the body of a view change looks like.
-const FORM: &str =
-    r#"{"view":"host:port,host:port","repl-factor":1,"dry-run":false,"accept-loss":["2"]}, all but view optional"#;
+const FORM: &str = r#"{"view":"host:port,host:port","repl-factor":1,"dry-run":false,"accept-loss":["2"]}, all but view optional"#;
 
 fn question(node: &Node, route: &Route) -> Result<Value, Error> {
     let standing = node.standing();

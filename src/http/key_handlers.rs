@@ -115,12 +115,7 @@ pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn run(
-    server: &Server,
-    key: &[u8],
-    operation: Operation,
-    deadline: Deadline,
-) -> Result<Outcome, Error> {
+fn run(server: &Server, key: &[u8], operation: Operation, deadline: Deadline) -> Result<Outcome, Error> {
     if deadline.is_over() {
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });

@@ -182,7 +182,10 @@ impl Gauges {
             pairs: gauge("evenkv_pairs", "Pairs held"),
             bytes: gauge("evenkv_pair_bytes", "Bytes of the keys and values held"),
             epoch: gauge("evenkv_epoch", "Epoch of the view, 0 without one"),
-            leads: gauge("evenkv_meta_leader", "Whether the node leads the meta group: it coordinates view changes"),
+            leads: gauge(
+                "evenkv_meta_leader",
+                "Whether the node leads the meta group: it coordinates view changes",
+            ),
             threads: gauge("evenkv_process_threads", "Threads of the process"),
             descriptors: gauge("evenkv_process_open_fds", "Open file descriptors of the process"),
             resident: gauge("evenkv_process_resident_bytes", "Resident memory of the process"),
@@ -233,8 +236,16 @@ mod tests {
         metrics.answered(LaneId::Client, 0, 200, Duration::from_millis(2));
         metrics.answered(LaneId::Health, 7, 299, Duration::ZERO);
         metrics.shed(LaneId::Forwarded);
-        let sample =
-            Sample { queued: vec![(LaneId::Client, 3)], parked: 0, busy: 1, pairs: 2, bytes: 5, epoch: 1, leads: true, port: 1 };
+        let sample = Sample {
+            queued: vec![(LaneId::Client, 3)],
+            parked: 0,
+            busy: 1,
+            pairs: 2,
+            bytes: 5,
+            epoch: 1,
+            leads: true,
+            port: 1,
+        };
         let text = String::from_utf8(metrics.render(&sample)).unwrap();
         for line in [
             "evenkv_requests_total{lane=\"client\",route=\"keys\",status=\"200\"} 2",

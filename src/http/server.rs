@@ -11,6 +11,7 @@ use tiny_http::{Method, Request};
 
 use super::accept::{self, Acceptor, Generation};
 use super::answer::{self, Answer};
+use super::changes::{self, Changes};
 use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
@@ -18,7 +19,6 @@ use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
-use super::changes::{self, Changes};
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets};
 use crate::clock::now;
 use crate::config::{Config, Role};
@@ -27,8 +27,8 @@ use crate::model::address::Address;
 use crate::node::greeter;
 use crate::node::post::Messages;
 use crate::node::state::{Node, Serving};
-use crate::reshard::orders::Office;
 use crate::reshard;
+use crate::reshard::orders::Office;
 use crate::{threads, wire};
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
@@ -196,8 +196,11 @@ impl Server {
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
-            let reason =
-                if self.office.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
+            let reason = if self.office.node.is_stopping() {
+                "The node is stopping"
+            } else {
+                "The node is overloaded"
+            };
             let error = Error::Overloaded(format!("{reason}: try again after the time in Retry-After"));
             let mut answer = Answer::error(&error, job.arrival.request.method(), "");
             answer.close = self.office.node.is_stopping();
@@ -349,14 +352,21 @@ impl Server {
         let target = job.arrival.request.url().to_owned();
         let path = routes::path(&target);
         if let Framing::Refused { reason, .. } = &job.arrival.framing {
-            return Found::Answer(Route::label(None), Answer::error(&Error::Framing(reason.clone()), &method, ""));
+            return Found::Answer(
+                Route::label(None),
+                Answer::error(&Error::Framing(reason.clone()), &method, ""),
+            );
         }
         if self.is_follower() && routes::is_store(path) {
             let label = Route::label(routes::find(path, true).ok().as_ref());
             return Found::Answer(label, relay::answer(self, job));
         }
-        let short_form =
-            self.office.node.standing().serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
+        let short_form = self
+            .office
+            .node
+            .standing()
+            .serving()
+            .is_ok_and(|serving| serving.state.view.nodes().count() == 1);
         let route = match routes::find(path, short_form) {
             Ok(route) => route,
             Err(error) => {

@@ -214,7 +214,13 @@ pub enum Void {
 
 impl MetaState {
     /// The first state of a cluster.
-    pub fn first(cluster: String, group: u64, hash_key: HashKey, view: View, instances: &BTreeMap<Address, u64>) -> Self {
+    pub fn first(
+        cluster: String,
+        group: u64,
+        hash_key: HashKey,
+        view: View,
+        instances: &BTreeMap<Address, u64>,
+    ) -> Self {
         let holders = view.shards.iter().map(|shard| (shard.group, holders_of(shard, instances))).collect();
         Self {
             cluster,
@@ -362,7 +368,8 @@ impl MetaState {
             Some(planned) => {
                 let owns = |index: usize| self.view.ranges(index).next().is_some();
                 let shards = self.view.shards.iter().enumerate();
-                let kept = shards.filter(|(index, shard)| owns(*index) || !planned.added.contains(&shard.group));
+                let kept =
+                    shards.filter(|(index, shard)| owns(*index) || !planned.added.contains(&shard.group));
                 let kept: Vec<Shard> = kept.map(|(_, shard)| shard.clone()).collect();
                 self.settle(kept);
             }
@@ -437,7 +444,7 @@ pub fn holders_of(shard: &Shard, instances: &BTreeMap<Address, u64>) -> BTreeMap
 pub fn wanted_voters(nodes: &[Address]) -> &[Address] {
     let count = match nodes.len() {
         0..3 => 1,
-        3..5 => 3,
+        3..7 => 3,
         _ => 5,
     };
     &nodes[..count.min(nodes.len())]

@@ -49,8 +49,7 @@ impl std::error::Error for OrderError {}
 pub fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
     let request = peer.request(Method::GET, wire::HELLO).body(SendBody::none()).expect("a constant path");
     let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
-    let senseless =
-        |reason: String| NoAnswer { kind: crate::peers::client::NoAnswerKind::Senseless, reason };
+    let senseless = |reason: String| NoAnswer { kind: crate::peers::client::NoAnswerKind::Senseless, reason };
     let body = read_refusal(response).map_err(senseless)?;
     serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))
 }

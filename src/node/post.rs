@@ -149,7 +149,8 @@ impl Writer {
             let request = self.peer.request(Method::POST, wire::RAFT).body(body).expect("a constant path");
             let deadline = Deadline::after(now(), MESSAGE_TIMEOUT);
             let answer = self.peer.exchange(request, Patience::Until(deadline));
-            let taken = answer.is_ok_and(|answer| answer.status().is_success() && read_refusal(answer).is_ok());
+            let taken =
+                answer.is_ok_and(|answer| answer.status().is_success() && read_refusal(answer).is_ok());
             if !taken {
                 // An old message is not sent again: the group knows better what is to be sent next.
                 for envelope in sent {

@@ -11,7 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::{Deadline, now};
-use crate::consensus::{Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status};
+use crate::consensus::{
+    Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
+};
 use crate::model::address::Address;
 use crate::model::binary::Malformed;
 use crate::model::meta::{Command, MetaState, Void};

@@ -44,15 +44,14 @@ const FREEZE_MARGIN: Duration = Duration::from_millis(60);
 
 /// Runs until the channel closes.
 pub fn run(office: &Office, stop: &Receiver<()>) {
-    let mut coordinator =
-        Coordinator {
-            office: office.clone(),
-            term: 0,
-            progress: now(),
-            hold: Duration::ZERO,
-            failed: None,
-            looked: now(),
-        };
+    let mut coordinator = Coordinator {
+        office: office.clone(),
+        term: 0,
+        progress: now(),
+        hold: Duration::ZERO,
+        failed: None,
+        looked: now(),
+    };
     while stop.try_recv() == Err(TryRecvError::Empty) {
         coordinator.round();
     }
@@ -328,7 +327,9 @@ impl Coordinator {
             OrderError::Gone(_) if planned.added.contains(&piece.to) => {
                 self.replace(state, id.change, piece.to, target)
             }
-            OrderError::Gone(_) => Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.to)))),
+            OrderError::Gone(_) => {
+                Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.to))))
+            }
             OrderError::Refused(reason) if reason.contains(LOST_SOURCE) => {
                 Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.from))))
             }
@@ -344,7 +345,9 @@ impl Coordinator {
     fn replace(&mut self, state: &MetaState, id: u64, group: u64, node: &Address) -> Result<(), Stuck> {
         let index = state.view.shards.iter().position(|shard| shard.group == group);
         if index.is_some_and(|index| state.view.ranges(index).next().is_some()) {
-            return Err(Stuck::Lost(format!("{node} is lost: it was started again with pairs of the new view")));
+            return Err(Stuck::Lost(format!(
+                "{node} is lost: it was started again with pairs of the new view"
+            )));
         }
         let promise = Order::Promise { cluster: state.cluster.clone(), founding: false };
         let promised = self.office.order::<u64>(node, 0, &promise, PROPOSAL_TIMEOUT);

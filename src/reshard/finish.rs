@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::coordinator::{Coordinator, Stuck, holder};
 use super::points::point;
 use super::voters::{self, Voters};
-use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::address::Address;
+use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::shard::Tally;
 use crate::node::ask::OrderError;
 use crate::node::raft::Seat;
@@ -44,12 +44,7 @@ pub(super) fn finish(
     Ok(())
 }
 
-fn receipt(
-    coordinator: &Coordinator,
-    state: &MetaState,
-    id: u64,
-    planned: &Planned,
-) -> Result<Value, Stuck> {
+fn receipt(coordinator: &Coordinator, state: &MetaState, id: u64, planned: &Planned) -> Result<Value, Stuck> {
     let mut sum = Tally::default();
     let mut shards = Vec::new();
     for shard in &state.view.shards {

@@ -46,7 +46,10 @@ impl Office {
         }
         let own = node.state().map(|state| state.cluster.clone());
         if !is_open(order) && own.as_ref() != Some(&addressed.cluster) {
-            return Err(OrderError::Refused(format!("{} is not of cluster {}", node.address, addressed.cluster)));
+            return Err(OrderError::Refused(format!(
+                "{} is not of cluster {}",
+                node.address, addressed.cluster
+            )));
         }
         self.obey(order).map_err(OrderError::Refused)
     }
@@ -110,7 +113,9 @@ impl Office {
             Order::ChangeProgress => Ok(json(&self.desk.progress(&node.address))),
             Order::PlanChange { wanted } => {
                 let leads = node.meta.seat().is_some_and(|seat| seat.leads());
-                Ok(json(&leads.then(|| prepare::plan_only(self, wanted).map_err(|failure| failure.to_string()))))
+                Ok(json(
+                    &leads.then(|| prepare::plan_only(self, wanted).map_err(|failure| failure.to_string())),
+                ))
             }
         }
     }

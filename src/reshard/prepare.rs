@@ -97,7 +97,9 @@ fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found,
     }
     let view = &state.view;
     if let Some(id) = wanted.accept_loss.iter().find(|id| !view.shards.iter().any(|shard| shard.id == **id)) {
-        return refuse(format!("accept-loss names shard {id}, which there is not: allowed are ids of lost shards"));
+        return refuse(format!(
+            "accept-loss names shard {id}, which there is not: allowed are ids of lost shards"
+        ));
     }
     let mut found = Found { given_up: Vec::new(), holders: Vec::new(), fresh: BTreeMap::new() };
     for (index, shard) in view.shards.iter().enumerate() {
@@ -108,7 +110,10 @@ fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found,
         let counted = office.order::<u64>(node, instance, &Order::Count, QUESTION_TIMEOUT);
         match counted {
             Ok(_) if accepted => {
-                return refuse(format!("shard {} is not lost, {node} answers: leave it out of accept-loss", shard.id));
+                return refuse(format!(
+                    "shard {} is not lost, {node} answers: leave it out of accept-loss",
+                    shard.id
+                ));
             }
             Ok(_) => {
                 found.holders.push(Some((node.clone(), instance)));
@@ -180,7 +185,9 @@ fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, Failu
             Ok(hello.instance)
         }
         Ok(hello) => Ok(hello.instance),
-        Err(error) => refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view")),
+        Err(error) => {
+            refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view"))
+        }
     }
 }
 

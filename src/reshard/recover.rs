@@ -47,7 +47,9 @@ pub fn recover(office: &Office) -> Result<Value, Error> {
     }
     let seat = own.meta.seat();
     let voters: Vec<Address> = match &seat {
-        Some(seat) => seat.status.voters.iter().filter_map(|id| seat.status.members.get(id)).cloned().collect(),
+        Some(seat) => {
+            seat.status.voters.iter().filter_map(|id| seat.status.members.get(id)).cloned().collect()
+        }
         None => wanted_voters(&known.nodes()).to_vec(),
     };
     let living = voters.iter().filter(|voter| survivors.iter().any(|(node, _)| node == *voter)).count();

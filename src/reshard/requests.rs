@@ -121,7 +121,8 @@ impl Office {
         let progress = progress.into_iter().find_map(|(_, progress)| progress);
         match progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON")) {
             Some(Value::Object(progress)) => {
-                let known = progress.into_iter().filter(|(name, value)| name != "blocked-by" || !value.is_null());
+                let known =
+                    progress.into_iter().filter(|(name, value)| name != "blocked-by" || !value.is_null());
                 body.as_object_mut().expect("an object").extend(known);
             }
             _ => {

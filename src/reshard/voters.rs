@@ -83,7 +83,9 @@ fn change(office: &Office, change: &Change) -> Voters {
             log::info!("meta group: {change:?}");
             Voters::Changing
         }
-        Err(NotProposed::Refused(Refusal::NotCaughtUp)) => Voters::Waiting("a new voter is catching up".to_owned()),
+        Err(NotProposed::Refused(Refusal::NotCaughtUp)) => {
+            Voters::Waiting("a new voter is catching up".to_owned())
+        }
         Err(error) => Voters::Waiting(format!("the meta group did not change its members: {error:?}")),
     }
 }

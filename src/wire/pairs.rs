@@ -25,7 +25,8 @@ impl Parcel {
     /// Its form on the wire.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let described = serde_json::to_vec(&(&self.rest, &self.frozen, self.busy)).expect("our own types are JSON");
+        let described =
+            serde_json::to_vec(&(&self.rest, &self.frozen, self.busy)).expect("our own types are JSON");
         put_bytes(&mut out, &described);
         put_number(&mut out, self.delta.pairs.len() as u64);
         for pair in &self.delta.pairs {

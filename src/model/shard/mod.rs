@@ -113,7 +113,12 @@ struct Table {
 
 impl Shard {
     /// A shard that holds nothing yet and owns these ranges, gained with this epoch.
-    pub fn new(group: u64, hash_key: HashKey, owned: impl IntoIterator<Item = HashRange>, epoch: u64) -> Self {
+    pub fn new(
+        group: u64,
+        hash_key: HashKey,
+        owned: impl IntoIterator<Item = HashRange>,
+        epoch: u64,
+    ) -> Self {
         let mut table = Table::default();
         owned.into_iter().for_each(|range| table.owned.add(range, epoch));
         Self { group, store: Store::new(hash_key), table: RwLock::new(table), retries: Retries::default() }
@@ -222,8 +227,7 @@ impl Shard {
 
     fn sum_up(&self, table: &Table) -> Audit {
         let index = self.store.index();
-        let checksum: Checksum =
-            table.owned.rows().iter().map(|(range, _)| self.store.checksum(range)).sum();
+        let checksum: Checksum = table.owned.rows().iter().map(|(range, _)| self.store.checksum(range)).sum();
         let coming: u64 = table.incoming.iter().map(|one| self.store.size_of(one.range()).pairs).sum();
         let going: u64 = table.dropped.iter().map(|(range, _)| self.store.size_of(range).pairs).sum();
         let all = self.store.size().pairs;

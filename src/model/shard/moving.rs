@@ -65,7 +65,11 @@ impl fmt::Display for MoveError {
             Self::NotUnderWay => f.write_str("this attempt is not under way here"),
             Self::WrongRange => f.write_str("the range does not fit what the shard owns"),
             Self::ChecksumDiffers { sent, received } => {
-                write!(f, "received {} pairs, sent were {}, or their checksums differ", received.pairs, sent.pairs)
+                write!(
+                    f,
+                    "received {} pairs, sent were {}, or their checksums differ",
+                    received.pairs, sent.pairs
+                )
             }
         }
     }
@@ -185,7 +189,13 @@ impl Shard {
         }
         table.outgoing.retain(|one| !overlap(&one.range, range));
         let notes = Mutex::default();
-        table.outgoing.push(Outgoing { piece, since: stamp.version, range: range.clone(), frozen: false, notes });
+        table.outgoing.push(Outgoing {
+            piece,
+            since: stamp.version,
+            range: range.clone(),
+            frozen: false,
+            notes,
+        });
         Ok(())
     }
 
@@ -193,7 +203,12 @@ impl Shard {
     ///
     /// # Errors
     /// [`MoveError`].
-    pub fn outgoing_batch(&self, stamp: &Stamp, rest: &HashRange, limit: BatchLimit) -> Result<Batch, MoveError> {
+    pub fn outgoing_batch(
+        &self,
+        stamp: &Stamp,
+        rest: &HashRange,
+        limit: BatchLimit,
+    ) -> Result<Batch, MoveError> {
         let table = self.table.read();
         table.outgoing_of(stamp)?;
         Ok(self.store.scan(rest, limit))

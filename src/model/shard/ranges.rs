@@ -78,8 +78,8 @@ fn subtract(row: &HashRange, range: &HashRange) -> Vec<HashRange> {
     if !overlap(row, range) {
         return vec![row.clone()];
     }
-    let before = (row.from < range.from)
-        .then(|| HashRange { from: row.from.clone(), to: Some(range.from.clone()) });
+    let before =
+        (row.from < range.from).then(|| HashRange { from: row.from.clone(), to: Some(range.from.clone()) });
     let after = range.to.as_ref().filter(|to| ends_after(row.to.as_ref(), to));
     let after = after.map(|to| HashRange { from: to.clone(), to: row.to.clone() });
     before.into_iter().chain(after).collect()

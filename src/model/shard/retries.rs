@@ -86,9 +86,8 @@ impl Retries {
 
     /// The records of a range. Where a cut falls between two keys of one hash, those of both sides.
     pub(super) fn of_range(&self, range: &HashRange) -> Vec<RetryRecord> {
-        let lies_in = |hash: u128| {
-            hash >= range.from.hash && range.to.as_ref().is_none_or(|to| hash <= to.hash)
-        };
+        let lies_in =
+            |hash: u128| hash >= range.from.hash && range.to.as_ref().is_none_or(|to| hash <= to.hash);
         let mut found = Vec::new();
         for stripe in &self.stripes {
             let stripe = stripe.lock();

@@ -348,7 +348,8 @@ fn the_memory_of_what_was_removed_is_given_back() {
     for (piece, size) in store.pieces(&all, BatchLimit { pairs: 50, bytes: usize::MAX }) {
         // One of ten stays.
         let keys = store.scan(&piece, NO_LIMIT).pairs;
-        let first = keys.first().map(|pair| Point::of(HashKey::PUBLISHED.hash(&pair.key), &pair.key)).unwrap();
+        let first =
+            keys.first().map(|pair| Point::of(HashKey::PUBLISHED.hash(&pair.key), &pair.key)).unwrap();
         let after = keys.get(5).map(|pair| Point::of(HashKey::PUBLISHED.hash(&pair.key), &pair.key));
         let rest = HashRange { from: after.clone().unwrap_or(first), to: piece.to.clone() };
         let stay = after.map_or(0, |_| 5);

@@ -46,14 +46,14 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 	tests/smoke/cluster.sh
 
 test: ## the tests that take minutes at most
-	cargo test --locked
+	cargo test --locked --features failpoints
 
 test-full: ## all tests, those that take long too
-	cargo test --locked -- --include-ignored
+	cargo test --locked --features failpoints -- --include-ignored
 
 check: ## formatting, lints, licences and advisories, shell syntax
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --all-features -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; \
 	else echo 'check: cargo-deny is not installed, so licences and advisories were not checked'; fi
 	@for script in $(SHELL_SCRIPTS); do bash -n "$$script"; done

@@ -353,8 +353,40 @@ fn wrong_requests() -> Vec<Row> {
     let no_shard = Row::new("an unknown shard", "GET", "/shards/4711").without_key();
     rows.push(no_shard.fails(404, &["4711"]));
     rows.push(Row::new("a shard that is no number", "GET", "/shards/x").without_key().fails(404, &[]));
-    let change = Row::new("a view change in this version", "PUT", "/view-change").without_key();
-    rows.push(change.body(r#"{"view":"127.0.0.1:1,127.0.0.1:2"}"#).fails(501, &["view"]));
-    rows.push(Row::new("an audit in this version", "GET", "/audit").without_key().fails(501, &["audit"]));
+    let change = || Row::new("a wrong view change", "PUT", "/view-change").without_key();
+    for (body, said) in [
+        ("", "json"),
+        ("{", "json"),
+        ("[]", "object"),
+        ("{}", "view is missing"),
+        (r#"{"view":7}"#, "neither a text nor a list"),
+        (r#"{"view":""}"#, "not an address"),
+        (r#"{"view":"a b"}"#, "not an address"),
+        (r#"{"view":["a,b"]}"#, "not an address"),
+        (r#"{"view":"a,a"}"#, "named twice"),
+        (r#"{"view":["a","A:13800"]}"#, "named twice"),
+        (r#"{"view":"a","repl-factor":0}"#, "repl-factor"),
+        (r#"{"view":"a","repl-factor":"2"}"#, "repl-factor"),
+        (r#"{"view":"127.0.0.1:1","repl-factor":2}"#, "multiple"),
+        (r#"{"view":"127.0.0.1:1,127.0.0.1:2","repl-factor":2}"#, "does not replicate"),
+        (r#"{"view":"127.0.0.1:1,127.0.0.1:2"}"#, "not reached"),
+        (r#"{"view":"a","dry-run":1}"#, "dry-run"),
+        (r#"{"view":"a","accept-loss":[2]}"#, "accept-loss"),
+        (r#"{"view":"a","accept-loss":"2"}"#, "accept-loss"),
+        (r#"{"view":"127.0.0.1:1","accept-loss":["4711"]}"#, "4711"),
+        (r#"{"view":"a","acept-loss":["2"]}"#, "no field acept-loss"),
+        (r#"{"view":"a","causal-context":7}"#, "causal-context"),
+    ] {
+        rows.push(change().body(body).fails(400, &[said]).header("Evenkv-Outcome", "not-applied"));
+    }
+    rows.push(
+        Row::new("a view change that none runs", "DELETE", "/view-change")
+            .without_key()
+            .fails(404, &["no view change is running"]),
+    );
+    for (path, allowed) in [("/view-change", "GET, PUT, DELETE"), ("/audit", "GET")] {
+        let wrong = Row::new("a wrong method", "POST", path).without_key();
+        rows.push(wrong.fails(405, &[]).header("Allow", allowed));
+    }
     rows
 }

@@ -64,7 +64,7 @@ fn check_sender(node: &Node, request: &Request) -> Result<(), Error> {
             }
             Err(Error::Forbidden("The sender does not know this cluster's CLUSTER_SECRET".to_owned()))
         }
-        None => match request.remote_addr().map(|address| address.ip()) {
+        None => match request.remote_addr().map(std::net::SocketAddr::ip) {
             Some(address) if is_near(address) => Ok(()),
             _ => Err(Error::Forbidden(
                 "Without CLUSTER_SECRET other nodes are answered on loopback and private addresses only: \

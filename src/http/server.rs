@@ -127,8 +127,8 @@ impl Server {
         let (stop_reshard, stopped) = bounded(0);
         let office = server.office.clone();
         threads::spawn("reshard", move || reshard::run(&office, &stopped))?;
-        let _stop = [stop_accept, stop_greeter, stop_changes, stop_reshard];
-        Ok(Running { server, listening, _stop })
+        let stop = [stop_accept, stop_greeter, stop_changes, stop_reshard];
+        Ok(Running { server, listening, _stop: stop })
     }
 
     /// Whether the node passes everything on.

@@ -1,5 +1,7 @@
 //! Questions about the cluster: who this node is, counts, shards.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::membership::hello_view;
@@ -11,12 +13,10 @@ use crate::model::address::Address;
 use crate::model::shard::Audit;
 use crate::wire::{Hello, Order};
 
-use std::time::Duration;
-
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same for the sum of all its pairs.
-const AUDIT_TIMEOUT: Duration = Duration::from_secs(60);
+const AUDIT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One shard, as answers describe it.
 #[derive(Debug, Serialize)]

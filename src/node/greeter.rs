@@ -1,6 +1,7 @@
 //! The thread that looks after the other nodes: it calls the roll of a first view, finds a cluster, tells news, and notices who is
 //! up again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -174,7 +175,7 @@ impl Greeter {
                 vec!["founding the cluster".to_owned()]
             }
             Roll::Complete(instances) => {
-                self.found(view, instances);
+                self.found(view, &instances);
                 vec!["founding the cluster".to_owned()]
             }
         };
@@ -182,9 +183,9 @@ impl Greeter {
     }
 
     /// Has all nodes promise themselves, and founds the cluster. It is open when its meta group is complete.
-    fn found(&mut self, view: &View, instances: std::collections::BTreeMap<Address, u64>) {
+    fn found(&mut self, view: &View, instances: &BTreeMap<Address, u64>) {
         let order = Order::Promise { cluster: self.cluster.clone(), founding: true };
-        for (address, instance) in &instances {
+        for (address, instance) in instances {
             let promised = if *address == self.node.address {
                 self.node.promise(&self.cluster, true)
             } else {
@@ -199,7 +200,7 @@ impl Greeter {
         }
         log::info!("founding cluster {} of {} nodes", self.cluster, instances.len());
         let state =
-            MetaState::first(self.cluster.clone(), rand::random(), new_hash_key(), view.clone(), &instances);
+            MetaState::first(self.cluster.clone(), rand::random(), new_hash_key(), view.clone(), instances);
         found(&self.node, state);
     }
 

@@ -308,13 +308,13 @@ impl Raft {
                 *self.applied.lock() = Some(Arc::new((*state).clone()));
                 let machine = self.machine(Some(*state));
                 let founded = self.driver.found(group, replica, &voters, machine);
-                self.began(founded);
+                note(founded);
             }
             Input::Join(group, replica) => {
                 self.enter(group);
                 let machine = self.machine(None);
                 let joined = self.driver.join(group, replica, machine);
-                self.began(joined);
+                note(joined);
             }
             Input::GiveUp(group) => {
                 self.driver.give_up(group);
@@ -326,12 +326,6 @@ impl Raft {
                 }
             }
             Input::Unreachable(group, replica) => self.driver.report_unreachable(group, replica),
-        }
-    }
-
-    fn began(&self, result: Result<(), Refusal>) {
-        if let Err(refusal) = result {
-            log::error!("this node cannot take part in the meta group: {refusal:?}");
         }
     }
 
@@ -347,6 +341,12 @@ impl Raft {
 
     fn machine(&self, state: Option<MetaState>) -> Box<dyn StateMachine> {
         Box::new(MetaMachine { state, applied: Arc::clone(&self.applied) })
+    }
+}
+
+fn note(began: Result<(), Refusal>) {
+    if let Err(refusal) = began {
+        log::error!("this node cannot take part in the meta group: {refusal:?}");
     }
 }
 

@@ -29,7 +29,7 @@ const IDLE_AGE: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone)]
 pub struct Peers {
     agent: Agent,
-    peers: Arc<RwLock<HashMap<Address, Arc<Peer>>>>,
+    known: Arc<RwLock<HashMap<Address, Arc<Peer>>>>,
     secret: Option<Arc<str>>,
 }
 
@@ -98,15 +98,15 @@ impl Peers {
             .timeout_await_100(Some(Duration::from_secs(1)))
             .build();
         let agent = Agent::with_parts(config, NodeConnector { names: names.clone() }, names);
-        Self { agent, peers: Arc::default(), secret: secret.map(Arc::from) }
+        Self { agent, known: Arc::default(), secret: secret.map(Arc::from) }
     }
 
     /// The node at an address.
     pub fn at(&self, address: &Address) -> Arc<Peer> {
-        if let Some(peer) = self.peers.read().get(address) {
+        if let Some(peer) = self.known.read().get(address) {
             return Arc::clone(peer);
         }
-        let mut peers = self.peers.write();
+        let mut peers = self.known.write();
         let peer = peers.entry(address.clone()).or_insert_with(|| {
             Arc::new(Peer {
                 address: address.clone(),
@@ -120,7 +120,7 @@ impl Peers {
 
     /// The nodes that were down when last seen.
     pub fn down(&self) -> Vec<Arc<Peer>> {
-        self.peers.read().values().filter(|peer| peer.is_down()).map(Arc::clone).collect()
+        self.known.read().values().filter(|peer| peer.is_down()).map(Arc::clone).collect()
     }
 }
 

@@ -250,12 +250,11 @@ impl Coordinator {
         let id = PieceId { change, index, attempt: piece.attempt };
         let stamp = Stamp { piece: id, term: self.term, version: state.version };
         let (target, instance) = holder(state, piece.to).ok_or(Stuck::Outdated)?;
-        let source = match planned.is_given_up(piece.from) {
-            true => None,
-            false => {
-                let (node, instance) = holder(state, piece.from).ok_or(Stuck::Outdated)?;
-                Some(Source { node, instance, group: piece.from })
-            }
+        let source = if planned.is_given_up(piece.from) {
+            None
+        } else {
+            let (node, instance) = holder(state, piece.from).ok_or(Stuck::Outdated)?;
+            Some(Source { node, instance, group: piece.from })
         };
         point!("piece-started");
         match self.try_piece(piece, stamp, (&target, instance), source.as_ref()) {

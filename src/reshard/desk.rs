@@ -70,17 +70,17 @@ impl Desk {
     pub fn progress(&self, coordinator: &Address) -> Option<Progress> {
         let shown = self.shown.lock();
         let shown = shown.as_ref()?;
-        let seconds = shown.moving_since.map_or(0.0, |since| (now() - since).as_secs_f64());
-        let rate = if seconds > 0.0 { shown.moved as f64 / seconds } else { 0.0 };
-        let left = shown.total.saturating_sub(shown.moved) as f64;
-        let remaining = (rate > 0.0).then(|| (left / rate * 10.0).round() / 10.0);
+        let millis = shown.moving_since.map_or(0, |since| (now() - since).as_millis());
+        let (moved, left) = (u128::from(shown.moved), u128::from(shown.total.saturating_sub(shown.moved)));
+        let rate = (moved * 1000).checked_div(millis).unwrap_or(0);
+        let remaining = (millis * left).checked_div(moved).and_then(|millis| u64::try_from(millis).ok());
         Some(Progress {
             coordinator: coordinator.clone(),
             phase: if shown.blocked_by.is_some() { "blocked" } else { shown.phase }.to_owned(),
             moved: shown.moved,
             total: shown.total,
-            pairs_per_second: rate as u64,
-            remaining_seconds: remaining,
+            pairs_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
+            remaining_seconds: remaining.map(|millis| Duration::from_millis(millis).as_secs_f64()),
             blocked_by: shown.blocked_by.clone(),
         })
     }

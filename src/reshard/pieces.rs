@@ -93,8 +93,7 @@ pub fn copy(
         point!("target-copying");
         rest = parcel.rest;
         if parcel.busy || is_used(node, before, start) {
-            // Clients have the machine to themselves for a while.
-            std::thread::sleep((now() - start) * REST);
+            rest_for((now() - start) * REST);
         }
     }
     for _ in 0..DELTA_ROUNDS {
@@ -106,6 +105,12 @@ pub fn copy(
         }
     }
     Ok(())
+}
+
+/// Leaves the machine to clients for a while.
+#[expect(clippy::disallowed_methods, reason = "it is the time itself that is waited for")]
+fn rest_for(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// The part of the target in the end: has the range frozen, receives the rest, and compares.

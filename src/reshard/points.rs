@@ -2,8 +2,8 @@
 
 /// Stops the process here where a test wants it: for good, or until it is continued.
 #[cfg(feature = "failpoints")]
-pub(crate) fn stop(how: Option<String>) {
-    let signal = match how.as_deref() {
+pub(crate) fn stop(how: Option<&str>) {
+    let signal = match how {
         Some("stop") => signal_hook::consts::SIGSTOP,
         _ => signal_hook::consts::SIGKILL,
     };
@@ -14,7 +14,7 @@ pub(crate) fn stop(how: Option<String>) {
 macro_rules! point {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
-        (|| fail::fail_point!($name, |how| $crate::reshard::points::stop(how)))();
+        (|| fail::fail_point!($name, |how| $crate::reshard::points::stop(how.as_deref())))();
     };
 }
 

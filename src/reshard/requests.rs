@@ -119,19 +119,17 @@ impl Office {
         let deadline = Deadline::after(now(), ORDER_TIMEOUT);
         let progress = self.try_leader::<Option<Progress>>(&Order::ChangeProgress, ORDER_TIMEOUT, deadline);
         let progress = progress.into_iter().find_map(|(_, progress)| progress);
-        match progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON")) {
-            Some(Value::Object(progress)) => {
-                let known =
-                    progress.into_iter().filter(|(name, value)| name != "blocked-by" || !value.is_null());
-                body.as_object_mut().expect("an object").extend(known);
+        let progress =
+            progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON"));
+        if let Some(Value::Object(progress)) = progress {
+            let known = progress.into_iter().filter(|(name, value)| name != "blocked-by" || !value.is_null());
+            body.as_object_mut().expect("an object").extend(known);
+        } else {
+            body["phase"] = "preparing".into();
+            for field in ["moved", "total", "pairs-per-second"] {
+                body[field] = 0.into();
             }
-            _ => {
-                body["phase"] = "preparing".into();
-                for field in ["moved", "total", "pairs-per-second"] {
-                    body[field] = 0.into();
-                }
-                body["remaining-seconds"] = Value::Null;
-            }
+            body["remaining-seconds"] = Value::Null;
         }
         Ok(body)
     }

@@ -48,7 +48,7 @@ pub fn run(office: &Office, stop: &Receiver<()>) {
         office: office.clone(),
         term: 0,
         progress: now(),
-        hold: Duration::ZERO,
+        hold: (0, Duration::ZERO),
         failed: None,
         looked: now(),
     };
@@ -63,8 +63,8 @@ pub(super) struct Coordinator {
     term: u64,
     /// When there was progress last.
     progress: Instant,
-    /// The longest hold that this leader has seen, with what it took to tell of the hand-over.
-    pub(super) hold: Duration,
+    /// The longest hold that this leader has seen in a view change, with what it took to tell of the hand-over.
+    pub(super) hold: (u64, Duration),
     /// Why the last step failed.
     failed: Option<String>,
     /// When the voters were looked at last.
@@ -95,8 +95,7 @@ impl Coordinator {
             if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)) {
                 return self.office.desk.wait(ROUND);
             }
-            (self.term, self.progress, self.hold, self.failed) =
-                (seat.status.term, now(), Duration::ZERO, None);
+            (self.term, self.progress, self.failed) = (seat.status.term, now(), None);
         }
         let Some(state) = self.office.node.meta.state() else { return self.office.desk.wait(ROUND) };
         let went_on = match &state.change {
@@ -292,7 +291,9 @@ impl Coordinator {
         point!("piece-handed-over");
         // The target first: from then on the range is served.
         let told = self.tell(target);
-        self.hold = self.hold.max(Duration::from_micros(prepared.held_us) + (now() - since));
+        let hold = Duration::from_micros(prepared.held_us) + (now() - since);
+        let longest = if self.hold.0 == stamp.piece.change { self.hold.1 } else { Duration::ZERO };
+        self.hold = (stamp.piece.change, longest.max(hold));
         let source_told = source.map_or(Ok(()), |source| self.tell(&source.node));
         point!("piece-told");
         self.greet_all();

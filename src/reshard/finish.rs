@@ -66,7 +66,8 @@ fn receipt(coordinator: &Coordinator, state: &MetaState, id: u64, planned: &Plan
         }
     }
     shards.sort_by_key(|(shard, _)| *shard);
-    let hold_us = planned.hold_us.max(u64::try_from(coordinator.hold.as_micros()).unwrap_or(u64::MAX));
+    let (_, hold) = Some(coordinator.hold).filter(|(change, _)| *change == id).unwrap_or_default();
+    let hold_us = planned.hold_us.max(u64::try_from(hold.as_micros()).unwrap_or(u64::MAX));
     let epoch = state.view.epoch + u64::from(planned.shards != state.view.shards);
     let mut receipt = json!({
         "message": "View change successful",

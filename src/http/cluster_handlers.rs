@@ -37,6 +37,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
+    if method == Method::Get {
+        server.office.node.catch_up();
+    }
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
         (Ok(body), Route::ViewChange, Method::Put) => {

@@ -88,7 +88,7 @@ impl Greeter {
         if self.node.meta.seat().is_some_and(|seat| seat.leads()) {
             self.greet_all();
         } else if !waiting {
-            self.ask_for_news();
+            self.node.ask_for_news();
         }
         // Whoever is asked is known to be up or down by the answer. A follower's main is always asked: nobody else
         // would notice that it was never there.
@@ -114,38 +114,6 @@ impl Greeter {
         self.node.posts.keep(&nodes);
     }
 
-    /// A node that is not greeted any more, since it has left or the leader has changed, looks for the news by itself: it greets one of
-    /// those it knows, which answers with its version, and is told in turn.
-    fn ask_for_news(&self) {
-        let Some(state) = self.node.state() else { return };
-        let nodes = state.nodes();
-        let others: Vec<&Address> = nodes.iter().filter(|node| **node != self.node.address).collect();
-        if others.is_empty() {
-            return;
-        }
-        let other = others[rand::random_range(0..others.len())];
-        let peer = self.node.peers.at(other);
-        if let Ok(hello) = ask_hello(&peer)
-            && hello.cluster.as_ref() == Some(&state.cluster)
-            && hello.version > state.version
-        {
-            self.fetch_news(other, hello.instance);
-        }
-    }
-
-    fn fetch_news(&self, from: &Address, instance: u64) {
-        let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
-        match self.node.order::<Option<MetaState>>(from, instance, &Order::News, deadline) {
-            Ok(Some(state)) => {
-                if let Err(error) = self.node.learn(&Arc::new(state)) {
-                    log::debug!("the news of {from} are not for this node: {error}");
-                }
-            }
-            Ok(None) => {}
-            Err(error) => log::debug!("{from} was asked for news: {error}"),
-        }
-    }
-
     fn call_the_roll(&mut self, view: &View) {
         let roll_call = self.roll_call.as_mut().expect("a member calls the roll");
         let mut known = None;
@@ -160,7 +128,7 @@ impl Greeter {
         }
         if let Some((node, instance)) = known {
             // Somebody belongs to a cluster already: this start of the node has come too late for its founding.
-            return self.fetch_news(&node, instance);
+            return self.node.fetch_news(&node, instance);
         }
         let founder = view.nodes().next().expect("a view has nodes");
         let problems = match roll_call.standing() {
@@ -210,7 +178,7 @@ impl Greeter {
         for seed in self.node.seeds() {
             match ask_hello(&self.node.peers.at(&seed)) {
                 Ok(hello) if hello.cluster.is_some() => {
-                    self.fetch_news(&seed, hello.instance);
+                    self.node.fetch_news(&seed, hello.instance);
                     if self.node.state().is_some() {
                         return;
                     }

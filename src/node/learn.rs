@@ -1,10 +1,18 @@
 //! Learning a newer state of the cluster, and acting by it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::ask::ask_hello;
 use super::state::{Node, Serving, Standing};
+use crate::clock::{Deadline, now};
+use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Directive, Shard};
+use crate::wire::Order;
+
+/// A node that does not tell what it knows within this time will not.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Learns a state, if it is newer than what is known: serves what has become this node's own, and drops what is no longer.
@@ -85,6 +93,46 @@ impl Node {
     fn leave_other_group(&self, state: &MetaState) {
         if let Some(seat) = self.meta.seat().filter(|seat| seat.group != state.group) {
             self.meta.give_up(seat.group);
+        }
+    }
+
+    /// Looks for news at one of the nodes of the view: a node is told of them only where the leader of the meta group knows it and
+    /// reaches it.
+    pub fn ask_for_news(&self) {
+        let Some(state) = self.state() else { return };
+        let nodes = state.nodes();
+        let others: Vec<&Address> = nodes.iter().filter(|node| **node != self.address).collect();
+        if others.is_empty() {
+            return;
+        }
+        let other = others[rand::random_range(0..others.len())];
+        if let Ok(hello) = ask_hello(&self.peers.at(other))
+            && hello.cluster.as_ref() == Some(&state.cluster)
+            && hello.version > state.version
+        {
+            self.fetch_news(other, hello.instance);
+        }
+    }
+
+    /// A node that is no member is the last to be told: it looks for news before it answers questions about the cluster.
+    pub fn catch_up(&self) {
+        let standing = self.standing();
+        if standing.serving().is_ok_and(|serving| serving.own.is_none()) {
+            self.ask_for_news();
+        }
+    }
+
+    /// Learns what another node knows.
+    pub(super) fn fetch_news(&self, from: &Address, instance: u64) {
+        let deadline = Deadline::after(now(), NEWS_TIMEOUT);
+        match self.order::<Option<MetaState>>(from, instance, &Order::News, deadline) {
+            Ok(Some(state)) => {
+                if let Err(error) = self.learn(&Arc::new(state)) {
+                    log::debug!("the news of {from} are not for this node: {error}");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => log::debug!("{from} was asked for news: {error}"),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::reshard::{pieces, recover};
 use crate::wire::{self, Addressed, KeyResult, Order, Refusal, Transfer};
 
 /// Orders, news and messages are no longer than this.
-const BODY: Limit = Limit { bytes: 256 << 20, allowed: 256 << 20 };
+const BODY: Limit = Limit { bytes: 128 << 20, allowed: 128 << 20 };
 /// The longest address that is believed.
 const ADDRESS_BYTES: usize = 300;
 
@@ -186,7 +186,7 @@ fn not_obeyed(error: OrderError) -> Answer {
 
 fn raft(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let node = &server.office.node;
-    let body = job.read_body(BODY, &node.budget)?;
+    let body = job.read_body(BODY, &node.internal_budget)?;
     let (from, envelopes) =
         read_envelopes(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
     node.meta.receive(from, envelopes);
@@ -205,7 +205,7 @@ fn read_envelopes(bytes: &[u8]) -> Result<(Address, Vec<Envelope>), Malformed> {
 }
 
 fn read_json<T: DeserializeOwned>(server: &Server, job: &mut Job) -> Result<T, Error> {
-    let body = job.read_body(BODY, &server.office.node.budget)?;
+    let body = job.read_body(BODY, &server.office.node.internal_budget)?;
     serde_json::from_slice(&body.bytes)
         .map_err(|error| Error::BadRequest(format!("The body is not what a node sends here: {error}")))
 }

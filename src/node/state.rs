@@ -17,6 +17,9 @@ use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
 use crate::peers::client::{Peer, Peers};
 
+/// Bytes of orders, news and messages of other nodes that are held at one time.
+const INTERNAL_MEMORY: usize = 256 << 20;
+
 /// A node, shared by all threads.
 pub struct Node {
     /// The node's identity.
@@ -31,6 +34,8 @@ pub struct Node {
     pub peers: Peers,
     /// The memory for large bodies and answers.
     pub budget: Budget,
+    /// The same for what nodes send each other: clients do not use it up.
+    pub internal_budget: Budget,
     /// The random id of this start of the node: what an earlier start was given is not this one's.
     pub instance: u64,
     /// The random id by which a follower finds its own trace in a request; nobody else is told.
@@ -91,6 +96,7 @@ impl Node {
             limits: config.limits.clone(),
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
+            internal_budget: Budget::new(INTERNAL_MEMORY),
             instance: rand::random(),
             trace: format!("{:016x}", rand::random::<u64>()),
             secret: config.secret.clone(),

@@ -50,6 +50,7 @@ pub fn run(office: &Office, stop: &Receiver<()>) {
         progress: now(),
         hold: (0, Duration::ZERO),
         failed: None,
+        told: None,
         looked: now(),
     };
     while stop.try_recv() == Err(TryRecvError::Empty) {
@@ -67,6 +68,8 @@ pub(super) struct Coordinator {
     pub(super) hold: (u64, Duration),
     /// Why the last step failed.
     failed: Option<String>,
+    /// The view change of which all its nodes know, and are tallying.
+    told: Option<u64>,
     /// When the voters were looked at last.
     looked: Instant,
 }
@@ -95,7 +98,7 @@ impl Coordinator {
             if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)) {
                 return self.office.desk.wait(ROUND);
             }
-            (self.term, self.progress, self.failed) = (seat.status.term, now(), None);
+            (self.term, self.progress, self.failed, self.told) = (seat.status.term, now(), None, None);
         }
         let Some(state) = self.office.node.meta.state() else { return self.office.desk.wait(ROUND) };
         let went_on = match &state.change {
@@ -165,6 +168,8 @@ impl Coordinator {
         }
         let done = match &change.planned {
             None => self.plan(state, change),
+            // Its plan may be all that the last leader came to.
+            Some(_) if self.told != Some(change.id) => self.tell_planned(),
             Some(planned) => match planned.pieces.iter().position(|piece| !piece.handed_over) {
                 Some(index) => self.move_piece(state, change.id, planned, index),
                 None => finish::finish(self, seat, state, change.id, planned),
@@ -175,7 +180,7 @@ impl Coordinator {
                 (self.progress, self.failed) = (now(), None);
                 true
             }
-            Err(Stuck::Outdated) => true,
+            Err(Stuck::Outdated) => false,
             Err(Stuck::For(reason)) => {
                 self.note_failure(change.id, reason, now() - self.progress >= BLOCKED_AFTER);
                 false
@@ -206,7 +211,7 @@ impl Coordinator {
             Ok(command) => {
                 self.propose(&command)?;
                 point!("change-planned");
-                self.tell_planned()
+                Ok(())
             }
             Err(failure) => {
                 let end = match failure {
@@ -232,8 +237,18 @@ impl Coordinator {
             let instance = state.holder(shard.group, node).unwrap_or(0);
             let tally = Order::Tally { change: change.id };
             let tallied = self.office.order::<crate::wire::Tallied>(node, instance, &tally, PROPOSAL_TIMEOUT);
-            tallied.map_err(|error| Stuck::For(error.to_string()))?;
+            match tallied {
+                Ok(_) => {}
+                Err(OrderError::Gone(_)) if planned.added.contains(&shard.group) => {
+                    return self.replace(&state, change.id, shard.group, node);
+                }
+                Err(OrderError::Gone(_)) => {
+                    return Err(Stuck::Lost(format!("shard {} is lost: {node} was started again", shard.id)));
+                }
+                Err(error) => return Err(Stuck::For(error.to_string())),
+            }
         }
+        self.told = Some(change.id);
         Ok(())
     }
 
@@ -353,7 +368,8 @@ impl Coordinator {
         let promised = self.office.order::<u64>(node, 0, &promise, PROPOSAL_TIMEOUT);
         let instance = promised.map_err(|error| Stuck::For(error.to_string()))?;
         self.propose(&Command::Replace { id, group, instance })?;
-        self.tell_planned()
+        self.told = None;
+        Ok(())
     }
 
     /// Has a command applied.

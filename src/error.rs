@@ -76,6 +76,8 @@ pub enum Error {
     NotServing(String),
     /// A view change runs already: its id.
     ChangeRuns(String),
+    /// It is not known whether what was asked for is done, or will be. Look.
+    Unclear(String),
     /// What is asked for does not fit how things stand. Look, and ask for something else.
     Conflict(String),
     /// The sender does not belong to the cluster.
@@ -96,7 +98,7 @@ impl Error {
     pub fn applied(&self) -> Applied {
         match self {
             Self::Unavailable { applied, .. } | Self::MainDown { applied, .. } => *applied,
-            Self::Internal => Applied::Unknown,
+            Self::Internal | Self::Unclear(_) => Applied::Unknown,
             _ => Applied::No,
         }
     }
@@ -112,6 +114,7 @@ impl fmt::Display for Error {
             | Self::TooSlow(text)
             | Self::Overloaded(text)
             | Self::NotServing(text)
+            | Self::Unclear(text)
             | Self::Conflict(text)
             | Self::Forbidden(text) => f.write_str(text),
             Self::ChangeRuns(id) => write!(f, "View change {id} is running"),

@@ -7,6 +7,7 @@ pub mod model;
 pub mod budget;
 pub mod clock;
 pub mod error;
+mod points;
 pub mod threads;
 
 pub mod wire;

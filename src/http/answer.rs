@@ -107,6 +107,7 @@ impl Answer {
             Error::Overloaded(_)
             | Error::Unavailable { .. }
             | Error::MainDown { .. }
+            | Error::Unclear(_)
             | Error::NotServing(_) => 503,
             Error::Loop => 508,
         };
@@ -129,7 +130,9 @@ impl Answer {
             Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
                 answer.with("Retry-After", "1").with(wire::REASON_HEADER, header_text(reason))
             }
-            Error::Overloaded(_) | Error::NotServing(_) => answer.with("Retry-After", "1"),
+            Error::Overloaded(_) | Error::Unclear(_) | Error::NotServing(_) => {
+                answer.with("Retry-After", "1")
+            }
             _ => answer,
         }
     }

@@ -1,7 +1,7 @@
 //! Requests that wait for a view change to end, without holding a worker.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
@@ -12,11 +12,14 @@ use super::answer::Answer;
 use super::lanes::{Job, LaneId};
 use super::routes::Route;
 use super::server::Server;
-use crate::error::Error;
+use crate::clock::now;
+use crate::error::{Applied, Error};
 use crate::model::meta::{End, MetaState};
 
 /// How often it is looked whether the view change has ended, at least.
 const ROUND: Duration = Duration::from_millis(50);
+/// A view change of which nothing was heard for this long, neither that it runs nor how it ended, is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15);
 /// So many requests may wait; each is for another view change but for those that were superseded.
 const MOST: usize = 64;
 
@@ -28,6 +31,8 @@ pub struct Changes {
 
 struct Waiting {
     change: u64,
+    /// When the view change was last seen to be under way, or the request came.
+    seen: Instant,
     job: Box<Job>,
     /// The causal context that the answer is to have.
     causal: Option<String>,
@@ -40,7 +45,7 @@ impl Changes {
         if waiting.len() >= MOST {
             return Err(job);
         }
-        waiting.push(Waiting { change, job, causal });
+        waiting.push(Waiting { change, seen: now(), job, causal });
         Ok(())
     }
 
@@ -52,7 +57,15 @@ impl Changes {
     /// Those whose view change has ended, or all where the node stops.
     fn ended(&self, state: Option<&MetaState>, stopping: bool) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock();
-        let over = |one: &Waiting| stopping || state.is_some_and(|state| state.result(one.change).is_some());
+        let running = state.and_then(|state| state.change.as_ref()).map(|change| change.id);
+        for one in waiting.iter_mut().filter(|one| running == Some(one.change)) {
+            one.seen = now();
+        }
+        let over = |one: &Waiting| {
+            stopping
+                || now() - one.seen > FORGOTTEN_AFTER
+                || state.is_some_and(|state| state.result(one.change).is_some())
+        };
         let (over, rest) = std::mem::take(&mut *waiting).into_iter().partition(over);
         *waiting = rest;
         over
@@ -99,14 +112,16 @@ fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
         Some(End::Superseded(by)) => Error::Conflict(format!(
             "The view change made no progress, and view change {by:016x} has taken its place"
         )),
-        None => {
-            let error =
-                format!("The node is stopping: view change {id:016x} goes on, ask another node for it");
-            return Answer::error(&Error::NotServing(error), &Method::Put, &more)
-                .with_outcome(crate::error::Applied::Unknown);
-        }
+        None => Error::NotServing(format!(
+            "It is not known here how view change {id:016x} ends: ask another node for its state, at /kv-store/view-change"
+        )),
     };
-    Answer::error(&error, &Method::Put, &more)
+    // Where it was not planned, or cancelled in time, it has done nothing. Otherwise some pairs may have moved.
+    let applied = match end {
+        Some(End::Refused(_) | End::Cancelled) => Applied::No,
+        _ => Applied::Unknown,
+    };
+    Answer::error(&error, &Method::Put, &more).with_outcome(applied)
 }
 
 /// Adds the causal context that a request had.

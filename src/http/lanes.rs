@@ -1,6 +1,6 @@
 //! The classes of requests, each with a bounded queue and a fixed pool of workers.
 //!
-//! A request may wait only for a class further right: client -> forwarded -> control -> transfer -> raft. So waiting has no
+//! A request may wait only for a class further right: client -> forwarded -> control -> question -> transfer -> raft. So waiting has no
 //! cycle, whatever two nodes send each other. Bodies and answers that a slow client can hold up have a pool of their own in each class.
 
 use std::io;
@@ -143,8 +143,10 @@ pub enum LaneId {
     Forwarded,
     /// The same with large bodies or answers.
     ForwardedLarge,
-    /// Orders among nodes, and news.
+    /// Orders among nodes that may wait for another one.
     Control,
+    /// News, and questions and orders among nodes that wait for nobody.
+    Question,
     /// What the source of a piece is asked for.
     Transfer,
     /// Messages of the meta group.
@@ -155,12 +157,13 @@ pub enum LaneId {
 
 impl LaneId {
     /// All lanes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Client,
         Self::ClientLarge,
         Self::Forwarded,
         Self::ForwardedLarge,
         Self::Control,
+        Self::Question,
         Self::Transfer,
         Self::Raft,
         Self::Health,
@@ -176,6 +179,7 @@ impl LaneId {
             (Self::Forwarded, _) => "forwarded",
             (Self::ForwardedLarge, _) => "forwarded-large",
             (Self::Control, _) => "control",
+            (Self::Question, _) => "question",
             (Self::Transfer, _) => "transfer",
             (Self::Raft, _) => "raft-in",
             (Self::Health, _) => "health",
@@ -190,7 +194,7 @@ impl LaneId {
             Self::Client | Self::ClientLarge | Self::Health => Self::ClientLarge,
             Self::Forwarded | Self::ForwardedLarge => Self::ForwardedLarge,
             // Nodes do not hold each other up for long: they send what they have, and give up after a while.
-            Self::Control | Self::Transfer | Self::Raft => self,
+            Self::Control | Self::Question | Self::Transfer | Self::Raft => self,
         }
     }
 
@@ -200,7 +204,7 @@ impl LaneId {
         match self {
             Self::Client | Self::ClientLarge => Self::Client,
             Self::Forwarded | Self::ForwardedLarge => Self::Forwarded,
-            Self::Control | Self::Transfer | Self::Raft | Self::Health => self,
+            Self::Control | Self::Question | Self::Transfer | Self::Raft | Self::Health => self,
         }
     }
 
@@ -210,7 +214,7 @@ impl LaneId {
             Self::Client => limits.client_workers,
             Self::Forwarded => limits.forwarded_workers,
             Self::ClientLarge | Self::ForwardedLarge => limits.large_workers,
-            Self::Control | Self::Transfer => limits.control_workers,
+            Self::Control | Self::Question | Self::Transfer => limits.control_workers,
             Self::Raft => RAFT_WORKERS,
             Self::Health => limits.health_workers,
         }

@@ -34,14 +34,17 @@ const ADDRESS_BYTES: usize = 300;
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let method = job.arrival.request.method().clone();
     // Refused before the body is read: a stranger's is not.
-    if let Err(error) = check_sender(&server.office.node, &job.arrival.request) {
+    if let Err(error) = check_sender(&server.office.node, &job.arrival.request, route) {
         return refusal(&error);
     }
     let answered = match (route, &method) {
         (Route::NodeKey(encoded), Method::Get | Method::Put | Method::Delete) => {
             key(server, job, encoded, &method)
         }
-        (Route::NodeHello, Method::Get) => Ok(json(&server.office.node.hello())),
+        (Route::NodeHello, Method::Get) => {
+            let challenge = header(&job.arrival.request, wire::CHALLENGE_HEADER);
+            Ok(json(&server.office.node.hello(challenge.as_deref())))
+        }
         (Route::NodeNews, Method::Post) => news(server, job),
         (Route::NodeOrders, Method::Post) => orders(server, job),
         (Route::NodeTransfer, Method::Post) => transfer(server, job),
@@ -55,8 +58,10 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
 }
 
 /// Whether a sender belongs to the cluster: by the secret where there is one, by its address otherwise.
-fn check_sender(node: &Node, request: &Request) -> Result<(), Error> {
+fn check_sender(node: &Node, request: &Request, route: &Route) -> Result<(), Error> {
     match &node.secret {
+        // The answer proves the secret to those who know it, and does not tell it.
+        Some(_) if *route == Route::NodeHello => Ok(()),
         Some(secret) => {
             let shown = header(request, wire::SECRET_HEADER).unwrap_or_default();
             if is_same(secret.as_bytes(), shown.as_bytes()) {
@@ -138,19 +143,8 @@ fn no_result(result: KeyResult, reason: &str) -> Answer {
 fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let state: MetaState = read_json(server, job)?;
     let node = &server.office.node;
-    let before = node.shard();
     node.learn(&Arc::new(state)).map_err(Error::Conflict)?;
-    // What is not this node's any more goes now, so that it is not counted on for long.
-    let shards = before.into_iter().chain(node.shard());
-    for shard in shards {
-        let mut dropped = false;
-        while shard.sweep() {
-            dropped = true;
-        }
-        if dropped {
-            pieces::dropped();
-        }
-    }
+    node.sweep();
     Ok(Answer::json(200, &b"{}"[..]))
 }
 

@@ -174,7 +174,9 @@ fn not_passed_on(error: &NoAnswer) -> Error {
         NoAnswerKind::NotSent | NoAnswerKind::Silent | NoAnswerKind::Broken => {
             Error::MainDown { reason, applied }
         }
-        NoAnswerKind::Late | NoAnswerKind::Senseless => Error::Unavailable { reason, applied },
+        NoAnswerKind::NoTime | NoAnswerKind::Late | NoAnswerKind::Senseless => {
+            Error::Unavailable { reason, applied }
+        }
     }
 }
 

@@ -138,7 +138,7 @@ pub fn find(path: &str, short_form: bool) -> Result<Route<'_>, Error> {
         "/metrics" => Ok(Route::Metrics),
         wire::HELLO => Ok(Route::NodeHello),
         wire::NEWS => Ok(Route::NodeNews),
-        wire::ORDERS => Ok(Route::NodeOrders),
+        wire::ORDERS | wire::QUESTIONS => Ok(Route::NodeOrders),
         wire::TRANSFER => Ok(Route::NodeTransfer),
         wire::RAFT => Ok(Route::NodeRaft),
         wire::RECOVER => Ok(Route::NodeRecover),

@@ -167,8 +167,10 @@ impl Server {
             // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
             return LaneId::Health;
         }
-        let lane = if [wire::ORDERS, wire::NEWS, wire::RECOVER].contains(&path) {
+        let lane = if [wire::ORDERS, wire::RECOVER].contains(&path) {
             LaneId::Control
+        } else if [wire::QUESTIONS, wire::NEWS, wire::HELLO].contains(&path) {
+            LaneId::Question
         } else if path == wire::TRANSFER {
             LaneId::Transfer
         } else if path == wire::RAFT {

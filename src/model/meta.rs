@@ -236,6 +236,16 @@ impl MetaState {
         }
     }
 
+    /// Whether it can be acted by: whatever came by the network is looked at once.
+    pub fn is_sound(&self) -> bool {
+        let planned = self.change.iter().filter_map(|change| change.planned.as_ref());
+        let planned = planned.flat_map(|planned| &planned.shards);
+        let mut shards = self.view.shards.iter().chain(planned);
+        !self.view.shards.is_empty()
+            && shards.all(|shard| !shard.replicas.is_empty())
+            && self.view.ownership.is_sound(self.view.shards.len())
+    }
+
     /// All nodes of the view and of the change that is under way, in the order of the view.
     pub fn nodes(&self) -> Vec<Address> {
         let mut nodes: Vec<Address> = self.view.nodes().cloned().collect();
@@ -302,6 +312,10 @@ impl MetaState {
     }
 
     fn begin(&mut self, id: u64, wanted: Wanted, supersedes: Option<u64>) -> Result<(), Void> {
+        if self.result(id).is_some() {
+            // It was asked for twice, and is over by now.
+            return Ok(());
+        }
         if let Some(running) = self.change.as_ref().map(|change| change.id) {
             if supersedes != Some(running) {
                 return Err(Void::Running(running));

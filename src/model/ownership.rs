@@ -35,6 +35,13 @@ impl Ownership {
         Self { starts }
     }
 
+    /// Whether a table that came by the network is one: from the start of the space, ascending, with owners below `owners`.
+    pub fn is_sound(&self, owners: usize) -> bool {
+        self.starts.first().is_some_and(|(first, _)| *first == Point::start())
+            && self.starts.is_sorted_by(|(a, _), (b, _)| a < b)
+            && self.starts.iter().all(|(_, owner)| *owner < owners)
+    }
+
     /// The owner of a key.
     pub fn owner(&self, hash: KeyHash, key: &[u8]) -> usize {
         let after = self.starts.partition_point(|(from, _)| from.is_at_or_before(hash, key));

@@ -47,11 +47,20 @@ impl std::error::Error for OrderError {}
 /// # Errors
 /// See [`NoAnswerKind`](crate::peers::client::NoAnswerKind).
 pub fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
-    let request = peer.request(Method::GET, wire::HELLO).body(SendBody::none()).expect("a constant path");
+    let challenge = format!("{:032x}", rand::random::<u128>());
+    let request = peer.request(Method::GET, wire::HELLO).header(wire::CHALLENGE_HEADER, &challenge);
+    let request = request.body(SendBody::none()).expect("a constant path");
     let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
     let senseless = |reason: String| NoAnswer { kind: crate::peers::client::NoAnswerKind::Senseless, reason };
     let body = read_refusal(response).map_err(senseless)?;
-    serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))
+    let hello: Hello = serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))?;
+    match peer.secret() {
+        // Nothing that needs the secret is sent to a node that has not shown that it knows it.
+        Some(secret) if hello.proof != Some(wire::proof(secret, &challenge, peer.address())) => Err(
+            senseless("it does not know this cluster's CLUSTER_SECRET, or has another address".to_owned()),
+        ),
+        _ => Ok(hello),
+    }
 }
 
 /// Asks a node whether it is there; what is known of it follows from whether it answers.
@@ -107,7 +116,7 @@ impl Node {
         deadline: Deadline,
     ) -> Result<T, OrderError> {
         let body = serde_json::to_vec(order).expect("our own types are JSON");
-        let answer = self.send(to, instance, (wire::ORDERS, body), ANSWER_BYTES, deadline)?;
+        let answer = self.send(to, instance, (order.path(), body), ANSWER_BYTES, deadline)?;
         serde_json::from_slice(&answer)
             .map_err(|error| OrderError::NotReached(format!("{to}: its answer makes no sense: {error}")))
     }

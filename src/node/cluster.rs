@@ -11,7 +11,7 @@ use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::shard::Audit;
-use crate::wire::{Hello, Order};
+use crate::wire::{self, Hello, Order};
 
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -32,7 +32,8 @@ pub struct ShardInfo {
 
 impl Node {
     /// Who this node is and how it sees the cluster.
-    pub fn hello(&self) -> Hello {
+    pub fn hello(&self, challenge: Option<&str>) -> Hello {
+        let proof = self.secret.as_ref().zip(challenge);
         let mut hello = Hello {
             address: self.address.clone(),
             instance: self.instance,
@@ -40,6 +41,8 @@ impl Node {
             cluster: None,
             version: 0,
             pairs: None,
+            seat: self.meta.seat().map(|seat| seat.group),
+            proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };
         match (&*self.standing(), &self.role) {
             (Standing::Serving(serving), _) => {

@@ -2,6 +2,7 @@
 //! up again.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,11 @@ pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
         Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
         _ => None,
     };
-    let mut greeter =
-        Greeter { node: Arc::clone(node), roll_call, started: now(), cluster: new_cluster_id() };
+    let mut greeter = Greeter { node: Arc::clone(node), roll_call, started: now() };
     loop {
-        greeter.round();
+        if catch_unwind(AssertUnwindSafe(|| greeter.round())).is_err() {
+            log::error!("a round of greetings broke off");
+        }
         if stop.recv_timeout(ROUND) != Err(RecvTimeoutError::Timeout) {
             return;
         }
@@ -72,13 +74,12 @@ struct Greeter {
     node: Arc<Node>,
     roll_call: Option<RollCall>,
     started: Instant,
-    /// The id of the cluster that this node will found, if it does.
-    cluster: String,
 }
 
 impl Greeter {
     fn round(&mut self) {
         self.node.forget_old_promise();
+        self.node.sweep();
         let waiting = matches!(&*self.node.standing(), Standing::Waiting(_));
         match &self.node.role {
             Role::Member { view } if waiting => self.call_the_roll(&view.clone()),
@@ -92,26 +93,39 @@ impl Greeter {
         }
         // Whoever is asked is known to be up or down by the answer. A follower's main is always asked: nobody else
         // would notice that it was never there.
-        let mut asked = self.node.peers.down();
-        asked.extend(self.node.main().filter(|main| !main.is_down()));
-        for peer in asked {
-            ask_livez(&peer);
+        let known = self.known_nodes();
+        self.node.peers.keep(&known);
+        for peer in self.node.peers.down().iter().filter(|peer| known.contains(peer.address())) {
+            if self.node.main().is_none() {
+                post::greet(&self.node, peer.address());
+            }
         }
+        if let Some(main) = self.node.main() {
+            ask_livez(&main);
+        }
+    }
+
+    /// Everybody that this node has to do with for longer than one request.
+    fn known_nodes(&self) -> Vec<Address> {
+        let mut known = self.node.seeds();
+        if let Some(state) = self.node.state() {
+            known.extend(state.nodes());
+            known.extend(state.former.iter().cloned());
+        }
+        if let Some(seat) = self.node.meta.seat() {
+            known.extend(seat.status.members.values().cloned());
+        }
+        known.extend(self.node.main().map(|main| main.address().clone()));
+        known
     }
 
     /// The leader of the meta group tells the news to those who have not heard them, also to those who have left.
     fn greet_all(&self) {
         let Some(state) = self.node.state() else { return };
-        let mut nodes = state.nodes();
-        nodes.extend(state.former.iter().cloned());
-        nodes.retain(|node| *node != self.node.address);
-        for node in &nodes {
+        for node in state.nodes().iter().chain(&state.former).filter(|node| **node != self.node.address) {
             post::greet(&self.node, node);
         }
-        if let Some(seat) = self.node.meta.seat() {
-            nodes.extend(seat.status.members.values().cloned());
-        }
-        self.node.posts.keep(&nodes);
+        self.node.posts.keep(&self.known_nodes());
     }
 
     fn call_the_roll(&mut self, view: &View) {
@@ -151,11 +165,12 @@ impl Greeter {
     }
 
     /// Has all nodes promise themselves, and founds the cluster. It is open when its meta group is complete.
-    fn found(&mut self, view: &View, instances: &BTreeMap<Address, u64>) {
-        let order = Order::Promise { cluster: self.cluster.clone(), founding: true };
+    fn found(&self, view: &View, instances: &BTreeMap<Address, u64>) {
+        let cluster = new_cluster_id();
+        let order = Order::Promise { cluster: cluster.clone(), founding: true };
         for (address, instance) in instances {
             let promised = if *address == self.node.address {
-                self.node.promise(&self.cluster, true)
+                self.node.promise(&cluster, true)
             } else {
                 let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
                 self.node.order(address, *instance, &order, deadline).map_err(|error| error.to_string())
@@ -166,9 +181,8 @@ impl Greeter {
                 Err(error) => return log::info!("not founded yet: {error}"),
             }
         }
-        log::info!("founding cluster {} of {} nodes", self.cluster, instances.len());
-        let state =
-            MetaState::first(self.cluster.clone(), rand::random(), new_hash_key(), view.clone(), instances);
+        log::info!("founding cluster {cluster} of {} nodes", instances.len());
+        let state = MetaState::first(cluster, rand::random(), new_hash_key(), view.clone(), instances);
         found(&self.node, state);
     }
 

@@ -141,7 +141,7 @@ impl Node {
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
             let known = serving.state.version;
-            match self.ask_owner(serving, &request) {
+            match self.ask_owner(serving, &request, unclear.is_some()) {
                 Ok(Asked::Done(outcome)) => return Ok(outcome),
                 Ok(Asked::Again) => {}
                 // Once more, in case only the connection was bad. What comes of that is the truth about both.
@@ -152,6 +152,9 @@ impl Node {
                     let newer = self.state().is_some_and(|state| state.version > known);
                     if !newer || deadline.is_over() {
                         return Err(unclear.unwrap_or(error));
+                    }
+                    if error.applied() == Applied::Unknown {
+                        unclear.get_or_insert(error);
                     }
                 }
             }
@@ -164,10 +167,13 @@ impl Node {
         }
     }
 
-    fn ask_owner(&self, serving: &Serving, request: &Request) -> Result<Asked, Error> {
+    fn ask_owner(&self, serving: &Serving, request: &Request, is_retry: bool) -> Result<Asked, Error> {
         let (hash, shard) = serving.shard_of(request.key);
         if let Some((_, own)) = serving.own.as_ref().filter(|_| serving.holds(shard)) {
-            return match own.run(hash, request.key, request.operation, None) {
+            // Another node may have done it already, before the key came here, and its record came along.
+            let (epoch, now_ms) = (serving.state.view.epoch, wall_ms());
+            let forwarded = is_retry.then_some(Forwarded { request: request.id, epoch, now_ms });
+            return match own.run(hash, request.key, request.operation, forwarded) {
                 Ok(done) => Ok(Asked::Done(done.into())),
                 Err(Refused::Moving | Refused::NotOwned) => Ok(Asked::Again),
                 Err(Refused::Sealed) => Err(Error::Unavailable {

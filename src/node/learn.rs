@@ -9,6 +9,7 @@ use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Directive, Shard};
+use crate::points::point;
 use crate::wire::Order;
 
 /// A node that does not tell what it knows within this time will not.
@@ -22,6 +23,12 @@ impl Node {
     pub fn learn(&self, state: &Arc<MetaState>) -> Result<(), String> {
         if !state.open {
             return Ok(());
+        }
+        if !state.is_sound() {
+            return Err(format!(
+                "version {} of the state of cluster {} makes no sense",
+                state.version, state.cluster
+            ));
         }
         let _guard = self.learning.lock();
         let standing = self.standing();
@@ -42,12 +49,19 @@ impl Node {
         let old = standing.serving().ok();
         if known.is_none() {
             log::info!("learned of cluster {}: {} nodes", state.cluster, state.view.nodes().count());
+            self.forget_promises_but(&state.cluster);
         }
         self.leave_other_group(state);
         let (own, lost) = self.place_in(state, known);
         if let Some((index, shard)) = &own {
             shard.learn(&Directive {
                 version: state.version,
+                meta_group: state.group,
+                counting: state
+                    .change
+                    .as_ref()
+                    .filter(|change| change.planned.is_none())
+                    .map(|change| change.id),
                 epoch: state.view.epoch,
                 mine: state.view.ranges(*index).collect(),
                 open: state.open_pieces(),
@@ -93,6 +107,18 @@ impl Node {
     fn leave_other_group(&self, state: &MetaState) {
         if let Some(seat) = self.meta.seat().filter(|seat| seat.group != state.group) {
             self.meta.give_up(seat.group);
+        }
+    }
+
+    /// Removes what is not this node's any more.
+    pub fn sweep(&self) {
+        let Some(shard) = self.shard() else { return };
+        let mut dropped = false;
+        while shard.sweep() {
+            dropped = true;
+        }
+        if dropped {
+            point!("source-dropped");
         }
     }
 

@@ -115,7 +115,16 @@ mod tests {
 
     fn hello(address: &str, view: &str) -> Hello {
         let view = Some(HelloView { nodes: nodes(view), repl_factor: 1 });
-        Hello { address: address.parse().unwrap(), instance: 7, view, cluster: None, version: 0, pairs: None }
+        Hello {
+            address: address.parse().unwrap(),
+            instance: 7,
+            view,
+            cluster: None,
+            version: 0,
+            pairs: None,
+            seat: None,
+            proof: None,
+        }
     }
 
     #[test]

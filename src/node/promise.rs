@@ -77,6 +77,11 @@ impl Node {
         }
     }
 
+    /// Who belongs to a cluster has promised nothing to another one.
+    pub(super) fn forget_promises_but(&self, cluster: &str) {
+        self.promises.to.lock().take_if(|promise| promise.cluster != cluster);
+    }
+
     /// Takes writes again where a promise is void by now.
     pub fn forget_old_promise(&self) {
         let old = self.promises.to.lock().clone().filter(|promise| !promise.holds());

@@ -56,6 +56,8 @@ pub struct NoAnswer {
 pub enum NoAnswerKind {
     /// Nothing was sent: refused, not reached, or known to be down.
     NotSent,
+    /// Nothing was sent, as there was hardly any time left; the node may well be up.
+    NoTime,
     /// Neither the request, which was sent, nor `/livez` is answered.
     Silent,
     /// The connection broke after something was sent.
@@ -69,7 +71,7 @@ pub enum NoAnswerKind {
 impl NoAnswerKind {
     /// Whether a write that ended so may have happened.
     pub fn applied(self) -> Applied {
-        if self == Self::NotSent { Applied::No } else { Applied::Unknown }
+        if matches!(self, Self::NotSent | Self::NoTime) { Applied::No } else { Applied::Unknown }
     }
 }
 
@@ -118,6 +120,13 @@ impl Peers {
         Arc::clone(peer)
     }
 
+    /// Forgets nodes that were down when last seen, all but these.
+    pub fn keep(&self, nodes: &[Address]) {
+        if self.known.read().values().any(|peer| peer.is_down()) {
+            self.known.write().retain(|address, peer| !peer.is_down() || nodes.contains(address));
+        }
+    }
+
     /// The nodes that were down when last seen.
     pub fn down(&self) -> Vec<Arc<Peer>> {
         self.known.read().values().filter(|peer| peer.is_down()).map(Arc::clone).collect()
@@ -139,6 +148,11 @@ impl Peer {
         &self.address
     }
 
+    /// The secret that nodes of the cluster share.
+    pub fn secret(&self) -> Option<&str> {
+        self.secret.as_deref()
+    }
+
     /// Whether the node was down when last seen; somebody asks it again several times a second.
     pub fn is_down(&self) -> bool {
         self.down.load(Ordering::Relaxed)
@@ -147,7 +161,8 @@ impl Peer {
     /// A request to this node.
     pub fn request(&self, method: Method, path: &str) -> request::Builder {
         let request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        match self.secret.as_deref().filter(|_| path.starts_with("/node/")) {
+        // Who somebody is, is asked before it is known whether the secret may be told.
+        match self.secret.as_deref().filter(|_| path.starts_with("/node/") && path != wire::HELLO) {
             Some(secret) => request.header(wire::SECRET_HEADER, secret),
             None => request,
         }
@@ -227,6 +242,7 @@ pub fn read_body(response: Response<Body>, limit: u64) -> Result<Vec<u8>, NoAnsw
 fn no_answer(error: &ureq::Error) -> NoAnswer {
     let kind = match (Failure::of(error), error) {
         (Some(Failure::NotConnected(_)), _) | (None, ureq::Error::HostNotFound) => NoAnswerKind::NotSent,
+        (Some(Failure::NoTime), _) => NoAnswerKind::NoTime,
         (None, ureq::Error::Timeout(_)) => NoAnswerKind::Late,
         (Some(Failure::Silent), _) => NoAnswerKind::Silent,
         (None, ureq::Error::Io(_)) => NoAnswerKind::Broken,

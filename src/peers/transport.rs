@@ -30,6 +30,8 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 pub enum Failure {
     /// No connection came about: nothing was sent.
     NotConnected(io::ErrorKind),
+    /// The same, but there was less time for it than a connection may take: nothing is known of the node.
+    NoTime,
     /// Neither the exchange nor `/livez` was answered.
     Silent,
 }
@@ -38,6 +40,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotConnected(kind) => write!(f, "no connection ({kind})"),
+            Self::NoTime => f.write_str("no connection in the time that was left"),
             Self::Silent => write!(f, "no byte for {} ms and /livez is not answered", SILENCE.as_millis()),
         }
     }
@@ -74,6 +77,7 @@ impl Connector for NodeConnector {
     ) -> Result<Option<NodeTransport>, ureq::Error> {
         let mut failed = io::ErrorKind::AddrNotAvailable;
         // A name that stands for several addresses is given no more time than one.
+        let short = *details.timeout.after < CONNECT_TIMEOUT;
         let deadline = Deadline::after(now(), CONNECT_TIMEOUT.min(*details.timeout.after));
         for address in &details.addrs {
             match open(*address, deadline.left().max(Duration::from_millis(1))) {
@@ -89,6 +93,9 @@ impl Connector for NodeConnector {
                 }
                 Err(error) => failed = error.kind(),
             }
+        }
+        if short && failed == io::ErrorKind::TimedOut {
+            return Err(Failure::NoTime.into_error());
         }
         if let Some(authority) = details.uri.authority() {
             self.names.forget(authority.as_str());

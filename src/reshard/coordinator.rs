@@ -4,6 +4,7 @@
 //! What it does follows from the meta state alone. So whoever leads next goes on where the last one stopped, and whatever
 //! the last one still does is void: its proposals are not committed, and nodes refuse orders of a lower term.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,24 +13,25 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use super::finish;
 use super::orders::Office;
 use super::pieces::LOST_SOURCE;
-use super::points::point;
-use super::prepare::{Failure, prepare};
+use super::prepare::prepare;
 use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::model::meta::{Change, Command, End, MetaState, Piece, Planned, wanted_voters};
 use crate::model::shard::{PieceId, Stamp};
-use crate::node::ask::{OrderError, ask_hello};
+use crate::node::ask::OrderError;
 use crate::node::post;
 use crate::node::raft::Seat;
-use crate::wire::{Order, Prepared, Source};
+use crate::points::point;
+use crate::wire::{NotPlanned, Order, Prepared, Source};
 
 /// How often it looks whether there is something to do.
 const ROUND: Duration = Duration::from_millis(50);
 /// How often it looks whether the right nodes vote, while nothing changes.
 const VOTERS_ROUND: Duration = Duration::from_millis(500);
-/// A failed step is tried again after this.
-const RETRY: Duration = Duration::from_millis(100);
+/// A failed step is tried again after this, and each further time after twice as long, up to the second limit.
+const FIRST_RETRY: Duration = Duration::from_millis(5);
+const LONGEST_RETRY: Duration = Duration::from_millis(200);
 /// A view change without progress for this long is blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(5);
 /// A proposal that is not committed after this time may yet be: the state is looked at again.
@@ -50,11 +52,17 @@ pub fn run(office: &Office, stop: &Receiver<()>) {
         progress: now(),
         hold: (0, Duration::ZERO),
         failed: None,
+        preparing: None,
+        retry: FIRST_RETRY,
+        greeted: 0,
         told: None,
         looked: now(),
     };
     while stop.try_recv() == Err(TryRecvError::Empty) {
-        coordinator.round();
+        if catch_unwind(AssertUnwindSafe(|| coordinator.round())).is_err() {
+            log::error!("a step of the coordinator broke off: it is tried again");
+            office.desk.wait(ROUND);
+        }
     }
 }
 
@@ -68,6 +76,12 @@ pub(super) struct Coordinator {
     pub(super) hold: (u64, Duration),
     /// Why the last step failed.
     failed: Option<String>,
+    /// Since when a piece is being frozen.
+    preparing: Option<Instant>,
+    /// How long to wait before a failed step is tried again.
+    retry: Duration,
+    /// The version that all nodes were greeted with.
+    greeted: u64,
     /// The view change of which all its nodes know, and are tallying.
     told: Option<u64>,
     /// When the voters were looked at last.
@@ -101,6 +115,10 @@ impl Coordinator {
             (self.term, self.progress, self.failed, self.told) = (seat.status.term, now(), None, None);
         }
         let Some(state) = self.office.node.meta.state() else { return self.office.desk.wait(ROUND) };
+        if self.greeted != state.version {
+            self.greeted = state.version;
+            self.greet_all();
+        }
         let went_on = match &state.change {
             _ if !state.open => self.found(&seat, &state),
             Some(change) => self.carry_on(&seat, &state, change),
@@ -128,14 +146,14 @@ impl Coordinator {
 
     /// Opens the cluster when its meta group is complete; begins again where one of its nodes was started again before.
     fn found(&mut self, seat: &Seat, state: &MetaState) -> bool {
-        for (group, holders) in &state.holders {
-            for (node, instance) in holders.iter().filter(|(node, _)| **node != self.office.node.address) {
-                let hello = ask_hello(&self.office.node.peers.at(node));
-                if !hello.is_ok_and(|hello| hello.instance == *instance) {
-                    log::info!("founding again: {node} of group {group} has gone");
-                    self.office.node.meta.give_up(state.group);
-                    return false;
-                }
+        // They promise again each time: a promise does not hold for ever, and is not given by who has learned of another cluster.
+        let promise = Order::Promise { cluster: state.cluster.clone(), founding: true };
+        for (node, instance) in state.holders.values().flatten() {
+            let promised = self.office.order::<u64>(node, *instance, &promise, PROPOSAL_TIMEOUT);
+            if promised.as_ref() != Ok(instance) {
+                log::info!("founding again: {node} does not promise itself any more ({promised:?})");
+                self.office.node.meta.give_up(state.group);
+                return false;
             }
         }
         let nodes = state.nodes();
@@ -177,7 +195,7 @@ impl Coordinator {
         };
         match done {
             Ok(()) => {
-                (self.progress, self.failed) = (now(), None);
+                (self.progress, self.failed, self.retry) = (now(), None, FIRST_RETRY);
                 true
             }
             Err(Stuck::Outdated) => false,
@@ -193,14 +211,16 @@ impl Coordinator {
     }
 
     fn note_failure(&mut self, change: u64, reason: String, blocked: bool) {
-        if self.failed.as_ref() != Some(&reason) {
+        // What goes away by itself at once is not worth a line.
+        if self.retry > FIRST_RETRY && self.failed.as_ref() != Some(&reason) {
             log::warn!("view change {change:016x}: {reason}");
         }
         if blocked {
             self.office.desk.block(change, &reason);
         }
         self.failed = Some(reason);
-        self.office.desk.wait(RETRY);
+        self.office.desk.wait(self.retry);
+        self.retry = LONGEST_RETRY.min(self.retry * 2);
     }
 
     fn plan(&mut self, state: &MetaState, change: &Change) -> Result<(), Stuck> {
@@ -215,8 +235,9 @@ impl Coordinator {
             }
             Err(failure) => {
                 let end = match failure {
-                    Failure::Refused(reason) => End::Refused(reason),
-                    Failure::Failed(reason) => End::Failed(reason),
+                    NotPlanned::Refused(reason) => End::Refused(reason),
+                    NotPlanned::Failed(reason) => End::Failed(reason),
+                    NotPlanned::Running(_) => return Err(Stuck::Outdated),
                 };
                 self.propose(&Command::End { id: change.id, end })?;
                 self.tell_all();
@@ -271,11 +292,13 @@ impl Coordinator {
             Some(Source { node, instance, group: piece.from })
         };
         point!("piece-started");
+        self.preparing = None;
         match self.try_piece(piece, stamp, (&target, instance), source.as_ref()) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let source = source.map(|source| source.node);
-                self.abort(state, planned, (piece, id), (&target, source.as_ref()), error)
+                let frozen_since = self.preparing.take().unwrap_or_else(now);
+                self.abort(state, planned, (piece, id), (&target, source.as_ref()), error, frozen_since)
             }
         }
     }
@@ -294,14 +317,18 @@ impl Coordinator {
         let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
         let order = Order::Prepare { stamp, group, source: source.cloned(), limit_ms };
-        let prepared: Prepared = self.office.order(target, instance, &order, limit + FREEZE_MARGIN)?;
+        self.preparing = Some(now());
+        let prepared = self.office.order(target, instance, &order, limit + FREEZE_MARGIN);
         let since = now();
+        let prepared: Prepared = prepared?;
         point!("piece-prepared");
         let (copied, hold_us) = (prepared.pairs, prepared.held_us);
         let hand_over = Command::HandOver { piece: stamp.piece, copied, hold_us };
         if self.propose(&hand_over).is_err() {
-            // It may be committed or not: the state says so when it is looked at again.
-            return Ok(());
+            // It may be committed or not: if it is, the abort that follows is void.
+            return Err(OrderError::NotReached(
+                "the meta group did not say whether it is handed over".to_owned(),
+            ));
         }
         point!("piece-handed-over");
         // The target first: from then on the range is served.
@@ -324,15 +351,19 @@ impl Coordinator {
         (piece, id): (&Piece, PieceId),
         (target, source): (&Address, Option<&Address>),
         error: OrderError,
+        frozen_since: Instant,
     ) -> Result<(), Stuck> {
-        let void = self.propose(&Command::Abort { piece: id, hold_us: 0 });
-        if void.is_ok() {
-            for node in source.into_iter().chain([target]) {
-                if let Err(reason) = self.tell(node) {
-                    log::debug!("{node} was not told of an abort: {reason}");
-                }
+        let hold_us = u64::try_from((now() - frozen_since).as_micros()).unwrap_or(u64::MAX);
+        // Whatever was decided, both have to know it.
+        let aborted = self.propose(&Command::Abort { piece: id, hold_us });
+        for node in source.into_iter().chain([target]) {
+            if let Err(reason) = self.tell(node) {
+                log::debug!("{node} was not told of an abort: {reason}");
             }
-            self.greet_all();
+        }
+        self.greet_all();
+        if matches!(aborted, Err(Stuck::Outdated)) {
+            return Err(Stuck::Outdated);
         }
         let shard = |group: u64| {
             let shard = state.view.shards.iter().find(|shard| shard.group == group);
@@ -394,7 +425,9 @@ impl Coordinator {
     pub(super) fn tell(&self, node: &Address) -> Result<(), String> {
         let state = self.office.node.meta.state().ok_or("there is no state")?;
         if *node == self.office.node.address {
-            return self.office.node.learn(&state);
+            let learned = self.office.node.learn(&state);
+            self.office.node.sweep();
+            return learned;
         }
         let peer = self.office.node.peers.at(node);
         if peer.is_down() {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::coordinator::{Coordinator, Stuck, holder};
-use super::points::point;
 use super::voters::{self, Voters};
 use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::shard::Tally;
 use crate::node::ask::OrderError;
 use crate::node::raft::Seat;
+use crate::points::point;
 use crate::wire::{Order, Tallied};
 
 /// A shard that does not tell its tally within this time will not.

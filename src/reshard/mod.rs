@@ -9,7 +9,6 @@ pub mod requests;
 mod census;
 mod coordinator;
 mod finish;
-mod points;
 mod prepare;
 mod voters;
 

@@ -113,9 +113,7 @@ impl Office {
             Order::ChangeProgress => Ok(json(&self.desk.progress(&node.address))),
             Order::PlanChange { wanted } => {
                 let leads = node.meta.seat().is_some_and(|seat| seat.leads());
-                Ok(json(
-                    &leads.then(|| prepare::plan_only(self, wanted).map_err(|failure| failure.to_string())),
-                ))
+                Ok(json(&leads.then(|| prepare::plan_only(self, wanted))))
             }
         }
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::points::point;
 use crate::clock::{Deadline, now};
 use crate::model::range::HashRange;
 use crate::model::shard::{Frozen, MoveError, Shard, Stamp};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
 use crate::node::state::Node;
+use crate::points::point;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Prepared, Source, Transfer};
 
@@ -81,6 +81,8 @@ pub fn copy(
     let shard = shard_of(node, group)?;
     let own = |error: MoveError| format!("{}: {error}", node.address);
     shard.begin_incoming(&stamp, range).map_err(own)?;
+    // What clients do to the piece once it is here counts for this view change.
+    shard.tally(stamp.piece.change);
     let Some(source) = source else { return Ok(()) };
     let ask = |transfer: &Transfer| ask(node, source, transfer, PARCEL_TIMEOUT);
     let given = source.group;
@@ -160,8 +162,3 @@ fn ask(node: &Node, source: &Source, transfer: &Transfer, timeout: Duration) -> 
 
 /// How a target says that the source of a piece is gone for good.
 pub const LOST_SOURCE: &str = "the source is lost: ";
-
-/// Called when a node has dropped what was handed over by it.
-pub fn dropped() {
-    point!("source-dropped");
-}

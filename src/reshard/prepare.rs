@@ -1,41 +1,23 @@
 //! From what is asked of a view change to its plan.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use super::census::Shards;
 use super::orders::Office;
-use super::points::point;
 use crate::model::address::Address;
 use crate::model::meta::{Command, GivenUp, MetaState, Piece, Planned, Wanted, holders_of};
 use crate::model::plan::{Plan, PlanError, plan};
 use crate::model::view::{Shard, View};
 use crate::node::ask::{OrderError, ask_hello};
 use crate::node::state::lost_shard;
-use crate::wire::{Order, PlannedMove, PlannedShard, PlannedView};
+use crate::points::point;
+use crate::wire::{NotPlanned, Order, PlannedMove, PlannedShard, PlannedView};
 
 /// A node that does not answer a question within this time is not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// A census that writers made void is taken again so often.
 const CENSUS_ATTEMPTS: usize = 3;
-
-/// Why a view change was not planned. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// The request is wrong as things stand.
-    Refused(String),
-    /// It could not be done now.
-    Failed(String),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(reason) | Self::Failed(reason) => f.write_str(reason),
-        }
-    }
-}
 
 /// Everything that was found out about the nodes of a view change.
 struct Found {
@@ -52,7 +34,7 @@ pub(super) fn prepare(
     state: &MetaState,
     id: u64,
     wanted: &Wanted,
-) -> Result<Command, Failure> {
+) -> Result<Command, NotPlanned> {
     let _alone = office.desk.planning.lock();
     let mut found = look_at(office, state, wanted)?;
     promise_all(office, state, &mut found, wanted)?;
@@ -65,17 +47,21 @@ pub(super) fn prepare(
     point!("change-counted");
     let command = command(state, id, &found, &plan, &shards);
     shards.close();
+    // A promise does not hold for ever, and counting may take a while.
+    promise_all(office, state, &mut found, wanted)?;
     command.inspect_err(|_| release_all(office, state, &found))
 }
 
 /// Plans a view change and does nothing of it.
-pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView, Failure> {
+pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView, NotPlanned> {
     // The census of another plan would take the place of this one's.
-    let _alone = office.desk.planning.lock();
+    let alone = office.desk.planning.try_lock();
+    let _alone =
+        alone.ok_or_else(|| NotPlanned::Failed("another plan is being made: try again".to_owned()))?;
     let state = office.node.meta.state();
-    let state = state.ok_or_else(|| Failure::Failed("this node does not serve".to_owned()))?;
+    let state = state.ok_or_else(|| NotPlanned::Failed("this node does not serve".to_owned()))?;
     if let Some(change) = &state.change {
-        return Err(Failure::Failed(format!("View change {:016x} is running", change.id)));
+        return Err(NotPlanned::Running(change.id));
     }
     let found = look_at(office, &state, wanted)?;
     let (plan, shards) = count_and_plan(office, &state, rand::random(), wanted, &found)?;
@@ -84,8 +70,8 @@ pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView,
 }
 
 /// Finds out who is there and who is lost.
-fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, Failure> {
-    let refuse = |reason: String| Err(Failure::Refused(reason));
+fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, NotPlanned> {
+    let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
         return refuse(error.to_string());
     }
@@ -152,14 +138,14 @@ fn not_reached_by_anyone(
     office: &Office,
     state: &MetaState,
     (index, node, instance): (usize, &Address, u64),
-) -> Result<(), Failure> {
+) -> Result<(), NotPlanned> {
     for (other, shard) in state.view.shards.iter().enumerate().filter(|(other, _)| *other != index) {
         let member = &shard.replicas[0];
         let order = Order::Reach { node: node.clone(), instance };
         let start = state.holder(shard.group, member).unwrap_or(0);
         if office.order::<bool>(member, start, &order, QUESTION_TIMEOUT) == Ok(true) {
             let (id, by) = (state.view.shards[index].id, state.view.shards[other].id);
-            return Err(Failure::Refused(format!(
+            return Err(NotPlanned::Refused(format!(
                 "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
             )));
         }
@@ -168,8 +154,8 @@ fn not_reached_by_anyone(
 }
 
 /// The start of a wanted node that holds nothing yet.
-fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, Failure> {
-    let refuse = |reason: String| Err(Failure::Refused(reason));
+fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPlanned> {
+    let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     if *node == office.node.address {
         return Ok(office.node.instance);
     }
@@ -196,14 +182,14 @@ fn promise_all(
     state: &MetaState,
     found: &mut Found,
     wanted: &Wanted,
-) -> Result<(), Failure> {
+) -> Result<(), NotPlanned> {
     for node in &wanted.nodes {
         let Some(instance) = found.fresh.get(node).copied() else { continue };
         let order = Order::Promise { cluster: state.cluster.clone(), founding: false };
         let promised = office.order::<u64>(node, instance, &order, QUESTION_TIMEOUT);
         if let Err(error) = promised {
             release_all(office, state, found);
-            return Err(Failure::Refused(error.to_string()));
+            return Err(NotPlanned::Refused(error.to_string()));
         }
     }
     Ok(())
@@ -224,7 +210,7 @@ fn count_and_plan<'a>(
     id: u64,
     wanted: &Wanted,
     found: &Found,
-) -> Result<(Plan, Shards<'a>), Failure> {
+) -> Result<(Plan, Shards<'a>), NotPlanned> {
     // A shard whose pairs are given up has no node that could stay.
     let mut old = state.view.clone();
     for (shard, holder) in old.shards.iter_mut().zip(&found.holders) {
@@ -237,10 +223,10 @@ fn count_and_plan<'a>(
         let mut shards = Shards { office, change: id, holders: found.holders.clone() };
         match plan(&old, &wanted.nodes, wanted.repl_factor, &mut shards) {
             Ok(plan) => return Ok((plan, shards)),
-            Err(PlanError::View(error)) => return Err(Failure::Refused(error.to_string())),
+            Err(PlanError::View(error)) => return Err(NotPlanned::Refused(error.to_string())),
             Err(error) if attempt == CENSUS_ATTEMPTS => {
                 shards.close();
-                return Err(Failure::Failed(format!("the pairs could not be counted: {error}")));
+                return Err(NotPlanned::Failed(format!("the pairs could not be counted: {error}")));
             }
             Err(error) => log::info!("the census is taken again: {error}"),
         }
@@ -254,14 +240,14 @@ fn command(
     found: &Found,
     plan: &Plan,
     shards: &Shards,
-) -> Result<Command, Failure> {
+) -> Result<Command, NotPlanned> {
     let old = &state.view;
     let index_of = |group: u64| old.shards.iter().position(|shard| shard.group == group);
     let mut pieces = Vec::new();
     for moves in plan.moves.chunk_by(|a, b| a.from == b.from) {
         let giver = index_of(moves[0].from).expect("a shard of the present view gives");
         let ranges = moves.iter().map(|step| step.range.clone()).collect();
-        let cut = shards.pieces(giver, ranges).map_err(Failure::Failed)?;
+        let cut = shards.pieces(giver, ranges).map_err(NotPlanned::Failed)?;
         for (step, cut) in moves.iter().zip(cut) {
             pieces.extend(cut.into_iter().map(|(range, pairs)| Piece {
                 range,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Void, Wanted, wanted_voters};
 use crate::node::post;
-use crate::wire::{Begun, Cancelled, Order, PlannedView, Progress};
+use crate::wire::{Begun, Cancelled, NotPlanned, Order, PlannedView, Progress};
 
 /// A request about a view change is begun, or refused, within this time.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -76,8 +76,14 @@ impl Office {
     /// [`Error::BadRequest`] with the reason where it could not be done.
     pub fn plan(&self, wanted: &Wanted) -> Result<PlannedView, Error> {
         let order = Order::PlanChange { wanted: wanted.clone() };
-        self.ask_leader(&order, PLAN_TIMEOUT, |planned: Option<Result<PlannedView, String>>| {
-            planned.map(|planned| planned.map_err(Error::BadRequest))
+        self.ask_leader(&order, PLAN_TIMEOUT, |planned: Option<Result<PlannedView, NotPlanned>>| {
+            planned.map(|planned| {
+                planned.map_err(|error| match error {
+                    NotPlanned::Refused(reason) => Error::BadRequest(reason),
+                    NotPlanned::Failed(reason) => Error::NotServing(reason),
+                    NotPlanned::Running(id) => Error::ChangeRuns(format!("{id:016x}")),
+                })
+            })
         })?
     }
 
@@ -194,7 +200,7 @@ impl Office {
         timeout: Duration,
         read: impl Fn(T) -> Option<U>,
     ) -> Result<U, Error> {
-        let deadline = Deadline::after(now(), PATIENCE);
+        let deadline = Deadline::after(now(), PATIENCE.max(timeout));
         loop {
             let state = self.state()?;
             let mut reasons = Vec::new();
@@ -211,7 +217,7 @@ impl Office {
                 }
             }
             if deadline.is_over() {
-                return Err(Error::NotServing(format!(
+                return Err(Error::Unclear(format!(
                     "The meta group has no leader ({}); where most of its nodes are lost for good, see evenkv recover",
                     reasons.join("; ")
                 )));

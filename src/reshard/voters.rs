@@ -29,7 +29,7 @@ pub(super) enum Voters {
 pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Address]) -> Voters {
     let status = &seat.status;
     if status.changing || !status.outgoing.is_empty() {
-        return Voters::Changing;
+        return Voters::Waiting("the meta group is changing its members".to_owned());
     }
     let own = &office.node.address;
     let address_of = |replica: &u64| status.members.get(replica);

@@ -6,6 +6,7 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::{Deserialize, Serialize};
+use siphasher::sip128::SipHasher24;
 
 use crate::model::address::Address;
 use crate::model::meta::Wanted;
@@ -20,6 +21,8 @@ pub const HELLO: &str = "/node/hello";
 pub const NEWS: &str = "/node/news";
 /// Where a node takes an [`Order`] of the coordinator, or of another node.
 pub const ORDERS: &str = "/node/orders";
+/// Where a node takes an [`Order`] that waits for no other node.
+pub const QUESTIONS: &str = "/node/questions";
 /// Where the source of a piece takes a [`Transfer`] of its target.
 pub const TRANSFER: &str = "/node/transfer";
 /// Where a node takes messages of the meta group.
@@ -32,6 +35,8 @@ pub const RECOVER: &str = "/node/recover";
 pub const VIEW_HEADER: &str = "Evenkv-View";
 /// In every node-to-node request where `CLUSTER_SECRET` is set: the secret.
 pub const SECRET_HEADER: &str = "Evenkv-Secret";
+/// In a question who a node is, where `CLUSTER_SECRET` is set: a random text that the answer must prove the secret for.
+pub const CHALLENGE_HEADER: &str = "Evenkv-Challenge";
 /// In a forwarded write: the id of the client's request.
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
@@ -129,6 +134,18 @@ pub struct Hello {
     pub version: u64,
     /// The pairs of its shard, if it has one.
     pub pairs: Option<u64>,
+    /// The meta group that it takes part in.
+    pub seat: Option<u64>,
+    /// That it knows the secret of the cluster: see [`proof`].
+    pub proof: Option<String>,
+}
+
+/// What a node answers to a challenge in [`CHALLENGE_HEADER`]: who does not know the secret cannot, and who passes the challenge on to
+/// somebody else gets an answer that names that one.
+pub fn proof(secret: &str, challenge: &str, address: &Address) -> String {
+    let key = SipHasher24::new().hash(secret.as_bytes());
+    let hash = SipHasher24::new_with_keys(key.h1, key.h2).hash(format!("{challenge} {address}").as_bytes());
+    format!("{:016x}{:016x}", hash.h1, hash.h2)
 }
 
 /// The parts of a first view that all its nodes have to agree on.
@@ -237,7 +254,7 @@ pub enum Order {
         /// What is asked for.
         wanted: Wanted,
     },
-    /// Only plan it, if you lead the meta group: answered by [`PlannedView`] or a reason, or by null.
+    /// Only plan it, if you lead the meta group: answered by [`PlannedView`] or [`NotPlanned`], or by null.
     PlanChange {
         /// What is asked for.
         wanted: Wanted,
@@ -246,6 +263,22 @@ pub enum Order {
     CancelChange,
     /// How far is the view change, if you lead the meta group? Answered by [`Progress`].
     ChangeProgress,
+}
+
+impl Order {
+    /// Where it is sent: what may wait for other nodes has workers of its own.
+    pub fn path(&self) -> &'static str {
+        match self {
+            Self::Reach { .. }
+            | Self::Copy { .. }
+            | Self::Prepare { .. }
+            | Self::Audit
+            | Self::BeginChange { .. }
+            | Self::PlanChange { .. }
+            | Self::CancelChange => ORDERS,
+            _ => QUESTIONS,
+        }
+    }
 }
 
 /// The node that gives a piece.
@@ -359,6 +392,18 @@ pub struct Progress {
     pub remaining_seconds: Option<f64>,
     /// Why it makes no progress.
     pub blocked_by: Option<String>,
+}
+
+/// Why a view change was not planned. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotPlanned {
+    /// The request is wrong as things stand.
+    Refused(String),
+    /// It could not be done now.
+    Failed(String),
+    /// A view change runs: its id.
+    Running(u64),
 }
 
 /// What a view change would do.

@@ -2,7 +2,7 @@
 
 use crate::model::binary::{Malformed, Reader, put_bytes, put_number};
 use crate::model::range::HashRange;
-use crate::model::shard::{Delta, Frozen};
+use crate::model::shard::{Delta, Frozen, RetryRecord};
 use crate::model::store::{Copied, Value};
 
 /// The longest key, value or description that is believed: what `MAX_VALUE_LENGTH` may be at most, and some more.
@@ -36,6 +36,11 @@ impl Parcel {
         }
         put_number(&mut out, self.delta.deleted.len() as u64);
         self.delta.deleted.iter().for_each(|key| put_bytes(&mut out, key));
+        let records = self.frozen.as_ref().map_or(&[][..], |frozen| &frozen.records);
+        put_number(&mut out, records.len() as u64);
+        for record in records {
+            record.encode(&mut out);
+        }
         out
     }
 
@@ -46,7 +51,8 @@ impl Parcel {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let described = serde_json::from_slice(reader.bytes(LONGEST)?);
-        let (rest, frozen, busy) = described.map_err(|_| Malformed("not a description of a parcel"))?;
+        let (rest, mut frozen, busy): (_, Option<Frozen>, _) =
+            described.map_err(|_| Malformed("not a description of a parcel"))?;
         let mut delta = Delta::default();
         for _ in 0..reader.count(usize::MAX)? {
             let version = reader.number()?;
@@ -56,6 +62,11 @@ impl Parcel {
         }
         for _ in 0..reader.count(usize::MAX)? {
             delta.deleted.push(reader.bytes(LONGEST)?.into());
+        }
+        let records = (0..reader.count(usize::MAX)?).map(|_| RetryRecord::decode(&mut reader));
+        let records = records.collect::<Result<Vec<_>, _>>()?;
+        if let Some(frozen) = &mut frozen {
+            frozen.records = records;
         }
         reader.end()?;
         Ok(Self { delta, rest, frozen, busy })

@@ -36,6 +36,15 @@ pub(super) struct Tallying {
 }
 
 impl Tallying {
+    pub(super) fn change(&self) -> u64 {
+        self.change
+    }
+
+    /// No more places are asked for.
+    pub(super) fn close(&mut self) {
+        self.changes = None;
+    }
+
     /// Does a write and notes what it did, in the order in which writes are done.
     pub(super) fn note(&self, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Done) -> Done {
         let mut changes = self.changes.as_ref().map(Mutex::lock);
@@ -94,7 +103,7 @@ impl Shard {
     pub fn close_census(&self, change: u64) {
         let mut table = self.table.write();
         if let Some(tallying) = table.tallying.as_mut().filter(|tallying| tallying.change == change) {
-            tallying.changes = None;
+            tallying.close();
         }
     }
 

@@ -20,7 +20,7 @@ use self::retries::Retries;
 use super::changes::Changes;
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
-use super::store::{Checksum, Held, Size, Store};
+use super::store::{BatchLimit, Checksum, Held, Size, Store};
 
 pub use self::census::{CensusCount, Tally};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
@@ -101,7 +101,8 @@ struct Table {
     incoming: Vec<Incoming>,
     /// Ranges that are not this shard's any more, and how many of their pairs are still to be removed.
     dropped: Vec<(HashRange, u64)>,
-    /// The highest term of a meta leader that was heard.
+    /// The meta group whose orders are obeyed, and the highest term of a leader of it that was heard.
+    meta_group: u64,
     term: u64,
     /// The version of the state that was learned last.
     version: u64,
@@ -211,28 +212,39 @@ impl Shard {
 
     /// Checks where every pair lies and sums them up.
     ///
-    /// Without writes meanwhile nobody is kept waiting. With writes it is tried a few times, and then the writers wait.
+    /// Without writes and moves meanwhile nobody is kept waiting: it is done piece by piece. With them that is tried a few times, and
+    /// then everybody waits for it.
     pub fn audit(&self) -> Audit {
         for _ in 0..3 {
-            let table = self.table.read();
-            let before = self.store.index();
-            let found = self.sum_up(&table);
-            if self.store.index() == before {
-                return found;
+            let (before, version, rows) = {
+                let table = self.table.read();
+                (self.store.index(), table.version, table.owned.rows().to_vec())
+            };
+            let mut checksum = Checksum::default();
+            for (range, _) in &rows {
+                for (piece, _) in self.store.pieces(range, AUDIT_PIECE) {
+                    let _table = self.table.read();
+                    checksum = checksum + self.store.checksum(&piece);
+                }
+            }
+            let table = self.table.write();
+            if self.store.index() == before && table.version == version && table.is_still() {
+                return Audit { pairs: checksum.pairs, index: before, checksum, stray: self.stray(&table) };
             }
         }
         let table = self.table.write();
-        self.sum_up(&table)
+        let rows = table.owned.rows().iter();
+        let checksum: Checksum = rows.map(|(range, _)| self.store.checksum(range)).sum();
+        Audit { pairs: checksum.pairs, index: self.store.index(), checksum, stray: self.stray(&table) }
     }
 
-    fn sum_up(&self, table: &Table) -> Audit {
-        let index = self.store.index();
-        let checksum: Checksum = table.owned.rows().iter().map(|(range, _)| self.store.checksum(range)).sum();
-        let coming: u64 = table.incoming.iter().map(|one| self.store.size_of(one.range()).pairs).sum();
-        let going: u64 = table.dropped.iter().map(|(range, _)| self.store.size_of(range).pairs).sum();
-        let all = self.store.size().pairs;
-        let stray = all.saturating_sub(checksum.pairs + coming + going);
-        Audit { pairs: checksum.pairs, index, checksum, stray }
+    /// Pairs that lie in no range which is owned, coming or being dropped.
+    fn stray(&self, table: &Table) -> u64 {
+        let owned = table.owned.rows().iter().map(|(range, _)| range);
+        let coming = table.incoming.iter().map(Incoming::range);
+        let going = table.dropped.iter().map(|(range, _)| range);
+        let known: u64 = owned.chain(coming).chain(going).map(|range| self.store.size_of(range).pairs).sum();
+        self.store.size().pairs.saturating_sub(known)
     }
 
     /// Removes some of the pairs that are not this shard's any more; false where nothing was left to be removed.
@@ -251,7 +263,15 @@ impl Shard {
 /// So many pairs at least are removed under one lock of the table.
 const SWEEP_PAIRS: usize = 256;
 
+/// So many pairs are summed up under one lock of the table.
+const AUDIT_PIECE: BatchLimit = BatchLimit { pairs: 8192, bytes: 8 << 20 };
+
 impl Table {
+    /// Whether nothing is on its way.
+    fn is_still(&self) -> bool {
+        self.incoming.is_empty() && self.outgoing.is_empty()
+    }
+
     /// The epoch in which the range of a key was gained.
     fn owner_since(&self, hash: KeyHash, key: &[u8]) -> Result<u64, Refused> {
         let Some(gained) = self.owned.gained(hash, key) else {

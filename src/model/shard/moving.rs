@@ -84,7 +84,8 @@ pub struct Frozen {
     pub checksum: Checksum,
     /// The counter of versions, which the target's must not be behind.
     pub index: u64,
-    /// What was done for which request.
+    /// What was done for which request; they travel in a form of their own.
+    #[serde(skip)]
     pub records: Vec<RetryRecord>,
 }
 
@@ -93,6 +94,10 @@ pub struct Frozen {
 pub struct Directive {
     /// The version of the state.
     pub version: u64,
+    /// The number of the meta group: terms count anew in another one.
+    pub meta_group: u64,
+    /// The view change that is being counted for and has no plan yet.
+    pub counting: Option<u64>,
     /// The epoch of its view.
     pub epoch: u64,
     /// The ranges of this shard in it, ascending.
@@ -380,6 +385,13 @@ impl Shard {
         }
         table.version = directive.version;
         table.open.clone_from(&directive.open);
+        if table.meta_group != directive.meta_group {
+            (table.meta_group, table.term) = (directive.meta_group, 0);
+        }
+        if let Some(tallying) = table.tallying.as_mut().filter(|one| directive.counting != Some(one.change()))
+        {
+            tallying.close();
+        }
         let mine = |range: &HashRange| cover(&directive.mine, range);
         // An attempt that began after this state is not judged by it: it may be handed over in a later one.
         let open = |piece: &PieceId, since: u64| since > directive.version || directive.open.contains(piece);
@@ -401,6 +413,9 @@ impl Shard {
             table.owned.remove(&range);
             table.outgoing.retain(|one| !overlap(&one.range, &range));
             table.dropped.push((range, pairs));
+        }
+        if directive.open.is_empty() {
+            table.owned.merge();
         }
     }
 }

@@ -25,16 +25,24 @@ impl OwnedRanges {
     pub(super) fn add(&mut self, range: HashRange, gained: u64) {
         let at = self.rows.partition_point(|(row, _)| row.from < range.from);
         self.rows.insert(at, (range, gained));
-        let mut merged: Vec<(HashRange, u64)> = Vec::with_capacity(self.rows.len());
+        self.join(|since, gained| (since == gained).then_some(since));
+    }
+
+    /// Makes one of neighbours, gained with the later one. Whoever still routes by an epoch in between asks again.
+    pub(super) fn merge(&mut self) {
+        self.join(|since, gained| Some(gained.max(since)));
+    }
+
+    fn join(&mut self, epoch_of_both: impl Fn(u64, u64) -> Option<u64>) {
+        let mut joined: Vec<(HashRange, u64)> = Vec::with_capacity(self.rows.len());
         for (range, gained) in self.rows.drain(..) {
-            match merged.last_mut() {
-                Some((last, since)) if *since == gained && last.to.as_ref() == Some(&range.from) => {
-                    last.to = range.to;
-                }
-                _ => merged.push((range, gained)),
+            let last = joined.last_mut().filter(|(last, _)| last.to.as_ref() == Some(&range.from));
+            match last.and_then(|last| epoch_of_both(last.1, gained).map(|both| (last, both))) {
+                Some((last, both)) => (last.0.to, last.1) = (range.to, both),
+                None => joined.push((range, gained)),
             }
         }
-        self.rows = merged;
+        self.rows = joined;
     }
 
     /// Takes a range away, as far as it is owned.
@@ -45,13 +53,18 @@ impl OwnedRanges {
         }
     }
 
-    /// What is owned beyond these ranges.
+    /// What is owned beyond these ranges, which ascend.
     pub(super) fn beyond(&self, ranges: &[HashRange]) -> Vec<HashRange> {
-        let mut rest: Vec<HashRange> = self.rows.iter().map(|(range, _)| range.clone()).collect();
-        for range in ranges {
-            rest = rest.iter().flat_map(|row| subtract(row, range)).collect();
+        let mut beyond = Vec::new();
+        for (row, _) in &self.rows {
+            let first = ranges.partition_point(|range| !ends_after(range.to.as_ref(), &row.from));
+            let mut rest = vec![row.clone()];
+            for range in ranges[first..].iter().take_while(|range| overlap(row, range)) {
+                rest = rest.iter().flat_map(|row| subtract(row, range)).collect();
+            }
+            beyond.append(&mut rest);
         }
-        rest
+        beyond
     }
 }
 

@@ -3,31 +3,28 @@
 use std::collections::{HashMap, VecDeque};
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use super::{Done, Forwarded};
+use crate::model::binary::{Malformed, Reader, put_number};
 use crate::model::hash::KeyHash;
-use crate::model::hex;
 use crate::model::range::HashRange;
 
 /// The id of a client's request, drawn at random by the node that was asked.
 pub type RequestId = u128;
 
-/// Locks among which the records are spread, by the upper bits of the hash.
+/// Locks among which the records are spread, by the lower bits of the hash: the upper ones are much the same in a shard.
 const STRIPES: usize = 64;
-/// The most records of a stripe, 65,536 in all: some 6 MB.
-const RECORDS_PER_STRIPE: usize = 1024;
+/// The most records of a stripe, 131,072 in all: some 12 MB.
+const RECORDS_PER_STRIPE: usize = 2048;
 /// A record is kept for this long, ten times the longest that a request takes unless it is set otherwise, if there is room.
 const KEPT_MS: u64 = 50_000;
 
 /// What was done for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryRecord {
     /// The request.
-    #[serde(with = "hex")]
     pub request: RequestId,
     /// The hash of its key.
-    #[serde(with = "hex")]
     pub hash: u128,
     /// What was done.
     pub outcome: RetryOutcome,
@@ -35,8 +32,36 @@ pub struct RetryRecord {
     pub at_ms: u64,
 }
 
+impl RetryRecord {
+    /// Appends its binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.request.to_le_bytes());
+        out.extend_from_slice(&self.hash.to_le_bytes());
+        out.push(self.outcome as u8);
+        put_number(out, self.at_ms);
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are no record.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut wide =
+            || reader.take(16).map(|bytes| u128::from_le_bytes(bytes.try_into().expect("16 bytes")));
+        let (request, hash) = (wide()?, wide()?);
+        let outcome = match reader.byte()? {
+            0 => RetryOutcome::Added,
+            1 => RetryOutcome::Updated,
+            2 => RetryOutcome::Deleted,
+            3 => RetryOutcome::Absent,
+            _ => return Err(Malformed("unknown outcome")),
+        };
+        Ok(Self { request, hash, outcome, at_ms: reader.number()? })
+    }
+}
+
 /// What a write did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryOutcome {
     /// The key was absent.
     Added,
@@ -105,7 +130,7 @@ impl Retries {
     }
 
     fn stripe(&self, hash: KeyHash) -> &Mutex<Stripe> {
-        &self.stripes[(hash.0 >> 122) as usize]
+        &self.stripes[usize::try_from(hash.low() % STRIPES as u64).expect("fewer than there are stripes")]
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn stop(how: Option<&str>) {
 macro_rules! point {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
-        (|| fail::fail_point!($name, |how| $crate::reshard::points::stop(how.as_deref())))();
+        (|| fail::fail_point!($name, |how| $crate::points::stop(how.as_deref())))();
     };
 }
 

@@ -11,6 +11,8 @@ mod coordinator;
 mod finish;
 mod points;
 mod prepare;
+#[cfg(test)]
+mod simulation;
 mod voters;
 
 pub use coordinator::run;

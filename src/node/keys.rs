@@ -141,7 +141,7 @@ impl Node {
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
             let known = serving.state.version;
-            match self.ask_owner(serving, &request) {
+            match self.ask_owner(serving, &request, unclear.is_some()) {
                 Ok(Asked::Done(outcome)) => return Ok(outcome),
                 Ok(Asked::Again) => {}
                 // Once more, in case only the connection was bad. What comes of that is the truth about both.
@@ -164,10 +164,13 @@ impl Node {
         }
     }
 
-    fn ask_owner(&self, serving: &Serving, request: &Request) -> Result<Asked, Error> {
+    fn ask_owner(&self, serving: &Serving, request: &Request, is_unclear: bool) -> Result<Asked, Error> {
         let (hash, shard) = serving.shard_of(request.key);
         if let Some((_, own)) = serving.own.as_ref().filter(|_| serving.holds(shard)) {
-            return match own.run(hash, request.key, request.operation, None) {
+            // Where another node may have done it, the range came here with the record of that.
+            let epoch = serving.state.view.epoch;
+            let forwarded = Forwarded { request: request.id, epoch, now_ms: wall_ms() };
+            return match own.run(hash, request.key, request.operation, is_unclear.then_some(forwarded)) {
                 Ok(done) => Ok(Asked::Done(done.into())),
                 Err(Refused::Moving | Refused::NotOwned) => Ok(Asked::Again),
                 Err(Refused::Sealed) => Err(Error::Unavailable {

@@ -324,7 +324,7 @@ impl Shard {
         }
         table.dropped.retain(|(dropped, _)| !overlap(dropped, range));
         // Before anything is written here: whoever leads now need not be the one who tells new shards of the plan.
-        table.tallying_for(piece.change);
+        table.tally_for(piece.change);
         let (since, pairs) = (stamp.version, AtomicU64::new(0));
         let range = range.clone();
         table.incoming.push(Incoming { piece, since, range, pairs, complete: false, prepared: None });

@@ -123,10 +123,10 @@ pub(super) async fn operate(world: Shared) {
         let leader = world.meta.borrow().leader();
         let running = state.change.as_ref().map(|change| change.id);
         match running {
-            Some(id) if world.chance(1) => {
+            Some(id) if world.draw(0..300) == 0 => {
                 propose(&world, leader, Command::End { id, end: End::Cancelled }).await;
             }
-            Some(_) if !world.chance(1) => {}
+            Some(_) if world.draw(0..300) > 0 => {}
             _ => {
                 let command = begin(&world, running);
                 propose(&world, leader, command).await;

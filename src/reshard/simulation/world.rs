@@ -66,6 +66,9 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<Address, Node>,
     pub(super) hash_key: HashKey,
     pub(super) registers: RefCell<BTreeMap<Vec<u8>, Register>>,
+    /// The view changes of which a census was taken, in order. A census replaces the tally of the one before, also where a
+    /// coordinator that leads no more takes it: then the receipt's figures are of two cuts, and are not checked.
+    pub(super) plans: RefCell<Vec<u64>>,
     /// Messages that are under way.
     pub(super) under_way: Cell<u64>,
     pub(super) spawned: RefCell<Vec<Task>>,
@@ -102,6 +105,7 @@ impl World {
             nodes: addresses.into_iter().map(|node| (node, Node::default())).collect(),
             hash_key,
             registers: RefCell::new(registers),
+            plans: RefCell::default(),
             under_way: Cell::new(0),
             spawned: RefCell::default(),
             touched: Cell::new(false),

@@ -99,7 +99,7 @@ pub(super) async fn agree(world: Shared) {
         pause().await;
         let mut meta = world.meta.borrow_mut();
         if !world.harm.get() || world.chance(40) {
-            let is_answered = !world.harmed(4);
+            let is_answered = !world.befalls();
             meta.commit(&world, is_answered);
         }
         let member = world.draw(0..MEMBERS);
@@ -109,7 +109,7 @@ pub(super) async fn agree(world: Shared) {
         } else {
             meta.applied[member] = world.draw(meta.applied[member]..=newest);
         }
-        if world.harm.get() && world.draw(0..120) == 0 {
+        if world.harm.get() && world.draw(0..50) == 0 {
             meta.elect(&world);
             world.count(|tally| tally.elections += 1);
         }

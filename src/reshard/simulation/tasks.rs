@@ -82,9 +82,9 @@ pub(super) async fn call<T: 'static, F: Future<Output = T> + 'static>(
 ) -> Option<T> {
     let answer = Rc::new(RefCell::new(None));
     let work = Rc::new(work);
-    let copies = if world.harmed(5) { 2 } else { 1 };
+    let copies = if world.befalls() { 2 } else { 1 };
     for copy in 0..copies {
-        if world.harmed(5) {
+        if world.befalls() {
             continue;
         }
         let (world, work, answer) = (Rc::clone(world), Rc::clone(&work), Rc::clone(&answer));
@@ -94,7 +94,7 @@ pub(super) async fn call<T: 'static, F: Future<Output = T> + 'static>(
             let done = work().await;
             world.delay(false).await;
             world.under_way.set(world.under_way.get() - 1);
-            if copy == 0 && !world.harmed(5) {
+            if copy == 0 && !world.befalls() {
                 *answer.borrow_mut() = Some(done);
             }
         });

@@ -60,6 +60,8 @@ impl Tally {
 
 pub(super) struct World {
     random: RefCell<StdRng>,
+    /// How many of a hundred messages are lost, as many are doubled and late.
+    severity: u32,
     /// Whether messages are lost, late and doubled, leaders change and clients are at work.
     pub(super) harm: Cell<bool>,
     pub(super) meta: RefCell<MetaGroup>,
@@ -98,7 +100,9 @@ impl World {
         let instances = addresses.iter().map(|node| (node.clone(), INSTANCE)).collect();
         let mut state = MetaState::first("simulated".to_owned(), 1, hash_key, view, &instances);
         state.open = true;
+        let severity = random.random_range(1..20);
         Rc::new(Self {
+            severity,
             random: RefCell::new(random),
             harm: Cell::new(true),
             meta: RefCell::new(MetaGroup::new(state)),
@@ -147,9 +151,14 @@ impl World {
         self.harm.get() && self.chance(percent)
     }
 
+    /// Whether something befalls a message.
+    pub(super) fn befalls(&self) -> bool {
+        self.harmed(self.severity)
+    }
+
     /// The time that a message takes: seldom long, and a doubled one comes late.
     pub(super) async fn delay(&self, late: bool) {
-        let longest = if late || self.harmed(4) { 400 } else { 3 };
+        let longest = if late || self.befalls() { 400 } else { 3 };
         for _ in 0..self.draw(0..longest) {
             pause().await;
         }

@@ -14,7 +14,7 @@ pub(super) type Task = Pin<Box<dyn Future<Output = ()>>>;
 /// After so many steps in all, a run is stuck.
 const MOST_STEPS: u64 = 400_000;
 /// For so many steps harm is done.
-const HARMFUL_STEPS: std::ops::Range<u64> = 1_000..6_000;
+const HARMFUL_STEPS: std::ops::Range<u64> = 4_000..24_000;
 
 /// Runs a world to its end.
 pub(super) fn run(world: &Shared) -> Result<(), String> {
@@ -22,7 +22,7 @@ pub(super) fn run(world: &Shared) -> Result<(), String> {
     for member in 0..meta_group::MEMBERS {
         world.spawn(coordinator::coordinate(Rc::clone(world), member));
     }
-    for _ in 0..3 {
+    for _ in 0..5 {
         world.spawn(clients::use_keys(Rc::clone(world)));
     }
     world.spawn(meta_group::agree(Rc::clone(world)));

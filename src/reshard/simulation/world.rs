@@ -158,7 +158,7 @@ impl World {
 
     /// The time that a message takes: seldom long, and a doubled one comes late.
     pub(super) async fn delay(&self, late: bool) {
-        let longest = if late || self.befalls() { 400 } else { 3 };
+        let longest = if late || self.befalls() { 150 } else { 3 };
         for _ in 0..self.draw(0..longest) {
             pause().await;
         }

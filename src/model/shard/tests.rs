@@ -49,6 +49,7 @@ fn delete(shard: &Shard, number: u8) -> Result<Done, Refused> {
     shard.run(hash, &key, Operation::Delete, None)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is always given to `run`")]
 fn forwarded(request: RequestId, epoch: u64) -> Option<Forwarded> {
     Some(Forwarded { request, epoch, now_ms: 1 })
 }

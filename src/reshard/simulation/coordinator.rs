@@ -186,7 +186,8 @@ impl Office {
         let (world, node, state) = (Rc::clone(&self.world), node.clone(), self.state());
         let told = call(&self.world, TURNS, move || {
             world.touched.set(true);
-            ready(world.nodes[&node].learn(&node, &state))
+            world.nodes[&node].learn(&node, &state);
+            ready(())
         });
         told.await.ok_or(Stuck)
     }
@@ -226,7 +227,7 @@ impl Office {
 struct Shards<'a> {
     world: &'a Shared,
     change: u64,
-    shards: Vec<Arc<Shard>>,
+    held: Vec<Arc<Shard>>,
 }
 
 impl Census for Shards<'_> {
@@ -234,12 +235,12 @@ impl Census for Shards<'_> {
 
     fn counts(&mut self, shard: usize, ranges: &[HashRange]) -> Result<Vec<u64>, String> {
         super::clients::write_at_once(self.world);
-        Ok(self.shards[shard].take_census(self.change, ranges).pairs)
+        Ok(self.held[shard].take_census(self.change, ranges).pairs)
     }
 
     fn places(&mut self, shard: usize, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, String> {
         super::clients::write_at_once(self.world);
-        self.shards[shard].places(self.change, questions).ok_or_else(|| "another census".to_owned())
+        self.held[shard].places(self.change, questions).ok_or_else(|| "another census".to_owned())
     }
 }
 
@@ -249,11 +250,11 @@ fn make_plan(world: &Shared, state: &MetaState, id: u64, wanted: &[Address]) -> 
         world.nodes[&shard.replicas[0]].shard_of(shard.group).ok_or("a node has not learned of its shard")
     };
     let shards = state.view.shards.iter().map(of).collect::<Result<Vec<_>, _>>()?;
-    let mut census = Shards { world, change: id, shards };
+    let mut census = Shards { world, change: id, held: shards };
     let plan = plan(&state.view, wanted, 1, &mut census).map_err(|error| error.to_string())?;
     super::clients::write_at_once(world);
-    let command = command(state, id, &plan, &census.shards);
-    census.shards.iter().for_each(|shard| shard.close_census(id));
+    let command = command(state, id, &plan, &census.held);
+    census.held.iter().for_each(|shard| shard.close_census(id));
     Ok(command)
 }
 

@@ -81,7 +81,9 @@ pub(super) async fn tell_late_news(world: Shared) {
         } else if let Some(shard) = node.shard() {
             // The shard by itself, too: it relies on nobody else to keep old news away.
             let place = state.view.shards.iter().position(|one| one.group == shard.group());
-            place.into_iter().for_each(|index| shard.learn(&directive(&state, index)));
+            if let Some(index) = place {
+                shard.learn(&directive(&state, index));
+            }
         }
         world.touched.set(true);
     }

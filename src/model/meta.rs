@@ -463,3 +463,6 @@ pub fn wanted_voters(nodes: &[Address]) -> &[Address] {
     };
     &nodes[..count.min(nodes.len())]
 }
+
+#[cfg(test)]
+mod tests;

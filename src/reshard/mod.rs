@@ -10,6 +10,8 @@ mod census;
 mod coordinator;
 mod finish;
 mod prepare;
+#[cfg(test)]
+mod simulation;
 mod voters;
 
 pub use coordinator::run;

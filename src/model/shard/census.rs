@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Changes, Done, HashRange, KeyHash, Mutex, Point, Shard};
+use super::{Changes, Done, HashRange, KeyHash, Mutex, Point, Shard, Table};
 use crate::model::store::{BatchLimit, Size};
 
 /// With more creates and deletes than this between the count and the cut, the census is void and is taken again.
@@ -107,19 +107,25 @@ impl Shard {
         }
     }
 
-    /// What clients have created and deleted since the cut of a change, and how many pairs there are now. The tally begins now
-    /// where the shard was not counted: it is new in the change, and has nothing yet.
+    /// What clients have created and deleted since the cut of a change, and how many pairs there are now. A shard that
+    /// neither was counted for that change nor has received anything in it has nothing to tell; who asks late changes nothing.
     pub fn tally(&self, change: u64) -> (Tally, u64) {
-        let mut table = self.table.write();
-        if table.tallying.as_ref().is_none_or(|tallying| tallying.change != change) {
-            let (created, deleted) = (AtomicU64::new(0), AtomicU64::new(0));
-            table.tallying = Some(Tallying { change, created, deleted, changes: None });
-        }
-        let tallying = table.tallying.as_ref().expect("it was just begun");
-        let tally = Tally {
+        let table = self.table.write();
+        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change == change);
+        let tally = tallying.map_or_else(Tally::default, |tallying| Tally {
             created: tallying.created.load(Ordering::Relaxed),
             deleted: tallying.deleted.load(Ordering::Relaxed),
-        };
+        });
         (tally, self.count(&table))
+    }
+}
+
+impl Table {
+    /// The tally begins now where the shard was not counted: it is new in the change, and has nothing yet.
+    pub(super) fn tally_for(&mut self, change: u64) {
+        if self.tallying.as_ref().is_none_or(|tallying| tallying.change != change) {
+            let (created, deleted) = (AtomicU64::new(0), AtomicU64::new(0));
+            self.tallying = Some(Tallying { change, created, deleted, changes: None });
+        }
     }
 }

@@ -138,6 +138,8 @@ pub(super) struct Incoming {
     since: u64,
     range: HashRange,
     pairs: AtomicU64,
+    /// Nothing is added any more, since it is being compared with the source.
+    complete: bool,
     /// Everything is here and agrees with the source: the piece may be handed over.
     prepared: Option<Vec<RetryRecord>>,
 }
@@ -276,6 +278,11 @@ impl Table {
         }
         self.incoming.iter().find(|one| one.piece == stamp.piece).ok_or(MoveError::NotUnderWay)
     }
+
+    fn incoming_of_mut(&mut self, stamp: &Stamp) -> Result<&mut Incoming, MoveError> {
+        let incoming = self.incoming.iter_mut().find(|one| one.piece == stamp.piece);
+        incoming.ok_or(MoveError::NotUnderWay)
+    }
 }
 
 /// What has changed in a range.
@@ -321,8 +328,11 @@ impl Shard {
             }
         }
         table.dropped.retain(|(dropped, _)| !overlap(dropped, range));
+        // Before anything is written here: whoever leads now need not be the one who tells new shards of the plan.
+        table.tally_for(piece.change);
         let (since, pairs) = (stamp.version, AtomicU64::new(0));
-        table.incoming.push(Incoming { piece, since, range: range.clone(), pairs, prepared: None });
+        let range = range.clone();
+        table.incoming.push(Incoming { piece, since, range, pairs, complete: false, prepared: None });
         Ok(())
     }
 
@@ -333,7 +343,7 @@ impl Shard {
     pub fn install(&self, stamp: &Stamp, delta: &Delta) -> Result<(), MoveError> {
         let table = self.table.read();
         let incoming = table.incoming_of(stamp)?;
-        if incoming.prepared.is_some() {
+        if incoming.complete {
             return Err(MoveError::NotUnderWay);
         }
         for pair in &delta.pairs {
@@ -359,8 +369,14 @@ impl Shard {
     /// # Errors
     /// [`MoveError`].
     pub fn prepare(&self, stamp: &Stamp, frozen: &Frozen) -> Result<Checksum, MoveError> {
-        let range = self.table.read().incoming_of(stamp)?.range.clone();
-        // Nobody else writes to the range: only orders of this attempt do, one after the other.
+        let range = {
+            let mut table = self.table.write();
+            table.obey(stamp)?;
+            // A parcel of the same attempt that comes late must not change what is compared now.
+            let incoming = table.incoming_of_mut(stamp)?;
+            incoming.complete = true;
+            incoming.range.clone()
+        };
         let received = self.store.checksum(&range);
         if received != frozen.checksum {
             return Err(MoveError::ChecksumDiffers { sent: frozen.checksum, received });
@@ -368,8 +384,11 @@ impl Shard {
         let mut table = self.table.write();
         table.obey(stamp)?;
         self.store.raise_index(frozen.index);
-        let incoming = table.incoming.iter_mut().find(|one| one.piece == stamp.piece);
-        incoming.ok_or(MoveError::NotUnderWay)?.prepared = Some(frozen.records.clone());
+        let incoming = table.incoming_of_mut(stamp)?;
+        if !incoming.complete {
+            return Err(MoveError::NotUnderWay);
+        }
+        incoming.prepared = Some(frozen.records.clone());
         Ok(received)
     }
 }

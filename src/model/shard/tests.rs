@@ -1,1 +1,326 @@
+//! A shard by itself, in each state that a range can be in.
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::store::BatchLimit;
+
+/// A place in a space of which every hash has three, so that cuts fall between equal hashes too; 96 is the end.
+fn place(number: u8) -> Point {
+    let key: &[u8] = [&b""[..], b"a", b"b"][usize::from(number % 3)];
+    Point::of(KeyHash(u128::from(number / 3) << 120), key)
+}
+
+fn range(from: u8, to: u8) -> HashRange {
+    HashRange { from: place(from), to: (to < 96).then(|| place(to)) }
+}
+
+/// The key whose hash has this first byte: hash and key, under [`HashKey::FIRST_BYTE`].
+fn key(number: u8) -> (KeyHash, Vec<u8>) {
+    let key = vec![number, b'k'];
+    (HashKey::FIRST_BYTE.hash(&key), key)
+}
+
+/// The keys from one number to below another; to the end of the space at 255.
+fn keys(from: u8, to: u8) -> HashRange {
+    let to = (to < 255).then(|| Point::before_hash(key(to).0.0));
+    HashRange { from: Point::before_hash(if from == 0 { 0 } else { key(from).0.0 }), to }
+}
+
+fn shard(group: u64, owned: &[HashRange]) -> Shard {
+    Shard::new(group, HashKey::FIRST_BYTE, owned.iter().cloned(), 1)
+}
+
+fn put(shard: &Shard, number: u8, value: &str) -> Result<Done, Refused> {
+    let (hash, key) = key(number);
+    shard.run(hash, &key, Operation::Put(value.as_bytes()), None)
+}
+
+fn get(shard: &Shard, number: u8) -> Result<Option<String>, Refused> {
+    let (hash, key) = key(number);
+    shard.run(hash, &key, Operation::Get, None).map(|done| match done {
+        Done::Found(held) => Some(String::from_utf8(held.value().to_vec()).unwrap()),
+        _ => None,
+    })
+}
+
+fn delete(shard: &Shard, number: u8) -> Result<Done, Refused> {
+    let (hash, key) = key(number);
+    shard.run(hash, &key, Operation::Delete, None)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is always given to `run`")]
+fn forwarded(request: RequestId, epoch: u64) -> Option<Forwarded> {
+    Some(Forwarded { request, epoch, now_ms: 1 })
+}
+
+fn stamp(attempt: u32, term: u64, version: u64) -> Stamp {
+    Stamp { piece: PieceId { change: 1, index: 0, attempt }, term, version }
+}
+
+fn directive(version: u64, epoch: u64, mine: &[HashRange], open: &[Stamp]) -> Directive {
+    Directive { version, epoch, mine: mine.to_vec(), open: open.iter().map(|stamp| stamp.piece).collect() }
+}
+
+const ALL: BatchLimit = BatchLimit { pairs: 100, bytes: 10_000 };
+
+/// Copies a piece and prepares it.
+fn prepare(source: &Shard, target: &Shard, stamp: &Stamp, range: &HashRange) -> Result<Checksum, MoveError> {
+    target.begin_incoming(stamp, range)?;
+    source.begin_outgoing(stamp, range)?;
+    let pairs = source.outgoing_batch(stamp, range, ALL)?.pairs;
+    target.install(stamp, &Delta { pairs, deleted: Vec::new() })?;
+    finish(source, target, stamp)
+}
+
+/// Freezes the source and prepares the target.
+fn finish(source: &Shard, target: &Shard, stamp: &Stamp) -> Result<Checksum, MoveError> {
+    let (delta, frozen) = source.freeze(stamp)?;
+    target.install(stamp, &delta)?;
+    target.prepare(stamp, &frozen)
+}
+
+/// A source with 20 pairs in the lower half of the space, a target with 5 in the upper, and the range that is moved: 10 pairs.
+fn two() -> (Shard, Shard, HashRange) {
+    let (source, target) = (shard(1, &[keys(0, 128)]), shard(2, &[keys(128, 255)]));
+    (100..120).for_each(|number| assert!(put(&source, number, "1").is_ok()));
+    (200..205).for_each(|number| assert!(put(&target, number, "1").is_ok()));
+    (source, target, keys(110, 128))
+}
+
+fn sizes(source: &Shard, target: &Shard) -> (u64, u64) {
+    assert_eq!((source.audit().stray, target.audit().stray), (0, 0));
+    assert_eq!((source.audit().pairs, target.audit().pairs), (source.size().pairs, target.size().pairs));
+    (source.size().pairs, target.size().pairs)
+}
+
+#[test]
+fn a_range_is_served_by_one_shard_in_every_state_of_a_move() {
+    let (source, target, moved) = two();
+    let stamp = stamp(0, 1, 2);
+    let served = || (get(&source, 110).is_ok(), get(&target, 110).is_ok());
+    let check = |wanted: (bool, bool), count: (u64, u64)| {
+        assert_eq!((served(), sizes(&source, &target)), (wanted, count));
+        assert!(get(&source, 100).is_ok() && get(&target, 200).is_ok(), "the rest is served all the time");
+    };
+    check((true, false), (20, 5));
+    assert_eq!(get(&target, 110), Err(Refused::NotOwned));
+    target.begin_incoming(&stamp, &moved).unwrap();
+    source.begin_outgoing(&stamp, &moved).unwrap();
+    assert_eq!(get(&target, 110), Err(Refused::Moving));
+    let pairs = source.outgoing_batch(&stamp, &moved, ALL).unwrap().pairs;
+    target.install(&stamp, &Delta { pairs, deleted: Vec::new() }).unwrap();
+    check((true, false), (20, 5));
+    assert!(put(&source, 110, "2").is_ok() && put(&source, 125, "2").is_ok() && delete(&source, 111).is_ok());
+    let delta = source.outgoing_delta(&stamp).unwrap();
+    assert_eq!((delta.pairs.len(), delta.deleted.len()), (2, 1));
+    target.install(&stamp, &delta).unwrap();
+    assert!(delete(&source, 112).is_ok());
+    let (delta, frozen) = source.freeze(&stamp).unwrap();
+    assert_eq!((delta.pairs.len(), delta.deleted.len(), frozen.checksum.pairs), (0, 1, 9));
+    assert_eq!(get(&source, 110), Err(Refused::Moving));
+    check((false, false), (19, 5));
+    assert!(matches!(target.prepare(&stamp, &frozen), Err(MoveError::ChecksumDiffers { .. })));
+    assert_eq!(
+        target.install(&stamp, &delta),
+        Err(MoveError::NotUnderWay),
+        "what was compared stays as it is"
+    );
+    let open = directive(2, 1, &[keys(0, 128)], &[stamp]);
+    source.learn(&open);
+    check((false, false), (19, 5));
+}
+
+#[test]
+fn a_piece_that_is_handed_over_is_served_by_its_target_and_leaves_its_source() {
+    let (source, target, moved) = two();
+    let at = stamp(0, 1, 2);
+    assert_eq!(prepare(&source, &target, &at, &moved).unwrap().pairs, 10);
+    target.learn(&directive(3, 2, &[moved.clone(), keys(128, 255)], &[]));
+    assert_eq!((get(&source, 110), sizes(&source, &target)), (Err(Refused::Moving), (20, 15)));
+    assert_eq!(get(&target, 110), Ok(Some("1".to_owned())));
+    source.learn(&directive(3, 2, &[keys(0, 110)], &[]));
+    assert_eq!((get(&source, 110), sizes(&source, &target)), (Err(Refused::NotOwned), (10, 15)));
+    assert_eq!(source.rough_size().pairs, 20);
+    while source.sweep() {
+        assert_eq!(sizes(&source, &target), (10, 15));
+    }
+    assert_eq!(source.rough_size().pairs, 10);
+    // And back again, while nothing that was dropped comes with it.
+    let back = stamp(1, 1, 4);
+    assert!(delete(&target, 110).is_ok());
+    prepare(&target, &source, &back, &moved).unwrap();
+    source.learn(&directive(5, 3, &[keys(0, 128)], &[]));
+    target.learn(&directive(5, 3, &[keys(128, 255)], &[]));
+    assert_eq!((get(&source, 110), sizes(&source, &target)), (Ok(None), (19, 5)));
+}
+
+#[test]
+fn a_piece_that_is_aborted_stays_and_an_attempt_after_it_begins_from_nothing() {
+    let (source, target, moved) = two();
+    let (first, second) = (stamp(0, 1, 2), stamp(1, 1, 3));
+    prepare(&source, &target, &first, &moved).unwrap();
+    // Whoever does not know that it is void keeps what may be handed over.
+    assert_eq!(target.begin_incoming(&second, &moved), Err(MoveError::WrongRange));
+    assert_eq!(source.begin_outgoing(&second, &moved), Err(MoveError::WrongRange));
+    source.learn(&directive(3, 1, &[keys(0, 128)], &[second]));
+    target.learn(&directive(3, 1, &[keys(128, 255)], &[second]));
+    assert_eq!((get(&source, 110), get(&target, 110)), (Ok(Some("1".to_owned())), Err(Refused::NotOwned)));
+    assert_eq!((sizes(&source, &target), target.rough_size().pairs), ((20, 5), 15));
+    for order in [source.begin_outgoing(&first, &moved), target.begin_incoming(&first, &moved)] {
+        assert_eq!(order, Err(MoveError::NotUnderWay));
+    }
+    assert!(delete(&source, 110).is_ok());
+    assert_eq!(prepare(&source, &target, &second, &moved).unwrap().pairs, 9);
+    assert_eq!(sizes(&source, &target), (19, 5));
+}
+
+#[test]
+fn a_former_leader_and_old_news_mean_nothing() {
+    let (source, target, moved) = two();
+    source.begin_outgoing(&stamp(0, 5, 2), &moved).unwrap();
+    target.begin_incoming(&stamp(0, 5, 2), &moved).unwrap();
+    let old = stamp(0, 4, 2);
+    assert_eq!(source.begin_outgoing(&old, &moved), Err(MoveError::OldTerm));
+    assert_eq!(source.outgoing_batch(&old, &moved, ALL).err(), Some(MoveError::OldTerm));
+    assert_eq!(source.outgoing_delta(&old).err(), Some(MoveError::OldTerm));
+    assert_eq!(source.freeze(&old).err(), Some(MoveError::OldTerm));
+    assert_eq!(target.begin_incoming(&old, &moved), Err(MoveError::OldTerm));
+    assert_eq!(target.install(&old, &Delta::default()), Err(MoveError::OldTerm));
+    assert_eq!(target.prepare(&old, &Frozen::default()), Err(MoveError::OldTerm));
+    // Older than the attempt, so it does not end it; older than what is known, so it says nothing.
+    source.learn(&directive(1, 1, &[keys(0, 128)], &[]));
+    assert!(source.outgoing_delta(&stamp(0, 5, 2)).is_ok());
+    source.learn(&directive(1, 9, &[], &[]));
+    assert_eq!(sizes(&source, &target), (20, 5));
+    source.learn(&directive(2, 1, &[keys(0, 128)], &[]));
+    assert_eq!(source.outgoing_delta(&stamp(0, 5, 2)).err(), Some(MoveError::NotUnderWay));
+}
+
+#[test]
+fn an_order_for_what_does_not_fit_is_refused() {
+    let (source, target, moved) = two();
+    let stamp = stamp(0, 1, 2);
+    assert_eq!(source.begin_outgoing(&stamp, &keys(110, 129)), Err(MoveError::WrongRange));
+    assert_eq!(target.begin_incoming(&stamp, &keys(110, 129)), Err(MoveError::WrongRange));
+    assert_eq!(source.freeze(&stamp).err(), Some(MoveError::NotUnderWay));
+    assert_eq!(target.prepare(&stamp, &Frozen::default()), Err(MoveError::NotUnderWay));
+    target.begin_incoming(&stamp, &moved).unwrap();
+    source.begin_outgoing(&stamp, &moved).unwrap();
+    let others = source.outgoing_batch(&stamp, &keys(100, 102), ALL).unwrap().pairs;
+    let got = target.install(&stamp, &Delta { pairs: others, deleted: Vec::new() });
+    assert_eq!((got, sizes(&source, &target)), (Err(MoveError::WrongRange), (20, 5)));
+}
+
+#[test]
+fn a_request_that_is_sent_again_is_done_once_also_where_its_range_has_moved() {
+    let (source, target, moved) = two();
+    let (hash, name) = key(110);
+    let delete = |shard: &Shard, epoch: u64| shard.run(hash, &name, Operation::Delete, forwarded(7, epoch));
+    assert!(matches!(delete(&source, 1), Ok(Done::Deleted)));
+    assert!(put(&source, 110, "2").is_ok());
+    assert!(matches!(delete(&source, 1), Ok(Done::Deleted)));
+    assert_eq!(get(&source, 110), Ok(Some("2".to_owned())));
+    prepare(&source, &target, &stamp(0, 1, 2), &moved).unwrap();
+    target.learn(&directive(3, 2, &[moved, keys(128, 255)], &[]));
+    // A sender that does not know the hand-over is sent to look again.
+    assert_eq!(delete(&target, 1).err(), Some(Refused::NotOwned));
+    assert!(matches!(delete(&target, 2), Ok(Done::Deleted)));
+    assert_eq!(get(&target, 110), Ok(Some("2".to_owned())));
+    assert!(matches!(target.run(hash, &name, Operation::Delete, forwarded(8, 2)), Ok(Done::Deleted)));
+    assert_eq!(get(&target, 110), Ok(None));
+}
+
+#[test]
+fn a_shard_is_sealed_before_its_first_write_only() {
+    let empty = shard(1, &[keys(0, 255)]);
+    assert!(empty.seal());
+    assert_eq!((put(&empty, 1, "1").err(), get(&empty, 1)), (Some(Refused::Sealed), Ok(None)));
+    empty.unseal();
+    assert!(put(&empty, 1, "1").is_ok() && delete(&empty, 1).is_ok());
+    assert!(!empty.seal(), "it was written to, although nothing is left");
+    assert!(put(&empty, 1, "1").is_ok());
+}
+
+#[test]
+fn versions_of_a_key_grow_from_shard_to_shard() {
+    let (source, target, moved) = two();
+    let version = |shard: &Shard| {
+        let (hash, key) = key(110);
+        let Ok(Done::Found(held)) = shard.run(hash, &key, Operation::Get, None) else {
+            panic!("it is there")
+        };
+        held.version()
+    };
+    let before = version(&source);
+    assert!(delete(&source, 110).is_ok());
+    prepare(&source, &target, &stamp(0, 1, 2), &moved).unwrap();
+    target.learn(&directive(3, 2, &[moved, keys(128, 255)], &[]));
+    assert!(put(&target, 110, "3").is_ok());
+    assert!(version(&target) > before + 10, "above everything that the source had drawn");
+}
+
+#[test]
+fn places_are_those_of_the_cut_while_writers_go_on() {
+    let (source, _, _) = two();
+    let all = keys(0, 128);
+    assert_eq!(source.take_census(9, &[all.clone(), keys(110, 115)]).pairs, [20, 5]);
+    assert!(put(&source, 50, "1").is_ok() && delete(&source, 100).is_ok() && delete(&source, 119).is_ok());
+    assert!(put(&source, 101, "2").is_ok());
+    let place = |number: u8| Point::of(key(number).0, &key(number).1);
+    let ranks = [(all.clone(), 0), (all.clone(), 1), (all.clone(), 19)];
+    assert_eq!(source.places(9, &ranks), Some(vec![place(100), place(101), place(119)]));
+    assert_eq!(source.places(8, &ranks), None, "another census");
+    let (tally, pairs) = source.tally(9);
+    assert_eq!((tally, pairs), (Tally { created: 1, deleted: 2 }, 19));
+    source.close_census(9);
+    assert!(put(&source, 51, "1").is_ok());
+    assert_eq!((source.places(9, &ranks), source.tally(9).0.created), (None, 2));
+}
+
+#[test]
+fn a_new_shard_tallies_before_anything_is_written_to_it() {
+    let (source, _, moved) = two();
+    let fresh = shard(3, &[]);
+    prepare(&source, &fresh, &stamp(0, 1, 2), &moved).unwrap();
+    fresh.learn(&directive(3, 2, std::slice::from_ref(&moved), &[]));
+    assert!(put(&fresh, 125, "1").is_ok() && delete(&fresh, 110).is_ok());
+    assert_eq!(fresh.tally(1), (Tally { created: 1, deleted: 1 }, 10));
+}
+
+proptest! {
+    #[test]
+    fn owned_ranges_are_a_set_of_points(steps in prop::collection::vec((0_u8..96, 0_u8..97, any::<bool>()), 1..40)) {
+        let (mut owned, mut points) = (OwnedRanges::default(), [None; 96]);
+        for (gained, (a, b, is_added)) in (1..).zip(steps) {
+            let (from, to) = (a.min(b), a.max(b));
+            if from == to { continue; }
+            let some = usize::from(from)..usize::from(to);
+            let one = range(from, to);
+            if is_added && points[some.clone()].iter().all(Option::is_none) {
+                owned.add(one.clone(), gained / 3);
+                points[some.clone()].fill(Some(gained / 3));
+            } else if !is_added {
+                owned.remove(&one);
+                points[some.clone()].fill(None);
+            }
+            let at = |number: u8| place(number);
+            for (number, gained) in (0_u8..).zip(points) {
+                let point = at(number);
+                prop_assert_eq!(owned.gained(KeyHash(point.hash), &point.key), gained, "{}", point);
+            }
+            let rows: Vec<HashRange> = owned.rows().iter().map(|(row, _)| row.clone()).collect();
+            prop_assert!(rows.windows(2).all(|two| two[0].to.as_ref().is_some_and(|to| *to <= two[1].from)));
+            let inside = points[some.clone()].iter().all(Option::is_some);
+            prop_assert_eq!(ranges::cover(&rows, &one), inside);
+            let touches = points[some.clone()].iter().any(Option::is_some);
+            prop_assert_eq!(rows.iter().any(|row| ranges::overlap(row, &one)), touches);
+            let beyond = owned.beyond(std::slice::from_ref(&one));
+            for (number, gained) in (0_u8..).zip(points) {
+                let (point, is_outside) = (at(number), !some.contains(&usize::from(number)));
+                let is_beyond = beyond.iter().any(|row| row.contains(KeyHash(point.hash), &point.key));
+                prop_assert_eq!(is_beyond, gained.is_some() && is_outside);
+            }
+        }
+    }
+}

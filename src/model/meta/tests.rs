@@ -1,0 +1,299 @@
+//! Commands in any order, and what they may not do to the state.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::hash::KeyHash;
+use crate::model::range::Point;
+
+fn node(number: usize) -> Address {
+    format!("node{number}").parse().unwrap()
+}
+
+/// A cluster of two nodes.
+fn first() -> MetaState {
+    let nodes = [node(1), node(2)];
+    let instances = nodes.iter().cloned().map(|node| (node, 7)).collect();
+    let view = View::first(&nodes, 1).unwrap();
+    MetaState::first("c".to_owned(), 1, HashKey::PUBLISHED, view, &instances)
+}
+
+fn begin(id: u64, supersedes: Option<u64>) -> Command {
+    let wanted = Wanted { nodes: vec![node(1), node(3)], repl_factor: 1, accept_loss: Vec::new() };
+    Command::Begin { id, wanted, supersedes }
+}
+
+/// A plan by which everything of the second shard goes to a new one, whose node is the given one, in two pieces.
+fn plan(state: &MetaState, id: u64, new: usize) -> Command {
+    let old = &state.view;
+    let group = old.next_group;
+    let leaves = old.shards.last().unwrap();
+    let mut view = old.clone();
+    view.shards.push(Shard { id: 99, group, replicas: vec![node(new)] });
+    view.next_group += 1;
+    let mut shards = old.shards.clone();
+    let last = shards.len() - 1;
+    shards[last] = Shard { id: leaves.id, group, replicas: vec![node(new)] };
+    let mut pieces = Vec::new();
+    for range in old.ranges(old.shards.len() - 1) {
+        let end = range.to.as_ref().map_or(u128::MAX, |to| to.hash);
+        let middle = Point::before_hash(range.from.hash / 2 + end / 2);
+        let cut = [
+            HashRange { from: range.from.clone(), to: Some(middle.clone()) },
+            HashRange { from: middle, to: range.to.clone() },
+        ];
+        pieces.extend(cut.into_iter().map(|range| {
+            let (from, to) = (leaves.group, group);
+            Piece { range, from, to, pairs: 1, attempt: 0, handed_over: false }
+        }));
+    }
+    let planned = Planned {
+        targets: vec![1; shards.len()],
+        shards,
+        added: vec![group],
+        pieces,
+        keys: 2,
+        moved: 2,
+        minimum: 2,
+        given_up: Vec::new(),
+        copied: 0,
+        hold_us: 0,
+    };
+    let holders = [(group, [(node(new), 7)].into())].into();
+    Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders }
+}
+
+fn piece(change: u64, index: u32, attempt: u32) -> PieceId {
+    PieceId { change, index, attempt }
+}
+
+fn hand_over(piece: PieceId) -> Command {
+    Command::HandOver { piece, copied: 5, hold_us: 10 }
+}
+
+fn abort(piece: PieceId) -> Command {
+    Command::Abort { piece, hold_us: 30 }
+}
+
+fn end(id: u64, end: End) -> Command {
+    Command::End { id, end }
+}
+
+fn finished() -> End {
+    End::Finished("{}".to_owned())
+}
+
+fn planned_state() -> MetaState {
+    let mut state = first();
+    state.apply(begin(1, None)).unwrap();
+    let plan = plan(&state, 1, 3);
+    state.apply(plan).unwrap();
+    state
+}
+
+fn attempts(state: &MetaState) -> Vec<(u32, bool)> {
+    let pieces = state.change.iter().filter_map(|change| change.planned.as_ref());
+    pieces.flat_map(|planned| &planned.pieces).map(|piece| (piece.attempt, piece.handed_over)).collect()
+}
+
+#[test]
+fn commands_come_to_what_they_should_from_a_planned_change() {
+    let void = Err(Void::Outdated);
+    let table: [(&[Command], Result<(), Void>); 20] = [
+        (&[begin(2, None)], Err(Void::Running(1))),
+        (&[begin(2, Some(9))], Err(Void::Running(1))),
+        (&[begin(2, Some(1))], Ok(())),
+        (&[hand_over(piece(1, 0, 0))], Ok(())),
+        (&[hand_over(piece(2, 0, 0))], void.clone()),
+        (&[hand_over(piece(1, 2, 0))], void.clone()),
+        (&[hand_over(piece(1, 0, 1))], void.clone()),
+        (&[abort(piece(1, 0, 0)), hand_over(piece(1, 0, 0))], void.clone()),
+        (&[abort(piece(1, 0, 0)), hand_over(piece(1, 0, 1))], Ok(())),
+        (&[abort(piece(1, 0, 0)), abort(piece(1, 0, 0))], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), abort(piece(1, 0, 0))], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), hand_over(piece(1, 0, 0))], void.clone()),
+        (&[end(1, End::Cancelled)], Ok(())),
+        (&[end(2, End::Cancelled)], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), end(1, End::Cancelled)], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), end(1, End::Failed(String::new()))], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), end(1, End::Refused(String::new()))], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), end(1, finished())], void.clone()),
+        (&[hand_over(piece(1, 0, 0)), hand_over(piece(1, 1, 0)), end(1, finished())], Ok(())),
+        (&[end(1, End::Cancelled), hand_over(piece(1, 0, 0))], void.clone()),
+    ];
+    for (commands, wanted) in table {
+        let mut state = planned_state();
+        let (last, before) = commands.split_last().unwrap();
+        for command in before {
+            state.apply(command.clone()).unwrap();
+        }
+        let was = state.clone();
+        assert_eq!(state.apply(last.clone()), wanted, "{commands:?}");
+        assert_eq!(state.version, was.version + 1, "{commands:?}");
+        if wanted.is_err() {
+            assert_eq!(MetaState { version: was.version, ..state }, was, "{commands:?}");
+        }
+    }
+}
+
+#[test]
+fn a_finished_change_has_the_planned_shards_and_forgets_who_left() {
+    let mut state = planned_state();
+    let epoch = state.view.epoch;
+    state.apply(hand_over(piece(1, 0, 0))).unwrap();
+    state.apply(abort(piece(1, 1, 0))).unwrap();
+    state.apply(hand_over(piece(1, 1, 1))).unwrap();
+    let planned = state.change.clone().unwrap().planned.unwrap();
+    assert_eq!((planned.copied, planned.hold_us, state.view.epoch), (10, 30, epoch + 2));
+    assert_eq!(state.open_pieces(), []);
+    state.apply(end(1, finished())).unwrap();
+    let ids: Vec<(u32, u64)> = state.view.shards.iter().map(|shard| (shard.id, shard.group)).collect();
+    assert_eq!(ids, [(1, 1), (2, 3)]);
+    assert_eq!((state.nodes(), state.holders.len()), (vec![node(1), node(3)], 2));
+    assert_eq!(
+        (state.former.iter().collect::<Vec<_>>(), state.result(1)),
+        (vec![&node(2)], Some(&finished()))
+    );
+    // Whoever comes back is no former node any more.
+    state.apply(begin(2, None)).unwrap();
+    let plan = plan(&state, 2, 2);
+    state.apply(plan).unwrap();
+    assert_eq!(state.holder(4, &node(2)), Some(7));
+    for index in 0..2 {
+        state.apply(hand_over(piece(2, index, 0))).unwrap();
+    }
+    state.apply(end(2, finished())).unwrap();
+    assert_eq!(state.former.iter().collect::<Vec<_>>(), [&node(3)]);
+}
+
+#[test]
+fn superseding_keeps_new_shards_that_own_something() {
+    for (handed_over, shards) in [(0, 2), (1, 3), (2, 3)] {
+        let mut state = planned_state();
+        for index in 0..handed_over {
+            state.apply(hand_over(piece(1, index, 0))).unwrap();
+        }
+        state.apply(begin(2, Some(1))).unwrap();
+        assert_eq!(state.view.shards.len(), shards, "{handed_over} handed over");
+        assert_eq!(state.holders.len(), shards);
+        assert_eq!(state.result(1), Some(&End::Superseded(2)));
+        assert_eq!(state.change.as_ref().map(|change| change.id), Some(2));
+        assert_eq!(state.former.len(), 3 - shards);
+        assert_eq!(state.view.next_group, 4, "a group's number is never used again");
+    }
+}
+
+#[test]
+fn a_new_group_is_replaced_until_it_owns_something() {
+    let replace = |group| Command::Replace { id: 1, group, instance: 8 };
+    let mut state = planned_state();
+    assert_eq!(state.apply(replace(1)), Err(Void::Outdated), "it is not new");
+    let epoch = state.view.epoch;
+    state.apply(replace(3)).unwrap();
+    assert_eq!((state.holder(4, &node(3)), state.holder(3, &node(3))), (Some(8), None));
+    assert_eq!((state.view.epoch, attempts(&state)), (epoch + 1, vec![(1, false), (1, false)]));
+    assert_eq!(state.apply(hand_over(piece(1, 0, 0))), Err(Void::Outdated));
+    assert_eq!(state.apply(replace(3)), Err(Void::Outdated), "there is none any more");
+    state.apply(hand_over(piece(1, 0, 1))).unwrap();
+    assert_eq!(state.apply(replace(4)), Err(Void::Outdated), "it owns something");
+    state.apply(hand_over(piece(1, 1, 1))).unwrap();
+    state.apply(end(1, finished())).unwrap();
+    assert_eq!(state.view.shards[1].group, 4);
+}
+
+#[test]
+fn what_is_kept_of_the_past_is_bounded() {
+    let mut state = first();
+    for id in 1..200 {
+        state.apply(begin(id, None)).unwrap();
+        let new = 2 + usize::try_from(id).unwrap();
+        let plan = plan(&state, id, new);
+        state.apply(plan).unwrap();
+        state.apply(hand_over(piece(id, 0, 0))).unwrap();
+        state.apply(hand_over(piece(id, 1, 0))).unwrap();
+        state.apply(end(id, finished())).unwrap();
+    }
+    assert_eq!((state.former.len(), state.results.len()), (KEPT_FORMER, KEPT_RESULTS));
+    assert_eq!((state.former.back(), state.result(199).is_some()), (Some(&node(200)), true));
+    assert_eq!((state.holders.len(), state.view.shards.len()), (2, 2));
+}
+
+/// What is drawn for a step; what it names depends on the state.
+fn command(state: &MetaState, (kind, a, b): (u8, u64, u32)) -> Command {
+    let running = state.change.as_ref().map_or(0, |change| change.id);
+    let id = if a.is_multiple_of(5) { a } else { running };
+    let attempt = attempts(state).get((b % 3) as usize).map_or(0, |(attempt, _)| *attempt);
+    let piece = piece(id, b % 3, attempt + u32::from(a.is_multiple_of(7)));
+    match kind {
+        0 | 1 => begin(a + 1, b.is_multiple_of(4).then_some(running)),
+        2 | 3 => plan(state, id, 3 + (b % 4) as usize),
+        4..=7 => hand_over(piece),
+        8 | 9 => abort(piece),
+        10 => Command::Replace { id, group: state.view.next_group - 1, instance: a },
+        11 => end(
+            id,
+            [End::Cancelled, End::Failed(String::new()), End::Refused(String::new())][b as usize % 3].clone(),
+        ),
+        _ => end(id, finished()),
+    }
+}
+
+fn owner_at(state: &MetaState, number: u8) -> u64 {
+    let shard = state.view.owner(KeyHash(u128::from(number) << 120), b"k");
+    state.view.shards[shard].group
+}
+
+proptest! {
+    #[test]
+    fn in_any_order_commands_keep_the_state_whole(
+        steps in prop::collection::vec((0_u8..16, 0_u64..40, 0_u32..60), 1..80)
+    ) {
+        let mut state = first();
+        for step in steps {
+            let command = command(&state, step);
+            let before = state.clone();
+            let outcome = state.apply(command.clone());
+            prop_assert_eq!(state.version, before.version + 1);
+            prop_assert!(state.view.epoch >= before.view.epoch);
+            if outcome.is_err() {
+                prop_assert_eq!(&MetaState { version: before.version, ..state.clone() }, &before);
+            }
+            if state.view != before.view {
+                prop_assert!(state.view.epoch > before.view.epoch, "{:?}", command);
+            }
+            // The space is owned once, by shards of the view.
+            let mut at = Some(Point::start());
+            for (range, owner) in state.view.ownership.rows() {
+                prop_assert_eq!(Some(range.from), at);
+                prop_assert!(owner < state.view.shards.len());
+                at = range.to;
+            }
+            prop_assert_eq!(at, None);
+            let groups: Vec<u64> = state.view.shards.iter().map(|shard| shard.group).collect();
+            let mut sorted = groups.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(state.holders.keys().copied().collect::<Vec<_>>(), sorted);
+            prop_assert!(groups.iter().all(|group| *group < state.view.next_group));
+            // Only a hand-over moves anything, and only what its piece says.
+            for number in 0..=255 {
+                let (was, is) = (owner_at(&before, number), owner_at(&state, number));
+                let is_hand_over = matches!(command, Command::HandOver { .. });
+                prop_assert!(was == is || is_hand_over);
+            }
+            // A view change may be begun anew under its own id.
+            let is_planned = state.change.as_ref().is_some_and(|change| change.planned.is_some());
+            let same = is_planned && before.change.as_ref().map(|one| one.id) == state.change.as_ref().map(|one| one.id);
+            if same && before.change.as_ref().is_some_and(|change| change.planned.is_some()) {
+                let (was, is) = (attempts(&before), attempts(&state));
+                prop_assert_eq!(was.len(), is.len());
+                for ((old, was_over), (new, is_over)) in was.into_iter().zip(is) {
+                    prop_assert!(new >= old && is_over >= was_over && (!was_over || new == old));
+                }
+            }
+            prop_assert!(state.former.len() <= KEPT_FORMER && state.results.len() <= KEPT_RESULTS);
+            let nodes = state.nodes();
+            let is_over = state.change.is_none();
+            prop_assert!(!is_over || state.former.iter().all(|node| !nodes.contains(node)));
+        }
+    }
+}

@@ -174,7 +174,9 @@ fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
 fn not_obeyed(error: OrderError) -> Answer {
     match error {
         OrderError::Gone(reason) => no_result(KeyResult::Gone, &reason),
-        OrderError::NotReached(reason) | OrderError::Refused(reason) => refusal(&Error::Conflict(reason)),
+        OrderError::NotSent(reason) | OrderError::NotReached(reason) | OrderError::Refused(reason) => {
+            refusal(&Error::Conflict(reason))
+        }
     }
 }
 

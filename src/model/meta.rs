@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::hash::HashKey;
 use super::range::HashRange;
-use super::shard::PieceId;
+use super::shard::{Directive, PieceId};
 use super::view::{Shard, View};
 
 /// Results of view changes that are kept for those who ask later.
@@ -272,6 +272,20 @@ impl MetaState {
             .filter(|(_, piece)| !piece.handed_over)
             .map(|(index, piece)| PieceId { change: change.id, index, attempt: piece.attempt })
             .collect()
+    }
+
+    /// What the state means for the shard at this index of its view.
+    pub fn directive(&self, index: usize) -> Directive {
+        let change = self.change.as_ref();
+        Directive {
+            version: self.version,
+            meta_group: self.group,
+            counting: change.filter(|change| change.planned.is_none()).map(|change| change.id),
+            planned: change.is_some_and(|change| change.planned.is_some()),
+            epoch: self.view.epoch,
+            mine: self.view.ranges(index).collect(),
+            open: self.open_pieces(),
+        }
     }
 
     /// How a view change ended, if it is not too long ago.

@@ -9,6 +9,7 @@ use ureq::{Body, SendBody};
 
 use super::state::Node;
 use crate::clock::{Deadline, now};
+use crate::error::Applied;
 use crate::model::address::Address;
 use crate::peers::client::{NoAnswer, Patience, Peer, read_body};
 use crate::wire::pairs::Parcel;
@@ -24,6 +25,8 @@ const PARCEL_BYTES: u64 = (256 << 20) + (16 << 20);
 /// Why an order was not carried out, as far as that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderError {
+    /// Nothing was sent.
+    NotSent(String),
     /// The node was not reached, or its answer was not: it may have carried it out.
     NotReached(String),
     /// The node there is another start of the one that is meant, or another node.
@@ -35,7 +38,9 @@ pub enum OrderError {
 impl fmt::Display for OrderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotReached(reason) | Self::Gone(reason) | Self::Refused(reason) => f.write_str(reason),
+            Self::NotSent(reason) | Self::NotReached(reason) | Self::Gone(reason) | Self::Refused(reason) => {
+                f.write_str(reason)
+            }
         }
     }
 }
@@ -150,10 +155,14 @@ impl Node {
         let request = peer.request(Method::POST, path).header(wire::VIEW_HEADER, addressed);
         let request = request.body(body).expect("a constant path");
         let named = |reason: String| format!("{to}: {reason}");
-        let response = peer
-            .exchange(request, Patience::Until(deadline))
-            .map_err(|error| OrderError::NotReached(named(error.reason)))?;
+        let response = peer.exchange(request, Patience::Until(deadline)).map_err(|error| {
+            match error.kind.applied() {
+                Applied::No => OrderError::NotSent(named(error.reason)),
+                _ => OrderError::NotReached(named(error.reason)),
+            }
+        })?;
         read_answer(response, limit).map_err(|error| match error {
+            OrderError::NotSent(reason) => OrderError::NotSent(named(reason)),
             OrderError::NotReached(reason) => OrderError::NotReached(named(reason)),
             OrderError::Gone(reason) => OrderError::Gone(named(reason)),
             OrderError::Refused(reason) => OrderError::Refused(named(reason)),

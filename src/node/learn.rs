@@ -8,7 +8,7 @@ use super::state::{Node, Serving, Standing};
 use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Directive, Shard};
+use crate::model::shard::Shard;
 use crate::points::point;
 use crate::wire::Order;
 
@@ -52,20 +52,10 @@ impl Node {
             self.forget_promises_but(&state.cluster);
         }
         self.leave_other_group(state);
+        self.expect_new_holders(state, known);
         let (own, lost) = self.place_in(state, known);
         if let Some((index, shard)) = &own {
-            shard.learn(&Directive {
-                version: state.version,
-                meta_group: state.group,
-                counting: state
-                    .change
-                    .as_ref()
-                    .filter(|change| change.planned.is_none())
-                    .map(|change| change.id),
-                epoch: state.view.epoch,
-                mine: state.view.ranges(*index).collect(),
-                open: state.open_pieces(),
-            });
+            shard.learn(&state.directive(*index));
         }
         let was_lost = old.is_some_and(|serving| serving.lost.is_some());
         if let Some(id) = lost.filter(|_| !was_lost) {
@@ -101,6 +91,16 @@ impl Node {
             }
         }
         (own, lost)
+    }
+
+    /// The coordinator has reached whoever holds something new: that it was down before says nothing any more.
+    fn expect_new_holders(&self, state: &MetaState, known: Option<&Serving>) {
+        let held = |group: &u64, node: &Address| known.and_then(|serving| serving.state.holder(*group, node));
+        for (group, holders) in &state.holders {
+            for (node, _) in holders.iter().filter(|(node, start)| held(group, node) != Some(**start)) {
+                self.peers.at(node).expect_up();
+            }
+        }
     }
 
     /// A node takes part in the meta group of its own cluster only.

@@ -208,6 +208,11 @@ impl Peer {
         result
     }
 
+    /// There is reason to think that the node is up: it is asked again, and found out.
+    pub fn expect_up(&self) {
+        self.set_down(None);
+    }
+
     fn set_down(&self, reason: Option<&str>) {
         // The load keeps the line of memory shared among the workers while nothing changes.
         if self.is_down() == reason.is_some()

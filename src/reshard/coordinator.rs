@@ -55,6 +55,7 @@ pub fn run(office: &Office, stop: &Receiver<()>) {
         preparing: None,
         retry: FIRST_RETRY,
         greeted: 0,
+        fenced: None,
         told: None,
         looked: now(),
     };
@@ -82,6 +83,8 @@ pub(super) struct Coordinator {
     retry: Duration,
     /// The version that all nodes were greeted with.
     greeted: u64,
+    /// The view change of which nothing that the last leader began is still open.
+    fenced: Option<u64>,
     /// The view change of which all its nodes know, and are tallying.
     told: Option<u64>,
     /// When the voters were looked at last.
@@ -112,7 +115,8 @@ impl Coordinator {
             if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)) {
                 return self.office.desk.wait(ROUND);
             }
-            (self.term, self.progress, self.failed, self.told) = (seat.status.term, now(), None, None);
+            (self.term, self.progress, self.failed) = (seat.status.term, now(), None);
+            (self.fenced, self.told) = (None, None);
         }
         let Some(state) = self.office.node.meta.state() else { return self.office.desk.wait(ROUND) };
         if self.greeted != state.version {
@@ -186,6 +190,7 @@ impl Coordinator {
         }
         let done = match &change.planned {
             None => self.plan(state, change),
+            Some(planned) if self.fenced != Some(change.id) => self.fence(change.id, planned),
             // Its plan may be all that the last leader came to.
             Some(_) if self.told != Some(change.id) => self.tell_planned(),
             Some(planned) => match planned.pieces.iter().position(|piece| !piece.handed_over) {
@@ -244,6 +249,18 @@ impl Coordinator {
                 Ok(())
             }
         }
+    }
+
+    /// Makes void what the last leader began and did not end, so that nothing stays frozen. It moved one piece at a time.
+    fn fence(&mut self, change: u64, planned: &Planned) -> Result<(), Stuck> {
+        if let Some(index) = planned.pieces.iter().position(|piece| !piece.handed_over) {
+            let attempt = planned.pieces[index].attempt;
+            let index = u32::try_from(index).expect("fewer than 2^32 pieces");
+            self.propose(&Command::Abort { piece: PieceId { change, index, attempt }, hold_us: 0 })?;
+            self.tell_all();
+        }
+        self.fenced = Some(change);
+        Ok(())
     }
 
     /// All nodes of the plan know of it, and tally, before anything moves.

@@ -83,7 +83,10 @@ impl Office {
             Order::Audit => self.shard().map(|shard| json(&shard.audit())),
             Order::Owned => self.shard().map(|shard| json(&shard.owned())),
             Order::Census { change, ranges } => {
-                self.shard().map(|shard| json(&shard.take_census(*change, ranges)))
+                let count = self.shard()?.take_census(*change, ranges);
+                let count =
+                    count.ok_or_else(|| format!("{}: a view change is planned already", node.address));
+                count.map(|count| json(&count))
             }
             Order::Places { change, questions } => {
                 self.shard().map(|shard| json(&shard.places(*change, questions)))

@@ -81,8 +81,6 @@ pub fn copy(
     let shard = shard_of(node, group)?;
     let own = |error: MoveError| format!("{}: {error}", node.address);
     shard.begin_incoming(&stamp, range).map_err(own)?;
-    // What clients do to the piece once it is here counts for this view change.
-    shard.tally(stamp.piece.change);
     let Some(source) = source else { return Ok(()) };
     let ask = |transfer: &Transfer| ask(node, source, transfer, PARCEL_TIMEOUT);
     let given = source.group;

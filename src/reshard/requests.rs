@@ -11,7 +11,9 @@ use crate::clock::{Deadline, now};
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Void, Wanted, wanted_voters};
+use crate::node::ask::OrderError;
 use crate::node::post;
+use crate::node::raft::NotProposed;
 use crate::wire::{Begun, Cancelled, NotPlanned, Order, PlannedView, Progress};
 
 /// A request about a view change is begun, or refused, within this time.
@@ -34,7 +36,8 @@ pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
         }
         Ok(Err(Void::Running(running))) if running == id => Begun::Yes(id),
         Ok(Err(Void::Running(running))) => Begun::Running(running),
-        Ok(Err(Void::Outdated)) | Err(_) => Begun::NotLeader,
+        Ok(Err(Void::Outdated)) | Err(NotProposed::Refused(_)) => Begun::NotLeader,
+        Err(NotProposed::Unknown) => Begun::Unknown,
     }
 }
 
@@ -64,9 +67,10 @@ impl Office {
     pub fn begin(&self, wanted: &Wanted) -> Result<u64, Error> {
         let order = Order::BeginChange { id: rand::random(), wanted: wanted.clone() };
         self.ask_leader(&order, ORDER_TIMEOUT, |begun: Begun| match begun {
-            Begun::Yes(id) => Some(Ok(id)),
-            Begun::Running(id) => Some(Err(Error::ChangeRuns(format!("{id:016x}")))),
-            Begun::NotLeader => None,
+            Begun::Yes(id) => Ok(Ok(id)),
+            Begun::Running(id) => Ok(Err(Error::ChangeRuns(format!("{id:016x}")))),
+            Begun::NotLeader => Err(false),
+            Begun::Unknown => Err(true),
         })?
     }
 
@@ -77,7 +81,7 @@ impl Office {
     pub fn plan(&self, wanted: &Wanted) -> Result<PlannedView, Error> {
         let order = Order::PlanChange { wanted: wanted.clone() };
         self.ask_leader(&order, PLAN_TIMEOUT, |planned: Option<Result<PlannedView, NotPlanned>>| {
-            planned.map(|planned| {
+            planned.ok_or(false).map(|planned| {
                 planned.map_err(|error| match error {
                     NotPlanned::Refused(reason) => Error::BadRequest(reason),
                     NotPlanned::Failed(reason) => Error::NotServing(reason),
@@ -93,13 +97,13 @@ impl Office {
     /// [`Error::NotFound`] where none runs, [`Error::Conflict`] where it is too late.
     pub fn cancel(&self) -> Result<u64, Error> {
         self.ask_leader(&Order::CancelChange, ORDER_TIMEOUT, |cancelled: Cancelled| match cancelled {
-            Cancelled::Yes(id) => Some(Ok(id)),
-            Cancelled::TooLate(id) => Some(Err(Error::Conflict(format!(
+            Cancelled::Yes(id) => Ok(Ok(id)),
+            Cancelled::TooLate(id) => Ok(Err(Error::Conflict(format!(
                 "View change {id:016x} has handed over pairs already and goes on to its end: \
                  allowed is another view change after it"
             )))),
-            Cancelled::None => Some(Err(Error::NotFound("No view change is running".to_owned()))),
-            Cancelled::NotLeader => None,
+            Cancelled::None => Ok(Err(Error::NotFound("No view change is running".to_owned()))),
+            Cancelled::NotLeader => Err(false),
         })?
     }
 
@@ -198,8 +202,10 @@ impl Office {
         &self,
         order: &Order,
         timeout: Duration,
-        read: impl Fn(T) -> Option<U>,
+        read: impl Fn(T) -> Result<U, bool>,
     ) -> Result<U, Error> {
+        // Whether somebody may have done it, although nobody said so.
+        let mut unclear = false;
         let deadline = Deadline::after(now(), PATIENCE.max(timeout));
         loop {
             let state = self.state()?;
@@ -207,20 +213,27 @@ impl Office {
             for (node, instance) in self.candidates(&state) {
                 match self.order::<T>(&node, instance, order, timeout.min(deadline.left())) {
                     Ok(answer) => match read(answer) {
-                        Some(answer) => return Ok(answer),
-                        None => reasons.push(format!("{node} does not lead")),
+                        Ok(answer) => return Ok(answer),
+                        Err(may_have) => {
+                            unclear |= may_have;
+                            reasons.push(format!("{node} does not lead"));
+                        }
                     },
-                    Err(error) => reasons.push(error.to_string()),
+                    Err(error) => {
+                        unclear |= matches!(error, OrderError::NotReached(_));
+                        reasons.push(error.to_string());
+                    }
                 }
                 if deadline.is_over() {
                     break;
                 }
             }
             if deadline.is_over() {
-                return Err(Error::Unclear(format!(
+                let reason = format!(
                     "The meta group has no leader ({}); where most of its nodes are lost for good, see evenkv recover",
                     reasons.join("; ")
-                )));
+                );
+                return Err(if unclear { Error::Unclear(reason) } else { Error::NotServing(reason) });
             }
             self.node.wait_for_news(state.version, PAUSE.min(deadline.left()));
         }

@@ -358,6 +358,8 @@ pub enum Begun {
     Running(u64),
     /// Another node leads the meta group, or none.
     NotLeader,
+    /// It may have been begun, or may yet be.
+    Unknown,
 }
 
 /// What became of the wish to cancel.

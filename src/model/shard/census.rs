@@ -69,9 +69,13 @@ impl Tallying {
 }
 
 impl Shard {
-    /// Counts ranges at one moment, the cut, for a view change, and tallies from then on what clients do.
-    pub fn take_census(&self, change: u64, ranges: &[HashRange]) -> CensusCount {
+    /// Counts ranges at one moment, the cut, for a view change, and tallies from then on what clients do. Nothing where one is planned
+    /// already: a former coordinator asks late.
+    pub fn take_census(&self, change: u64, ranges: &[HashRange]) -> Option<CensusCount> {
         let mut table = self.table.write();
+        if table.planned {
+            return None;
+        }
         let pairs = ranges.iter().map(|range| self.store.size_of(range).pairs).collect();
         table.tallying = Some(Tallying {
             change,
@@ -79,7 +83,7 @@ impl Shard {
             deleted: AtomicU64::new(0),
             changes: Some(Mutex::default()),
         });
-        CensusCount { pairs }
+        Some(CensusCount { pairs })
     }
 
     /// The places of keys at the cut: for each (range, rank) the key that has so many of the range before it. Nothing

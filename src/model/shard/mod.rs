@@ -109,6 +109,8 @@ struct Table {
     /// The attempts that were open in it.
     open: Vec<PieceId>,
     tallying: Option<Tallying>,
+    /// A view change is planned by what was counted: nobody may count anew.
+    planned: bool,
     sealed: bool,
 }
 

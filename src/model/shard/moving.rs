@@ -98,6 +98,8 @@ pub struct Directive {
     pub meta_group: u64,
     /// The view change that is being counted for and has no plan yet.
     pub counting: Option<u64>,
+    /// Whether one is planned: nothing is counted for another.
+    pub planned: bool,
     /// The epoch of its view.
     pub epoch: u64,
     /// The ranges of this shard in it, ascending.
@@ -404,6 +406,7 @@ impl Shard {
         }
         table.version = directive.version;
         table.open.clone_from(&directive.open);
+        table.planned = directive.planned;
         if table.meta_group != directive.meta_group {
             (table.meta_group, table.term) = (directive.meta_group, 0);
         }

@@ -235,7 +235,8 @@ impl Census for Shards<'_> {
 
     fn counts(&mut self, shard: usize, ranges: &[HashRange]) -> Result<Vec<u64>, String> {
         super::clients::write_at_once(self.world);
-        Ok(self.held[shard].take_census(self.change, ranges).pairs)
+        let count = self.held[shard].take_census(self.change, ranges);
+        count.map(|count| count.pairs).ok_or_else(|| "a view change is planned already".to_owned())
     }
 
     fn places(&mut self, shard: usize, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, String> {

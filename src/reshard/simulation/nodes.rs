@@ -8,7 +8,7 @@ use super::tasks::pause;
 use super::world::INSTANCE;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Directive, Shard};
+use crate::model::shard::Shard;
 
 #[derive(Default)]
 pub(super) struct Node {
@@ -39,20 +39,11 @@ impl Node {
             let ranges = state.view.ranges(index);
             let fresh = || Arc::new(Shard::new(group, state.hash_key, ranges, state.view.epoch));
             let own = self.shard_of(group).unwrap_or_else(fresh);
-            own.learn(&directive(state, index));
+            own.learn(&state.directive(index));
             own
         });
         *self.own.borrow_mut() = own;
         *self.known.borrow_mut() = Some(Arc::clone(state));
-    }
-}
-
-fn directive(state: &MetaState, index: usize) -> Directive {
-    Directive {
-        version: state.version,
-        epoch: state.view.epoch,
-        mine: state.view.ranges(index).collect(),
-        open: state.open_pieces(),
     }
 }
 
@@ -82,7 +73,7 @@ pub(super) async fn tell_late_news(world: Shared) {
             // The shard by itself, too: it relies on nobody else to keep old news away.
             let place = state.view.shards.iter().position(|one| one.group == shard.group());
             if let Some(index) = place {
-                shard.learn(&directive(&state, index));
+                shard.learn(&state.directive(index));
             }
         }
         world.touched.set(true);

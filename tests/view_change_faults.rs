@@ -434,7 +434,9 @@ fn check_recovery(count: usize, dead: &[usize], survivor: usize) {
     let accept = json!({"view": rest, "accept-loss": ids});
     let refused = ask_with(&all[survivor], &[], &accept);
     assert_eq!(refused.status, 503, "nobody can decide: {}", refused.text());
-    assert_eq!(refused.header("Evenkv-Outcome"), Some("not-applied"));
+    // A voter that is left may have taken it down, and would go on with it if the others came back.
+    let outcome = refused.header("Evenkv-Outcome");
+    assert!(outcome == Some("not-applied") || (dead.len() > 1 && outcome == Some("unknown")), "{outcome:?}");
 
     let epoch = cluster.nodes[survivor].http().get("/kv-store/view").json()["epoch"].as_u64();
     let mut answer = (0, Value::Null);

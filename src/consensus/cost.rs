@@ -15,6 +15,8 @@ use super::driver::{Driver, Settings};
 use super::machine::{Answer, StateMachine};
 use crate::model::binary::Malformed;
 use crate::model::hash::HashKey;
+use crate::model::range::HashRange;
+use crate::model::shard::{Done, Operation, Shard};
 use crate::model::store::Store;
 
 const WRITERS: u64 = 64;
@@ -158,4 +160,12 @@ fn one_voter() {
         put(&store, command);
     });
     println!("64 threads -> map: {direct}/s");
+
+    let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
+    let through_shard = writers(|command, _| {
+        let (key, value) = command.split_at(16);
+        let done = shard.run(HashKey::PUBLISHED.hash(key), key, Operation::Put(value), None);
+        assert!(matches!(done, Ok(Done::Added | Done::Updated)));
+    });
+    println!("64 threads -> shard: {through_shard}/s");
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::hash::HashKey;
+use super::plan::Plan;
 use super::range::HashRange;
 use super::shard::{Directive, PieceId};
 use super::view::{Shard, View};
@@ -105,6 +106,13 @@ pub struct Piece {
     pub attempt: u32,
     /// Whether it was handed over.
     pub handed_over: bool,
+}
+
+impl Piece {
+    /// A piece that is to go from one group to another, with its pairs, before the first attempt.
+    pub fn new(range: HashRange, (from, to): (u64, u64), pairs: u64) -> Self {
+        Self { range, from, to, pairs, attempt: 0, handed_over: false }
+    }
 }
 
 /// A shard whose pairs are lost.
@@ -288,6 +296,39 @@ impl MetaState {
         }
     }
 
+    /// The command that sets a plan, where `instances` are the starts of the nodes that hold nothing yet.
+    pub fn plan_command(
+        &self,
+        id: u64,
+        plan: &Plan,
+        pieces: Vec<Piece>,
+        given_up: Vec<GivenUp>,
+        instances: &BTreeMap<Address, u64>,
+    ) -> Command {
+        let is_new = |shard: &&Shard| !self.view.shards.iter().any(|old| old.group == shard.group);
+        let added: Vec<&Shard> = plan.view.shards.iter().filter(is_new).collect();
+        // Until the change is finished its new shards have ids after those that there are.
+        let highest = self.view.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
+        let numbered = (highest + 1..).zip(&added).map(|(id, shard)| Shard { id, ..(*shard).clone() });
+        let mut view = self.view.clone();
+        view.shards.extend(numbered);
+        view.next_group = plan.view.next_group;
+        let holders = added.iter().map(|shard| (shard.group, holders_of(shard, instances))).collect();
+        let planned = Planned {
+            shards: plan.view.shards.clone(),
+            added: added.iter().map(|shard| shard.group).collect(),
+            pieces,
+            targets: plan.targets.clone(),
+            keys: plan.keys,
+            moved: plan.moved,
+            minimum: plan.minimum,
+            given_up,
+            copied: 0,
+            hold_us: 0,
+        };
+        Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders }
+    }
+
     /// How a view change ended, if it is not too long ago.
     pub fn result(&self, id: u64) -> Option<&End> {
         self.results.iter().find(|result| result.id == id).map(|result| &result.end)
@@ -463,7 +504,7 @@ impl Planned {
 }
 
 /// Which starts of its nodes hold a shard.
-pub fn holders_of(shard: &Shard, instances: &BTreeMap<Address, u64>) -> BTreeMap<Address, u64> {
+fn holders_of(shard: &Shard, instances: &BTreeMap<Address, u64>) -> BTreeMap<Address, u64> {
     let known = shard.replicas.iter().filter_map(|node| Some((node.clone(), *instances.get(node)?)));
     known.collect()
 }

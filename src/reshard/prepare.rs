@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::census::Shards;
 use super::orders::Office;
 use crate::model::address::Address;
-use crate::model::meta::{Command, GivenUp, MetaState, Piece, Planned, Wanted, holders_of};
+use crate::model::meta::{Command, GivenUp, MetaState, Piece, Wanted};
 use crate::model::plan::{Plan, PlanError, plan};
 use crate::model::view::{Shard, View};
 use crate::node::ask::{OrderError, ask_hello};
@@ -249,38 +249,11 @@ fn command(
         let ranges = moves.iter().map(|step| step.range.clone()).collect();
         let cut = shards.pieces(giver, ranges).map_err(NotPlanned::Failed)?;
         for (step, cut) in moves.iter().zip(cut) {
-            pieces.extend(cut.into_iter().map(|(range, pairs)| Piece {
-                range,
-                from: step.from,
-                to: step.to,
-                pairs,
-                attempt: 0,
-                handed_over: false,
-            }));
+            pieces
+                .extend(cut.into_iter().map(|(range, pairs)| Piece::new(range, (step.from, step.to), pairs)));
         }
     }
-    let added: Vec<&Shard> =
-        plan.view.shards.iter().filter(|shard| index_of(shard.group).is_none()).collect();
-    // Until the change is finished its new shards have ids after those that there are.
-    let highest = old.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
-    let numbered = (highest + 1..).zip(&added).map(|(id, shard)| Shard { id, ..(*shard).clone() });
-    let mut view = old.clone();
-    view.shards.extend(numbered);
-    view.next_group = plan.view.next_group;
-    let holders = added.iter().map(|shard| (shard.group, holders_of(shard, &found.fresh))).collect();
-    let planned = Planned {
-        shards: plan.view.shards.clone(),
-        added: added.iter().map(|shard| shard.group).collect(),
-        pieces,
-        targets: plan.targets.clone(),
-        keys: plan.keys,
-        moved: plan.moved,
-        minimum: plan.minimum,
-        given_up: found.given_up.clone(),
-        copied: 0,
-        hold_us: 0,
-    };
-    Ok(Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders })
+    Ok(state.plan_command(id, plan, pieces, found.given_up.clone(), &found.fresh))
 }
 
 fn describe(state: &MetaState, plan: &Plan) -> PlannedView {

@@ -11,7 +11,7 @@ use super::tasks::{call, pause};
 use super::world::INSTANCE;
 use super::{Shared, checks, meta_group};
 use crate::model::address::Address;
-use crate::model::meta::{Command, End, MetaState, Piece, Planned, Void, holders_of};
+use crate::model::meta::{Command, End, MetaState, Piece, Planned, Void};
 use crate::model::plan::{Census, Plan, plan};
 use crate::model::range::{HashRange, Point};
 use crate::model::shard::{PieceId, Shard, Stamp, Tally};
@@ -267,31 +267,9 @@ fn command(state: &MetaState, id: u64, plan: &Plan, shards: &[Arc<Shard>]) -> Co
     for step in &plan.moves {
         let giver = index_of(step.from).expect("a shard of the present view gives");
         let cut = shards[giver].pieces(std::slice::from_ref(&step.range), PIECE).remove(0);
-        pieces.extend(cut.into_iter().map(|(range, size)| {
-            let (from, to, pairs) = (step.from, step.to, size.pairs);
-            Piece { range, from, to, pairs, attempt: 0, handed_over: false }
-        }));
+        pieces
+            .extend(cut.into_iter().map(|(range, size)| Piece::new(range, (step.from, step.to), size.pairs)));
     }
-    let added: Vec<&ViewShard> =
-        plan.view.shards.iter().filter(|shard| index_of(shard.group).is_none()).collect();
-    let highest = old.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
-    let numbered = (highest + 1..).zip(&added).map(|(id, shard)| ViewShard { id, ..(*shard).clone() });
-    let mut view = old.clone();
-    view.shards.extend(numbered);
-    view.next_group = plan.view.next_group;
     let instances: BTreeMap<Address, u64> = plan.view.nodes().map(|node| (node.clone(), INSTANCE)).collect();
-    let holders = added.iter().map(|shard| (shard.group, holders_of(shard, &instances))).collect();
-    let planned = Planned {
-        shards: plan.view.shards.clone(),
-        added: added.iter().map(|shard| shard.group).collect(),
-        pieces,
-        targets: plan.targets.clone(),
-        keys: plan.keys,
-        moved: plan.moved,
-        minimum: plan.minimum,
-        given_up: Vec::new(),
-        copied: 0,
-        hold_us: 0,
-    };
-    Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders }
+    state.plan_command(id, plan, pieces, Vec::new(), &instances)
 }

@@ -1,4 +1,5 @@
 //! View changes of real processes: exact shards, nothing lost, the least moved, and clients that notice nothing.
+#![cfg(feature = "failpoints")]
 #![allow(clippy::disallowed_methods, reason = "these tests measure how long an answer takes")]
 
 mod support;

@@ -2,6 +2,7 @@
 //!
 //! A stopped node that goes on lets the change end by itself, completed or rolled back. A killed one may have taken
 //! its pairs with it: the cluster says which shard is lost, and changes its view again when told to accept that.
+#![cfg(feature = "failpoints")]
 #![allow(clippy::disallowed_methods, reason = "these tests measure how long an answer takes")]
 
 mod support;

@@ -113,7 +113,8 @@ impl Row {
         let finishing = ["change-finishing", "change-finished"].contains(&self.point);
         let handed_over = ["piece-handed-over", "piece-told", "source-dropped"].contains(&self.point);
         match self.victim {
-            Target => !finishing && !handed_over,
+            // By the time that the node which leaves is asked, others may have given pairs to the target.
+            Target => !finishing && !handed_over && self.reached_by != Source,
             Source => finishing,
             Coordinator | Voter => false,
         }

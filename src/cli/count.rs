@@ -36,6 +36,9 @@ pub(super) fn count(args: &CountArgs) -> Result<bool, Failure> {
     let client = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?;
     let listed = client.get("/kv-store/shards")?;
     let ids = listed.parse::<Shards>()?.shards;
+    if ids.is_empty() {
+        return Err(Failure::Local("the node knows no cluster yet, so there is nothing to count".to_owned()));
+    }
     let shards = ids
         .iter()
         .map(|id| client.get(&format!("/kv-store/shards/{id}"))?.parse::<Shard>())

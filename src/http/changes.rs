@@ -33,6 +33,8 @@ struct Waiting {
     change: u64,
     /// When the view change was last seen to be under way, or the request came.
     seen: Instant,
+    /// Since when it is known to be blocked.
+    blocked: Option<Instant>,
     job: Box<Job>,
     /// The causal context that the answer is to have.
     causal: Option<String>,
@@ -45,13 +47,28 @@ impl Changes {
         if waiting.len() >= MOST {
             return Err(job);
         }
-        waiting.push(Waiting { change, seen: now(), job, causal });
+        waiting.push(Waiting { change, seen: now(), blocked: None, job, causal });
         Ok(())
     }
 
     /// How many wait.
     pub fn count(&self) -> usize {
         self.waiting.lock().len()
+    }
+
+    /// Those that have waited for too long since their view change was first seen to be the blocked one.
+    fn blocked(&self, change: Option<u64>) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock();
+        for one in waiting.iter_mut() {
+            one.blocked = one.blocked.filter(|_| change == Some(one.change));
+            if change == Some(one.change) {
+                one.blocked.get_or_insert(now());
+            }
+        }
+        let late = |one: &Waiting| one.blocked.is_some_and(|since| now() - since > BLOCKED_PATIENCE);
+        let (late, rest) = std::mem::take(&mut *waiting).into_iter().partition(late);
+        *waiting = rest;
+        late
     }
 
     /// Those whose view change has ended, or all where the node stops.
@@ -72,9 +89,19 @@ impl Changes {
     }
 }
 
+/// So often it is asked whether the view change that requests wait for is blocked.
+const BLOCKED_ROUND: Duration = Duration::from_secs(2);
+/// A request waits for a blocked view change for this long.
+const BLOCKED_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Answers requests whose view change has ended, until the channel closes.
 pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
+    let mut asked = now();
     while stop.try_recv() == Err(TryRecvError::Empty) {
+        if server.changes.count() > 0 && now() - asked > BLOCKED_ROUND {
+            answer_blocked(server);
+            asked = now();
+        }
         let node = &server.office.node;
         let state = node.state();
         node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND);
@@ -90,6 +117,24 @@ pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
             let label = Route::label(Some(&Route::ViewChange));
             server.contain(|| server.finish(LaneId::Client, label, one.job, answer));
         }
+    }
+}
+
+/// Nobody has to wait for what may never come: who waits for a view change that is blocked is told so after a while.
+fn answer_blocked(server: &Arc<Server>) {
+    let blocked = server.office.blocked_by();
+    let running = server.office.node.state().and_then(|state| state.change.as_ref().map(|change| change.id));
+    for one in server.changes.blocked(running.filter(|_| blocked.is_some())) {
+        let error = Error::Unclear(format!(
+            "View change {:016x} is blocked by this: {}. It goes on by itself when the reason is gone, \
+             and another view change takes its place",
+            one.change,
+            blocked.as_deref().unwrap_or_default()
+        ));
+        let more = one.causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
+        let answer = Answer::error(&error, &Method::Put, &more).with("Location", "/kv-store/view-change");
+        let label = Route::label(Some(&Route::ViewChange));
+        server.contain(|| server.finish(LaneId::Client, label, one.job, answer));
     }
 }
 

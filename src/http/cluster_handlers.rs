@@ -18,6 +18,7 @@ use crate::model::meta::Wanted;
 use crate::model::shard::Audit;
 use crate::model::store::Checksum;
 use crate::node::state::{Node, Serving};
+use crate::reshard::prepare;
 
 /// Bodies of such requests are small; a larger one is refused.
 const BODY: Limit = Limit { bytes: 1 << 20, allowed: 1 << 20 };
@@ -43,8 +44,8 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
         (Ok(body), Route::ViewChange, Method::Put) => {
-            let context = payload.as_ref().map_err(Clone::clone).and_then(Payload::causal_context);
-            context.and_then(|_| change(server, &body.bytes, is_async(job)))
+            let context = payload.as_ref().map_or(Ok(None), Payload::causal_context).map(|_| ());
+            change(server, &body.bytes, context, is_async(job))
         }
         (_, Route::ViewChange, Method::Delete) => server.office.cancel().map(|id| {
             let id = format!("{id:016x}");
@@ -77,11 +78,18 @@ fn is_async(job: &Job) -> bool {
     let headers = job.arrival.request.headers();
     let preferences = headers.iter().filter(|header| header.field.equiv("Prefer"));
     let mut named = preferences.flat_map(|header| header.value.as_str().split(','));
-    named.any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
+    // A preference may have parameters.
+    named.any(|name| name.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("respond-async"))
 }
 
-fn change(server: &Arc<Server>, body: &[u8], is_async: bool) -> Result<Reply, Error> {
+fn change(
+    server: &Arc<Server>,
+    body: &[u8],
+    context: Result<(), Error>,
+    is_async: bool,
+) -> Result<Reply, Error> {
     let (wanted, dry_run) = read_wanted(&server.office.node, body)?;
+    context?;
     if dry_run {
         let planned = server.office.plan(&wanted)?;
         let mut body = json!({ "message": "View change planned" });
@@ -153,7 +161,11 @@ fn read_wanted(node: &Node, body: &[u8]) -> Result<(Wanted, bool), Error> {
             "a view of other nodes once it is started with ADDRESS",
         );
     }
-    Ok((Wanted { nodes, repl_factor, accept_loss }, dry_run))
+    let wanted = Wanted { nodes, repl_factor, accept_loss };
+    match prepare::wrong(&serving.state, &wanted) {
+        Some(reason) => Err(Error::BadRequest(reason)),
+        None => Ok((wanted, dry_run)),
+    }
 }
 
 /// What the body of a view change looks like.

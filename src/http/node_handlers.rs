@@ -49,12 +49,13 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
         (Route::NodeOrders, Method::Post) => orders(server, job),
         (Route::NodeTransfer, Method::Post) => transfer(server, job),
         (Route::NodeRaft, Method::Post) => raft(server, job),
-        (Route::NodeRecover, Method::Put) => {
-            recover::recover(&server.office).map(|body| Answer::json(200, body.to_string().into_bytes()))
-        }
+        (Route::NodeRecover, Method::Put) => recovery(server, job),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
-    answered.unwrap_or_else(|error| refusal(&error))
+    // An operator asks here, not a node.
+    let operator = *route == Route::NodeRecover;
+    answered
+        .unwrap_or_else(|error| if operator { Answer::error(&error, &method, "") } else { refusal(&error) })
 }
 
 /// Whether a sender belongs to the cluster: by the secret where there is one, by its address otherwise.
@@ -138,6 +139,20 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
 fn no_result(result: KeyResult, reason: &str) -> Answer {
     let error = Error::Unavailable { reason: reason.to_owned(), applied: Applied::No };
     refusal(&error).with(wire::RESULT_HEADER, result.as_str())
+}
+
+fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+    let body = job.read_body(BODY, &server.office.node.internal_budget)?;
+    let asked = if body.bytes.iter().all(u8::is_ascii_whitespace) {
+        recover::Recovery::default()
+    } else {
+        let wrong = |error| {
+            let form = r#"{"dry-run":true,"given-up":["host:port"]}, both optional"#;
+            Error::BadRequest(format!("The body is wrong: {error}; allowed is {form}"))
+        };
+        serde_json::from_slice(&body.bytes).map_err(wrong)?
+    };
+    recover::recover(&server.office, &asked).map(|body| Answer::json(200, body.to_string().into_bytes()))
 }
 
 fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tiny_http::{Method, Request};
 use ureq::http::{HeaderName, HeaderValue, Response, request};
@@ -13,6 +14,7 @@ use super::body::{self, BodyBytes, Limit, Paced};
 use super::framing::Framing;
 use super::lanes::Job;
 use super::payload;
+use super::routes::{self, Route};
 use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
@@ -25,6 +27,8 @@ const HELD_BYTES: usize = 64 * 1024;
 const HELD: Limit = Limit { bytes: HELD_BYTES, allowed: HELD_BYTES };
 /// A longer body is not even begun: nobody could drain what the main refuses.
 const LONGEST_STREAM: usize = 1 << 30;
+/// View changes and audits are waited for as long as a living main may be silent.
+const LONGEST_ANSWER: Duration = Duration::from_mins(1);
 /// A request that has come through so many followers goes round in a circle.
 const MOST_HOPS: usize = 8;
 
@@ -71,6 +75,10 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) ->
         }
         _ => {
             *held = job.read_body(HELD, &server.office.node.budget)?;
+            let path = routes::path(job.arrival.request.url());
+            let is_long = matches!(routes::find(path, true), Ok(Route::ViewChange | Route::Audit));
+            // The limit is one for requests about keys. Others may take as long as the main lives.
+            let patience = if is_long { LONGEST_ANSWER } else { patience };
             hold(&job.arrival.request, main, &onward, &held.bytes, Deadline::after(job.complete, patience))?
         }
     };

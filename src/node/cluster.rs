@@ -41,7 +41,8 @@ impl Node {
             cluster: None,
             version: 0,
             pairs: None,
-            seat: self.meta.seat().map(|seat| seat.group),
+            seat: self.meta.seat().map(|seat| (seat.group, seat.voters())),
+            bound: self.bound(),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };
         match (&*self.standing(), &self.role) {

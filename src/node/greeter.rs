@@ -142,7 +142,10 @@ impl Greeter {
         }
         if let Some((node, instance)) = known {
             // Somebody belongs to a cluster already: this start of the node has come too late for its founding.
-            return self.node.fetch_news(&node, instance);
+            if let Err(error) = self.node.fetch_news(&node, instance) {
+                self.node.wait_for_cluster(vec![format!("{node} belongs to a cluster: {error}")]);
+            }
+            return;
         }
         let founder = view.nodes().next().expect("a view has nodes");
         let problems = match roll_call.standing() {
@@ -191,13 +194,10 @@ impl Greeter {
         let mut problems = Vec::new();
         for seed in self.node.seeds() {
             match ask_hello(&self.node.peers.at(&seed)) {
-                Ok(hello) if hello.cluster.is_some() => {
-                    self.node.fetch_news(&seed, hello.instance);
-                    if self.node.state().is_some() {
-                        return;
-                    }
-                    problems.push(format!("{seed} did not tell the news"));
-                }
+                Ok(hello) if hello.cluster.is_some() => match self.node.fetch_news(&seed, hello.instance) {
+                    Ok(()) => return,
+                    Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
+                },
                 Ok(_) => problems.push(format!("{seed} serves no view yet")),
                 Err(error) => problems.push(format!("waiting for {seed} ({error})")),
             }

@@ -7,7 +7,7 @@ use ureq::http::{Method, Response};
 use ureq::{Body, SendBody};
 
 use super::ask::header;
-use super::state::{Node, Serving, Standing, lost_shard};
+use super::state::{Node, Serving, Standing, advice, lost_shard};
 use crate::budget::Permit;
 use crate::clock::{Deadline, wall_ms};
 use crate::error::{Applied, Error};
@@ -201,7 +201,8 @@ impl Node {
         let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
         let addressed = Addressed { cluster, epoch, instance };
         let unanswered = |error: &NoAnswer| {
-            Error::unavailable(format_args!("shard {} at {node}", shard.id), error, error.kind.applied())
+            let reason = format!("{error}; {}", advice(shard.id));
+            Error::unavailable(format_args!("shard {} at {node}", shard.id), reason, error.kind.applied())
         };
         let response = match self.send_key(node, &addressed, request) {
             Ok(response) => response,

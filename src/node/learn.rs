@@ -135,8 +135,9 @@ impl Node {
         if let Ok(hello) = ask_hello(&self.peers.at(other))
             && hello.cluster.as_ref() == Some(&state.cluster)
             && hello.version > state.version
+            && let Err(error) = self.fetch_news(other, hello.instance)
         {
-            self.fetch_news(other, hello.instance);
+            log::debug!("no news: {error}");
         }
     }
 
@@ -149,16 +150,15 @@ impl Node {
     }
 
     /// Learns what another node knows.
-    pub(super) fn fetch_news(&self, from: &Address, instance: u64) {
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub(super) fn fetch_news(&self, from: &Address, instance: u64) -> Result<(), String> {
         let deadline = Deadline::after(now(), NEWS_TIMEOUT);
         match self.order::<Option<MetaState>>(from, instance, &Order::News, deadline) {
-            Ok(Some(state)) => {
-                if let Err(error) = self.learn(&Arc::new(state)) {
-                    log::debug!("the news of {from} are not for this node: {error}");
-                }
-            }
-            Ok(None) => {}
-            Err(error) => log::debug!("{from} was asked for news: {error}"),
+            Ok(Some(state)) => self.learn(&Arc::new(state)),
+            Ok(None) => Err(format!("{from} does not serve yet")),
+            Err(error) => Err(error.to_string()),
         }
     }
 

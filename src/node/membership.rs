@@ -123,6 +123,7 @@ mod tests {
             version: 0,
             pairs: None,
             seat: None,
+            bound: None,
             proof: None,
         }
     }

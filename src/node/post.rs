@@ -41,6 +41,8 @@ enum Work {
 pub struct Posts {
     queues: Mutex<HashMap<Address, Queue>>,
     heard: Arc<RwLock<HashMap<Address, Hello>>>,
+    /// The pairs of each start of a node when it was last heard.
+    counted: RwLock<HashMap<(Address, u64), u64>>,
 }
 
 struct Queue {
@@ -55,8 +57,21 @@ impl Posts {
         self.heard.read().get(node).cloned()
     }
 
+    /// How many pairs a start of a node held when it was last heard.
+    pub fn counted(&self, node: &Address, instance: u64) -> Option<u64> {
+        self.counted.read().get(&(node.clone(), instance)).copied()
+    }
+
+    fn note(&self, hello: Hello) {
+        if let Some(pairs) = hello.pairs {
+            self.counted.write().insert((hello.address.clone(), hello.instance), pairs);
+        }
+        self.heard.write().insert(hello.address.clone(), hello);
+    }
+
     /// Ends the threads of all other nodes.
     pub fn keep(&self, nodes: &[Address]) {
+        self.counted.write().retain(|(node, _), _| nodes.contains(node));
         self.queues.lock().retain(|node, _| nodes.contains(node));
         self.heard.write().retain(|node, _| nodes.contains(node));
     }
@@ -167,7 +182,7 @@ impl Writer {
             Ok(hello) => {
                 let knows = hello.version;
                 let cluster = hello.cluster.clone();
-                self.node.posts.heard.write().insert(address.clone(), hello);
+                self.node.posts.note(hello);
                 if let Some(state) = self.node.state()
                     && (cluster.as_ref() != Some(&state.cluster) || knows < state.version)
                     && let Err(error) = tell(&self.peer, &state)

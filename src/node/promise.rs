@@ -47,22 +47,47 @@ impl Node {
             return Err(format!("{} has promised itself to another cluster", self.address));
         }
         match &*self.standing() {
-            Standing::Follower => return Err(format!("{} is a follower", self.address)),
-            Standing::Waiting(_) => {}
             Standing::Serving(serving) if serving.state.cluster == cluster => return Ok(self.instance),
             Standing::Serving(serving) => {
-                let alone = self.role == Role::Single && serving.state.view.nodes().count() == 1;
-                let empty = alone && serving.own.as_ref().is_some_and(|(_, shard)| shard.seal());
-                if !empty {
-                    return Err(format!("{} belongs to another cluster and holds pairs of it", self.address));
+                if let Some(reason) = self.bound() {
+                    return Err(reason);
                 }
-                if !self.has_address {
-                    return Err(format!("the node at {} has no ADDRESS: start it with one", self.address));
+                // Looked at once more, with nobody writing meanwhile.
+                if !serving.own.as_ref().is_some_and(|(_, shard)| shard.seal()) {
+                    return Err(format!("{} holds pairs of its own", self.address));
+                }
+            }
+            Standing::Follower | Standing::Waiting(_) => {
+                if let Some(reason) = self.bound() {
+                    return Err(reason);
                 }
             }
         }
         *to = Some(Promise { cluster: cluster.to_owned(), founding, since: now() });
         Ok(self.instance)
+    }
+
+    /// Why the node cannot become part of another cluster than the one it knows; nothing where it can.
+    pub fn bound(&self) -> Option<String> {
+        match &*self.standing() {
+            Standing::Follower => Some(format!("{} is a follower", self.address)),
+            Standing::Waiting(_) => None,
+            Standing::Serving(serving) => {
+                if self.role != Role::Single || serving.state.view.nodes().count() != 1 {
+                    let advice = "take it out of that one and start it again";
+                    return Some(format!("{} belongs to another cluster: {advice}", self.address));
+                }
+                let pairs = serving.own.as_ref().map_or(0, |(_, shard)| shard.size().pairs);
+                if pairs > 0 {
+                    return Some(format!(
+                        "{} holds {pairs} pairs of its own: delete them first",
+                        self.address
+                    ));
+                }
+                let nameless = format!("the node at {} has no ADDRESS: start it with one", self.address);
+                (!self.has_address).then_some(nameless)
+            }
+        }
     }
 
     /// The promise is not needed any more.

@@ -56,6 +56,11 @@ impl Seat {
         self.status.role == Role::Leader
     }
 
+    /// The addresses of those who vote.
+    pub fn voters(&self) -> Vec<Address> {
+        self.status.voters.iter().filter_map(|id| self.status.members.get(id)).cloned().collect()
+    }
+
     /// The address of the leader, where it is known.
     pub fn leader(&self) -> Option<&Address> {
         self.status.members.get(&self.status.leader?)

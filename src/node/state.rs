@@ -195,8 +195,15 @@ impl Node {
 /// What is said of a shard whose node was started again.
 pub fn lost_shard(id: u32, node: &Address) -> String {
     format!(
-        "shard {id} is lost: {node} was started again and holds nothing of it; \
+        "shard {id} is lost: {node} was started again, or given up, and holds nothing of it; \
          a view change with \"accept-loss\":[\"{id}\"] goes on without its pairs"
+    )
+}
+
+/// What can be done about a shard whose node does not answer.
+pub fn advice(id: u32) -> String {
+    format!(
+        "if its node is gone for good, a view change with \"accept-loss\":[\"{id}\"] goes on without its pairs"
     )
 }
 

@@ -14,6 +14,8 @@ pub struct Desk {
     shown: Mutex<Option<Shown>>,
     /// Held while shards are counted for a plan.
     pub(super) planning: Mutex<()>,
+    /// Held while the meta group is being recovered.
+    pub(super) recovering: Mutex<()>,
     wake: (Mutex<bool>, Condvar),
 }
 
@@ -80,7 +82,9 @@ impl Desk {
             moved: shown.moved,
             total: shown.total,
             pairs_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
-            remaining_seconds: remaining.map(|millis| Duration::from_millis(millis).as_secs_f64()),
+            remaining_seconds: remaining
+                .filter(|_| shown.blocked_by.is_none())
+                .map(|millis| Duration::from_millis(millis).as_secs_f64()),
             blocked_by: shown.blocked_by.clone(),
         })
     }

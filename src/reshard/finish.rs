@@ -11,6 +11,7 @@ use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::shard::Tally;
 use crate::node::ask::OrderError;
 use crate::node::raft::Seat;
+use crate::node::state::advice;
 use crate::points::point;
 use crate::wire::{Order, Tallied};
 
@@ -27,8 +28,11 @@ pub(super) fn finish(
 ) -> Result<(), Stuck> {
     let nodes: Vec<Address> = planned.shards.iter().flat_map(|shard| &shard.replicas).cloned().collect();
     // Every node of the new view acts by the last hand-over, so that nobody needs those that leave.
-    for node in &nodes {
-        coordinator.tell(node).map_err(Stuck::For)?;
+    for shard in &planned.shards {
+        for node in &shard.replicas {
+            let told = coordinator.tell(node);
+            told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard.id))))?;
+        }
     }
     point!("change-finishing");
     match voters::step(&coordinator.office, seat, &state.cluster, wanted_voters(&nodes)) {

@@ -9,7 +9,7 @@ pub mod requests;
 mod census;
 mod coordinator;
 mod finish;
-mod prepare;
+pub mod prepare;
 #[cfg(test)]
 mod simulation;
 mod voters;

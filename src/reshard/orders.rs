@@ -67,8 +67,12 @@ impl Office {
                 Ok(Value::Null)
             }
             Order::Join { cluster, group } => {
-                let knows = node.state().is_some_and(|state| state.cluster == *cluster);
-                if knows || node.has_promised(cluster) {
+                // The group that an older state names may have been replaced by a recovery.
+                let knows = match node.state() {
+                    Some(state) if state.cluster == *cluster => state.group == *group,
+                    _ => node.has_promised(cluster),
+                };
+                if knows {
                     Ok(json(&node.seat_in(*group)))
                 } else {
                     Err(format!("{} is not of cluster {cluster}", node.address))

@@ -10,7 +10,7 @@ use crate::model::meta::{Command, GivenUp, MetaState, Piece, Wanted};
 use crate::model::plan::{Plan, PlanError, plan};
 use crate::model::view::{Shard, View};
 use crate::node::ask::{OrderError, ask_hello};
-use crate::node::state::lost_shard;
+use crate::node::state::{advice, lost_shard};
 use crate::points::point;
 use crate::wire::{NotPlanned, Order, PlannedMove, PlannedShard, PlannedView};
 
@@ -69,24 +69,36 @@ pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView,
     Ok(describe(&state, &plan))
 }
 
+/// Why a view change would be refused as things stand, before anything is counted.
+pub(super) fn refusal(office: &Office, wanted: &Wanted) -> Option<String> {
+    let state = office.node.meta.state()?;
+    match look_at(office, &state, wanted) {
+        Err(NotPlanned::Refused(reason) | NotPlanned::Failed(reason)) => Some(reason),
+        Ok(_) | Err(NotPlanned::Running(_)) => None,
+    }
+}
+
+/// What is wrong with a view change by itself, whoever is there.
+pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
+    if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
+        return Some(error.to_string());
+    }
+    if wanted.repl_factor > 1 {
+        let factor = wanted.repl_factor;
+        return Some(format!("repl-factor is {factor}: this version does not replicate yet, allowed is 1"));
+    }
+    let is_shard = |id: &&u32| state.view.shards.iter().any(|shard| shard.id == **id);
+    let unknown = wanted.accept_loss.iter().find(|id| !is_shard(id))?;
+    Some(format!("accept-loss names shard {unknown}, which there is not: allowed are ids of lost shards"))
+}
+
 /// Finds out who is there and who is lost.
 fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, NotPlanned> {
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
-    if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
-        return refuse(error.to_string());
-    }
-    if wanted.repl_factor > 1 {
-        return refuse(format!(
-            "repl-factor is {}: this version does not replicate yet, allowed is 1",
-            wanted.repl_factor
-        ));
+    if let Some(reason) = wrong(state, wanted) {
+        return refuse(reason);
     }
     let view = &state.view;
-    if let Some(id) = wanted.accept_loss.iter().find(|id| !view.shards.iter().any(|shard| shard.id == **id)) {
-        return refuse(format!(
-            "accept-loss names shard {id}, which there is not: allowed are ids of lost shards"
-        ));
-    }
     let mut found = Found { given_up: Vec::new(), holders: Vec::new(), fresh: BTreeMap::new() };
     for (index, shard) in view.shards.iter().enumerate() {
         let node = &shard.replicas[0];
@@ -108,19 +120,18 @@ fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found,
             Err(OrderError::Gone(_)) if owns && !accepted => return refuse(lost_shard(shard.id, node)),
             Err(OrderError::Gone(_)) => {}
             Err(error) if owns && !accepted => {
-                return refuse(format!("shard {} is not reached: {error}", shard.id));
+                return refuse(format!("shard {} is not reached: {error}; {}", shard.id, advice(shard.id)));
             }
             Err(_) if owns => not_reached_by_anyone(office, state, (index, node, instance))?,
             Err(_) => {}
         }
-        let pairs = office.node.posts.heard(node).filter(|hello| hello.instance == instance);
         found.holders.push(None);
         if owns {
             found.given_up.push(GivenUp {
                 id: shard.id,
                 group: shard.group,
                 replicas: shard.replicas.clone(),
-                pairs: pairs.and_then(|hello| hello.pairs),
+                pairs: office.node.posts.counted(node, instance),
             });
         }
     }
@@ -163,12 +174,8 @@ fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPl
         Ok(hello) if hello.address != *node => {
             refuse(format!("the node at {node} calls itself {}: name it so", hello.address))
         }
-        Ok(hello) if hello.cluster.as_ref().is_some_and(|other| *other != state.cluster) => {
-            // A single node that never held a pair may still promise itself; one that did says so then.
-            if hello.pairs.is_some_and(|pairs| pairs > 0) {
-                return refuse(format!("{node} belongs to another cluster and holds pairs of it"));
-            }
-            Ok(hello.instance)
+        Ok(hello) if hello.cluster.as_ref() != Some(&state.cluster) && hello.bound.is_some() => {
+            refuse(hello.bound.unwrap_or_default())
         }
         Ok(hello) => Ok(hello.instance),
         Err(error) => {

@@ -1,21 +1,27 @@
 //! A new meta group, where most nodes of the old one are lost for good.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::orders::Office;
+use crate::clock::{Deadline, now};
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::meta::{ChangeResult, End, MetaState, wanted_voters};
+use crate::model::meta::{ChangeResult, End, MetaState};
 use crate::node::ask::ask_hello;
-use crate::wire::Order;
-use std::sync::Arc;
-use std::time::Duration;
+use crate::peers::client::NoAnswerKind;
+use crate::wire::{Hello, Order};
 
 /// The versions that the lost nodes may have agreed on without telling any survivor: far more than there can be.
 const VERSION_STEP: u64 = 1 << 40;
 /// The same for epochs.
 const EPOCH_STEP: u64 = 1 << 20;
-/// A node that does not answer within this time counts as lost.
+/// A node that does not answer for this long counts as lost; one at whose address nobody listens, at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A survivor that does not tell what it knows within this time will not.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What was found out about the nodes of a cluster whose meta group is lost.
@@ -25,8 +31,19 @@ struct Found {
     survivors: Vec<(Address, u64)>,
     /// Nodes that do not, with the group that they held.
     lost: Vec<(Address, u64, u64)>,
-    /// Nodes that answer and sit in the old meta group.
-    seated: Vec<Address>,
+    /// Nodes that answer, and the meta group that each sits in, with its voters.
+    seats: Vec<(Address, u64, Vec<Address>)>,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Recovery {
+    /// Only say who would be given up.
+    #[serde(default)]
+    dry_run: bool,
+    /// The nodes that may be given up, and no others; whoever is lost where it is absent.
+    given_up: Option<Vec<Address>>,
 }
 
 /// Founds the cluster's meta group anew, with this node as its only voter, from the newest state that any survivor has learned.
@@ -36,34 +53,42 @@ struct Found {
 /// hold nothing any more, also when they come back.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the old group can still agree, [`Error::BadRequest`] where a survivor reaches a node that would be
-/// given up, [`Error::NotServing`] where a survivor does not tell what it knows.
-pub fn recover(office: &Office) -> Result<Value, Error> {
+/// [`Error::Conflict`] where the old group can still agree, or more would be given up than is named, [`Error::BadRequest`] where a
+/// survivor reaches a node that would be given up, [`Error::NotServing`] where a survivor does not tell what it knows.
+pub fn recover(office: &Office, asked: &Recovery) -> Result<Value, Error> {
     let own = &office.node;
+    let _alone = office.desk.recovering.try_lock().ok_or_else(|| {
+        Error::Conflict("A recovery is under way on this node: wait for its answer".to_owned())
+    })?;
     let known = own.standing().serving().map(|serving| Arc::clone(&serving.state))?;
     let found = look(office, &known)?;
-    refuse_if_alive(office, &known, &found)?;
-    for (node, instance) in found.survivors.iter().filter(|(node, _)| *node != own.address) {
-        for (gone, start, _) in &found.lost {
-            let order = Order::Reach { node: gone.clone(), instance: *start };
-            if office.order::<bool>(node, *instance, &order, TIMEOUT) == Ok(true) {
-                return Err(Error::BadRequest(format!(
-                    "{node} reaches {gone}, which would be given up: mend the network or end {gone}"
-                )));
-            }
-        }
+    refuse_if_alive(office, &found)?;
+    refuse_if_reached(office, &found)?;
+    let lost: Vec<&Address> = found.lost.iter().map(|(node, _, _)| node).collect();
+    if let Some(named) = &asked.given_up
+        && let Some(more) = lost.iter().find(|node| !named.contains(node))
+    {
+        return Err(Error::Conflict(format!(
+            "{more} would be given up, too, which is not among those that may be: look again who is there"
+        )));
     }
-    let state = rebuilt(found.newest, &found.lost);
     let is_lost = |group: u64| found.lost.iter().any(|(_, _, lost)| *lost == group);
-    let lost_shards = state.view.shards.iter().filter(|shard| is_lost(shard.group));
+    let shards = found.newest.view.shards.iter();
+    let lost_shards: Vec<String> =
+        shards.filter(|shard| is_lost(shard.group)).map(|shard| shard.id.to_string()).collect();
+    let epoch = found.newest.view.epoch + EPOCH_STEP;
     let answer = json!({
-        "message": "Recovered",
-        "cluster-id": state.cluster,
-        "epoch": state.view.epoch,
-        "given-up": found.lost.iter().map(|(node, _, _)| node.as_str()).collect::<Vec<_>>(),
-        "lost-shards": lost_shards.map(|shard| shard.id.to_string()).collect::<Vec<_>>(),
+        "message": if asked.dry_run { "Recovery planned" } else { "Recovered" },
+        "cluster-id": found.newest.cluster,
+        "epoch": epoch,
+        "given-up": lost,
+        "lost-shards": lost_shards,
     });
+    if asked.dry_run {
+        return Ok(answer);
+    }
     log::warn!("recovered by the operator: {answer}");
+    let state = rebuilt(found.newest, &found.lost);
     let replica = rand::random::<u64>().max(1);
     own.take_seat(state.group, replica);
     own.meta.found(state.group, replica, &own.address, state.clone());
@@ -75,20 +100,21 @@ pub fn recover(office: &Office) -> Result<Value, Error> {
 /// Asks all nodes, also those that only a newer state names, until nobody knows more.
 fn look(office: &Office, known: &MetaState) -> Result<Found, Error> {
     let own = &office.node;
+    let deadline = Deadline::after(now(), PATIENCE);
     let mut newest = known.clone();
     loop {
         let before = newest.version;
         let mut found =
-            Found { newest: newest.clone(), survivors: Vec::new(), lost: Vec::new(), seated: Vec::new() };
+            Found { newest: newest.clone(), survivors: Vec::new(), lost: Vec::new(), seats: Vec::new() };
         for (group, holders) in &newest.holders.clone() {
             for (node, instance) in holders {
                 if *node == own.address && *instance == own.instance {
                     found.survivors.push((node.clone(), *instance));
                     continue;
                 }
-                let hello = ask_hello(&own.peers.at(node)).ok();
-                if hello.as_ref().is_some_and(|hello| hello.seat == Some(known.group)) {
-                    found.seated.push(node.clone());
+                let hello = ask_patiently(office, node, deadline);
+                if let Some((seat, voters)) = hello.as_ref().and_then(|hello| hello.seat.clone()) {
+                    found.seats.push((node.clone(), seat, voters));
                 }
                 if hello.is_none_or(|hello| hello.instance != *instance) {
                     found.lost.push((node.clone(), *instance, *group));
@@ -112,23 +138,54 @@ fn look(office: &Office, known: &MetaState) -> Result<Found, Error> {
     }
 }
 
-/// The voters of the old group that live, this node among them, must be too few to agree on anything.
-fn refuse_if_alive(office: &Office, known: &MetaState, found: &Found) -> Result<(), Error> {
-    let seat = office.node.meta.seat().filter(|seat| seat.group == known.group);
-    let voters: Vec<Address> = match &seat {
-        Some(seat) => {
-            seat.status.voters.iter().filter_map(|id| seat.status.members.get(id)).cloned().collect()
+/// A node that is slow, or was stopped for a while, is not lost.
+fn ask_patiently(office: &Office, node: &Address, deadline: Deadline) -> Option<Hello> {
+    loop {
+        match ask_hello(&office.node.peers.at(node)) {
+            Ok(hello) => return Some(hello),
+            Err(error) if error.kind == NoAnswerKind::NotSent || deadline.is_over() => return None,
+            Err(_) => {}
         }
-        None => wanted_voters(&known.nodes()).to_vec(),
-    };
-    let lives =
-        |voter: &&Address| found.seated.contains(voter) || (seat.is_some() && **voter == office.node.address);
-    let living = voters.iter().filter(lives).count();
-    if 2 * living > voters.len() {
-        return Err(Error::Conflict(format!(
-            "{living} of {} voters of the meta group live and can agree: use a view change with accept-loss",
-            voters.len()
-        )));
+    }
+}
+
+/// The voters of the group that live must be too few to agree on anything.
+fn refuse_if_alive(office: &Office, found: &Found) -> Result<(), Error> {
+    let own = office.node.meta.seat().map(|seat| (office.node.address.clone(), seat.group, seat.voters()));
+    let seats: Vec<_> =
+        found.seats.iter().cloned().chain(own).filter(|(_, group, _)| *group == found.newest.group).collect();
+    // Whoever sits in it knows who votes. Where nobody does, nobody is left who could agree.
+    for (_, _, voters) in &seats {
+        let living = voters.iter().filter(|voter| seats.iter().any(|(node, _, _)| node == *voter)).count();
+        if 2 * living > voters.len() {
+            return Err(Error::Conflict(format!(
+                "{living} of {} voters of the meta group live and can agree: use a view change with accept-loss",
+                voters.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// No survivor may reach a node that would be given up.
+fn refuse_if_reached(office: &Office, found: &Found) -> Result<(), Error> {
+    for (node, instance) in found.survivors.iter().filter(|(node, _)| *node != office.node.address) {
+        for (gone, start, _) in &found.lost {
+            let order = Order::Reach { node: gone.clone(), instance: *start };
+            match office.order::<bool>(node, *instance, &order, TIMEOUT) {
+                Ok(false) => {}
+                Ok(true) => {
+                    return Err(Error::BadRequest(format!(
+                        "{node} reaches {gone}, which would be given up: mend the network or end {gone}"
+                    )));
+                }
+                Err(error) => {
+                    return Err(Error::NotServing(format!(
+                        "{node} lives and does not say whether it reaches {gone} ({error}): try again"
+                    )));
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -138,10 +195,9 @@ fn rebuilt(mut state: MetaState, lost: &[(Address, u64, u64)]) -> MetaState {
     // Two recoveries at the same time differ in the lower digits: one of them is the newer for everybody.
     state.version += VERSION_STEP + u64::from(rand::random::<u32>());
     state.view.epoch += EPOCH_STEP;
-    if let Some(change) = state.change.take() {
-        let end = End::Failed("the meta group was lost and recovered by the operator".to_owned());
-        state.results.push_back(ChangeResult { id: change.id, end });
-    }
+    let id = state.change.take().map_or_else(rand::random, |change| change.id);
+    let end = End::Failed("the meta group was lost, and recovered by the operator".to_owned());
+    state.results.push_back(ChangeResult { id, end });
     for (node, instance, group) in lost {
         if let Some(holders) = state.holders.get_mut(group)
             && holders.get(node) == Some(instance)

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::orders::Office;
+use super::prepare;
 use crate::clock::{Deadline, now};
 use crate::error::Error;
 use crate::model::address::Address;
@@ -27,7 +28,19 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The part of the leader: begins a view change if none runs, or the one that does is blocked.
 pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
-    let supersedes = office.desk.blocked();
+    let running = office.node.meta.state().and_then(|state| state.change.clone());
+    let blocked =
+        office.desk.blocked().filter(|blocked| running.as_ref().is_some_and(|one| one.id == *blocked));
+    if blocked.is_some() {
+        // One that would be refused, or is the same again, must not end the other half-way.
+        if let Some(running) = running.filter(|running| running.wanted == *wanted) {
+            return Begun::Running(running.id);
+        }
+        if let Some(reason) = prepare::refusal(office, wanted) {
+            return Begun::Refused(reason);
+        }
+    }
+    let supersedes = blocked;
     let command = Command::Begin { id, wanted: wanted.clone(), supersedes };
     match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
         Ok(Ok(())) => {
@@ -55,7 +68,8 @@ pub(super) fn cancel_here(office: &Office) -> Cancelled {
             Cancelled::Yes(change.id)
         }
         Ok(Err(_)) => Cancelled::TooLate(change.id),
-        Err(_) => Cancelled::NotLeader,
+        Err(NotProposed::Refused(_)) => Cancelled::NotLeader,
+        Err(NotProposed::Unknown) => Cancelled::Unknown,
     }
 }
 
@@ -69,6 +83,7 @@ impl Office {
         self.ask_leader(&order, ORDER_TIMEOUT, |begun: Begun| match begun {
             Begun::Yes(id) => Ok(Ok(id)),
             Begun::Running(id) => Ok(Err(Error::ChangeRuns(format!("{id:016x}")))),
+            Begun::Refused(reason) => Ok(Err(Error::BadRequest(reason))),
             Begun::NotLeader => Err(false),
             Begun::Unknown => Err(true),
         })?
@@ -104,6 +119,7 @@ impl Office {
             )))),
             Cancelled::None => Ok(Err(Error::NotFound("No view change is running".to_owned()))),
             Cancelled::NotLeader => Err(false),
+            Cancelled::Unknown => Err(true),
         })?
     }
 
@@ -142,6 +158,13 @@ impl Office {
             body["remaining-seconds"] = Value::Null;
         }
         Ok(body)
+    }
+
+    /// Why the view change that runs makes no progress, if so.
+    pub fn blocked_by(&self) -> Option<String> {
+        let deadline = Deadline::after(now(), ORDER_TIMEOUT);
+        let answers = self.try_leader::<Option<Progress>>(&Order::ChangeProgress, ORDER_TIMEOUT, deadline);
+        answers.into_iter().find_map(|(_, progress)| progress?.blocked_by)
     }
 
     /// Tells all nodes of the view what this one knows, and waits until they act by it; those that do not answer are told later.
@@ -206,12 +229,12 @@ impl Office {
     ) -> Result<U, Error> {
         // Whether somebody may have done it, although nobody said so.
         let mut unclear = false;
-        let deadline = Deadline::after(now(), PATIENCE.max(timeout));
+        let deadline = Deadline::after(now(), PATIENCE);
         loop {
             let state = self.state()?;
             let mut reasons = Vec::new();
             for (node, instance) in self.candidates(&state) {
-                match self.order::<T>(&node, instance, order, timeout.min(deadline.left())) {
+                match self.order::<T>(&node, instance, order, timeout) {
                     Ok(answer) => match read(answer) {
                         Ok(answer) => return Ok(answer),
                         Err(may_have) => {

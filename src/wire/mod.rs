@@ -134,8 +134,10 @@ pub struct Hello {
     pub version: u64,
     /// The pairs of its shard, if it has one.
     pub pairs: Option<u64>,
-    /// The meta group that it takes part in.
-    pub seat: Option<u64>,
+    /// The meta group that it takes part in, and its voters.
+    pub seat: Option<(u64, Vec<Address>)>,
+    /// Why it cannot become part of another cluster, if so.
+    pub bound: Option<String>,
     /// That it knows the secret of the cluster: see [`proof`].
     pub proof: Option<String>,
 }
@@ -358,6 +360,8 @@ pub enum Begun {
     Running(u64),
     /// Another node leads the meta group, or none.
     NotLeader,
+    /// It would not be done, so another one that is blocked goes on: why.
+    Refused(String),
     /// It may have been begun, or may yet be.
     Unknown,
 }
@@ -374,6 +378,8 @@ pub enum Cancelled {
     None,
     /// Another node leads the meta group, or none.
     NotLeader,
+    /// It may be cancelled, or may yet be.
+    Unknown,
 }
 
 /// How far a view change is.

@@ -200,10 +200,10 @@ impl Shard {
         self.table.read().owned.rows().to_vec()
     }
 
-    /// Takes no writes any more if there never was one; whether that is so.
+    /// Takes no writes any more if there is no pair; whether that is so.
     pub fn seal(&self) -> bool {
         let mut table = self.table.write();
-        table.sealed |= self.store.index() == 0;
+        table.sealed |= self.count(&table) == 0;
         table.sealed
     }
 

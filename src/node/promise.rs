@@ -13,11 +13,15 @@ use crate::model::address::Address;
 /// given anything has learned of the cluster first.
 const PROMISE_AGE: Duration = Duration::from_secs(10);
 
+/// A replica that was just made takes its seat within this time.
+const SEATING: Duration = Duration::from_secs(1);
+
 /// What the node has promised, and its replica id in the meta group that it takes part in.
 #[derive(Default)]
 pub(super) struct Promises {
     to: Mutex<Option<Promise>>,
-    seat: Mutex<Option<(u64, u64)>>,
+    /// Group, replica, and since when.
+    seat: Mutex<Option<(u64, u64, Instant)>>,
 }
 
 #[derive(Clone)]
@@ -130,12 +134,16 @@ impl Node {
     /// The replica id of this node in a meta group: drawn when it is first asked for, and never used again.
     pub fn seat_in(&self, group: u64) -> u64 {
         let mut seat = self.promises.seat.lock();
-        let sits = self.meta.seat().is_some_and(|seat| seat.group == group);
+        // One that was taken out is not taken in again under the same id.
+        let sits = self.meta.seat().is_some_and(|seat| {
+            let status = &seat.status;
+            seat.group == group && (status.applied == 0 || status.members.contains_key(&status.replica))
+        });
         match *seat {
-            Some((known, replica)) if known == group && sits => replica,
+            Some((known, replica, since)) if known == group && (sits || now() - since < SEATING) => replica,
             _ => {
                 let replica = rand::random::<u64>().max(1);
-                *seat = Some((group, replica));
+                *seat = Some((group, replica, now()));
                 self.meta.join(group, replica);
                 replica
             }
@@ -144,7 +152,7 @@ impl Node {
 
     /// Notes the seat of a founder.
     pub fn take_seat(&self, group: u64, replica: u64) {
-        *self.promises.seat.lock() = Some((group, replica));
+        *self.promises.seat.lock() = Some((group, replica, now()));
     }
 
     /// The nodes that this one was told to look for, itself left out.

@@ -208,6 +208,9 @@ fn a_node_without_an_address_cannot_be_joined_by_others() {
     let other = Node::single(&[]);
     let refused = ask(&reached_at, &[reached_at.clone(), other.address().to_owned()]);
     check_refused(&refused, "no address", "ADDRESS");
+    // Nor can it be taken in, and it goes on as if nobody had asked.
+    let refused = ask(other.address(), &[other.address().to_owned(), reached_at.clone()]);
+    check_refused(&refused, "no address at the other end", "");
     assert_eq!(node.http().put("/kv-store/k", r#"{"value":1}"#).status, 201);
     assert_eq!(other.http().put("/kv-store/k", r#"{"value":1}"#).status, 201);
 }

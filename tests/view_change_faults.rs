@@ -492,6 +492,86 @@ fn a_cluster_whose_one_voter_is_gone_recovers() {
     check_recovery(2, &[0], 1);
 }
 
+/// The nodes with these numbers do not answer, and come back after the recovery: they are told, and decide nothing any more.
+#[test]
+fn a_recovered_cluster_outlives_its_old_leader() {
+    let _alone = alone();
+    let cluster = Cluster::with(3, &[SETTINGS]);
+    let all = cluster.addresses();
+    create_pairs(&all[2], 30);
+    cluster.nodes[0].pause();
+    cluster.nodes[1].pause();
+    let (status, body) = recover(&cluster.nodes[2]);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["given-up"], json!(all[..2]), "{body}");
+    cluster.nodes[0].resume();
+    cluster.nodes[1].resume();
+    for node in &cluster.nodes[..2] {
+        wait_until("a node that was given up says so", allowed(SETTLE), || {
+            node.http().get("/readyz").text().contains("is lost")
+        });
+    }
+    let body = json!({"view": all, "accept-loss": ["1", "2"]});
+    wait_until("the view can be changed, through a node that was given up, too", allowed(SETTLE), || {
+        ask_with(&all[0], &[], &body).status == 200
+    });
+    assert!(audit(&all[1]).ok);
+}
+
+#[test]
+fn a_survivor_that_is_slow_is_not_given_up() {
+    let _alone = alone();
+    let mut cluster = Cluster::with(4, &[SETTINGS]);
+    let all = cluster.addresses();
+    create_pairs(&all[3], 40);
+    let held = audit(&all[3]).counts[&all[2]];
+    for number in [0, 1] {
+        cluster.nodes[number].kill();
+    }
+    cluster.nodes[2].pause();
+    let (status, body) = thread::scope(|scope| {
+        let answer = scope.spawn(|| recover(&cluster.nodes[3]));
+        thread::sleep(AWAY);
+        cluster.nodes[2].resume();
+        answer.join().expect("it is answered")
+    });
+    assert_eq!((status, &body["given-up"]), (200, &json!(all[..2])), "{body}");
+    assert_eq!(audit(&all[3]).counts[&all[2]], held);
+    // Once more there is nothing to recover: the new group lives.
+    let (status, body) = recover(&cluster.nodes[2]);
+    assert_eq!(status, 409, "{body}");
+}
+
+#[test]
+fn a_view_change_that_is_refused_does_not_end_a_blocked_one() {
+    let _alone = alone();
+    let cluster = Cluster::with(3, &[SETTINGS, ("FAILPOINTS", "source-batch=1*return(stop)")]);
+    let all = cluster.addresses();
+    let spare = passive(&all, &[SETTINGS]);
+    wait_knows(&spare, 3);
+    create_pairs(&all[0], 60);
+    let wanted = [all[0].clone(), all[1].clone(), spare.address().to_owned()];
+    let body = json!({ "view": wanted });
+    let begun = ask_with(spare.address(), &[("Prefer", "respond-async")], &body);
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    wait_until("a source stops", START_DEADLINE, || cluster.nodes.iter().any(Node::has_halted));
+    wait_until("it is said to be blocked", allowed(2 * SETTLE), || phase(spare.address()) == "blocked");
+    let id = status(spare.address())["change-id"].clone();
+    assert_eq!(id, begun.json()["change-id"]);
+    let nobody = json!({"view": [all[0], ports::free_address()]});
+    assert_eq!(ask_with(spare.address(), &[], &nobody).status, 400);
+    let again = ask_with(spare.address(), &[], &body);
+    assert_eq!((again.status, &again.json()["change-id"]), (409, &id), "{}", again.text());
+    wait_until("it goes on when the source does", allowed(2 * SETTLE), || {
+        cluster.nodes.iter().filter(|node| node.has_halted()).for_each(Node::resume);
+        phase(spare.address()) == "finished"
+    });
+    let ended = status(spare.address());
+    assert_eq!(ended["change-id"], id, "{ended}");
+    check_receipt(&ended["receipt"], &wanted);
+    assert!(audit(&all[2]).ok);
+}
+
 #[test]
 fn a_node_that_comes_back_empty_is_not_believed() {
     let _alone = alone();

@@ -247,6 +247,41 @@ fn a_member_that_returns_is_not_believed_whatever_view_it_names() {
 }
 
 #[test]
+fn nodes_prove_the_secret_to_each_other() {
+    let secret = ("CLUSTER_SECRET", "open-sesame");
+    let cluster = Cluster::with(3, &[secret]);
+    let key = target(&cluster.key_of(2, "secret"));
+    assert_eq!(cluster.nodes[0].http().put(&key, BODY).status, 201, "clients need none");
+    let mut client = cluster.nodes[0].http();
+    for (path, method) in [("/node/news", "POST"), ("/node/orders", "POST"), ("/node/recover", "PUT")] {
+        for headers in [&[][..], &[("Evenkv-Secret", "open-sesam")], &[("Evenkv-Secret", "open-sesame!")]] {
+            let refused = client.request(method, path, headers, b"{}");
+            assert_eq!(refused.status, 403, "{path}: {}", refused.text());
+        }
+    }
+    let told = client.request("PUT", "/node/recover", &[("Evenkv-Secret", "open-sesame")], b"{}");
+    assert_eq!(told.status, 409, "all voters live: {}", told.text());
+
+    let stranger = Node::single(&[("CLUSTER_SECRET", "another")]);
+    let careless = Node::single(&[]);
+    let friend = Node::single(&[secret]);
+    let view = |node: &Node| json!({ "view": format!("{},{}", cluster.view, node.address()) });
+    for node in [&stranger, &careless] {
+        let refused = client.put("/kv-store/view-change", view(node).to_string());
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(refused.text().contains("CLUSTER_SECRET"), "{}", refused.text());
+        assert_eq!(node.http().put("/kv-store/k", BODY).status, 201);
+    }
+    let taken = client.put("/kv-store/view-change", view(&friend).to_string());
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    let outside = Node::start(&ports::free_address(), &[("VIEW", &cluster.view)]);
+    outside.wait_live();
+    wait_until("a node without the secret says why it knows nothing", START_DEADLINE, || {
+        outside.http().get("/readyz").text().contains("CLUSTER_SECRET")
+    });
+}
+
+#[test]
 fn a_passive_node_forwards() {
     let cluster = Cluster::of(3);
     let passive = Node::start(&ports::free_address(), &[("VIEW", &cluster.view)]);

@@ -241,14 +241,15 @@ fn a_request_that_is_sent_again_is_done_once_also_where_its_range_has_moved() {
 }
 
 #[test]
-fn a_shard_is_sealed_before_its_first_write_only() {
+fn a_shard_is_sealed_while_it_holds_nothing() {
     let empty = shard(1, &[keys(0, 255)]);
     assert!(empty.seal());
     assert_eq!((put(&empty, 1, "1").err(), get(&empty, 1)), (Some(Refused::Sealed), Ok(None)));
     empty.unseal();
-    assert!(put(&empty, 1, "1").is_ok() && delete(&empty, 1).is_ok());
-    assert!(!empty.seal(), "it was written to, although nothing is left");
     assert!(put(&empty, 1, "1").is_ok());
+    assert!(!empty.seal(), "it holds a pair");
+    assert!(delete(&empty, 1).is_ok());
+    assert!(empty.seal() && put(&empty, 1, "1").is_err());
 }
 
 #[test]

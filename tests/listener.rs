@@ -15,7 +15,7 @@ use std::time::Duration;
 use attack::{connect_and_send, prompt, receive_all, receive_status};
 use support::http::{Http, Response, chunked};
 use support::node::Node;
-use support::{at_once, timed};
+use support::{at_once, ports, timed};
 
 /// How long nothing may come before a test takes an answer for complete.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -297,26 +297,28 @@ fn a_node_that_is_told_to_end_does_so_in_time() {
 fn a_connection_is_not_taken_for_one_that_was_cut_off_before() {
     let node = Node::single(&[]);
     let address: SocketAddr = node.address().parse().expect("an address");
-    let open = |local: Option<SocketAddr>| -> io::Result<TcpStream> {
+    let open = |local: SocketAddr| -> io::Result<TcpStream> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
-        if let Some(local) = local {
-            socket.bind(&local.into())?;
-        }
+        socket.bind(&local.into())?;
         // Closes by a reset, which leaves the port free at once.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.connect(&address.into())?;
         Ok(socket.into())
     };
-    let mut first = open(None).expect("the node listens");
-    let local = first.local_addr().expect("it is connected");
+    // A port that the system gives may have been another connection's a moment ago, and cannot be bound again for a while.
+    let bindable = || {
+        let local: SocketAddr = ports::free_address().parse().expect("an address");
+        open(local).ok().map(|stream| (stream, local))
+    };
+    let (mut first, local) = (0..20).find_map(|_| bindable()).expect("the node listens");
     first.write_all(b"GET /livez HTTP/1.1\r\nContent-Length: x\r\n\r\n").expect("taken");
     assert_eq!(receive_status(&mut first).expect("an answer"), 400);
     drop(first);
     // The system itself gives a port again after a second at the earliest.
     support::wait_until("a connection from the same port is answered", prompt() * 2, || {
         // Another process of this machine may have the port for a moment.
-        let Ok(mut second) = open(Some(local)) else { return false };
+        let Ok(mut second) = open(local) else { return false };
         second.write_all(b"GET /livez HTTP/1.1\r\n\r\n").expect("taken");
         second.set_read_timeout(Some(SILENCE)).expect("an option");
         receive_status(&mut second).is_ok_and(|status| status == 200)

@@ -347,6 +347,10 @@ impl Coordinator {
                 "the meta group did not say whether it is handed over".to_owned(),
             ));
         }
+        if let Some(change) = self.office.node.meta.state().and_then(|state| state.change.clone()) {
+            let (moved, total) = progress(&change);
+            self.office.desk.show(change.id, "moving", moved, total);
+        }
         point!("piece-handed-over");
         // The target first: from then on the range is served.
         let told = self.tell(target);

@@ -103,6 +103,7 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     let standing = match node.check_addressed(addressed.as_ref()) {
         Ok(standing) => standing,
         Err(NotMeant::Gone(reason)) => return Ok(no_result(KeyResult::Gone, &reason)),
+        Err(NotMeant::NotYet(reason)) => return Ok(no_result(KeyResult::Again, &reason)),
         Err(NotMeant::Unclear(reason)) => return Err(Error::Unavailable { reason, applied: Applied::No }),
     };
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
@@ -178,7 +179,7 @@ fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let node = &server.office.node;
     let meant = node.check_addressed(addressed.as_ref()).map_err(|error| match error {
         NotMeant::Gone(reason) => OrderError::Gone(reason),
-        NotMeant::Unclear(reason) => OrderError::Refused(reason),
+        NotMeant::NotYet(reason) | NotMeant::Unclear(reason) => OrderError::Refused(reason),
     });
     match meant.and_then(|_| pieces::give(node, &transfer).map_err(OrderError::Refused)) {
         Ok(parcel) => Ok(Answer::json(200, parcel.encode())),

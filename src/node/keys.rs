@@ -296,7 +296,7 @@ impl Node {
                 "clusters differ: {} belongs to {}, the sender to {}",
                 self.address, serving.state.cluster, addressed.cluster
             ))),
-            Err(error) => Err(NotMeant::Unclear(format!("{} does not serve: {error}", self.address))),
+            Err(error) => Err(NotMeant::NotYet(format!("{} does not serve yet: {error}", self.address))),
         }
     }
 
@@ -325,7 +325,9 @@ impl Node {
 pub enum NotMeant {
     /// It is for an earlier start of this node.
     Gone(String),
-    /// It is of another cluster, or this node does not serve yet.
+    /// This start of the node is meant, but has not learned of the cluster yet: it will in a moment.
+    NotYet(String),
+    /// It is of another cluster.
     Unclear(String),
 }
 

@@ -235,6 +235,8 @@ impl Coordinator {
         match prepare(&self.office, state, change.id, &change.wanted) {
             Ok(command) => {
                 self.propose(&command)?;
+                // Nobody else has begun anything of this plan.
+                self.fenced = Some(change.id);
                 point!("change-planned");
                 Ok(())
             }

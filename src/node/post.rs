@@ -40,7 +40,6 @@ enum Work {
 #[derive(Default)]
 pub struct Posts {
     queues: Mutex<HashMap<Address, Queue>>,
-    heard: Arc<RwLock<HashMap<Address, Hello>>>,
     /// The pairs of each start of a node when it was last heard.
     counted: RwLock<HashMap<(Address, u64), u64>>,
 }
@@ -52,28 +51,21 @@ struct Queue {
 }
 
 impl Posts {
-    /// What a node said of itself when it was last greeted; nothing where it did not answer then.
-    pub fn heard(&self, node: &Address) -> Option<Hello> {
-        self.heard.read().get(node).cloned()
-    }
-
     /// How many pairs a start of a node held when it was last heard.
     pub fn counted(&self, node: &Address, instance: u64) -> Option<u64> {
         self.counted.read().get(&(node.clone(), instance)).copied()
     }
 
-    fn note(&self, hello: Hello) {
+    fn note(&self, hello: &Hello) {
         if let Some(pairs) = hello.pairs {
             self.counted.write().insert((hello.address.clone(), hello.instance), pairs);
         }
-        self.heard.write().insert(hello.address.clone(), hello);
     }
 
     /// Ends the threads of all other nodes.
     pub fn keep(&self, nodes: &[Address]) {
         self.counted.write().retain(|(node, _), _| nodes.contains(node));
         self.queues.lock().retain(|node, _| nodes.contains(node));
-        self.heard.write().retain(|node, _| nodes.contains(node));
     }
 }
 
@@ -177,22 +169,13 @@ impl Writer {
     }
 
     fn greet(&self) {
-        let address = self.peer.address();
-        match ask_hello(&self.peer) {
-            Ok(hello) => {
-                let knows = hello.version;
-                let cluster = hello.cluster.clone();
-                self.node.posts.note(hello);
-                if let Some(state) = self.node.state()
-                    && (cluster.as_ref() != Some(&state.cluster) || knows < state.version)
-                    && let Err(error) = tell(&self.peer, &state)
-                {
-                    log::debug!("{address} was not told the news: {error}");
-                }
-            }
-            Err(_) => {
-                self.node.posts.heard.write().remove(address);
-            }
+        let Ok(hello) = ask_hello(&self.peer) else { return };
+        self.node.posts.note(&hello);
+        if let Some(state) = self.node.state()
+            && (hello.cluster.as_ref() != Some(&state.cluster) || hello.version < state.version)
+            && let Err(error) = tell(&self.peer, &state)
+        {
+            log::debug!("{} was not told the news: {error}", self.peer.address());
         }
     }
 }

@@ -181,7 +181,6 @@ impl Coordinator {
         let (moved, total) = progress(change);
         let phase = match &change.planned {
             None => "counting",
-            Some(_) if moved < total => "moving",
             Some(planned) if planned.pieces.iter().all(|piece| piece.handed_over) => "finishing",
             Some(_) => "moving",
         };

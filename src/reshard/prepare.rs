@@ -36,8 +36,8 @@ pub(super) fn prepare(
     wanted: &Wanted,
 ) -> Result<Command, NotPlanned> {
     let _alone = office.desk.planning.lock();
-    let mut found = look_at(office, state, wanted)?;
-    promise_all(office, state, &mut found, wanted)?;
+    let found = look_at(office, state, wanted)?;
+    promise_all(office, state, &found, wanted)?;
     point!("change-promised");
     let planned = count_and_plan(office, state, id, wanted, &found);
     if planned.is_err() {
@@ -48,7 +48,7 @@ pub(super) fn prepare(
     let command = command(state, id, &found, &plan, &shards);
     shards.close();
     // A promise does not hold for ever, and counting may take a while.
-    promise_all(office, state, &mut found, wanted)?;
+    promise_all(office, state, &found, wanted)?;
     command.inspect_err(|_| release_all(office, state, &found))
 }
 
@@ -184,12 +184,7 @@ fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPl
     }
 }
 
-fn promise_all(
-    office: &Office,
-    state: &MetaState,
-    found: &mut Found,
-    wanted: &Wanted,
-) -> Result<(), NotPlanned> {
+fn promise_all(office: &Office, state: &MetaState, found: &Found, wanted: &Wanted) -> Result<(), NotPlanned> {
     for node in &wanted.nodes {
         let Some(instance) = found.fresh.get(node).copied() else { continue };
         let order = Order::Promise { cluster: state.cluster.clone(), founding: false };

@@ -40,8 +40,7 @@ pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
             return Begun::Refused(reason);
         }
     }
-    let supersedes = blocked;
-    let command = Command::Begin { id, wanted: wanted.clone(), supersedes };
+    let command = Command::Begin { id, wanted: wanted.clone(), supersedes: blocked };
     match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
         Ok(Ok(())) => {
             office.desk.wake();
@@ -142,9 +141,7 @@ impl Office {
             return Ok(body);
         };
         body["change-id"] = format!("{:016x}", change.id).into();
-        let deadline = Deadline::after(now(), ORDER_TIMEOUT);
-        let progress = self.try_leader::<Option<Progress>>(&Order::ChangeProgress, ORDER_TIMEOUT, deadline);
-        let progress = progress.into_iter().find_map(|(_, progress)| progress);
+        let progress = self.progress();
         let progress =
             progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON"));
         if let Some(Value::Object(progress)) = progress {
@@ -162,9 +159,18 @@ impl Office {
 
     /// Why the view change that runs makes no progress, if so.
     pub fn blocked_by(&self) -> Option<String> {
+        self.progress()?.blocked_by
+    }
+
+    /// How far the view change is, from whoever coordinates it.
+    fn progress(&self) -> Option<Progress> {
+        let state = self.state().ok()?;
         let deadline = Deadline::after(now(), ORDER_TIMEOUT);
-        let answers = self.try_leader::<Option<Progress>>(&Order::ChangeProgress, ORDER_TIMEOUT, deadline);
-        answers.into_iter().find_map(|(_, progress)| progress?.blocked_by)
+        let mut asked = self.candidates(&state).into_iter().take_while(|_| !deadline.is_over());
+        asked.find_map(|node| {
+            let answer = self.order::<Option<Progress>>(&node, 0, &Order::ChangeProgress, deadline.left());
+            answer.inspect_err(|error| log::debug!("{node} was asked about a view change: {error}")).ok()?
+        })
     }
 
     /// Tells all nodes of the view what this one knows, and waits until they act by it; those that do not answer are told later.
@@ -184,7 +190,7 @@ impl Office {
     }
 
     /// The members that may lead the meta group, this node first if it is one of them.
-    fn candidates(&self, state: &MetaState) -> Vec<(Address, u64)> {
+    fn candidates(&self, state: &MetaState) -> Vec<Address> {
         let nodes = state.nodes();
         let seat = self.node.meta.seat();
         let leader = seat.as_ref().and_then(|seat| seat.leader()).cloned();
@@ -198,27 +204,7 @@ impl Office {
                 candidates.push(node);
             }
         }
-        candidates.into_iter().map(|node| (node, 0)).collect()
-    }
-
-    fn try_leader<T: DeserializeOwned>(
-        &self,
-        order: &Order,
-        timeout: Duration,
-        deadline: Deadline,
-    ) -> Vec<(Address, T)> {
-        let Ok(state) = self.state() else { return Vec::new() };
-        let mut answers = Vec::new();
-        for (node, instance) in self.candidates(&state) {
-            if deadline.is_over() {
-                break;
-            }
-            match self.order::<T>(&node, instance, order, timeout.min(deadline.left())) {
-                Ok(answer) => answers.push((node, answer)),
-                Err(error) => log::debug!("{node} was asked about a view change: {error}"),
-            }
-        }
-        answers
+        candidates
     }
 
     fn ask_leader<T: DeserializeOwned, U>(
@@ -233,8 +219,8 @@ impl Office {
         loop {
             let state = self.state()?;
             let mut reasons = Vec::new();
-            for (node, instance) in self.candidates(&state) {
-                match self.order::<T>(&node, instance, order, timeout) {
+            for node in self.candidates(&state) {
+                match self.order::<T>(&node, 0, order, timeout) {
                     Ok(answer) => match read(answer) {
                         Ok(answer) => return Ok(answer),
                         Err(may_have) => {

@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+/// The longest key or value that is believed: what `MAX_VALUE_LENGTH` may be at most, and some more.
+pub const LONGEST_BYTES: usize = (256 << 20) + (1 << 20);
+
 /// The bytes are not what they should be: cut off, too long, or a value that is not allowed there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
@@ -31,6 +34,29 @@ pub fn put_number(out: &mut Vec<u8>, mut number: u64) {
 pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+/// Appends a number of 128 bits, the lowest byte first: it is a hash or drawn at random, so it is not short.
+pub fn put_wide(out: &mut Vec<u8>, number: u128) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+/// Appends a list with its length before it; `put` appends an item, of at least one byte.
+pub fn put_list<'a, T: 'a>(
+    out: &mut Vec<u8>,
+    items: impl ExactSizeIterator<Item = &'a T>,
+    put: impl Fn(&T, &mut Vec<u8>),
+) {
+    put_number(out, items.len() as u64);
+    items.for_each(|item| put(item, out));
+}
+
+/// Appends what may be absent: a flag, and then the item.
+pub fn put_option<T>(out: &mut Vec<u8>, item: Option<&T>, put: impl FnOnce(&T, &mut Vec<u8>)) {
+    out.push(u8::from(item.is_some()));
+    if let Some(item) = item {
+        put(item, out);
+    }
 }
 
 /// Reads what the functions above wrote.
@@ -95,6 +121,27 @@ impl<'a> Reader<'a> {
         self.take(count)
     }
 
+    /// A number of 128 bits.
+    pub fn wide(&mut self) -> Result<u128, Malformed> {
+        self.take(16).map(|bytes| u128::from_le_bytes(bytes.try_into().expect("16 bytes")))
+    }
+
+    /// A list, which takes memory only as its items are really read.
+    pub fn list<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        (0..self.count(usize::MAX)?).map(|_| read(self)).collect()
+    }
+
+    /// What may be absent.
+    pub fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, Malformed> {
+        if self.flag()? { read(self).map(Some) } else { Ok(None) }
+    }
+
     /// What has not been read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
@@ -114,14 +161,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_and_bytes_survive_a_round_trip(number: u64, bytes: Vec<u8>, last: u8) {
+        fn what_is_written_survives_a_round_trip(
+            number: u64, wide: u128, bytes: Vec<u8>, numbers: Vec<u64>, some: Option<u64>, last: u8,
+        ) {
+            let put = |number: &u64, out: &mut Vec<u8>| put_number(out, *number);
             let mut out = Vec::new();
             put_number(&mut out, number);
+            put_wide(&mut out, wide);
             put_bytes(&mut out, &bytes);
+            put_list(&mut out, numbers.iter(), put);
+            put_option(&mut out, some.as_ref(), put);
             out.push(last);
             let mut reader = Reader::new(&out);
             prop_assert_eq!(reader.number(), Ok(number));
+            prop_assert_eq!(reader.wide(), Ok(wide));
             prop_assert_eq!(reader.bytes(bytes.len()), Ok(&bytes[..]));
+            prop_assert_eq!(reader.list(Reader::number), Ok(numbers));
+            prop_assert_eq!(reader.option(Reader::number), Ok(some));
             prop_assert!(reader.end().is_err());
             prop_assert_eq!(reader.byte(), Ok(last));
             prop_assert_eq!(reader.end(), Ok(()));

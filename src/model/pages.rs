@@ -5,6 +5,8 @@
 //! pair. A page is filled from its start and never refilled. What is replaced or deleted stays in it as a dead record until
 //! less than half of the page lives; then the rest is moved to another page, and the page is freed.
 
+use super::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_number};
+
 /// The bytes of a page: large enough that its unused end does not matter, small enough that moving a page
 /// under a lock does not take long.
 const PAGE_BYTES: usize = 16 * 1024;
@@ -33,7 +35,23 @@ pub struct Record<'a> {
     pub value: &'a [u8],
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// Appends its form outside of a page.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_number(out, self.version);
+        put_bytes(out, self.key);
+        put_bytes(out, self.value);
+    }
+
+    /// Reads it; here it may also be large.
+    ///
+    /// # Errors
+    /// When the bytes are no record.
+    pub fn decode(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let version = reader.number()?;
+        Ok(Self { version, key: reader.bytes(LONGEST_BYTES)?, value: reader.bytes(LONGEST_BYTES)? })
+    }
+
     fn bytes(&self) -> usize {
         HEAD_BYTES + self.key.len() + self.value.len()
     }

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_option, put_wide};
 use super::hash::KeyHash;
 use super::hex;
 
@@ -53,6 +54,20 @@ impl Point {
         Self { hash: after.hash, key: after.key[..=common].into() }
     }
 
+    /// Appends its binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_wide(out, self.hash);
+        put_bytes(out, &self.key);
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are no point.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { hash: reader.wide()?, key: reader.bytes(LONGEST_BYTES)?.into() })
+    }
+
     /// Whether the place is before a key, or at it.
     pub fn is_at_or_before(&self, hash: KeyHash, key: &[u8]) -> bool {
         self.hash < hash.0 || (self.hash == hash.0 && *self.key <= *key)
@@ -95,6 +110,22 @@ impl HashRange {
     pub fn contains(&self, hash: KeyHash, key: &[u8]) -> bool {
         self.from.is_at_or_before(hash, key)
             && !self.to.as_ref().is_some_and(|to| to.is_at_or_before(hash, key))
+    }
+
+    /// Appends its binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.from.encode(out);
+        put_option(out, self.to.as_ref(), Point::encode);
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are no range, or an empty one.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let range = Self { from: Point::decode(reader)?, to: reader.option(Point::decode)? };
+        let is_empty = range.to.as_ref().is_some_and(|to| *to <= range.from);
+        if is_empty { Err(Malformed("a range is not empty")) } else { Ok(range) }
     }
 
     /// The first point as hexadecimal digits: 32, unless the cut falls between two keys of one hash.

@@ -175,7 +175,7 @@ impl Node {
             let forwarded = is_retry.then_some(Forwarded { request: request.id, epoch, now_ms });
             return match own.run(hash, request.key, request.operation, forwarded) {
                 Ok(done) => Ok(Asked::Done(done.into())),
-                Err(Refused::Moving | Refused::NotOwned) => Ok(Asked::Again),
+                Err(Refused::Moving | Refused::NotOwned | Refused::Logged) => Ok(Asked::Again),
                 Err(Refused::Sealed) => Err(Error::Unavailable {
                     reason: "the node is about to become part of another cluster".to_owned(),
                     applied: Applied::No,

@@ -46,9 +46,12 @@ pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, String> {
             parcel.busy = is_used(node, before, start);
             batch.map(|batch| (parcel.delta.pairs, parcel.rest) = (batch.pairs, batch.rest))
         }
-        Transfer::Delta { stamp, .. } => shard.outgoing_delta(stamp).map(|delta| parcel.delta = delta),
+        Transfer::Delta { stamp, .. } => {
+            let delta = shard.take_delta(stamp).and_then(|()| shard.taken_delta(stamp));
+            delta.map(|delta| parcel.delta = delta)
+        }
         Transfer::Freeze { stamp, .. } => {
-            let frozen = shard.freeze(stamp);
+            let frozen = shard.freeze(stamp).and_then(|()| shard.frozen_parcel(stamp));
             point!("source-frozen");
             frozen.map(|(delta, frozen)| (parcel.delta, parcel.frozen) = (delta, Some(frozen)))
         }

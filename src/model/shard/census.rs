@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::ranges::intersection;
 use super::{Changes, Done, HashRange, KeyHash, Mutex, Point, Shard, Table};
 use crate::model::store::{BatchLimit, Size};
 
@@ -76,7 +77,7 @@ impl Shard {
         if table.planned {
             return None;
         }
-        let pairs = ranges.iter().map(|range| self.store.size_of(range).pairs).collect();
+        let pairs = ranges.iter().map(|range| self.pairs_of(&table, range)).collect();
         table.tallying = Some(Tallying {
             change,
             created: AtomicU64::new(0),
@@ -84,6 +85,13 @@ impl Shard {
             changes: Some(Mutex::default()),
         });
         Some(CensusCount { pairs })
+    }
+
+    /// The pairs of a range without those that are only still to be removed: replicas need not have removed the same ones.
+    fn pairs_of(&self, table: &Table, range: &HashRange) -> u64 {
+        let dropped = table.dropped.iter().filter_map(|(dropped, _)| intersection(dropped, range));
+        let gone: u64 = dropped.map(|range| self.store.size_of(&range).pairs).sum();
+        self.store.size_of(range).pairs.saturating_sub(gone)
     }
 
     /// The places of keys at the cut: for each (range, rank) the key that has so many of the range before it. Nothing

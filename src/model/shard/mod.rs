@@ -6,6 +6,8 @@
 //! ranges has it alone. So every operation is wholly before or wholly after a freeze, a hand-over or a census.
 
 mod census;
+mod command;
+mod form;
 mod moving;
 mod ranges;
 mod retries;
@@ -23,8 +25,9 @@ use super::range::{HashRange, Point};
 use super::store::{BatchLimit, Checksum, Held, Size, Store};
 
 pub use self::census::{CensusCount, Tally};
+pub use self::command::{ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
-pub use self::retries::{RequestId, RetryRecord};
+pub use self::retries::{RequestId, RetryRecord, WriteOutcome};
 
 /// What is asked of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub enum Refused {
     NotOwned,
     /// The node has promised itself to a cluster and takes no writes of its own.
     Sealed,
+    /// Writes of this shard go through the log of its group: propose it there.
+    Logged,
 }
 
 /// A write as another node passed it on.
@@ -112,6 +117,8 @@ struct Table {
     /// A view change is planned by what was counted: nobody may count anew.
     planned: bool,
     sealed: bool,
+    /// Changes come through the log of the group, by [`Shard::apply`]. It says where this replica stands, and is no part of the state.
+    logged: bool,
 }
 
 impl Shard {
@@ -132,10 +139,26 @@ impl Shard {
         self.group
     }
 
+    /// The version of the state that was learned last; 0 before the first.
+    pub fn version(&self) -> u64 {
+        self.table.read().version
+    }
+
+    /// From now on writes are done only by [`apply`](Self::apply), or by [`run`](Self::run) again. When this returns, no write of the former
+    /// kind is under way any more.
+    pub fn set_logged(&self, logged: bool) {
+        self.table.write().logged = logged;
+    }
+
+    /// Whether writes are done only by [`apply`](Self::apply).
+    pub fn is_logged(&self) -> bool {
+        self.table.read().logged
+    }
+
     /// Does an operation on a key.
     ///
     /// # Errors
-    /// [`Refused`], and then nothing was done.
+    /// [`Refused`], and then nothing was done; [`Refused::Logged`] for every write to a shard whose writes go through a log.
     pub fn run(
         &self,
         hash: KeyHash,
@@ -144,6 +167,20 @@ impl Shard {
         forwarded: Option<Forwarded>,
     ) -> Result<Done, Refused> {
         let table = self.table.read();
+        if table.logged && operation != Operation::Get {
+            return Err(Refused::Logged);
+        }
+        self.run_in(&table, hash, key, operation, forwarded)
+    }
+
+    fn run_in(
+        &self,
+        table: &Table,
+        hash: KeyHash,
+        key: &[u8],
+        operation: Operation,
+        forwarded: Option<Forwarded>,
+    ) -> Result<Done, Refused> {
         let gained = table.owner_since(hash, key)?;
         if operation == Operation::Get {
             return Ok(self.store.get(hash, key).map_or(Done::Absent, Done::Found));
@@ -152,11 +189,11 @@ impl Shard {
             return Err(Refused::Sealed);
         }
         match forwarded {
-            None => Ok(self.write(&table, hash, key, operation)),
+            None => Ok(self.write(table, hash, key, operation)),
             // It may have been done before the range came here, and its record may have been forgotten since.
             Some(forwarded) if forwarded.epoch < gained => Err(Refused::NotOwned),
             Some(forwarded) => {
-                Ok(self.retries.once(&forwarded, hash, || self.write(&table, hash, key, operation)))
+                Ok(self.retries.once(&forwarded, hash, || self.write(table, hash, key, operation)))
             }
         }
     }

@@ -90,7 +90,7 @@ pub struct Frozen {
 }
 
 /// What a newly learned state means for a shard.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directive {
     /// The version of the state.
     pub version: u64,
@@ -115,8 +115,10 @@ pub(super) struct Outgoing {
     since: u64,
     range: HashRange,
     frozen: bool,
-    /// The keys written since the last delta.
+    /// The keys written since a delta was taken last.
     notes: Mutex<HashSet<Box<[u8]>>>,
+    /// The keys of the delta that was taken last, to be read.
+    taken: HashSet<Box<[u8]>>,
 }
 
 impl Outgoing {
@@ -130,6 +132,10 @@ impl Outgoing {
 
     pub(super) fn note(&self, key: &[u8]) {
         self.notes.lock().insert(key.into());
+    }
+
+    fn take_notes(&mut self) {
+        self.taken = std::mem::take(self.notes.get_mut());
     }
 }
 
@@ -204,6 +210,7 @@ impl Shard {
             range: range.clone(),
             frozen: false,
             notes,
+            taken: HashSet::new(),
         });
         Ok(())
     }
@@ -223,43 +230,73 @@ impl Shard {
         Ok(self.store.scan(rest, limit))
     }
 
-    /// The pairs written since the last delta, and the keys deleted since.
+    /// The keys that were written since the last time become those of the next delta, which [`taken_delta`](Self::taken_delta) reads.
+    ///
+    /// They take the place of those that were taken before, read or not. So each delta may be taken once only: where it is not known
+    /// whether one was taken, or it did not arrive, the attempt must end, and the next one begins with all pairs. If it went on all the
+    /// same, [`prepare`](Self::prepare) would find that pairs are missing.
     ///
     /// # Errors
     /// [`MoveError`].
-    pub fn outgoing_delta(&self, stamp: &Stamp) -> Result<Delta, MoveError> {
-        let table = self.table.read();
-        let notes = std::mem::take(&mut *table.outgoing_of(stamp)?.notes.lock());
-        Ok(self.delta(notes))
+    pub fn take_delta(&self, stamp: &Stamp) -> Result<(), MoveError> {
+        let mut table = self.table.write();
+        table.outgoing_of(stamp)?;
+        table.outgoing_of_mut(stamp)?.take_notes();
+        Ok(())
     }
 
-    /// The range is neither read nor written here any more, until the attempt is decided.
+    /// The pairs of the keys that were taken, as they are now, and which of the keys are not there any more.
     ///
     /// # Errors
     /// [`MoveError`].
-    pub fn freeze(&self, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
+    pub fn taken_delta(&self, stamp: &Stamp) -> Result<Delta, MoveError> {
+        let table = self.table.read();
+        Ok(self.delta(&table.outgoing_of(stamp)?.taken))
+    }
+
+    /// The range is neither read nor written here any more, until the attempt is decided. The keys that were written since the last
+    /// delta become those of the last one. Frozen again, it stays as it is.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub fn freeze(&self, stamp: &Stamp) -> Result<(), MoveError> {
         let mut table = self.table.write();
         table.obey(stamp)?;
-        table.outgoing_of(stamp)?;
-        let one = table.outgoing.iter_mut().find(|one| one.piece == stamp.piece).expect("found above");
-        one.frozen = true;
-        let notes = std::mem::take(&mut *one.notes.lock());
-        let range = one.range.clone();
+        let one = table.outgoing_of_mut(stamp)?;
+        if !one.frozen {
+            one.frozen = true;
+            one.take_notes();
+        }
+        Ok(())
+    }
+
+    /// What a frozen range has in the end: its last delta, and what the target has to hold.
+    ///
+    /// # Errors
+    /// [`MoveError`]; [`MoveError::NotUnderWay`] also where the range is not frozen.
+    pub fn frozen_parcel(&self, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
+        let (range, taken) = {
+            let table = self.table.read();
+            let one = table.outgoing_of(stamp)?;
+            if !one.frozen {
+                return Err(MoveError::NotUnderWay);
+            }
+            (one.range.clone(), one.taken.clone())
+        };
         // Nobody writes to the range any more; the rest of the shard goes on.
-        drop(table);
-        let delta = self.delta(notes);
+        let delta = self.delta(&taken);
         let checksum = self.store.checksum(&range);
         let records = self.retries.of_range(&range);
         Ok((delta, Frozen { checksum, index: self.store.index(), records }))
     }
 
-    fn delta(&self, notes: HashSet<Box<[u8]>>) -> Delta {
+    fn delta(&self, keys: &HashSet<Box<[u8]>>) -> Delta {
         let mut delta = Delta::default();
-        for key in notes {
-            let hash = self.store.hash_key().hash(&key);
-            match self.store.get(hash, &key) {
-                Some(held) => delta.pairs.push(Copied::of(key, held)),
-                None => delta.deleted.push(key),
+        for key in keys {
+            let hash = self.store.hash_key().hash(key);
+            match self.store.get(hash, key) {
+                Some(held) => delta.pairs.push(Copied::of(key.clone(), held)),
+                None => delta.deleted.push(key.clone()),
             }
         }
         delta
@@ -272,6 +309,11 @@ impl Table {
             return Err(MoveError::OldTerm);
         }
         self.outgoing.iter().find(|one| one.piece == stamp.piece).ok_or(MoveError::NotUnderWay)
+    }
+
+    fn outgoing_of_mut(&mut self, stamp: &Stamp) -> Result<&mut Outgoing, MoveError> {
+        let outgoing = self.outgoing.iter_mut().find(|one| one.piece == stamp.piece);
+        outgoing.ok_or(MoveError::NotUnderWay)
     }
 
     fn incoming_of(&self, stamp: &Stamp) -> Result<&Incoming, MoveError> {

@@ -82,6 +82,16 @@ pub(super) fn overlap(one: &HashRange, other: &HashRange) -> bool {
     ends_after(one.to.as_ref(), &other.from) && ends_after(other.to.as_ref(), &one.from)
 }
 
+/// What two ranges have in common.
+pub(super) fn intersection(one: &HashRange, other: &HashRange) -> Option<HashRange> {
+    let from = one.from.clone().max(other.from.clone());
+    let to = match (&one.to, &other.to) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.as_ref().or(b.as_ref()),
+    };
+    overlap(one, other).then(|| HashRange { from, to: to.cloned() })
+}
+
 fn ends_after(end: Option<&Point>, point: &Point) -> bool {
     end.is_none_or(|end| end > point)
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use parking_lot::Mutex;
 
 use super::{Done, Forwarded};
-use crate::model::binary::{Malformed, Reader, put_number};
+use crate::model::binary::{Malformed, Reader, put_number, put_wide};
 use crate::model::hash::KeyHash;
 use crate::model::range::HashRange;
 
@@ -27,7 +27,7 @@ pub struct RetryRecord {
     /// The hash of its key.
     pub hash: u128,
     /// What was done.
-    pub outcome: RetryOutcome,
+    pub outcome: WriteOutcome,
     /// When, in milliseconds.
     pub at_ms: u64,
 }
@@ -35,8 +35,8 @@ pub struct RetryRecord {
 impl RetryRecord {
     /// Appends its binary form.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.request.to_le_bytes());
-        out.extend_from_slice(&self.hash.to_le_bytes());
+        put_wide(out, self.request);
+        put_wide(out, self.hash);
         out.push(self.outcome as u8);
         put_number(out, self.at_ms);
     }
@@ -46,23 +46,15 @@ impl RetryRecord {
     /// # Errors
     /// When the bytes are no record.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let mut wide =
-            || reader.take(16).map(|bytes| u128::from_le_bytes(bytes.try_into().expect("16 bytes")));
-        let (request, hash) = (wide()?, wide()?);
-        let outcome = match reader.byte()? {
-            0 => RetryOutcome::Added,
-            1 => RetryOutcome::Updated,
-            2 => RetryOutcome::Deleted,
-            3 => RetryOutcome::Absent,
-            _ => return Err(Malformed("unknown outcome")),
-        };
+        let (request, hash) = (reader.wide()?, reader.wide()?);
+        let outcome = WriteOutcome::from_byte(reader.byte()?)?;
         Ok(Self { request, hash, outcome, at_ms: reader.number()? })
     }
 }
 
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryOutcome {
+pub enum WriteOutcome {
     /// The key was absent.
     Added,
     /// The key was present.
@@ -71,6 +63,13 @@ pub enum RetryOutcome {
     Deleted,
     /// There was nothing to delete.
     Absent,
+}
+
+impl WriteOutcome {
+    pub(super) fn from_byte(byte: u8) -> Result<Self, Malformed> {
+        let all = [Self::Added, Self::Updated, Self::Deleted, Self::Absent];
+        all.get(usize::from(byte)).copied().ok_or(Malformed("unknown outcome of a write"))
+    }
 }
 
 pub(super) struct Retries {
@@ -97,12 +96,7 @@ impl Retries {
             return record.outcome.into();
         }
         let done = write();
-        let outcome = match done {
-            Done::Added => RetryOutcome::Added,
-            Done::Updated => RetryOutcome::Updated,
-            Done::Deleted => RetryOutcome::Deleted,
-            Done::Absent | Done::Found(_) => RetryOutcome::Absent,
-        };
+        let outcome = WriteOutcome::from(&done);
         let record =
             RetryRecord { request: forwarded.request, hash: hash.0, outcome, at_ms: forwarded.now_ms };
         stripe.keep(record);
@@ -141,7 +135,7 @@ impl Stripe {
         }
         while let Some(oldest) = self.order.front() {
             let at_ms = self.by_request.get(oldest).map_or(0, |oldest| oldest.at_ms);
-            if self.order.len() <= RECORDS_PER_STRIPE && at_ms + KEPT_MS > record.at_ms {
+            if self.order.len() <= RECORDS_PER_STRIPE && at_ms.saturating_add(KEPT_MS) > record.at_ms {
                 break;
             }
             let oldest = self.order.pop_front().expect("it was just looked at");
@@ -150,13 +144,24 @@ impl Stripe {
     }
 }
 
-impl From<RetryOutcome> for Done {
-    fn from(outcome: RetryOutcome) -> Self {
+impl From<&Done> for WriteOutcome {
+    fn from(done: &Done) -> Self {
+        match done {
+            Done::Added => Self::Added,
+            Done::Updated => Self::Updated,
+            Done::Deleted => Self::Deleted,
+            Done::Absent | Done::Found(_) => Self::Absent,
+        }
+    }
+}
+
+impl From<WriteOutcome> for Done {
+    fn from(outcome: WriteOutcome) -> Self {
         match outcome {
-            RetryOutcome::Added => Self::Added,
-            RetryOutcome::Updated => Self::Updated,
-            RetryOutcome::Deleted => Self::Deleted,
-            RetryOutcome::Absent => Self::Absent,
+            WriteOutcome::Added => Self::Added,
+            WriteOutcome::Updated => Self::Updated,
+            WriteOutcome::Deleted => Self::Deleted,
+            WriteOutcome::Absent => Self::Absent,
         }
     }
 }

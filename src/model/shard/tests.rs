@@ -82,9 +82,19 @@ fn prepare(source: &Shard, target: &Shard, stamp: &Stamp, range: &HashRange) -> 
     finish(source, target, stamp)
 }
 
+fn delta(source: &Shard, stamp: &Stamp) -> Result<Delta, MoveError> {
+    source.take_delta(stamp)?;
+    source.taken_delta(stamp)
+}
+
+fn freeze(source: &Shard, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
+    source.freeze(stamp)?;
+    source.frozen_parcel(stamp)
+}
+
 /// Freezes the source and prepares the target.
 fn finish(source: &Shard, target: &Shard, stamp: &Stamp) -> Result<Checksum, MoveError> {
-    let (delta, frozen) = source.freeze(stamp)?;
+    let (delta, frozen) = freeze(source, stamp)?;
     target.install(stamp, &delta)?;
     target.prepare(stamp, &frozen)
 }
@@ -121,11 +131,14 @@ fn a_range_is_served_by_one_shard_in_every_state_of_a_move() {
     target.install(&stamp, &Delta { pairs, deleted: Vec::new() }).unwrap();
     check((true, false), (20, 5));
     assert!(put(&source, 110, "2").is_ok() && put(&source, 125, "2").is_ok() && delete(&source, 111).is_ok());
-    let delta = source.outgoing_delta(&stamp).unwrap();
-    assert_eq!((delta.pairs.len(), delta.deleted.len()), (2, 1));
-    target.install(&stamp, &delta).unwrap();
+    let taken = delta(&source, &stamp).unwrap();
+    assert_eq!((taken.pairs.len(), taken.deleted.len()), (2, 1));
+    target.install(&stamp, &taken).unwrap();
     assert!(delete(&source, 112).is_ok());
-    let (delta, frozen) = source.freeze(&stamp).unwrap();
+    assert!(matches!(source.frozen_parcel(&stamp), Err(MoveError::NotUnderWay)), "it is not frozen");
+    let (_, first) = freeze(&source, &stamp).unwrap();
+    let (delta, frozen) = freeze(&source, &stamp).unwrap();
+    assert_eq!(first, frozen, "frozen again it is the same");
     assert_eq!((delta.pairs.len(), delta.deleted.len(), frozen.checksum.pairs), (0, 1, 9));
     assert_eq!(get(&source, 110), Err(Refused::Moving));
     check((false, false), (19, 5));
@@ -192,18 +205,18 @@ fn a_former_leader_and_old_news_mean_nothing() {
     let old = stamp(0, 4, 2);
     assert_eq!(source.begin_outgoing(&old, &moved), Err(MoveError::OldTerm));
     assert_eq!(source.outgoing_batch(&old, &moved, ALL).err(), Some(MoveError::OldTerm));
-    assert_eq!(source.outgoing_delta(&old).err(), Some(MoveError::OldTerm));
-    assert_eq!(source.freeze(&old).err(), Some(MoveError::OldTerm));
+    assert_eq!(delta(&source, &old).err(), Some(MoveError::OldTerm));
+    assert_eq!(freeze(&source, &old).err(), Some(MoveError::OldTerm));
     assert_eq!(target.begin_incoming(&old, &moved), Err(MoveError::OldTerm));
     assert_eq!(target.install(&old, &Delta::default()), Err(MoveError::OldTerm));
     assert_eq!(target.prepare(&old, &Frozen::default()), Err(MoveError::OldTerm));
     // Older than the attempt, so it does not end it; older than what is known, so it says nothing.
     source.learn(&directive(1, 1, &[keys(0, 128)], &[]));
-    assert!(source.outgoing_delta(&stamp(0, 5, 2)).is_ok());
+    assert!(delta(&source, &stamp(0, 5, 2)).is_ok());
     source.learn(&directive(1, 9, &[], &[]));
     assert_eq!(sizes(&source, &target), (20, 5));
     source.learn(&directive(2, 1, &[keys(0, 128)], &[]));
-    assert_eq!(source.outgoing_delta(&stamp(0, 5, 2)).err(), Some(MoveError::NotUnderWay));
+    assert_eq!(delta(&source, &stamp(0, 5, 2)).err(), Some(MoveError::NotUnderWay));
 }
 
 #[test]

@@ -67,7 +67,10 @@ pub(super) async fn copy(
         rest = batch.rest;
     }
     for _ in 0..DELTA_ROUNDS {
-        let delta = ask(&world, &source, move |shard| shard.outgoing_delta(&stamp).map_err(text)).await?;
+        let delta = ask(&world, &source, move |shard| {
+            shard.take_delta(&stamp).and_then(|()| shard.taken_delta(&stamp)).map_err(text)
+        });
+        let delta = delta.await?;
         shard.install(&stamp, &delta).map_err(text)?;
         if delta.pairs.len() + delta.deleted.len() < 2 {
             break;
@@ -84,8 +87,10 @@ pub(super) async fn prepare(
     source: Source,
 ) -> Result<u64, String> {
     let shard = shard_of(&world, &target, group)?;
-    let (delta, frozen): (Delta, Frozen) =
-        ask(&world, &source, move |shard| shard.freeze(&stamp).map_err(text)).await?;
+    let parcel = ask(&world, &source, move |shard| {
+        shard.freeze(&stamp).and_then(|()| shard.frozen_parcel(&stamp)).map_err(text)
+    });
+    let (delta, frozen): (Delta, Frozen) = parcel.await?;
     shard.install(&stamp, &delta).map_err(text)?;
     world.touched.set(true);
     shard.prepare(&stamp, &frozen).map(|received| received.pairs).map_err(text)

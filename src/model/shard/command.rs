@@ -1,0 +1,312 @@
+//! The changes of a shard as the log of its group holds them, and what comes of them.
+//!
+//! Every change of a shard whose group has several replicas is one of these. What applying one does depends on the state and the
+//! command only: the clock and the ids of requests are read by whoever proposes it.
+
+use super::form::{put_checksum, read_checksum};
+use super::{
+    CensusCount, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation, Refused,
+    Shard, Stamp, WriteOutcome,
+};
+use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_wide};
+
+/// A change of a shard.
+pub enum ShardCommand {
+    /// A client's write; done once under the id of its request.
+    Write {
+        /// The key.
+        key: Box<[u8]>,
+        /// The raw JSON text of the value; nothing to delete the key.
+        value: Option<Box<[u8]>>,
+        /// The request, the epoch it was routed by, and the time.
+        forwarded: Forwarded,
+    },
+    /// [`Shard::begin_outgoing`].
+    BeginOutgoing {
+        /// Who orders it.
+        stamp: Stamp,
+        /// What leaves.
+        range: HashRange,
+    },
+    /// [`Shard::take_delta`].
+    TakeDelta {
+        /// Who orders it.
+        stamp: Stamp,
+    },
+    /// [`Shard::freeze`].
+    Freeze {
+        /// Who orders it.
+        stamp: Stamp,
+    },
+    /// [`Shard::begin_incoming`].
+    BeginIncoming {
+        /// Who orders it.
+        stamp: Stamp,
+        /// What comes.
+        range: HashRange,
+    },
+    /// [`Shard::install`].
+    Install {
+        /// Who orders it.
+        stamp: Stamp,
+        /// What the source sent.
+        delta: Delta,
+    },
+    /// [`Shard::prepare`].
+    Prepare {
+        /// Who orders it.
+        stamp: Stamp,
+        /// What has to be here.
+        frozen: Frozen,
+    },
+    /// [`Shard::learn`].
+    Learn(Directive),
+    /// [`Shard::take_census`].
+    Census {
+        /// The view change.
+        change: u64,
+        /// What is counted.
+        ranges: Vec<HashRange>,
+    },
+    /// [`Shard::close_census`].
+    CloseCensus {
+        /// The view change.
+        change: u64,
+    },
+}
+
+/// What applying a command came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardOutcome {
+    /// Of a write: what it did, now or when it was done before.
+    Write(Result<WriteOutcome, Refused>),
+    /// Of an order about a piece, other than to prepare it.
+    Moved(Result<(), MoveError>),
+    /// Of an order to prepare a piece: what was received.
+    Prepared(Result<Checksum, MoveError>),
+    /// Of a census: nothing where another view change is planned already.
+    Census(Option<CensusCount>),
+    /// Of what cannot fail.
+    Done,
+    /// Nothing was done: the command cannot be read. No replica of this version proposes such a one.
+    Malformed,
+}
+
+const PUT: u8 = 0;
+const DELETE: u8 = 1;
+const BEGIN_OUTGOING: u8 = 2;
+const TAKE_DELTA: u8 = 3;
+const FREEZE: u8 = 4;
+const BEGIN_INCOMING: u8 = 5;
+const INSTALL: u8 = 6;
+const PREPARE: u8 = 7;
+const LEARN: u8 = 8;
+const CENSUS: u8 = 9;
+const CLOSE_CENSUS: u8 = 10;
+
+/// The binary form of [`ShardCommand::Write`], without copying key and value into one first.
+pub fn encode_write(key: &[u8], value: Option<&[u8]>, forwarded: &Forwarded) -> Vec<u8> {
+    // Kind, request, two numbers of at most ten bytes, two lengths of at most five.
+    let mut out = Vec::with_capacity(1 + 16 + 20 + 10 + key.len() + value.map_or(0, <[u8]>::len));
+    out.push(if value.is_some() { PUT } else { DELETE });
+    put_wide(&mut out, forwarded.request);
+    put_number(&mut out, forwarded.epoch);
+    put_number(&mut out, forwarded.now_ms);
+    put_bytes(&mut out, key);
+    if let Some(value) = value {
+        put_bytes(&mut out, value);
+    }
+    out
+}
+
+impl ShardCommand {
+    /// Its binary form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut order = |kind: u8, stamp: &Stamp| {
+            out.push(kind);
+            stamp.encode(&mut out);
+        };
+        match self {
+            Self::Write { key, value, forwarded } => return encode_write(key, value.as_deref(), forwarded),
+            Self::BeginOutgoing { stamp, range } => {
+                order(BEGIN_OUTGOING, stamp);
+                range.encode(&mut out);
+            }
+            Self::TakeDelta { stamp } => order(TAKE_DELTA, stamp),
+            Self::Freeze { stamp } => order(FREEZE, stamp),
+            Self::BeginIncoming { stamp, range } => {
+                order(BEGIN_INCOMING, stamp);
+                range.encode(&mut out);
+            }
+            Self::Install { stamp, delta } => {
+                order(INSTALL, stamp);
+                delta.encode(&mut out);
+            }
+            Self::Prepare { stamp, frozen } => {
+                order(PREPARE, stamp);
+                frozen.encode(&mut out);
+            }
+            Self::Learn(directive) => {
+                out.push(LEARN);
+                directive.encode(&mut out);
+            }
+            Self::Census { change, ranges } => {
+                out.push(CENSUS);
+                put_number(&mut out, *change);
+                put_list(&mut out, ranges.iter(), HashRange::encode);
+            }
+            Self::CloseCensus { change } => {
+                out.push(CLOSE_CENSUS);
+                put_number(&mut out, *change);
+            }
+        }
+        out
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are no command.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let reader = &mut Reader::new(bytes);
+        let command = match reader.byte()? {
+            kind @ (PUT | DELETE) => {
+                let (request, epoch, now_ms) = (reader.wide()?, reader.number()?, reader.number()?);
+                let key = reader.bytes(LONGEST_BYTES)?.into();
+                let value = if kind == PUT { Some(reader.bytes(LONGEST_BYTES)?.into()) } else { None };
+                Self::Write { key, value, forwarded: Forwarded { request, epoch, now_ms } }
+            }
+            BEGIN_OUTGOING => {
+                Self::BeginOutgoing { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
+            }
+            TAKE_DELTA => Self::TakeDelta { stamp: Stamp::decode(reader)? },
+            FREEZE => Self::Freeze { stamp: Stamp::decode(reader)? },
+            BEGIN_INCOMING => {
+                Self::BeginIncoming { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
+            }
+            INSTALL => Self::Install { stamp: Stamp::decode(reader)?, delta: Delta::decode(reader)? },
+            PREPARE => Self::Prepare { stamp: Stamp::decode(reader)?, frozen: Frozen::decode(reader)? },
+            LEARN => Self::Learn(Directive::decode(reader)?),
+            CENSUS => Self::Census { change: reader.number()?, ranges: reader.list(HashRange::decode)? },
+            CLOSE_CENSUS => Self::CloseCensus { change: reader.number()? },
+            _ => return Err(Malformed("unknown kind of command")),
+        };
+        reader.end()?;
+        Ok(command)
+    }
+}
+
+impl ShardOutcome {
+    /// Its binary form.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Write(Ok(outcome)) => out.extend([0, *outcome as u8]),
+            Self::Write(Err(refused)) => out.extend([1, *refused as u8]),
+            Self::Moved(Ok(())) => out.push(2),
+            Self::Prepared(Ok(received)) => {
+                out.push(3);
+                put_checksum(&mut out, received);
+            }
+            Self::Moved(Err(error)) => put_error(&mut out, 4, error),
+            Self::Prepared(Err(error)) => put_error(&mut out, 5, error),
+            Self::Census(None) => out.push(6),
+            Self::Census(Some(count)) => {
+                out.push(7);
+                put_list(&mut out, count.pairs.iter(), |pairs, out| put_number(out, *pairs));
+            }
+            Self::Done => out.push(8),
+            Self::Malformed => out.push(9),
+        }
+        out
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are no outcome.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let outcome = match reader.byte()? {
+            0 => Self::Write(Ok(WriteOutcome::from_byte(reader.byte()?)?)),
+            1 => Self::Write(Err(read_refused(&mut reader)?)),
+            2 => Self::Moved(Ok(())),
+            3 => Self::Prepared(Ok(read_checksum(&mut reader)?)),
+            4 => Self::Moved(Err(read_error(&mut reader)?)),
+            5 => Self::Prepared(Err(read_error(&mut reader)?)),
+            6 => Self::Census(None),
+            7 => Self::Census(Some(CensusCount { pairs: reader.list(Reader::number)? })),
+            8 => Self::Done,
+            9 => Self::Malformed,
+            _ => return Err(Malformed("unknown kind of outcome")),
+        };
+        reader.end()?;
+        Ok(outcome)
+    }
+}
+
+fn read_refused(reader: &mut Reader<'_>) -> Result<Refused, Malformed> {
+    let all = [Refused::Moving, Refused::NotOwned, Refused::Sealed, Refused::Logged];
+    all.get(usize::from(reader.byte()?)).copied().ok_or(Malformed("unknown refusal"))
+}
+
+fn put_error(out: &mut Vec<u8>, kind: u8, error: &MoveError) {
+    out.push(kind);
+    match error {
+        MoveError::OldTerm => out.push(0),
+        MoveError::NotUnderWay => out.push(1),
+        MoveError::WrongRange => out.push(2),
+        MoveError::ChecksumDiffers { sent, received } => {
+            out.push(3);
+            put_checksum(out, sent);
+            put_checksum(out, received);
+        }
+    }
+}
+
+fn read_error(reader: &mut Reader<'_>) -> Result<MoveError, Malformed> {
+    Ok(match reader.byte()? {
+        0 => MoveError::OldTerm,
+        1 => MoveError::NotUnderWay,
+        2 => MoveError::WrongRange,
+        3 => MoveError::ChecksumDiffers { sent: read_checksum(reader)?, received: read_checksum(reader)? },
+        _ => return Err(Malformed("unknown error of a move")),
+    })
+}
+
+impl Shard {
+    /// Does what a command says; also where direct writes are refused. Commands that are applied in the same order to equal shards lead
+    /// to equal shards and equal outcomes, whatever each has swept.
+    pub fn apply(&self, command: &ShardCommand) -> ShardOutcome {
+        match command {
+            ShardCommand::Write { key, value, forwarded } => {
+                let hash = self.store.hash_key().hash(key);
+                let operation = value.as_deref().map_or(Operation::Delete, Operation::Put);
+                let done = self.run_in(&self.table.read(), hash, key, operation, Some(*forwarded));
+                ShardOutcome::Write(done.map(|done| WriteOutcome::from(&done)))
+            }
+            ShardCommand::BeginOutgoing { stamp, range } => {
+                ShardOutcome::Moved(self.begin_outgoing(stamp, range))
+            }
+            ShardCommand::TakeDelta { stamp } => ShardOutcome::Moved(self.take_delta(stamp)),
+            ShardCommand::Freeze { stamp } => ShardOutcome::Moved(self.freeze(stamp)),
+            ShardCommand::BeginIncoming { stamp, range } => {
+                ShardOutcome::Moved(self.begin_incoming(stamp, range))
+            }
+            ShardCommand::Install { stamp, delta } => ShardOutcome::Moved(self.install(stamp, delta)),
+            ShardCommand::Prepare { stamp, frozen } => ShardOutcome::Prepared(self.prepare(stamp, frozen)),
+            ShardCommand::Learn(directive) => {
+                self.learn(directive);
+                ShardOutcome::Done
+            }
+            ShardCommand::Census { change, ranges } => {
+                ShardOutcome::Census(self.take_census(*change, ranges))
+            }
+            ShardCommand::CloseCensus { change } => {
+                self.close_census(*change);
+                ShardOutcome::Done
+            }
+        }
+    }
+}

@@ -27,6 +27,11 @@ impl HashKey {
         Self(((first as u128) << u64::BITS) | second as u128)
     }
 
+    /// Both halves, the first one above.
+    pub fn number(self) -> u128 {
+        self.0
+    }
+
     /// The hash of a key.
     pub fn hash(self, key: &[u8]) -> KeyHash {
         #[cfg(test)]

@@ -58,7 +58,7 @@ impl<'a> Record<'a> {
 }
 
 /// Pages of records. Of all pages only the open one is appended to.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Pages {
     all: Vec<Page>,
     open: Option<u32>,
@@ -68,7 +68,7 @@ pub struct Pages {
     sparse: Vec<u32>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Page {
     bytes: Vec<u8>,
     live: usize,

@@ -29,11 +29,11 @@ pub struct Tally {
 
 /// Counts what clients do since the cut of a view change.
 pub(super) struct Tallying {
-    change: u64,
-    created: AtomicU64,
-    deleted: AtomicU64,
+    pub(super) change: u64,
+    pub(super) created: AtomicU64,
+    pub(super) deleted: AtomicU64,
     /// The same key by key, for as long as the cut may be asked for places.
-    changes: Option<Mutex<Changes>>,
+    pub(super) changes: Option<Mutex<Changes>>,
 }
 
 impl Tallying {

@@ -11,6 +11,7 @@ mod form;
 mod moving;
 mod ranges;
 mod retries;
+mod snapshot;
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ pub use self::census::{CensusCount, Tally};
 pub use self::command::{ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::retries::{RequestId, RetryRecord, WriteOutcome};
+pub use self::snapshot::Snapshot;
 
 /// What is asked of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,5 +328,7 @@ impl Table {
     }
 }
 
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod tests;

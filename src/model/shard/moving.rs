@@ -110,15 +110,15 @@ pub struct Directive {
 
 /// A piece that leaves.
 pub(super) struct Outgoing {
-    piece: PieceId,
+    pub(super) piece: PieceId,
     /// No older state says anything about the attempt.
-    since: u64,
-    range: HashRange,
-    frozen: bool,
+    pub(super) since: u64,
+    pub(super) range: HashRange,
+    pub(super) frozen: bool,
     /// The keys written since a delta was taken last.
-    notes: Mutex<HashSet<Box<[u8]>>>,
+    pub(super) notes: Mutex<HashSet<Box<[u8]>>>,
     /// The keys of the delta that was taken last, to be read.
-    taken: HashSet<Box<[u8]>>,
+    pub(super) taken: HashSet<Box<[u8]>>,
 }
 
 impl Outgoing {
@@ -141,15 +141,15 @@ impl Outgoing {
 
 /// A piece that comes.
 pub(super) struct Incoming {
-    piece: PieceId,
+    pub(super) piece: PieceId,
     /// No older state says anything about the attempt.
-    since: u64,
-    range: HashRange,
-    pairs: AtomicU64,
+    pub(super) since: u64,
+    pub(super) range: HashRange,
+    pub(super) pairs: AtomicU64,
     /// Nothing is added any more, since it is being compared with the source.
-    complete: bool,
+    pub(super) complete: bool,
     /// Everything is here and agrees with the source: the piece may be handed over.
-    prepared: Option<Vec<RetryRecord>>,
+    pub(super) prepared: Option<Vec<RetryRecord>>,
 }
 
 impl Incoming {

@@ -1,5 +1,6 @@
 //! The ranges that a shard owns.
 
+use crate::model::binary::Malformed;
 use crate::model::hash::KeyHash;
 use crate::model::range::{HashRange, Point};
 
@@ -10,6 +11,15 @@ pub(super) struct OwnedRanges {
 }
 
 impl OwnedRanges {
+    /// The ranges of a snapshot.
+    ///
+    /// # Errors
+    /// When they do not ascend, or overlap.
+    pub(super) fn from_rows(rows: Vec<(HashRange, u64)>) -> Result<Self, Malformed> {
+        let ascend = rows.windows(2).all(|two| two[0].0.to.as_ref().is_some_and(|to| *to <= two[1].0.from));
+        if ascend { Ok(Self { rows }) } else { Err(Malformed("owned ranges ascend")) }
+    }
+
     pub(super) fn rows(&self) -> &[(HashRange, u64)] {
         &self.rows
     }

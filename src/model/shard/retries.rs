@@ -103,6 +103,31 @@ impl Retries {
         done
     }
 
+    /// What the records of a snapshot come to: for each stripe those that it kept, in their order.
+    ///
+    /// # Errors
+    /// When a record stands there twice, or there are more than a stripe keeps.
+    pub(super) fn restored(records: Vec<RetryRecord>) -> Result<Self, Malformed> {
+        let retries = Self::default();
+        for record in records {
+            let mut stripe = retries.stripe(KeyHash(record.hash)).lock();
+            // Not by `keep`: what left when was decided by the times of those that came after it then.
+            let is_double = stripe.by_request.insert(record.request, record).is_some();
+            stripe.order.push_back(record.request);
+            if is_double || stripe.order.len() > RECORDS_PER_STRIPE {
+                return Err(Malformed("retry records that no shard can have"));
+            }
+        }
+        Ok(retries)
+    }
+
+    /// Takes over all records of another.
+    pub(super) fn replace(&self, other: Self) {
+        for (stripe, fresh) in self.stripes.iter().zip(other.stripes) {
+            *stripe.lock() = fresh.into_inner();
+        }
+    }
+
     /// The records of a range. Where a cut falls between two keys of one hash, those of both sides.
     pub(super) fn of_range(&self, range: &HashRange) -> Vec<RetryRecord> {
         let lies_in =

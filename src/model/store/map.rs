@@ -117,6 +117,10 @@ impl Store {
         self.versions.fetch_max(at_least, Ordering::Relaxed);
     }
 
+    pub(super) fn set_index(&self, index: u64) {
+        self.versions.store(index, Ordering::Relaxed);
+    }
+
     /// The pair of a key.
     pub fn get(&self, hash: KeyHash, key: &[u8]) -> Option<Held> {
         let stripe = self.stripe(hash).read();

@@ -1,6 +1,7 @@
 //! The map from keys to pairs, and what is asked of whole ranges of it.
 
 mod checksum;
+mod copy;
 mod map;
 mod parts;
 mod pieces;
@@ -11,5 +12,6 @@ mod stripe;
 mod trial;
 
 pub use checksum::Checksum;
+pub use copy::StoreCopy;
 pub use map::{Held, Size, Store};
 pub use scan::{Batch, BatchLimit, Copied, Value};

@@ -2,6 +2,7 @@
 
 use std::cmp::max;
 use std::mem;
+use std::ops::Range;
 
 use parking_lot::RwLock;
 
@@ -36,17 +37,21 @@ impl Part<'_> {
 impl Store {
     /// The parts of a range, in the order of the space. One that ends before it begins has none or an empty one.
     pub(super) fn parts<'a>(&'a self, range: &'a HashRange) -> impl Iterator<Item = Part<'a>> {
-        let first = self.stripe_number(KeyHash(range.from.hash));
         let to = range.to.as_ref();
-        let end = to
-            .map_or(self.starts.len(), |to| self.starts.partition_point(|start| stripe_start(*start) < *to));
-        (first..end).map(move |number| {
+        self.stripes_of(range).map(move |number| {
             let start = stripe_start(self.starts[number]);
             let end = self.starts.get(number + 1).map(|start| stripe_start(*start));
             let whole = range.from <= start && to.is_none_or(|to| end.as_ref().is_some_and(|end| end <= to));
             let within = (!whole).then_some(range);
             Part { stripe: &self.stripes[number], within, start, end }
         })
+    }
+
+    /// The numbers of the stripes that have a part of a range.
+    pub(super) fn stripes_of(&self, range: &HashRange) -> Range<usize> {
+        let first = self.stripe_number(KeyHash(range.from.hash));
+        let end = |to: &Point| self.starts.partition_point(|start| stripe_start(*start) < *to);
+        first..range.to.as_ref().map_or(self.starts.len(), end)
     }
 
     /// How much a range holds: exact for each stripe at the moment it is looked at. Only at the two edges

@@ -1,0 +1,426 @@
+//! Shards that are changed by commands only, as the replicas of a group are.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+use crate::model::binary::Reader;
+use crate::model::pages::Record;
+use crate::model::store::{Copied, Value};
+
+const HASH_KEY: HashKey = HashKey::FIRST_BYTE;
+/// The space is cut into as many ranges, of which each is a piece.
+const RANGES: u8 = 4;
+const KEYS: u8 = 32;
+
+fn range(number: u8) -> HashRange {
+    let cut = |number: u8| Point::before_hash(HASH_KEY.hash(&[number * (KEYS / RANGES)]).0);
+    HashRange { from: cut(number), to: (number + 1 < RANGES).then(|| cut(number + 1)) }
+}
+
+/// The keys of the last range have the highest hashes, and each hash two keys.
+fn key(number: u8) -> Box<[u8]> {
+    [&[number / 2 * 2][..], if number.is_multiple_of(2) { b"" } else { b"b" }].concat().into()
+}
+
+/// Short ones lie in pages, the others by themselves.
+fn value(number: u8) -> Box<[u8]> {
+    let length = if number.is_multiple_of(5) { 2100 } else { usize::from(number) };
+    vec![b'0' + number % 10; length].into()
+}
+
+fn empty() -> Shard {
+    let shard = Shard::new(1, HASH_KEY, [], 1);
+    shard.set_logged(true);
+    shard
+}
+
+fn founded() -> Shard {
+    let shard = Shard::new(1, HASH_KEY, [range(0), range(1), range(2)], 1);
+    shard.set_logged(true);
+    shard
+}
+
+fn snapshot(shard: &Shard) -> Vec<u8> {
+    shard.snapshot().collect::<Vec<_>>().concat()
+}
+
+fn restored(shard: &Shard) -> Shard {
+    let other = empty();
+    other.restore(&snapshot(shard)).unwrap();
+    other
+}
+
+/// Version and value by key.
+type Pairs = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;
+
+/// All that a snapshot holds: what is not pairs as it stands there, and the pairs in order.
+fn content(shard: &Shard) -> (Vec<u8>, Pairs) {
+    let bytes = snapshot(shard);
+    let mut reader = Reader::new(&bytes);
+    // The form, the hash key and the counter of versions.
+    let _ = (reader.number().unwrap(), reader.wide().unwrap(), reader.number().unwrap());
+    Table::decode(&mut reader).unwrap();
+    RetryRecord::decode_all(&mut reader).unwrap();
+    let head = bytes[..bytes.len() - reader.rest().len()].to_vec();
+    let mut pairs = Pairs::new();
+    loop {
+        let count = reader.number().unwrap();
+        for _ in 0..count {
+            let Record { version, key, value } = Record::decode(&mut reader).unwrap();
+            pairs.insert(key.to_vec(), (version, value.to_vec()));
+        }
+        if count == 0 {
+            reader.end().unwrap();
+            return (head, pairs);
+        }
+    }
+}
+
+/// What readers of a shard are told: of the pairs, of each attempt, and of the view change.
+fn told(shard: &Shard) -> String {
+    let deltas = stamps().map(|stamp| {
+        let delta = shard.taken_delta(&stamp).map(|delta| {
+            let mut pairs: Vec<_> = delta.pairs.iter().map(|pair| (&pair.key, pair.version)).collect();
+            let mut deleted = delta.deleted.clone();
+            pairs.sort();
+            deleted.sort();
+            format!("{pairs:?} {deleted:?}")
+        });
+        (delta, shard.frozen_parcel(&stamp).map(|(_, frozen)| frozen))
+    });
+    let deltas: Vec<_> = deltas.collect();
+    // Nobody asks for places of what was dropped, which may still be there.
+    let is_owned =
+        shard.owned().iter().any(|(owned, _)| ranges::cover(std::slice::from_ref(owned), &range(1)));
+    let ranks: Vec<_> = (0..3).filter(|_| is_owned).map(|rank| (range(1), rank)).collect();
+    let audit = shard.audit();
+    assert_eq!(audit.stray, 0);
+    let view_change = (shard.tally(1), shard.places(1, &ranks), shard.version());
+    format!("{audit:?} {:?} {view_change:?} {deltas:?}", (shard.owned(), shard.size().pairs))
+}
+
+fn stamps() -> impl Iterator<Item = Stamp> {
+    (0..u32::from(RANGES)).flat_map(|index| (0..2).map(move |attempt| stamp(index, attempt, 9, 0)))
+}
+
+fn stamp(index: u32, attempt: u32, term: u64, version: u64) -> Stamp {
+    Stamp { piece: PieceId { change: 1, index, attempt }, term, version }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write {
+        key: u8,
+        value: Option<u8>,
+        request: u8,
+        epoch: u64,
+        later_ms: u64,
+    },
+    BeginOutgoing(u8, u32),
+    TakeDelta(u8, u32),
+    Freeze(u8, u32),
+    BeginIncoming(u8, u32),
+    Install {
+        at: (u8, u32),
+        key: u8,
+        value: u8,
+        version: u64,
+        deleted: u8,
+    },
+    Prepare {
+        at: (u8, u32),
+        fits: bool,
+        index: u64,
+        record: u8,
+    },
+    Learn {
+        mine: Vec<u8>,
+        open: Vec<(u8, u32)>,
+        counting: bool,
+        planned: bool,
+        meta_group: u64,
+    },
+    Census(u64),
+    CloseCensus(u64),
+    /// Only one of the two shards does this.
+    Sweep,
+    /// As does this: it gives way to a new one.
+    Restore,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = || (0..RANGES, 0_u32..2);
+    let of = |make: fn(u8, u32) -> Step| at().prop_map(move |(range, attempt)| make(range, attempt));
+    let write = (0..KEYS, prop::option::weighted(0.7, 0_u8..20), 0_u8..40, 0_u64..4, 0_u64..9);
+    let write = write.prop_map(|(key, value, request, epoch, later)| Step::Write {
+        key,
+        value,
+        request,
+        epoch,
+        // Some records leave because of their age.
+        later_ms: if later == 0 { 30_000 } else { later },
+    });
+    let install = (at(), 0..KEYS / RANGES, 0_u8..20, 1_u64..200, 0..KEYS);
+    let install = install.prop_map(|(at, key, value, version, deleted)| {
+        let key = at.0 * (KEYS / RANGES) + key;
+        Step::Install { at, key, value, version, deleted }
+    });
+    let prepare = (at(), prop::bool::weighted(0.8), 0_u64..300, 0..KEYS);
+    let prepare = prepare.prop_map(|(at, fits, index, record)| Step::Prepare { at, fits, index, record });
+    let lists = (prop::sample::subsequence(vec![0, 1, 2, 3], 0..=4), prop::collection::vec(at(), 0..5));
+    let learn = (lists, any::<bool>(), prop::bool::weighted(0.2), 0_u64..12);
+    let learn = learn.prop_map(|((mine, open), counting, planned, group)| Step::Learn {
+        mine,
+        open,
+        counting,
+        planned,
+        meta_group: 1 + u64::from(group == 0),
+    });
+    prop_oneof![
+        12 => write,
+        2 => of(Step::BeginOutgoing),
+        2 => of(Step::TakeDelta),
+        1 => of(Step::Freeze),
+        3 => of(Step::BeginIncoming),
+        8 => install,
+        3 => prepare,
+        3 => learn,
+        1 => (1_u64..3).prop_map(Step::Census),
+        1 => (1_u64..3).prop_map(Step::CloseCensus),
+        2 => Just(Step::Sweep),
+        1 => Just(Step::Restore),
+    ]
+}
+
+/// What turns steps into commands that a shard often obeys.
+struct Orders {
+    version: u64,
+    now_ms: u64,
+}
+
+impl Orders {
+    /// The command of a step to a shard; nothing where it is none.
+    fn command(&mut self, step: &Step, shard: &Shard) -> Option<ShardCommand> {
+        let next = self.version + 1;
+        let of = |(range, attempt): (u8, u32)| stamp(range.into(), attempt, 1, next);
+        Some(match step {
+            Step::Write { key: number, value: text, request, epoch, later_ms } => {
+                self.now_ms += later_ms;
+                let forwarded = Forwarded { request: (*request).into(), epoch: *epoch, now_ms: self.now_ms };
+                ShardCommand::Write { key: key(*number), value: text.map(value), forwarded }
+            }
+            Step::BeginOutgoing(number, attempt) => {
+                ShardCommand::BeginOutgoing { stamp: of((*number, *attempt)), range: range(*number) }
+            }
+            Step::TakeDelta(number, attempt) => ShardCommand::TakeDelta { stamp: of((*number, *attempt)) },
+            Step::Freeze(number, attempt) => ShardCommand::Freeze { stamp: of((*number, *attempt)) },
+            Step::BeginIncoming(number, attempt) => {
+                ShardCommand::BeginIncoming { stamp: of((*number, *attempt)), range: range(*number) }
+            }
+            Step::Install { at, key: number, value: text, version, deleted } => {
+                let pair = Copied { key: key(*number), value: Value::Small(value(*text)), version: *version };
+                let delta = Delta { pairs: vec![pair], deleted: vec![key(*deleted)] };
+                ShardCommand::Install { stamp: of(*at), delta }
+            }
+            Step::Prepare { at, fits, index, record } => {
+                let mut checksum = shard.store.checksum(&range(at.0));
+                checksum.sum += u128::from(!fits);
+                let (hash, request) = (HASH_KEY.hash(&key(*record)).0, 1000 + u128::from(*record));
+                let outcome = WriteOutcome::Added;
+                let records = vec![RetryRecord { request, hash, outcome, at_ms: self.now_ms }];
+                ShardCommand::Prepare { stamp: of(*at), frozen: Frozen { checksum, index: *index, records } }
+            }
+            Step::Learn { mine, open, counting, planned, meta_group } => {
+                self.version = next;
+                ShardCommand::Learn(Directive {
+                    version: next,
+                    meta_group: *meta_group,
+                    counting: counting.then_some(1),
+                    planned: *planned,
+                    epoch: next / 4,
+                    mine: mine.iter().map(|number| range(*number)).collect(),
+                    open: open.iter().map(|at| of(*at).piece).collect(),
+                })
+            }
+            Step::Census(change) => {
+                ShardCommand::Census { change: *change, ranges: vec![HashRange::all(), range(1)] }
+            }
+            Step::CloseCensus(change) => ShardCommand::CloseCensus { change: *change },
+            Step::Sweep | Step::Restore => return None,
+        })
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn replicas_stay_equal_whatever_they_sweep_and_wherever_they_begin(
+        steps in prop::collection::vec(step(), 0..150)
+    ) {
+        let (one, mut other) = (founded(), founded());
+        let mut orders = Orders { version: 0, now_ms: 1 };
+        for step in &steps {
+            match orders.command(step, &one) {
+                Some(command) => {
+                    let outcome = one.apply(&command);
+                    prop_assert_eq!(&outcome, &other.apply(&command), "{:?}", step);
+                    prop_assert_eq!(ShardOutcome::decode(&outcome.encode()), Ok(outcome));
+                    let bytes = command.encode();
+                    prop_assert_eq!(ShardCommand::decode(&bytes).unwrap().encode(), bytes);
+                }
+                None if matches!(step, Step::Sweep) => {
+                    other.sweep();
+                }
+                None => other = restored(&other),
+            }
+            prop_assert_eq!(told(&one), told(&other), "{:?}", step);
+        }
+        prop_assert_eq!(content(&one), content(&other));
+    }
+
+    #[test]
+    fn a_command_cut_short_is_refused_and_a_damaged_one_read_without_a_panic(
+        step in step(), cut: Index, at: Index, to: u8
+    ) {
+        let mut orders = Orders { version: 3, now_ms: 1 };
+        if let Some(command) = orders.command(&step, &founded()) {
+            let mut bytes = command.encode();
+            prop_assert!(ShardCommand::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Ok(read) = ShardCommand::decode(&bytes) {
+                prop_assert_eq!(ShardCommand::decode(&read.encode()).unwrap().encode(), read.encode());
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(kind in 0_u8..12, bytes: Vec<u8>) {
+        let bytes = [&[kind][..], &bytes].concat();
+        let _ = ShardCommand::decode(&bytes);
+        let _ = ShardOutcome::decode(&bytes);
+        let _ = empty().restore(&bytes);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_none_changes_nothing(
+        steps in prop::collection::vec(step(), 0..40), cut: Index, at: Index, to: u8
+    ) {
+        let (shard, other) = (founded(), founded());
+        let mut orders = Orders { version: 0, now_ms: 1 };
+        for step in &steps {
+            orders.command(step, &shard).map(|command| shard.apply(&command));
+        }
+        let mut bytes = snapshot(&shard);
+        let before = told(&other);
+        prop_assert!(other.restore(&bytes[..cut.index(bytes.len())]).is_err());
+        prop_assert_eq!(told(&other), before);
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        let _ = other.restore(&bytes);
+    }
+}
+
+fn write(shard: &Shard, number: u8, text: Option<u8>, request: RequestId) -> ShardOutcome {
+    let forwarded = Forwarded { request, epoch: 1, now_ms: 1 };
+    let command = encode_write(&key(number), text.map(value).as_deref(), &forwarded);
+    shard.apply(&ShardCommand::decode(&command).unwrap())
+}
+
+#[test]
+fn a_write_that_is_sent_again_after_a_snapshot_is_done_once() {
+    let shard = founded();
+    assert_eq!(write(&shard, 1, Some(1), 7), ShardOutcome::Write(Ok(WriteOutcome::Added)));
+    assert_eq!(write(&shard, 1, None, 8), ShardOutcome::Write(Ok(WriteOutcome::Deleted)));
+    let other = restored(&shard);
+    assert_eq!(write(&other, 1, Some(1), 7), ShardOutcome::Write(Ok(WriteOutcome::Added)));
+    assert_eq!(other.size().pairs, 0);
+    assert_eq!(write(&other, 1, Some(1), 9), ShardOutcome::Write(Ok(WriteOutcome::Added)));
+    assert_eq!((other.size().pairs, other.audit().index), (1, 3));
+}
+
+#[test]
+fn no_direct_write_slips_past_the_log() {
+    let shard = founded();
+    let hash = HASH_KEY.hash(&key(1));
+    let run = |operation| shard.run(hash, &key(1), operation, None).map(|done| WriteOutcome::from(&done));
+    for operation in [Operation::Put(b"1"), Operation::Delete] {
+        assert_eq!(run(operation), Err(Refused::Logged));
+    }
+    assert_eq!((shard.is_logged(), shard.audit().index), (true, 0));
+    write(&shard, 1, Some(1), 1);
+    assert!(matches!(shard.run(hash, &key(1), Operation::Get, None), Ok(Done::Found(_))));
+    let other = Shard::new(2, HASH_KEY, [], 1);
+    other.restore(&snapshot(&shard)).unwrap();
+    assert_eq!((other.is_logged(), other.group()), (false, 2), "neither is part of a snapshot");
+    shard.set_logged(false);
+    assert_eq!(run(Operation::Delete), Ok(WriteOutcome::Deleted));
+}
+
+#[test]
+fn a_snapshot_is_that_of_its_beginning_and_comes_in_pieces() {
+    let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
+    let put = |number: u32, value: &[u8]| {
+        let key = number.to_be_bytes();
+        shard.run(HashKey::PUBLISHED.hash(&key), &key, Operation::Put(value), None).map(|_| ())
+    };
+    (0..20_000).for_each(|number| put(number, &[b'1'; 100]).unwrap());
+    put(20_000, &vec![b'2'; 3_000_000]).unwrap();
+    let (begun, before) = (shard.snapshot(), shard.audit());
+    (0..20_000).for_each(|number| put(number, b"3").unwrap());
+    let pieces: Vec<_> = begun.collect();
+    let large = pieces.iter().filter(|piece| piece.len() > 300 << 10).count();
+    assert!(large == 1 && pieces.len() > 8, "{} pieces", pieces.len());
+    let other = Shard::new(1, HashKey::PUBLISHED, [], 1);
+    other.restore(&pieces.concat()).unwrap();
+    assert_eq!((other.audit(), other.size().pairs), (before, 20_001));
+}
+
+#[test]
+fn a_snapshot_under_another_hash_key_is_refused() {
+    let other = Shard::new(1, HashKey::PUBLISHED, [], 1);
+    assert!(other.restore(&snapshot(&founded())).is_err());
+}
+
+#[test]
+fn ten_thousand_retry_records_keep_their_order() {
+    let shard = founded();
+    (0..10_000).for_each(|request| drop(write(&shard, select_key(request), Some(1), request.into())));
+    assert_eq!(content(&restored(&shard)), content(&shard));
+}
+
+fn select_key(request: u32) -> u8 {
+    u8::try_from(request % 20).expect("a small number")
+}
+
+#[test]
+#[ignore = "a measurement, to be run in a release build"]
+#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+fn what_a_snapshot_of_a_million_pairs_costs() {
+    let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
+    for number in 0_u64..1_000_000 {
+        let key = [number.to_be_bytes(), number.to_le_bytes()].concat();
+        let done = shard.run(HashKey::PUBLISHED.hash(&key), &key, Operation::Put(&[b'1'; 84]), None);
+        assert!(done.is_ok());
+    }
+    let start = std::time::Instant::now();
+    let mut begun = shard.snapshot();
+    println!("begun after {:?}", start.elapsed());
+    let (mut pieces, mut longest) = (Vec::new(), std::time::Duration::ZERO);
+    loop {
+        let start = std::time::Instant::now();
+        let piece = begun.next();
+        longest = longest.max(start.elapsed());
+        let Some(piece) = piece else { break };
+        pieces.push(piece);
+    }
+    println!("{} pieces after {:?}, the longest took {longest:?}", pieces.len(), start.elapsed());
+    let bytes = pieces.concat();
+    let start = std::time::Instant::now();
+    Shard::new(1, HashKey::PUBLISHED, [], 1).restore(&bytes).unwrap();
+    println!("{} MB restored in {:?}", bytes.len() >> 20, start.elapsed());
+}

@@ -1,0 +1,279 @@
+//! All of a shard that its further behaviour depends on, for a replica that has none of it.
+//!
+//! What was dropped and only has to be swept yet is not part of it: replicas sweep when they have the time.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{mem, vec};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::census::Tallying;
+use super::moving::{Incoming, Outgoing};
+use super::ranges::OwnedRanges;
+use super::retries::Retries;
+use super::{Changes, HashKey, HashRange, PieceId, Point, RetryRecord, Shard, Store, Table};
+use crate::model::binary::{
+    LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
+};
+use crate::model::changes::Change;
+use crate::model::pages::Record;
+use crate::model::store::StoreCopy;
+
+/// The number of this form: a replica of another version of the program does not guess.
+const FORMAT: u64 = 1;
+/// A piece ends after so many bytes of pairs; with a large pair it is longer.
+const PIECE_BYTES: usize = 256 << 10;
+/// A piece has so many retry records at most, some 300 KB.
+const PIECE_RECORDS: usize = 8192;
+
+/// A snapshot of a shard as it was when it was begun. Its pieces, one after the other, are what [`Shard::restore`] takes: what is not
+/// pairs, then batches of pairs with their number before them, and a number 0. Each is encoded when it is asked for.
+pub struct Snapshot {
+    head: Option<Bytes>,
+    records: vec::IntoIter<RetryRecord>,
+    pairs: StoreCopy,
+    is_over: bool,
+}
+
+impl Iterator for Snapshot {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if let Some(head) = self.head.take() {
+            return Some(head);
+        }
+        let mut out = Vec::new();
+        if self.records.len() > 0 {
+            self.records.by_ref().take(PIECE_RECORDS).for_each(|record| record.encode(&mut out));
+            return Some(out.into());
+        }
+        if self.is_over {
+            return None;
+        }
+        let mut pairs = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 16);
+        let count = self.pairs.encode_some(&mut pairs, PIECE_BYTES);
+        self.is_over = count == 0;
+        put_number(&mut out, count);
+        out.append(&mut pairs);
+        Some(out.into())
+    }
+}
+
+impl Shard {
+    /// Begins a snapshot: copies the pages of small pairs, and of large pairs the handles.
+    ///
+    /// Where writes go through a log, it is called by whoever applies it, between two commands, and readers go on meanwhile. Otherwise
+    /// everybody waits.
+    pub fn snapshot(&self) -> Snapshot {
+        {
+            let table = self.table.read();
+            if table.logged {
+                return self.begin_snapshot(&table);
+            }
+        }
+        self.begin_snapshot(&self.table.write())
+    }
+
+    fn begin_snapshot(&self, table: &Table) -> Snapshot {
+        let mut head = Vec::new();
+        put_number(&mut head, FORMAT);
+        put_wide(&mut head, self.store.hash_key().number());
+        put_number(&mut head, self.store.index());
+        table.encode(&mut head);
+        let records = self.retries.of_range(&HashRange::all());
+        put_number(&mut head, records.len() as u64);
+        let dropped: Vec<HashRange> = table.dropped.iter().map(|(range, _)| range.clone()).collect();
+        let (head, records) = (Some(head.into()), records.into_iter());
+        Snapshot { head, records, pairs: self.store.copy(&dropped), is_over: false }
+    }
+
+    /// Takes over the state of a snapshot, in place of all that is here. The number of the group stays, and whether writes go through a
+    /// log. Until all of it has been read, the shard is what it was.
+    ///
+    /// # Errors
+    /// When the bytes are no snapshot, or one of a shard with another hash key; then nothing has changed.
+    pub fn restore(&self, snapshot: &[u8]) -> Result<(), Malformed> {
+        let reader = &mut Reader::new(snapshot);
+        if reader.number()? != FORMAT {
+            return Err(Malformed("a snapshot of another version of the program"));
+        }
+        let hash_key = self.store.hash_key();
+        if reader.wide()? != hash_key.number() {
+            return Err(Malformed("a snapshot of a shard with another hash key"));
+        }
+        let index = reader.number()?;
+        let mut fresh = Table::decode(reader)?;
+        let retries = Retries::restored(RetryRecord::decode_all(reader)?)?;
+        let store = read_pairs(reader, hash_key)?;
+        store.raise_index(index);
+        reader.end()?;
+        for one in &fresh.incoming {
+            one.pairs.store(store.size_of(&one.range).pairs, Ordering::Relaxed);
+        }
+
+        let mut table = self.table.write();
+        fresh.logged = table.logged;
+        self.store.replace(store);
+        self.retries.replace(retries);
+        let old = mem::replace(&mut *table, fresh);
+        drop(table);
+        drop(old);
+        Ok(())
+    }
+}
+
+fn read_pairs(reader: &mut Reader<'_>, hash_key: HashKey) -> Result<Store, Malformed> {
+    let store = Store::new(hash_key);
+    loop {
+        let count = reader.count(usize::MAX)?;
+        if count == 0 {
+            return Ok(store);
+        }
+        for _ in 0..count {
+            let Record { version, key, value } = Record::decode(reader)?;
+            if store.install(hash_key.hash(key), key, value, version) {
+                return Err(Malformed("a key stands twice in a snapshot"));
+            }
+        }
+    }
+}
+
+impl Table {
+    fn encode(&self, out: &mut Vec<u8>) {
+        // Whoever adds a field decides here whether it is part of the state.
+        let Self {
+            owned,
+            outgoing,
+            incoming,
+            dropped: _,
+            meta_group,
+            term,
+            version,
+            open,
+            tallying,
+            planned,
+            sealed,
+            logged: _,
+        } = self;
+        put_list(out, owned.rows().iter(), |(range, gained), out| {
+            range.encode(out);
+            put_number(out, *gained);
+        });
+        put_list(out, outgoing.iter(), Outgoing::encode);
+        put_list(out, incoming.iter(), Incoming::encode);
+        for number in [*meta_group, *term, *version] {
+            put_number(out, number);
+        }
+        put_list(out, open.iter(), PieceId::encode);
+        put_option(out, tallying.as_ref(), Tallying::encode);
+        out.extend([u8::from(*planned), u8::from(*sealed)]);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let rows = reader.list(|reader| Ok((HashRange::decode(reader)?, reader.number()?)))?;
+        Ok(Self {
+            owned: OwnedRanges::from_rows(rows)?,
+            outgoing: reader.list(Outgoing::decode)?,
+            incoming: reader.list(Incoming::decode)?,
+            dropped: Vec::new(),
+            meta_group: reader.number()?,
+            term: reader.number()?,
+            version: reader.number()?,
+            open: reader.list(PieceId::decode)?,
+            tallying: reader.option(Tallying::decode)?,
+            planned: reader.flag()?,
+            sealed: reader.flag()?,
+            logged: false,
+        })
+    }
+}
+
+impl Outgoing {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let Self { piece, since, range, frozen, notes, taken } = self;
+        piece.encode(out);
+        put_number(out, *since);
+        range.encode(out);
+        out.push(u8::from(*frozen));
+        put_keys(out, &notes.lock());
+        put_keys(out, taken);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            piece: PieceId::decode(reader)?,
+            since: reader.number()?,
+            range: HashRange::decode(reader)?,
+            frozen: reader.flag()?,
+            notes: Mutex::new(read_keys(reader)?),
+            taken: read_keys(reader)?,
+        })
+    }
+}
+
+/// In order, so that equal states have equal heads.
+fn put_keys(out: &mut Vec<u8>, keys: &HashSet<Box<[u8]>>) {
+    let mut keys: Vec<_> = keys.iter().collect();
+    keys.sort_unstable();
+    put_list(out, keys.iter(), |key, out| put_bytes(out, key));
+}
+
+fn read_keys(reader: &mut Reader<'_>) -> Result<HashSet<Box<[u8]>>, Malformed> {
+    reader.list(|reader| reader.bytes(LONGEST_BYTES).map(Box::from)).map(HashSet::from_iter)
+}
+
+impl Incoming {
+    /// Without the number of its pairs: they are there to be counted.
+    fn encode(&self, out: &mut Vec<u8>) {
+        let Self { piece, since, range, pairs: _, complete, prepared } = self;
+        piece.encode(out);
+        put_number(out, *since);
+        range.encode(out);
+        out.push(u8::from(*complete));
+        put_option(out, prepared.as_ref(), |records, out| RetryRecord::encode_all(records, out));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            piece: PieceId::decode(reader)?,
+            since: reader.number()?,
+            range: HashRange::decode(reader)?,
+            pairs: AtomicU64::new(0),
+            complete: reader.flag()?,
+            prepared: reader.option(RetryRecord::decode_all)?,
+        })
+    }
+}
+
+impl Tallying {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_number(out, self.change);
+        put_number(out, self.created.load(Ordering::Relaxed));
+        put_number(out, self.deleted.load(Ordering::Relaxed));
+        put_option(out, self.changes.as_ref(), |changes, out| {
+            let changes = changes.lock();
+            put_number(out, changes.len() as u64);
+            for (key, change) in changes.within(&HashRange::all()) {
+                out.push(u8::from(change == Change::Deleted));
+                key.encode(out);
+            }
+        });
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let change = reader.number()?;
+        let (created, deleted) = (AtomicU64::new(reader.number()?), AtomicU64::new(reader.number()?));
+        let changes = reader.option(|reader| {
+            let mut changes = Changes::new();
+            for _ in 0..reader.count(usize::MAX)? {
+                let is_deleted = reader.flag()?;
+                let key = Point::decode(reader)?;
+                if is_deleted { changes.note_deleted(key) } else { changes.note_created(key) }
+            }
+            Ok(Mutex::new(changes))
+        })?;
+        Ok(Self { change, created, deleted, changes })
+    }
+}

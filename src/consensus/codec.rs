@@ -66,9 +66,9 @@ impl Envelope {
                 self.put_ends(out);
                 put_message(out, &chunk.head);
                 put_snapshot_head(out, chunk.head.get_snapshot().get_metadata());
-                for number in [chunk.transfer, chunk.total, chunk.offset] {
-                    put_number(out, number);
-                }
+                put_number(out, chunk.transfer);
+                out.push(u8::from(chunk.last));
+                put_number(out, chunk.offset);
                 put_bytes(out, &chunk.data);
             }
             Body::ChunkAck { transfer, received } => {
@@ -231,13 +231,12 @@ fn read_snapshot_head(reader: &mut Reader<'_>) -> Result<SnapshotMetadata, Malfo
 fn read_chunk(reader: &mut Reader<'_>, from: u64, to: u64) -> Result<Chunk, Malformed> {
     let mut head = read_message(reader, MessageType::MsgSnapshot, from, to)?;
     head.mut_snapshot().set_metadata(read_snapshot_head(reader)?);
-    let (transfer, total, offset) = (reader.number()?, reader.number()?, reader.number()?);
+    let (transfer, last, offset) = (reader.number()?, reader.flag()?, reader.number()?);
     let data = Bytes::copy_from_slice(reader.bytes(MAX_CHUNK_BYTES)?);
-    let end = offset.checked_add(data.len() as u64);
-    if end.is_none_or(|end| end > total) || (data.is_empty() && total > 0) {
+    if offset.checked_add(data.len() as u64).is_none() || (data.is_empty() && !(last && offset == 0)) {
         return Err(Malformed("a piece lies outside its snapshot"));
     }
-    Ok(Chunk { transfer, total, offset, head, data })
+    Ok(Chunk { transfer, last, offset, head, data })
 }
 
 #[cfg(test)]
@@ -289,8 +288,9 @@ mod tests {
 
     fn chunk() -> impl Strategy<Value = (Message, Body)> {
         let ids = || prop::collection::btree_set(1_u64..1000, 1..5);
-        (message(MessageType::MsgSnapshot), ids(), ids(), bytes(100), 0_u64..9, 1_u64..99).prop_map(
-            |(mut head, voters, learners, data, offset, index)| {
+        let place = (0_u64..9, any::<bool>());
+        (message(MessageType::MsgSnapshot), ids(), ids(), bytes(100), place, 1_u64..99).prop_map(
+            |(mut head, voters, learners, data, (offset, last), index)| {
                 let mut members =
                     ConfState { voters: voters.iter().copied().collect(), ..ConfState::default() };
                 members.voters_outgoing = vec![5000, 5001];
@@ -299,9 +299,8 @@ mod tests {
                 let mut snapshot = SnapshotMetadata { index, term: 3, ..SnapshotMetadata::default() };
                 snapshot.set_conf_state(members);
                 head.mut_snapshot().set_metadata(snapshot);
-                let total = if data.is_empty() { 0 } else { offset + data.len() as u64 };
-                let offset = if data.is_empty() { 0 } else { offset };
-                (head.clone(), Body::Chunk(Chunk { transfer: 4, total, offset, head, data }))
+                let (offset, last) = if data.is_empty() { (0, true) } else { (offset, last) };
+                (head.clone(), Body::Chunk(Chunk { transfer: 4, last, offset, head, data }))
             },
         )
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::driver::{Driver, Settings};
-use super::machine::{Answer, StateMachine};
+use super::machine::{Answer, Pieces, StateMachine};
 use crate::model::binary::Malformed;
 use crate::model::hash::HashKey;
 use crate::model::range::HashRange;
@@ -36,8 +36,8 @@ impl StateMachine for Pairs {
         vec![u8::from(put(&self.0, command))]
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
+    fn snapshot(&self) -> Pieces {
+        Box::new(std::iter::empty())
     }
 
     fn restore(&mut self, _snapshot: &[u8]) -> Result<(), Malformed> {

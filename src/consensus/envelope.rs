@@ -52,8 +52,8 @@ pub(super) enum Body {
 pub(super) struct Chunk {
     /// Tells this transfer from earlier ones of the same sender.
     pub(super) transfer: u64,
-    /// The length of the whole.
-    pub(super) total: u64,
+    /// Whether the snapshot ends with this piece.
+    pub(super) last: bool,
     /// Where this piece begins.
     pub(super) offset: u64,
     /// The `MsgSnapshot`, its snapshot's data empty.

@@ -142,7 +142,7 @@ impl<W> Group<W> {
         self.raft.raft.set_randomized_election_timeout(timeout);
         self.raft.tick();
         self.incoming.tick();
-        let (again, failed) = self.outgoing.tick(settings.piece_bytes);
+        let (again, failed) = self.outgoing.tick();
         for (to, body) in again {
             effects.envelopes.push(self.envelope(to, body));
         }
@@ -329,13 +329,13 @@ impl<W> Group<W> {
             let body = if message.get_msg_type() == MessageType::MsgSnapshot {
                 // Head and data are taken at the same moment. The head that the crate has put in may be
                 // older, which is allowed to be replaced by a newer one, but not to be mixed with it.
-                let mut data = Vec::new();
-                put_members(&mut data, &self.members);
-                data.extend(self.machine.snapshot());
+                let mut members = Vec::new();
+                put_members(&mut members, &self.members);
+                let pieces = std::iter::once(members.into()).chain(self.machine.snapshot());
                 let mut snapshot = Snapshot::default();
                 snapshot.set_metadata(self.raft.store().head());
                 message.set_snapshot(snapshot);
-                self.outgoing.start(message, data.into(), settings.piece_bytes)
+                self.outgoing.start(message, Box::new(pieces), settings.piece_bytes)
             } else if self.mend_batch(&mut message) {
                 Body::Raft(message)
             } else {

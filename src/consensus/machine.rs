@@ -15,8 +15,10 @@ pub trait StateMachine: Send {
     /// `index` only grows, with gaps where the log holds entries of its own.
     fn apply(&mut self, index: u64, term: u64, command: &[u8]) -> Vec<u8>;
 
-    /// The whole state.
-    fn snapshot(&self) -> Vec<u8>;
+    /// The whole state as it is now. The pieces, one after the other, are what [`restore`](Self::restore) takes; they may be of any
+    /// length, and are asked for as they are sent, while commands go on being applied. So neither the beginning nor a piece
+    /// should take long: the group waits for it.
+    fn snapshot(&self) -> Pieces;
 
     /// Replaces the whole state by that of a snapshot.
     ///
@@ -24,6 +26,9 @@ pub trait StateMachine: Send {
     /// When the bytes are no snapshot. The replica then takes no further part in its group.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed>;
 }
+
+/// The bytes of a snapshot, piece by piece.
+pub type Pieces = Box<dyn Iterator<Item = Bytes> + Send>;
 
 /// What became of a proposal, a change of members, or a read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,6 +26,6 @@ mod traps;
 
 pub use driver::{Driver, Settings};
 pub use envelope::{Delivery, Envelope, Lane};
-pub use machine::{Answer, Refusal, StateMachine};
+pub use machine::{Answer, Pieces, Refusal, StateMachine};
 pub use members::{Change, Members};
 pub use status::{Role, Status};

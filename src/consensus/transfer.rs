@@ -1,15 +1,16 @@
 //! Snapshots on their way from one replica to another, piece by piece.
 //!
-//! One piece is under way at a time; the next is sent when it is acknowledged, and it is sent again when
-//! that takes too long. So a snapshot of any size needs little of the network's memory, survives the loss
+//! One piece is under way at a time; the next is asked for and sent when it is acknowledged, and it is sent again when
+//! that takes too long. So a snapshot of any size needs little of the network's memory and of the sender's, survives the loss
 //! of envelopes, and goes at the pace at which its receiver takes it.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use raft::eraftpb::Message;
 
 use super::envelope::{Body, Chunk};
+use super::machine::Pieces;
 
 /// A piece that is not acknowledged for this many ticks is sent again.
 const RESEND_TICKS: u64 = 10;
@@ -30,9 +31,32 @@ pub(super) struct Outgoing {
 struct Transfer {
     id: u64,
     head: Message,
-    data: Bytes,
-    offset: usize,
+    rest: Rest,
+    /// The piece that is under way, where it begins, and whether it is the last one.
+    piece: Bytes,
+    offset: u64,
+    last: bool,
     idle_ticks: u64,
+}
+
+/// What is still to be sent.
+struct Rest {
+    source: Pieces,
+    /// What the source gave last, or what is left of it.
+    ready: BytesMut,
+}
+
+impl Rest {
+    /// The next piece, and whether it is the last one. The source's own may be of any other length.
+    fn next(&mut self, length: usize) -> (Bytes, bool) {
+        // A piece is known to be the last one only where there is nothing after it.
+        while self.ready.len() <= length {
+            let Some(more) = self.source.next() else { break };
+            self.ready.extend_from_slice(&more);
+        }
+        let last = self.ready.len() <= length;
+        (self.ready.split_to(length.min(self.ready.len())).freeze(), last)
+    }
 }
 
 /// What an acknowledgement led to.
@@ -47,35 +71,36 @@ pub(super) enum Acked {
 
 impl Outgoing {
     /// Begins a transfer, in place of one that is under way to the same replica.
-    pub(super) fn start(&mut self, head: Message, data: Bytes, piece: usize) -> Body {
+    pub(super) fn start(&mut self, head: Message, source: Pieces, length: usize) -> Body {
         self.last_id += 1;
-        let to = head.to;
-        let transfer = Transfer { id: self.last_id, head, data, offset: 0, idle_ticks: 0 };
-        let body = transfer.piece(piece);
+        let (id, to) = (self.last_id, head.to);
+        let mut rest = Rest { source, ready: BytesMut::new() };
+        let (piece, last) = rest.next(length);
+        let transfer = Transfer { id, head, rest, piece, offset: 0, last, idle_ticks: 0 };
+        let body = transfer.body();
         self.transfers.insert(to, transfer);
         body
     }
 
-    pub(super) fn acked(&mut self, from: u64, id: u64, received: u64, piece: usize) -> Acked {
+    pub(super) fn acked(&mut self, from: u64, id: u64, received: u64, length: usize) -> Acked {
         let Some(transfer) = self.transfers.get_mut(&from).filter(|transfer| transfer.id == id) else {
             return Acked::Old;
         };
-        let Some(received) = usize::try_from(received).ok().filter(|received| {
-            *received > transfer.offset && *received <= transfer.data.len().min(transfer.offset + piece)
-        }) else {
+        if received != transfer.offset + transfer.piece.len() as u64 {
             return Acked::Old;
-        };
-        transfer.offset = received;
-        transfer.idle_ticks = 0;
-        if received == transfer.data.len() {
+        }
+        if transfer.last {
             self.transfers.remove(&from);
             return Acked::Done;
         }
-        Acked::Next(transfer.piece(piece).into())
+        transfer.offset = received;
+        transfer.idle_ticks = 0;
+        (transfer.piece, transfer.last) = transfer.rest.next(length);
+        Acked::Next(transfer.body().into())
     }
 
     /// Counts a tick: the pieces to be sent again, and the receivers whose transfer has failed.
-    pub(super) fn tick(&mut self, piece: usize) -> (Vec<(u64, Body)>, Vec<u64>) {
+    pub(super) fn tick(&mut self) -> (Vec<(u64, Body)>, Vec<u64>) {
         let (mut again, mut failed) = (Vec::new(), Vec::new());
         self.transfers.retain(|to, transfer| {
             transfer.idle_ticks += 1;
@@ -84,7 +109,7 @@ impl Outgoing {
                 return false;
             }
             if transfer.idle_ticks.is_multiple_of(RESEND_TICKS) {
-                again.push((*to, transfer.piece(piece)));
+                again.push((*to, transfer.body()));
             }
             true
         });
@@ -98,14 +123,13 @@ impl Outgoing {
 }
 
 impl Transfer {
-    fn piece(&self, piece: usize) -> Body {
-        let end = self.data.len().min(self.offset + piece);
+    fn body(&self) -> Body {
         Body::Chunk(Chunk {
             transfer: self.id,
-            total: self.data.len() as u64,
-            offset: self.offset as u64,
+            last: self.last,
+            offset: self.offset,
             head: self.head.clone(),
-            data: self.data.slice(self.offset..end),
+            data: self.piece.clone(),
         })
     }
 }
@@ -127,12 +151,16 @@ struct Arriving {
 impl Incoming {
     /// Takes a piece: how much has arrived, to be acknowledged, and the whole snapshot once it is there.
     ///
-    /// The memory taken grows with the pieces that really arrive, whatever total they claim.
+    /// One that grows beyond the largest that is accepted is forgotten, and so are the pieces after it.
     pub(super) fn take(&mut self, from: u64, chunk: Chunk) -> Option<(u64, Option<(Message, Bytes)>)> {
+        self.take_up_to(MAX_SNAPSHOT_BYTES, from, chunk)
+    }
+
+    fn take_up_to(&mut self, most: u64, from: u64, chunk: Chunk) -> Option<(u64, Option<(Message, Bytes)>)> {
         let known = self.current.as_ref().is_some_and(|one| one.from == from && one.id == chunk.transfer);
         if !known {
             let newer = self.current.as_ref().is_none_or(|one| chunk.head.term >= one.term);
-            if chunk.offset != 0 || !newer || chunk.total > MAX_SNAPSHOT_BYTES {
+            if chunk.offset != 0 || !newer {
                 return None;
             }
             let (id, term) = (chunk.transfer, chunk.head.term);
@@ -140,12 +168,17 @@ impl Incoming {
         }
         let one = self.current.as_mut()?;
         // A piece that came before is acknowledged again: the acknowledgement was lost, or is late.
-        if chunk.offset == one.data.len() as u64 {
+        let is_next = chunk.offset == one.data.len() as u64;
+        if is_next {
+            if chunk.offset + chunk.data.len() as u64 > most {
+                self.current = None;
+                return None;
+            }
             one.data.extend_from_slice(&chunk.data);
             one.idle_ticks = 0;
         }
         let received = one.data.len() as u64;
-        if received < chunk.total {
+        if !(is_next && chunk.last) {
             return Some((received, None));
         }
         let whole = self.current.take()?.data;
@@ -170,7 +203,12 @@ mod tests {
     fn started(data: &[u8]) -> (Outgoing, Chunk) {
         let mut outgoing = Outgoing::default();
         let head = Message { to: 2, from: 1, term: 3, ..Message::default() };
-        let Body::Chunk(first) = outgoing.start(head, Bytes::copy_from_slice(data), 4) else { panic!() };
+        // A source whose pieces are of other lengths, and some empty.
+        let (parts, mut rest) = ([2, 0, 1, 5, 0, 1].into_iter().cycle(), data.to_vec());
+        let parts: Vec<Bytes> =
+            parts.map(|length| rest.drain(..length.min(rest.len())).collect()).take(data.len() * 2).collect();
+        assert_eq!(parts.concat(), data);
+        let Body::Chunk(first) = outgoing.start(head, Box::new(parts.into_iter()), 4) else { panic!() };
         (outgoing, first)
     }
 
@@ -196,11 +234,41 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_as_long_as_is_asked_for_and_the_last_one_says_so() {
+        for (length, wanted) in [(0, vec![(0, true)]), (1, vec![(1, true)]), (4, vec![(4, true)])]
+            .into_iter()
+            .chain([(5, vec![(4, false), (1, true)]), (8, vec![(4, false), (4, true)])])
+        {
+            let data: Vec<u8> = (0..length).collect();
+            let (mut outgoing, mut piece) = started(&data);
+            let mut pieces = vec![(piece.data.len(), piece.last)];
+            while let Acked::Next(next) = outgoing.acked(2, 1, piece.offset + piece.data.len() as u64, 4) {
+                let Body::Chunk(next) = *next else { panic!() };
+                pieces.push((next.data.len(), next.last));
+                piece = next;
+            }
+            assert_eq!(pieces, wanted, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_grows_too_large_is_forgotten() {
+        let (mut outgoing, first) = started(&[0; 9]);
+        let Acked::Next(second) = outgoing.acked(2, 1, 4, 4) else { panic!() };
+        let Body::Chunk(second) = *second else { panic!() };
+        let mut incoming = Incoming::default();
+        assert_eq!(incoming.take_up_to(7, 1, first).map(|(received, _)| received), Some(4));
+        assert!(incoming.take_up_to(7, 1, second.clone()).is_none());
+        assert!(incoming.take_up_to(8, 1, second).is_none(), "what came before it is gone");
+        assert!(incoming.current.is_none());
+    }
+
+    #[test]
     fn a_transfer_without_progress_is_sent_again_and_then_fails() {
         let (mut outgoing, _) = started(&[0; 9]);
         let (mut again, mut failed) = (0, Vec::new());
         for _ in 0..PATIENCE_TICKS {
-            let (pieces, given_up) = outgoing.tick(4);
+            let (pieces, given_up) = outgoing.tick();
             again += pieces.len();
             failed.extend(given_up);
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::driver::{Driver, Settings};
 use super::envelope::{Delivery, Envelope, Lane};
-use super::machine::{Answer, Refusal, StateMachine};
+use super::machine::{Answer, Pieces, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::status::{Role, Status};
 use crate::model::binary::Malformed;
@@ -22,8 +22,10 @@ impl StateMachine for Text {
         self.0.clone().into_bytes()
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.0.clone().into_bytes()
+    fn snapshot(&self) -> Pieces {
+        // Of other lengths than what is sent at a time.
+        let pieces: Vec<Bytes> = self.0.as_bytes().chunks(7).map(Bytes::copy_from_slice).collect();
+        Box::new(pieces.into_iter())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {

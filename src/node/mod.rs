@@ -9,4 +9,5 @@ pub mod membership;
 pub mod post;
 pub mod promise;
 pub mod raft;
+pub mod shard_machine;
 pub mod state;

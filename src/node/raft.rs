@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::{Deadline, now};
 use crate::consensus::{
-    Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
+    Answer, Change, Driver, Envelope, Members, Pieces, Refusal, Role, Settings, StateMachine, Status,
 };
 use crate::model::address::Address;
 use crate::model::binary::Malformed;
@@ -376,8 +376,9 @@ impl StateMachine for MetaMachine {
         serde_json::to_vec(&outcome).expect("our own types are JSON")
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.state).expect("our own types are JSON")
+    fn snapshot(&self) -> Pieces {
+        let state = serde_json::to_vec(&self.state).expect("our own types are JSON");
+        Box::new(std::iter::once(state.into()))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {

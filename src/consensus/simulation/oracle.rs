@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::super::machine::StateMachine;
+use super::super::machine::{Pieces, StateMachine};
 use crate::model::binary::{Malformed, Reader, put_number};
 
 /// The operation of a command; the rest of a command only fills it up.
@@ -55,17 +56,19 @@ impl StateMachine for Chain {
         chain.to_be_bytes().to_vec()
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    fn snapshot(&self) -> Pieces {
         let told = self.told.lock();
         let mut out = Vec::new();
         put_number(&mut out, told.index);
         put_number(&mut out, told.chain);
         put_number(&mut out, self.keys.len() as u64);
-        for (key, operation) in &self.keys {
-            out.push(*key);
-            put_number(&mut out, *operation);
-        }
-        out
+        let pairs = self.keys.clone().into_iter().map(|(key, operation)| {
+            let mut out = vec![key];
+            put_number(&mut out, operation);
+            Bytes::from(out)
+        });
+        // Taken while the state goes on, and in pieces of other lengths than what is sent at a time.
+        Box::new(std::iter::once(Bytes::from(out)).chain(pairs))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {

@@ -157,6 +157,23 @@ mod tests {
     }
 
     #[test]
+    fn a_range_survives_a_round_trip_and_an_empty_one_is_refused() {
+        let (a, b) = (point(7, b"a"), point(7, b"b"));
+        let table = [
+            (a.clone(), Some(b.clone()), true),
+            (a.clone(), None, true),
+            (Point::start(), Some(a.clone()), true),
+            (a.clone(), Some(a.clone()), false),
+            (b, Some(a), false),
+        ];
+        for (from, to, is_one) in table {
+            let (range, mut bytes) = (HashRange { from, to }, Vec::new());
+            range.encode(&mut bytes);
+            assert_eq!(HashRange::decode(&mut Reader::new(&bytes)).ok(), is_one.then_some(range));
+        }
+    }
+
+    #[test]
     fn a_cut_lies_after_one_key_and_not_after_the_other_and_is_short() {
         let table = [
             (point(1, b"z"), point(2, b"a"), point(2, b"")),

@@ -60,7 +60,7 @@ check: ## formatting, lints, licences and advisories, shell syntax
 	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR $(SHELL_SCRIPTS); \
 	else echo 'check: shellcheck is not installed, so the scripts were checked for syntax only'; fi
 
-bench: ## compare with a bare tiny_http server, time view changes; installs or names wrk and iproute2
+bench: ## measure beside a bare server, Redis and etcd; BENCH_PART does one part (scripts/bench)
 	@scripts/bench
 
 image: ## build the image evenkv

@@ -6,34 +6,34 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::process::Command;
 
-/// Bytes received on each connection to a server, by the client's own address.
+/// Bytes received on each connection of a client, by the addresses of both ends.
 pub(crate) type Received = HashMap<String, u64>;
 
-/// Looks at all established connections to a server, from the client's side.
+/// Looks at all established connections that a process has opened.
 ///
 /// # Errors
 /// When there is no `ss`.
-pub(crate) fn look(server: SocketAddr) -> io::Result<Received> {
-    let filter = format!("dport = :{} and dst {}", server.port(), server.ip());
-    let output = Command::new("ss").args(["-HtinO", "state", "established", &filter]).output()?;
+pub(crate) fn look(client: u32) -> io::Result<Received> {
+    let output = Command::new("ss").args(["-HtinpO", "state", "established"]).output()?;
     if !output.status.success() {
         return Err(io::Error::other(format!("ss failed: {}", String::from_utf8_lossy(&output.stderr))));
     }
-    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+    Ok(parse(&String::from_utf8_lossy(&output.stdout), client))
 }
 
-/// Reads lines of `Recv-Q Send-Q own-address peer-address details`; a connection without the detail received nothing.
-fn parse(lines: &str) -> Received {
+/// Reads lines of `Recv-Q Send-Q own-address peer-address users:(("name",pid=1,fd=3)) details`; a connection without
+/// the detail received nothing.
+fn parse(lines: &str, client: u32) -> Received {
+    let owner = format!(",pid={client},");
     let of_line = |line: &str| {
         let mut fields = line.split_whitespace().skip(2);
-        let own = fields.next()?.to_owned();
+        let ends = format!("{} {}", fields.next()?, fields.next()?);
         let received = fields.find_map(|field| field.strip_prefix("bytes_received:")?.parse().ok());
-        Some((own, received.unwrap_or(0)))
+        Some((ends, received.unwrap_or(0)))
     };
-    lines.lines().filter_map(of_line).collect()
+    lines.lines().filter(|line| line.contains(&owner)).filter_map(of_line).collect()
 }
 
 /// Bytes received by the worst and the average connection between two looks.
@@ -47,8 +47,7 @@ impl Spread {
     /// Compares two looks.
     ///
     /// # Errors
-    /// A sentence that says how many of the wanted connections were not there or not answered. Those of the kicker
-    /// live for less than a millisecond, so none is there both times.
+    /// A sentence that says how many of the wanted connections were not there or not answered.
     pub(crate) fn between(before: &Received, after: &Received, wanted: u64) -> Result<Self, String> {
         let grown: Vec<u64> =
             before.iter().filter_map(|(own, bytes)| Some(after.get(own)? - bytes)).collect();

@@ -1,20 +1,30 @@
--- Requests for random ones of the keys that were put in before. Arguments: method, number of keys, path before the
--- key, body (for PUT). wrk keeps --connections open and sends each one's next request when the last is answered.
+-- Random ones of the requests in a file, which is the argument: one a line, as method, path and body with tabs between.
+-- wrk keeps --connections open and sends each one's next request when the last is answered. Each thread asks one of
+-- SERVERS, an environment variable, since `setup` has no arguments: host:port,host:port.
 
 local threads = 0
 
 function setup(thread)
+  local servers = {}
+  for host, port in os.getenv("SERVERS"):gmatch("([^:,]+):(%d+)") do
+    table.insert(servers, { host, port })
+  end
+  local server = servers[threads % #servers + 1]
+  thread.addr = wrk.lookup(server[1], server[2])[1]
   threads = threads + 1
   thread:set("seed", threads)
 end
 
 function init(args)
   math.randomseed(seed)
-  local headers = {}
-  if args[4] then headers["Content-Type"] = "application/json" end
   prepared = {}
-  for index = 1, tonumber(args[2]) do
-    prepared[index] = wrk.format(args[1], args[3] .. string.format("%016d", index - 1), headers, args[4])
+  for line in io.lines(args[1]) do
+    local method, path, body = line:match("^(%S+)\t(%S+)\t(.*)$")
+    if body == "" then
+      table.insert(prepared, wrk.format(method, path, {}))
+    else
+      table.insert(prepared, wrk.format(method, path, { ["Content-Type"] = "application/json" }, body))
+    end
   end
 end
 

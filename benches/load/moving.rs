@@ -12,10 +12,11 @@ use evenkv::clock::now;
 use serde::Deserialize;
 
 use crate::fill;
-use crate::process::{Process, free_addresses};
+use crate::process::{Process, START, free_addresses};
 use crate::redis::Redis;
 use crate::report::median;
-use crate::wrk::{self, Kind};
+use crate::system::System;
+use crate::wrk::{self, Kind, Load};
 
 /// Pairs that the cluster holds: 16-byte keys and 100-byte values.
 pub(crate) const PAIRS: u64 = 200_000;
@@ -118,9 +119,9 @@ impl Cluster {
         let mut processes: Vec<Process> = addresses.iter().map(start).collect::<io::Result<_>>()?;
         for (number, process) in processes.iter_mut().enumerate() {
             // The last one is passive: it serves no keys before a change names it.
-            process.wait_until_ready(if number < FEW { "/readyz" } else { "/livez" })?;
+            process.wait_until_ready(if number < FEW { "/readyz" } else { "/livez" }, START)?;
         }
-        fill::put_all(processes[0].address, PAIRS)?;
+        fill::put_all(System::Evenkv, processes[0].address, PAIRS)?;
         Ok(Self { processes })
     }
 
@@ -151,13 +152,13 @@ impl Cluster {
             changes: Vec::new(),
         };
         for _ in 0..rounds {
-            loaded.before.push(wrk::run(&self.processes, kind, length)?.rate);
+            loaded.before.push(wrk::run(&Load::on_first(&self.processes, kind), length)?.rate);
             let is_over = AtomicBool::new(false);
             let (round, changes) = thread::scope(|scope| {
                 let changing = Builder::new()
                     .name("changes".to_owned())
                     .spawn_scoped(scope, || self.change_until(&is_over))?;
-                let round = wrk::run(&self.processes, kind, length);
+                let round = wrk::run(&Load::on_first(&self.processes, kind), length);
                 is_over.store(true, Ordering::Relaxed);
                 let changes = changing.join().expect("the changing thread does not panic")?;
                 Ok::<_, io::Error>((round?, changes))

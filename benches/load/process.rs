@@ -8,36 +8,34 @@ use std::time::Duration;
 
 use evenkv::clock::{Deadline, now};
 
+use crate::client::Connection;
+use crate::system::Request;
+
 /// A server that does not answer in this time after its start is broken.
-const START: Duration = Duration::from_secs(20);
+pub(crate) const START: Duration = Duration::from_secs(20);
 /// How often it is asked meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// How long one question may take.
+pub(crate) const ONE_ANSWER: Duration = Duration::from_secs(2);
 /// Ticks of `/proc/PID/stat` in a second: `USER_HZ`, which is 100 on every Linux that Rust runs on.
 const TICKS_PER_SECOND: u64 = 100;
 
 /// One server process; it is ended when this is dropped.
 pub(crate) struct Process {
+    command: Command,
     child: Child,
     /// Where it listens.
     pub(crate) address: SocketAddr,
 }
 
 impl Process {
-    /// Starts a program in an environment of its own.
-    ///
-    /// # Errors
-    /// When there is no such program.
-    pub(crate) fn start(program: &str, address: SocketAddr, arguments: &[String]) -> io::Result<Self> {
-        Self::spawn(Command::new(program).args(arguments).env_clear().env("RUST_LOG", "warn"), address)
-    }
-
     /// Starts what the command says, in the environment that it says.
     ///
     /// # Errors
     /// When there is no such program.
-    pub(crate) fn spawn(command: &mut Command, address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn spawn(mut command: Command, address: SocketAddr) -> io::Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        Ok(Self { child, address })
+        Ok(Self { command, child, address })
     }
 
     /// Starts a node with these flags beside its address.
@@ -45,36 +43,59 @@ impl Process {
     /// # Errors
     /// When the program was not built.
     pub(crate) fn node(address: SocketAddr, flags: &[String]) -> io::Result<Self> {
-        let own = ["--address".to_owned(), address.to_string()];
-        Self::start(env!("CARGO_BIN_EXE_evenkv"), address, &[&own, flags].concat())
+        Self::spawn(node_command(address, flags), address)
+    }
+
+    /// Ends the process at once, as a crash does. Nobody listens on its port when this returns.
+    ///
+    /// # Errors
+    /// Only those of the system.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// Starts the same anew, after it was killed.
+    ///
+    /// # Errors
+    /// When the program is gone.
+    pub(crate) fn start_again(&mut self) -> io::Result<()> {
+        self.child = self.command.spawn()?;
+        Ok(())
     }
 
     /// Waits until a GET of the path is answered 200.
     ///
     /// # Errors
     /// When that does not happen in time, or the process has ended.
-    pub(crate) fn wait_until_ready(&mut self, path: &str) -> io::Result<()> {
-        let url = format!("http://{}{path}", self.address);
-        self.wait_until(&url, || ureq::get(&url).call().is_ok())
+    pub(crate) fn wait_until_ready(&mut self, path: &str, within: Duration) -> io::Result<()> {
+        let (address, request) = (self.address, Request::new("GET", path, ""));
+        let is_ready =
+            || Connection::open(address, ONE_ANSWER).and_then(|mut server| server.ask(&request)).is_ok();
+        self.wait_until(&format!("200 for {path} from {address}"), within, is_ready)
     }
 
     /// Waits until the server is as it has to be, which `what` names.
     ///
     /// # Errors
     /// When that does not happen in time, or the process has ended.
-    pub(crate) fn wait_until(&mut self, what: &str, mut is_so: impl FnMut() -> bool) -> io::Result<()> {
-        let deadline = Deadline::after(now(), START);
-        let asks = crossbeam_channel::tick(ASK_AGAIN);
-        while !is_so() {
-            if let Some(status) = self.child.try_wait()? {
-                return Err(io::Error::other(format!("the server on {} has ended: {status}", self.address)));
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut is_so: impl FnMut() -> bool,
+    ) -> io::Result<()> {
+        wait_for(what, within, || {
+            if is_so() {
+                return Ok(Some(()));
             }
-            if deadline.is_over() {
-                return Err(io::Error::other(format!("{what}: not within {START:?}")));
+            match self.child.try_wait()? {
+                Some(status) => {
+                    Err(io::Error::other(format!("the server on {} has ended: {status}", self.address)))
+                }
+                None => Ok(None),
             }
-            let _ = asks.recv();
-        }
-        Ok(())
+        })
     }
 
     /// CPU time that the process has used so far, in user mode and in the kernel.
@@ -111,6 +132,40 @@ impl Drop for Process {
         // Nothing is stored that an orderly end would save, and it may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How a node is started with these flags beside its address, in an environment of its own.
+pub(crate) fn node_command(address: SocketAddr, flags: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkv"));
+    command.args(["--address", &address.to_string()]).args(flags).env_clear().env("RUST_LOG", "warn");
+    command
+}
+
+/// Whether there is a program of this name to compare with.
+pub(crate) fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Asks again and again until there is something, which `what` names.
+///
+/// # Errors
+/// When there is nothing in time, or an error that asking again does not help with.
+pub(crate) fn wait_for<T>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> io::Result<Option<T>>,
+) -> io::Result<T> {
+    let deadline = Deadline::after(now(), within);
+    let asks = crossbeam_channel::tick(ASK_AGAIN);
+    loop {
+        if let Some(found) = ask()? {
+            return Ok(found);
+        }
+        if deadline.is_over() {
+            return Err(io::Error::other(format!("{what}: not within {within:?}")));
+        }
+        let _ = asks.recv();
     }
 }
 

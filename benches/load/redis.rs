@@ -8,7 +8,7 @@ use evenkv::clock::now;
 use tempfile::TempDir;
 
 use crate::moving::{Change, FEW, PAIRS};
-use crate::process::{Process, free_addresses};
+use crate::process::{Process, START, free_addresses, is_installed};
 
 /// What the keys of a cluster are divided into; every master owns some.
 const SLOTS: usize = 16_384;
@@ -29,10 +29,11 @@ pub(crate) struct Redis {
 impl Redis {
     /// Starts the masters and puts in the pairs; nothing where Redis is not installed.
     pub(crate) fn start_if_installed() -> io::Result<Option<Self>> {
-        let is_there = |program: &str| {
-            Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-        };
-        if is_there("redis-server") && is_there("redis-cli") { Self::start().map(Some) } else { Ok(None) }
+        if is_installed("redis-server") && is_installed("redis-cli") {
+            Self::start().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn start() -> io::Result<Self> {
@@ -49,7 +50,7 @@ impl Redis {
         }
         for master in &mut masters {
             let address = master.address;
-            master.wait_until("Redis is up", || ask(address, &["ping"]).is_ok())?;
+            master.wait_until("Redis is up", START, || ask(address, &["ping"]).is_ok())?;
         }
         let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let few: Vec<&str> = texts[..FEW].iter().map(String::as_str).collect();
@@ -89,12 +90,12 @@ impl Redis {
     fn wait_until_agreed(&mut self, count: usize) -> io::Result<()> {
         for master in &mut self.masters[..count] {
             let address = master.address;
-            master.wait_until("Redis serves its slots", || {
+            master.wait_until("Redis serves its slots", START, || {
                 ask(address, &["cluster", "info"]).is_ok_and(|info| info.contains("cluster_state:ok"))
             })?;
         }
         let first = self.masters[0].address.to_string();
-        self.masters[0].wait_until("the masters of Redis agree", || {
+        self.masters[0].wait_until("the masters of Redis agree", START, || {
             cluster_output(&["check", &first]).is_ok_and(|output| output.status.success())
         })
     }
@@ -133,7 +134,7 @@ fn start_master(address: SocketAddr, folder: &TempDir) -> io::Result<Process> {
         .args(["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"])
         // Otherwise a master that gave its last slot away becomes a replica.
         .args(["--cluster-allow-replica-migration", "no"]);
-    Process::spawn(&mut command, address)
+    Process::spawn(command, address)
 }
 
 /// What `redis-cli` answers to a command, without the end of the line.

@@ -1,23 +1,25 @@
 //! One round of load by wrk.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crossbeam_channel::after;
+use tempfile::NamedTempFile;
 
 use crate::answered::{self, Spread};
 use crate::process::Process;
+use crate::system::System;
 
-/// Connections that are kept open during a round.
-pub(crate) const CONNECTIONS: u64 = 64;
+/// Connections that are kept open during a round; a few less where they do not divide among the servers.
+const CONNECTIONS: usize = 64;
+/// Threads of wrk where one server is asked.
+const THREADS: usize = 2;
 /// Keys that the requests are about.
 pub(crate) const KEYS: u64 = 10_000;
 /// A round in which a connection went unanswered is repeated this often.
 const MOST_REPEATS: u32 = 3;
-/// The pairs of keys, shared by all that sends requests.
-pub(crate) const PATH: &str = "/kv-store/keys/";
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load/keys.lua");
 
@@ -55,17 +57,72 @@ pub(crate) struct Round {
     pub(crate) spread: Spread,
 }
 
-/// Runs a round against the first of some processes, which all do the work, until every connection was answered.
+/// What is asked of whom.
+pub(crate) struct Load<'a> {
+    pub(crate) system: System,
+    /// All that do the work.
+    pub(crate) processes: &'a [Process],
+    /// Those of them that the connections go to, in equal numbers.
+    pub(crate) asked: Vec<SocketAddr>,
+    pub(crate) kind: Kind,
+}
+
+impl<'a> Load<'a> {
+    /// Asks the first of some nodes.
+    pub(crate) fn on_first(processes: &'a [Process], kind: Kind) -> Self {
+        Self { system: System::Evenkv, processes, asked: vec![processes[0].address], kind }
+    }
+
+    /// Each thread asks one server only.
+    fn threads(&self) -> usize {
+        if self.asked.len() == 1 { THREADS } else { self.asked.len() }
+    }
+
+    fn connections(&self) -> usize {
+        CONNECTIONS / self.threads() * self.threads()
+    }
+
+    /// The requests as `keys.lua` reads them.
+    fn write_requests(&self) -> io::Result<NamedTempFile> {
+        let mut file = NamedTempFile::new()?;
+        let line = |key| {
+            let request = self.system.request(self.kind, key);
+            format!("{}\t{}\t{}\n", request.method, request.path, request.body)
+        };
+        file.write_all((0..KEYS).map(line).collect::<String>().as_bytes())?;
+        Ok(file)
+    }
+
+    fn start(&self, requests: &NamedTempFile, length: Duration) -> io::Result<Child> {
+        let servers = self.asked.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        Command::new("wrk")
+            .args(["--threads", &self.threads().to_string(), "--timeout", "5s"])
+            .args(["--connections", &self.connections().to_string()])
+            .args(["--duration", &format!("{}s", length.as_secs()), "--script", SCRIPT])
+            .arg(format!("http://{}", self.asked[0]))
+            .arg("--")
+            .arg(requests.path())
+            .env("SERVERS", servers)
+            .stdout(Stdio::piped())
+            .spawn()
+    }
+
+    fn cpu_time(&self) -> io::Result<Duration> {
+        self.processes.iter().map(Process::cpu_time).sum()
+    }
+}
+
+/// Runs a round until every connection was answered.
 ///
 /// # Errors
 /// When requests fail, or connections go unanswered again and again.
-pub(crate) fn run(processes: &[Process], kind: Kind, length: Duration) -> io::Result<Round> {
+pub(crate) fn run(load: &Load<'_>, length: Duration) -> io::Result<Round> {
     let mut reason = String::new();
     for _ in 0..=MOST_REPEATS {
-        match try_once(processes, kind, length)? {
+        match try_once(load, length)? {
             Ok(round) => return Ok(round),
             Err(starved) => {
-                eprintln!("  a {} round is repeated: {starved}", kind.method());
+                eprintln!("  a {} round is repeated: {starved}", load.kind.method());
                 reason = starved;
             }
         }
@@ -73,17 +130,16 @@ pub(crate) fn run(processes: &[Process], kind: Kind, length: Duration) -> io::Re
     Err(io::Error::other(reason))
 }
 
-fn try_once(processes: &[Process], kind: Kind, length: Duration) -> io::Result<Result<Round, String>> {
-    let address = processes[0].address;
-    let cpu_before = cpu_time(processes)?;
-    // Nodes of a cluster keep connections among each other, which are idle.
-    let others = answered::look(address)?;
-    let wrk = start(address, kind, length)?;
+fn try_once(load: &Load<'_>, length: Duration) -> io::Result<Result<Round, String>> {
+    let requests = load.write_requests()?;
+    let cpu_before = load.cpu_time()?;
+    let wrk = load.start(&requests, length)?;
+    let client = wrk.id();
     // Early, but not before all connections are there; and late, but not after the first are gone.
-    let early = after(length / 4).recv().map_err(io::Error::other).and_then(|_| answered::look(address));
-    let late = after(length / 2).recv().map_err(io::Error::other).and_then(|_| answered::look(address));
+    let early = after(length / 4).recv().map_err(io::Error::other).and_then(|_| answered::look(client));
+    let late = after(length / 2).recv().map_err(io::Error::other).and_then(|_| answered::look(client));
     let said = wrk.wait_with_output()?;
-    let cpu = cpu_time(processes)?.saturating_sub(cpu_before);
+    let cpu = load.cpu_time()?.saturating_sub(cpu_before);
     let said = String::from_utf8_lossy(&said.stdout);
     let figure = |name: &str| figure(&said, name);
     let (status_errors, socket_errors) = (figure("status_errors")?, figure("socket_errors")?);
@@ -94,36 +150,13 @@ fn try_once(processes: &[Process], kind: Kind, length: Duration) -> io::Result<R
     if answered == 0 {
         return Ok(Err("nothing was answered".to_owned()));
     }
-    let mut early = early?;
-    early.retain(|own, _| !others.contains_key(own));
-    Ok(Spread::between(&early, &late?, CONNECTIONS).map(|spread| Round {
+    Ok(Spread::between(&early?, &late?, load.connections() as u64).map(|spread| Round {
         rate: to_float(answered) * 1e6 / to_float(figure("microseconds").unwrap_or(1)),
         cpu_micros: cpu.as_secs_f64() * 1e6 / to_float(answered),
         p50_micros: figure("p50").unwrap_or(0),
         p99_micros: figure("p99").unwrap_or(0),
         spread,
     }))
-}
-
-fn start(address: SocketAddr, kind: Kind, length: Duration) -> io::Result<Child> {
-    let mut wrk = Command::new("wrk");
-    wrk.args(["--threads", "2", "--timeout", "5s", "--connections", &CONNECTIONS.to_string()])
-        .args(["--duration", &format!("{}s", length.as_secs()), "--script", SCRIPT])
-        .arg(format!("http://{address}"))
-        .args(["--", kind.method(), &KEYS.to_string(), PATH]);
-    if kind == Kind::Put {
-        wrk.arg(value_body());
-    }
-    wrk.stdout(Stdio::piped()).spawn()
-}
-
-/// The body of every PUT: a value of 100 bytes.
-pub(crate) fn value_body() -> String {
-    format!("{{\"value\":\"{}\"}}", "v".repeat(100))
-}
-
-fn cpu_time(processes: &[Process]) -> io::Result<Duration> {
-    processes.iter().map(Process::cpu_time).sum()
 }
 
 fn figure(said: &str, name: &str) -> io::Result<u64> {

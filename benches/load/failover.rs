@@ -56,7 +56,8 @@ pub(crate) fn measure(kills: u64, etcd_kills: u64) -> io::Result<bool> {
         None => println!("etcd: not on this machine, or not wanted, so it was not measured"),
     }
     println!(
-        "Silence: the longest time without an acknowledged write from the kill until the killed one is ready."
+        "Silence: the longest time without an acknowledged write, from the kill until {CALM:?} after the killed one \
+         was ready again. Failed attempts were made again after {PATIENCE:?} or more."
     );
     for (name, outcome) in [("evenkv", &ours), ("etcd", &etcd)] {
         if let Some(outcome) = outcome {

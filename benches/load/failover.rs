@@ -73,7 +73,15 @@ pub(crate) fn measure(kills: u64, etcd_kills: u64) -> io::Result<bool> {
 
 fn kill_leaders(mut group: Group, kills: u64) -> io::Result<Outcome> {
     let mut outcome = Outcome::default();
-    for _ in 0..kills {
+    for kill in 1..=kills {
+        let add_number = |error: io::Error| io::Error::other(format!("kill {kill} of {kills}: {error}"));
+        outcome.kill_leader(&mut group).map_err(add_number)?;
+    }
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn kill_leader(&mut self, group: &mut Group) -> io::Result<()> {
         let leader = group.leader()?;
         let nodes = group.addresses_without(leader);
         let writers = Writers { system: group.system, nodes, patience: PATIENCE, stagger: STAGGER };
@@ -86,14 +94,12 @@ fn kill_leaders(mut group: Group, kills: u64) -> io::Result<Outcome> {
             let _ = after(CALM).recv();
             Ok((killed, ready, now()))
         })?;
-        outcome.silences.push(written.longest_silence(killed, end));
-        outcome.returns.push(ready - killed);
-        outcome.failures += written.failures;
+        self.silences.push(written.longest_silence(killed, end));
+        self.returns.push(ready - killed);
+        self.failures += written.failures;
+        Ok(())
     }
-    Ok(outcome)
-}
 
-impl Outcome {
     fn too_long(&self) -> usize {
         self.silences.iter().filter(|silence| **silence > TOO_LONG).count()
     }

@@ -13,9 +13,10 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use support::audit::{audit, shards};
 use support::change::{
-    Pairs, VIEW_CHANGE, allowed, ask, ask_with, audit, change_idle, check_receipt, has_ended, passive, phase,
-    shards, status, target, wait_knows,
+    Pairs, VIEW_CHANGE, allowed, ask, ask_with, change_idle, check_receipt, has_ended, passive, phase,
+    status, target, wait_knows,
 };
 use support::cluster::Cluster;
 use support::history;

@@ -14,9 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::audit::{audit, shards};
 use support::change::{
-    VIEW_CHANGE, allowed, ask, ask_with, audit, check_receipt, has_ended, passive, phase, shards, status,
-    target, wait_knows,
+    VIEW_CHANGE, allowed, ask, ask_with, check_receipt, has_ended, passive, phase, status, target, wait_knows,
 };
 use support::cluster::Cluster;
 use support::history;

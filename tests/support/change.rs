@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::audit::{Holders, audit, holders, least_moves, replicas_of, shard_id};
 use super::http::{Http, Response};
 use super::node::Node;
 use super::{START_DEADLINE, ports, wait_until};
@@ -95,81 +96,13 @@ pub(crate) fn has_ended(phase: &str) -> bool {
     ["finished", "failed", "cancelled", "superseded"].contains(&phase)
 }
 
-/// The counts and checksums of all shards.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Audit {
-    pub(crate) ok: bool,
-    pub(crate) epoch: u64,
-    pub(crate) keys: u64,
-    pub(crate) checksum: String,
-    /// Pairs by the node that holds them; `None` where it was not reached.
-    pub(crate) counts: BTreeMap<String, Option<u64>>,
-}
-
-/// The audit as this node gives it; its fields must be those of the contract.
-pub(crate) fn audit(address: &str) -> Audit {
-    let answer = Http::new(address).get("/kv-store/audit");
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let body = answer.json();
-    assert_eq!(body["message"], "Audit retrieved successfully", "{body}");
-    let shards = body["shards"].as_array().expect("a list of shards");
-    let mut counts = BTreeMap::new();
-    for (number, shard) in shards.iter().enumerate() {
-        assert_eq!(shard["shard-id"], (number + 1).to_string(), "{body}");
-        let count = shard["key-count"].as_u64();
-        for figure in ["log-index", "stray"] {
-            assert_eq!(shard[figure].is_u64(), count.is_some(), "{figure} in {body}");
-        }
-        assert_eq!(shard["checksum"].as_str().is_some_and(is_checksum), count.is_some(), "{body}");
-        counts.insert(only_replica(shard), count);
-    }
-    let ok = body["ok"].as_bool().expect("a verdict");
-    if ok {
-        assert!(shards.iter().all(|shard| shard["stray"] == 0), "{body}");
-        assert_eq!(counts.values().copied().sum::<Option<u64>>(), body["keys"].as_u64(), "{body}");
-        assert!(body["checksum"].as_str().is_some_and(is_checksum), "{body}");
-    }
-    Audit {
-        ok,
-        epoch: body["epoch"].as_u64().expect("an epoch"),
-        keys: body["keys"].as_u64().unwrap_or_default(),
-        checksum: body["checksum"].as_str().unwrap_or_default().to_owned(),
-        counts,
-    }
-}
-
-fn is_checksum(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// The node that is this shard, at factor 1.
-fn only_replica(shard: &Value) -> String {
-    let replicas = shard["replicas"].as_array().expect("replicas");
-    assert_eq!(replicas.len(), 1, "{shard}");
-    replicas[0].as_str().expect("an address").to_owned()
-}
-
-/// Node by shard id, as the asked node knows the view.
-pub(crate) fn shards(address: &str) -> BTreeMap<String, String> {
-    let view = Http::new(address).get("/kv-store/view").json();
-    let shards = view["shards"].as_array().expect("shards");
-    let id = |shard: &Value| shard["shard-id"].as_str().expect("an id").to_owned();
-    shards.iter().map(|shard| (id(shard), only_replica(shard))).collect()
-}
-
-/// The least number of pairs that must change their node: all of those that leave, and what the others have above
-/// their part, where one more than the rounded part may stay on as many as there are.
-pub(crate) fn least_moves(before: &BTreeMap<String, u64>, view: &[String]) -> u64 {
-    let (count, keys) = (view.len() as u64, before.values().sum::<u64>());
-    let (part, extra) = (keys / count, keys % count);
-    let going: u64 = before.iter().filter(|(node, _)| !view.contains(*node)).map(|(_, held)| held).sum();
-    let over = view.iter().filter_map(|node| before.get(node)?.checked_sub(part)).filter(|over| *over > 0);
-    let over: Vec<u64> = over.collect();
-    going + over.iter().sum::<u64>() - extra.min(over.len() as u64)
-}
-
-/// A receipt is exact by itself: fields, ids, nodes, counts that differ by one at most, their sum.
+/// A receipt at factor 1 is exact by itself: fields, ids, nodes, counts that differ by one at most, their sum.
 pub(crate) fn check_receipt(receipt: &Value, view: &[String]) {
+    check_receipt_at(receipt, view, 1);
+}
+
+/// The same at any factor: every node of the view is in exactly one shard, and only at factor 1 a shard has an address.
+pub(crate) fn check_receipt_at(receipt: &Value, view: &[String], factor: usize) {
     let mut fields: Vec<&str> = receipt.as_object().expect("an object").keys().map(String::as_str).collect();
     fields.retain(|name| *name != "given-up");
     fields.sort_unstable();
@@ -181,16 +114,22 @@ pub(crate) fn check_receipt(receipt: &Value, view: &[String]) {
     let figure = |name: &str| receipt[name].as_u64().unwrap_or_else(|| panic!("{name} in {receipt}"));
     assert_eq!(figure("moved"), figure("minimum"), "{receipt}");
     let listed = receipt["shards"].as_array().expect("a list");
-    let ids: Vec<String> = (1..=view.len()).map(|number| number.to_string()).collect();
+    let ids: Vec<String> = (1..=view.len() / factor).map(|number| number.to_string()).collect();
     assert_eq!(listed.iter().map(|shard| shard["shard-id"].clone()).collect::<Vec<_>>(), ids, "{receipt}");
-    let nodes: BTreeSet<String> = listed.iter().map(only_replica).collect();
-    assert_eq!(nodes, view.iter().cloned().collect::<BTreeSet<_>>(), "{receipt}");
-    assert!(listed.iter().all(|shard| shard["address"] == shard["replicas"][0]), "{receipt}");
+    let order = |node: &String| view.iter().position(|named| named == node);
+    for shard in listed {
+        let replicas = replicas_of(shard);
+        assert_eq!(replicas.len(), factor, "{receipt}");
+        assert!(replicas.is_sorted_by_key(order), "replicas are in the order of {view:?}: {receipt}");
+        let address = (factor == 1).then_some(&shard["replicas"][0]);
+        assert_eq!(shard.get("address"), address, "{receipt}");
+    }
+    let nodes: Vec<String> = listed.iter().flat_map(replicas_of).collect();
+    assert_eq!(nodes.len(), view.len(), "{receipt}");
+    assert_eq!(sorted(&nodes), sorted(view), "{receipt}");
     let counts = |name: &str| -> Vec<u64> {
-        listed
-            .iter()
-            .map(|shard| shard[name].as_u64().unwrap_or_else(|| panic!("{name} in {receipt}")))
-            .collect()
+        let count = |shard: &Value| shard[name].as_u64().unwrap_or_else(|| panic!("{name} in {receipt}"));
+        listed.iter().map(count).collect()
     };
     let at_cut = counts("key-count-at-cut");
     let (least, most) = (at_cut.iter().min().expect("shards"), at_cut.iter().max().expect("shards"));
@@ -201,20 +140,34 @@ pub(crate) fn check_receipt(receipt: &Value, view: &[String]) {
     }
 }
 
+fn sorted(nodes: &[String]) -> BTreeSet<&String> {
+    nodes.iter().collect()
+}
+
+/// Changes the view at factor 1 while nobody writes, and checks all that must be true then, see [`change_idle_to`].
+pub(crate) fn change_idle(asked: &str, view: &[String]) -> Value {
+    change_idle_to(asked, view, 1)
+}
+
 /// Changes the view while nobody writes, and checks all that must be true then: the receipt, by audits before and after
 /// that nothing is lost, doubled or moved without need, that the ids of shards stay, and the counts of all nodes, also
-/// of those that left. Returns the receipt.
-pub(crate) fn change_idle(asked: &str, view: &[String]) -> Value {
-    let (before, old) = (audit(asked), shards(asked));
+/// of those that left. Returns the receipt. The factor is only named where it is a new one.
+pub(crate) fn change_idle_to(asked: &str, view: &[String], factor: usize) -> Value {
+    let (before, old) = (audit(asked), holders(asked));
     assert!(before.ok, "{before:?}");
-    let answer = ask(asked, view);
-    assert_eq!(answer.status, 200, "from {old:?} to {view:?} at {asked}: {}", answer.text());
+    let is_new = old.values().any(|replicas| replicas.len() != factor);
+    let body = if is_new { json!({"view": view, "repl-factor": factor}) } else { json!({ "view": view }) };
+    let answer = ask_with(asked, &[], &body);
+    assert_eq!(answer.status, 200, "from {old:?} to {body} at {asked}: {}", answer.text());
     let receipt = answer.json();
-    check_receipt(&receipt, view);
-    let counts = before.counts.iter().map(|(node, count)| (node.clone(), count.expect("it is ok"))).collect();
-    assert_eq!(receipt["moved"], least_moves(&counts, view), "{before:?} to {receipt}");
+    check_receipt_at(&receipt, view, factor);
+    assert_eq!(receipt["moved"], least_moves(&before.held(), view, factor), "{before:?} to {receipt}");
     assert_eq!(receipt["keys"], before.keys, "{before:?} to {receipt}");
-    assert_eq!(receipt["moved"], receipt["copied"], "{receipt}");
+    if factor == 1 && !is_new {
+        assert_eq!(receipt["moved"], receipt["copied"], "{receipt}");
+    }
+    let most = before.keys * factor as u64;
+    assert!(receipt["copied"].as_u64().is_some_and(|copied| copied <= most), "at most {most}: {receipt}");
     assert_eq!(
         (&receipt["created-meanwhile"], &receipt["deleted-meanwhile"]),
         (&json!(0), &json!(0)),
@@ -226,41 +179,48 @@ pub(crate) fn change_idle(asked: &str, view: &[String]) -> Value {
         assert!(after.ok, "{after:?}");
         assert_eq!((after.keys, &after.checksum), (before.keys, &before.checksum), "{before:?} to {after:?}");
         assert_eq!(receipt["epoch"], after.epoch, "{after:?}");
-        for shard in receipt["shards"].as_array().expect("a list") {
-            let count = after.counts[shard["address"].as_str().expect("an address")];
-            assert_eq!(shard["key-count"].as_u64(), count, "{receipt} and {after:?}");
+        for (shard, audited) in receipt["shards"].as_array().expect("a list").iter().zip(&after.shards) {
+            assert_eq!(shard["key-count"].as_u64(), audited.count, "{receipt} and {after:?}");
         }
-        assert_eq!(shards(address), new, "as {address} knows it");
+        assert_eq!(holders(address), new, "as {address} knows it");
     }
     check_key_counts(&receipt, &old);
     receipt
 }
 
-/// A shard that stays keeps its id where that is one of the new ids.
-fn check_ids(old: &BTreeMap<String, String>, receipt: &Value) -> BTreeMap<String, String> {
+/// A shard that stays on its nodes keeps its id where that is one of the new ids; where neither the number of shards
+/// nor the factor changes, a shard whose nodes all stay keeps them.
+fn check_ids(old: &Holders, receipt: &Value) -> Holders {
     let listed = receipt["shards"].as_array().expect("a list");
-    let id = |shard: &Value| shard["shard-id"].as_str().expect("an id").to_owned();
-    let new: BTreeMap<String, String> = listed.iter().map(|shard| (id(shard), only_replica(shard))).collect();
-    for (id, node) in old {
-        let stays = new.values().any(|kept| kept == node);
-        assert!(!stays || !new.contains_key(id) || new[id] == *node, "{old:?} to {new:?}");
+    let new: Holders = listed.iter().map(|shard| (shard_id(shard), replicas_of(shard))).collect();
+    let all: Vec<&String> = new.values().flatten().collect();
+    let is_same_shape = new.len() == old.len() && new.values().map(Vec::len).eq(old.values().map(Vec::len));
+    for (id, nodes) in old.iter().filter(|(id, _)| new.contains_key(*id)) {
+        let is_there = new.values().any(|kept| sorted(kept) == sorted(nodes));
+        let could_be = is_same_shape && nodes.iter().all(|node| all.contains(&node));
+        let keeps = sorted(&new[id]) == sorted(nodes);
+        assert!(keeps || !(is_there || could_be), "shard {id} from {old:?} to {new:?}");
     }
     new
 }
 
 /// What every node says of itself.
-fn check_key_counts(receipt: &Value, old: &BTreeMap<String, String>) {
+fn check_key_counts(receipt: &Value, old: &Holders) {
     let listed = receipt["shards"].as_array().expect("a list");
+    let mut staying = BTreeSet::new();
     for shard in listed {
-        let own = Http::new(shard["address"].as_str().expect("an address")).get("/kv-store/key-count").json();
         let expected = json!({
             "message": "Key count retrieved successfully",
             "key-count": shard["key-count"],
             "shard-id": shard["shard-id"],
         });
-        assert_eq!(own, expected, "{receipt}");
+        for node in replicas_of(shard) {
+            let own = Http::new(&node).get("/kv-store/key-count").json();
+            assert_eq!(own, expected, "{node} after {receipt}");
+            staying.insert(node);
+        }
     }
-    for left in old.values().filter(|node| !listed.iter().any(|shard| shard["address"] == **node)) {
+    for left in old.values().flatten().filter(|node| !staying.contains(*node)) {
         let own = Http::new(left).get("/kv-store/key-count").json();
         assert_eq!(own, json!({"message": "Key count retrieved successfully", "key-count": 0}), "{left}");
     }

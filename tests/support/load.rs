@@ -1,9 +1,9 @@
 //! Clients that go on working while something is done to the cluster, and note every answer.
 #![allow(dead_code, reason = "every test file includes this module and each uses its own part of it")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,11 +12,14 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use super::at_once;
 use super::history::{Call, Outcome, Record};
 use super::http::{Http, Response};
 
 /// Longer than any deadline of a node.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Connections that read back at the end.
+const READERS: usize = 8;
 
 /// Who works, and on what.
 #[derive(Debug, Clone)]
@@ -29,12 +32,41 @@ pub(crate) struct Profile {
     /// How long a client rests after each answer.
     pub(crate) rest: Duration,
     pub(crate) seed: u64,
+    pub(crate) mix: Mix,
+    /// Whether a client whose node takes no request, or hangs up, asks another one, with the same `Idempotency-Key`.
+    pub(crate) elsewhere: bool,
+}
+
+/// What clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mix {
+    /// Four puts, four gets and two deletes of ten.
+    Everything,
+    Puts,
 }
 
 impl Default for Profile {
     fn default() -> Self {
         let rest = Duration::from_millis(2);
-        Self { clients: 16, keys: 400, prefix: "load-".to_owned(), rest, seed: 1 }
+        Self {
+            clients: 16,
+            keys: 400,
+            prefix: "load-".to_owned(),
+            rest,
+            seed: 1,
+            mix: Mix::Everything,
+            elsewhere: false,
+        }
+    }
+}
+
+impl Profile {
+    /// The key with this number of a generation of keys; the first generation is 0.
+    fn key(&self, generation: u32, number: u32) -> String {
+        match generation {
+            0 => format!("{}{number}", self.prefix),
+            _ => format!("{}g{generation}-{number}", self.prefix),
+        }
     }
 }
 
@@ -44,6 +76,7 @@ struct Shared {
     stopped: AtomicBool,
     answers: AtomicU64,
     next_value: AtomicU64,
+    generation: AtomicU32,
     started: Instant,
 }
 
@@ -54,13 +87,89 @@ pub(crate) struct Load {
 }
 
 /// What one client, or all of them, noted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Noted {
     pub(crate) records: Vec<Record>,
     /// Every answer that was not right, and every request without one, with the time since the start.
     pub(crate) wrong: Vec<String>,
+    /// Those of them that no node may give even while others are away: all but a 503 as the contract has it.
+    pub(crate) unfit: Vec<String>,
     /// The longest that any request took, answered or not.
     pub(crate) slowest: Duration,
+    /// Requests that were sent to another node because nobody listened at the first one.
+    pub(crate) refused: u64,
+    /// Requests that were sent to another node because the first one hung up without an answer.
+    pub(crate) broken: u64,
+    started: Instant,
+}
+
+impl Noted {
+    fn new(started: Instant) -> Self {
+        Self {
+            records: Vec::new(),
+            wrong: Vec::new(),
+            unfit: Vec::new(),
+            slowest: Duration::ZERO,
+            refused: 0,
+            broken: 0,
+            started,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.records.extend(other.records);
+        self.wrong.extend(other.wrong);
+        self.unfit.extend(other.unfit);
+        self.slowest = self.slowest.max(other.slowest);
+        self.refused += other.refused;
+        self.broken += other.broken;
+    }
+
+    /// Reads every key that was ever used through one of these nodes, as further records: a write that was acknowledged
+    /// and is gone makes the history wrong. Returns how many pairs there are.
+    pub(crate) fn read_back(&mut self, through: &[String]) -> u64 {
+        let keys: BTreeSet<&String> = self.records.iter().map(|record| &record.key).collect();
+        let keys: Vec<&String> = keys.into_iter().collect();
+        let since = |started: Instant| nanoseconds(started.elapsed());
+        let read = at_once(READERS, |reader| {
+            let mut client = Http::new(&through[reader % through.len()]);
+            let mut records = Vec::new();
+            for key in keys.iter().skip(reader).step_by(READERS) {
+                let called = since(self.started);
+                let answer = client.get(&format!("/kv-store/keys/{key}"));
+                let outcome = match answer.status {
+                    200 => Outcome::Got(answer.json()["value"].as_u64()),
+                    404 => Outcome::Got(None),
+                    _ => panic!("{key} cannot be read back: {}", shown(&answer)),
+                };
+                let returned = since(self.started);
+                let client = u32::try_from(1_000_000 + reader).expect("few readers");
+                let key = (*key).clone();
+                records.push(Record { client, key, call: Call::Get, called, returned, outcome });
+            }
+            records
+        });
+        let read: Vec<Record> = read.into_iter().flatten().collect();
+        let there = read.iter().filter(|record| record.outcome != Outcome::Got(None)).count();
+        self.records.extend(read);
+        there as u64
+    }
+
+    /// Nothing of what no node may ever answer was answered.
+    pub(crate) fn check_fit(&self) {
+        let some = &self.unfit[..self.unfit.len().min(20)];
+        assert!(some.is_empty(), "{} answers that no node may give: {some:#?}", self.unfit.len());
+    }
+
+    /// Every request was answered rightly.
+    pub(crate) fn check_all_right(&self) {
+        let some = &self.wrong[..self.wrong.len().min(40)];
+        assert!(some.is_empty(), "{} of {} wrong: {some:#?}", self.wrong.len(), self.records.len());
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).expect("a test ends in 500 years")
 }
 
 impl Load {
@@ -71,11 +180,12 @@ impl Load {
             stopped: AtomicBool::new(false),
             answers: AtomicU64::new(0),
             next_value: AtomicU64::new(0),
+            generation: AtomicU32::new(0),
             started: Instant::now(),
         });
         let start = |number| {
             let (shared, profile) = (Arc::clone(&shared), profile.clone());
-            thread::spawn(move || Client::new(number, profile).work(&shared))
+            thread::spawn(move || Client::new(number, profile, shared.started).work(&shared))
         };
         let running = (0..profile.clients).map(start).collect();
         Self { shared, running }
@@ -91,15 +201,23 @@ impl Load {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
+    /// Nanoseconds since the start, as the records have them.
+    pub(crate) fn now(&self) -> u64 {
+        nanoseconds(self.shared.started.elapsed())
+    }
+
+    /// From now on clients use new keys, and only read older ones, now and then. A write whose outcome is unknown makes
+    /// the history of its key dear to check for as long as the key is written.
+    pub(crate) fn turn_over(&self) {
+        self.shared.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Lets every client end its request and returns what all of them noted.
     pub(crate) fn stop(mut self) -> Noted {
         self.shared.stopped.store(true, Ordering::Relaxed);
-        let mut all = Noted::default();
+        let mut all = Noted::new(self.shared.started);
         for client in self.running.drain(..) {
-            let noted = client.join().expect("a client notes what is wrong and does not panic");
-            all.records.extend(noted.records);
-            all.wrong.extend(noted.wrong);
-            all.slowest = all.slowest.max(noted.slowest);
+            all.add(client.join().expect("a client notes what is wrong and does not panic"));
         }
         all
     }
@@ -121,9 +239,9 @@ struct Client {
 }
 
 impl Client {
-    fn new(number: u32, profile: Profile) -> Self {
-        let random = StdRng::seed_from_u64(profile.seed.wrapping_mul(1000) + u64::from(number));
-        Self { number, profile, random, connections: HashMap::new(), noted: Noted::default() }
+    fn new(number: u32, profile: Profile, started: Instant) -> Self {
+        let random = StdRng::seed_from_u64(profile.seed.wrapping_mul(1000).wrapping_add(u64::from(number)));
+        Self { number, profile, random, connections: HashMap::new(), noted: Noted::new(started) }
     }
 
     fn work(mut self, shared: &Shared) -> Noted {
@@ -137,20 +255,21 @@ impl Client {
     }
 
     fn request(&mut self, shared: &Shared) {
-        let key = format!("{}{}", self.profile.prefix, self.random.random_range(0..self.profile.keys));
-        let call = match self.random.random_range(0..10) {
-            0..4 => Call::Put(shared.next_value.fetch_add(1, Ordering::Relaxed)),
-            4..8 => Call::Get,
-            _ => Call::Delete,
+        let (key, call) = self.choose(shared);
+        let mut nodes = shared.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let called = nanoseconds(shared.started.elapsed());
+        let (node, answer) = loop {
+            let node = nodes.swap_remove(self.random.random_range(0..nodes.len()));
+            let answer = self.ask(&node, &key, call);
+            match &answer {
+                Err(error) if self.profile.elsewhere && !nodes.is_empty() => {
+                    let refused = error.kind() == ErrorKind::ConnectionRefused;
+                    *(if refused { &mut self.noted.refused } else { &mut self.noted.broken }) += 1;
+                }
+                _ => break (node, answer),
+            }
         };
-        let node = {
-            let nodes = shared.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-            nodes[self.random.random_range(0..nodes.len())].clone()
-        };
-        let since = || u64::try_from(shared.started.elapsed().as_nanos()).expect("a test ends in 500 years");
-        let called = since();
-        let answer = self.ask(&node, &key, call);
-        let returned = since();
+        let returned = nanoseconds(shared.started.elapsed());
         let took = Duration::from_nanos(returned - called);
         self.noted.slowest = self.noted.slowest.max(took);
         let judged = judge(&node, call, &answer);
@@ -158,27 +277,66 @@ impl Client {
             None => _ = shared.answers.fetch_add(1, Ordering::Relaxed),
             Some(wrong) => {
                 let at = Duration::from_nanos(called);
-                self.noted
-                    .wrong
-                    .push(format!("{at:.3?}, {took:.3?} long, {call:?} {key} at {node}: {wrong}"));
+                let wrong = format!("{at:.3?}, {took:.3?} long, {call:?} {key} at {node}: {wrong}");
+                if answer.is_ok_and(|answer| !is_fit(call, &answer)) {
+                    self.noted.unfit.push(wrong.clone());
+                }
+                self.noted.wrong.push(wrong);
             }
         }
         let (client, outcome) = (self.number, judged.outcome);
         self.noted.records.push(Record { client, key, call, called, returned, outcome });
     }
 
+    fn choose(&mut self, shared: &Shared) -> (String, Call) {
+        let number = self.random.random_range(0..self.profile.keys);
+        let generation = shared.generation.load(Ordering::Relaxed);
+        if generation > 0 && self.random.random_ratio(1, 10) {
+            return (self.profile.key(self.random.random_range(0..generation), number), Call::Get);
+        }
+        let key = self.profile.key(generation, number);
+        let put = || Call::Put(shared.next_value.fetch_add(1, Ordering::Relaxed));
+        let call = match (self.profile.mix, self.random.random_range(0..10)) {
+            (Mix::Puts, _) | (Mix::Everything, 0..4) => put(),
+            (Mix::Everything, 4..8) => Call::Get,
+            (Mix::Everything, _) => Call::Delete,
+        };
+        (key, call)
+    }
+
     fn ask(&mut self, node: &str, key: &str, call: Call) -> io::Result<Response> {
         let open = || Http::with_patience(node, PATIENCE);
         let connection = self.connections.entry(node.to_owned()).or_insert_with(open);
         let target = format!("/kv-store/keys/{key}");
+        // Of one client no two requests are under way, so its number and theirs make a key that nobody else has.
+        let id = format!("client-{}-request-{}", self.number, self.noted.records.len());
+        let id = [("Idempotency-Key", id.as_str())];
+        let headers: &[(&str, &str)] = if self.profile.elsewhere { &id } else { &[] };
         match call {
             Call::Put(value) => {
-                connection.try_request("PUT", &target, &[], json!({ "value": value }).to_string().as_bytes())
+                let body = json!({ "value": value }).to_string();
+                connection.try_request("PUT", &target, headers, body.as_bytes())
             }
             Call::Get => connection.try_request("GET", &target, &[], b""),
-            Call::Delete => connection.try_request("DELETE", &target, &[], b""),
+            Call::Delete => connection.try_request("DELETE", &target, headers, b""),
         }
     }
+}
+
+/// Whether a node may answer so while others are away: that it cannot serve the key, in the form of the contract.
+fn is_fit(call: Call, answer: &Response) -> bool {
+    let method = match call {
+        Call::Put(_) => "PUT",
+        Call::Get => "GET",
+        Call::Delete => "DELETE",
+    };
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let is_said = body["error"].is_string()
+        && body["message"] == format!("Error in {method}")
+        && body.as_object().is_some_and(|fields| fields.len() == 2);
+    let outcome = answer.header("Evenkv-Outcome");
+    let tells = call == Call::Get || ["applied", "not-applied", "unknown"].map(Some).contains(&outcome);
+    answer.status == 503 && is_said && tells && answer.header("Retry-After").is_some()
 }
 
 /// What an answer says, and what is wrong with it.

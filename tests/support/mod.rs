@@ -8,14 +8,17 @@
     reason = "the rules about clocks, threads and the environment are for the library; a test polls and measures"
 )]
 
+pub(crate) mod audit;
 pub(crate) mod change;
 pub(crate) mod cluster;
 pub(crate) mod fake_main;
 pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod ports;
+pub(crate) mod replicated;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -17,6 +17,8 @@ const LOG_TAIL_LINES: usize = 60;
 pub(crate) struct Node {
     address: String,
     settings: Vec<(String, String)>,
+    /// The network namespace in which it runs, where that is another one than that of the test.
+    namespace: Option<String>,
     folder: tempfile::TempDir,
     child: Option<Child>,
     starts: usize,
@@ -50,7 +52,17 @@ impl Node {
     pub(crate) fn start_reached_at(address: &str, settings: &[(&str, &str)]) -> Self {
         let mut node = Self::not_started(address);
         node.settings = owned(settings);
-        node.spawn(evenkv());
+        node.spawn_own();
+        node
+    }
+
+    /// A process with `ADDRESS` and these settings in a network namespace.
+    pub(crate) fn start_in(namespace: &str, address: &str, settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::not_started(address);
+        node.namespace = Some(namespace.to_owned());
+        node.settings = owned(&[("ADDRESS", address)]);
+        node.settings.extend(owned(settings));
+        node.spawn_own();
         node
     }
 
@@ -63,7 +75,15 @@ impl Node {
 
     fn not_started(address: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the log");
-        Self { address: address.to_owned(), settings: Vec::new(), folder, child: None, starts: 0 }
+        let (address, settings) = (address.to_owned(), Vec::new());
+        Self { address, settings, namespace: None, folder, child: None, starts: 0 }
+    }
+
+    fn spawn_own(&mut self) {
+        self.spawn(match &self.namespace {
+            None => evenkv(),
+            Some(namespace) => evenkv_in(namespace),
+        });
     }
 
     fn spawn(&mut self, mut command: Command) {
@@ -123,7 +143,7 @@ impl Node {
     /// Starts a new process with the same settings on the same port, after the old one was killed.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.spawn(evenkv());
+        self.spawn_own();
     }
 
     /// The same with other settings beside `ADDRESS`.
@@ -131,7 +151,7 @@ impl Node {
         self.kill();
         self.settings.retain(|(name, _)| name == "ADDRESS");
         self.settings.extend(owned(settings));
-        self.spawn(evenkv());
+        self.spawn_own();
     }
 
     /// Stops the process where it stands; connections to it are still taken by the system.
@@ -228,7 +248,17 @@ fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {
 
 /// The binary under test with an environment in which nothing is set that could change what it does.
 pub(crate) fn evenkv() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkv"));
+    clean(Command::new(env!("CARGO_BIN_EXE_evenkv")))
+}
+
+/// The same in a network namespace: `ip` becomes the program, so the process is the node itself.
+fn evenkv_in(namespace: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_evenkv")]);
+    clean(command)
+}
+
+fn clean(mut command: Command) -> Command {
     command.env_clear().env("RUST_LOG", "info");
     for name in ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"] {
         if let Some(value) = std::env::var_os(name) {

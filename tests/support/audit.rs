@@ -159,6 +159,7 @@ pub(crate) fn least_moves(before: &[Held], view: &[String], factor: usize) -> u6
     staying.truncate(count);
     staying.sort_by_key(|shard| Reverse(shard.pairs));
     let (part, extra) = (keys / count as u64, keys % count as u64);
-    let stay = staying.iter().zip(0..).map(|(shard, number)| shard.pairs.min(part + u64::from(number < extra)));
+    let stay =
+        staying.iter().zip(0..).map(|(shard, number)| shard.pairs.min(part + u64::from(number < extra)));
     keys - stay.sum::<u64>()
 }

@@ -127,7 +127,8 @@ impl Network {
         let links = run("ip", &["-o", "link"], "").unwrap_or_default();
         let own = [format!("evk{}v", self.subnet), self.bridge()];
         let name = |line: &str| Some(line.split(' ').nth(1)?.split(['@', ':']).next()?.to_owned());
-        for link in links.lines().filter_map(name).filter(|name| own.iter().any(|own| name.starts_with(own))) {
+        for link in links.lines().filter_map(name).filter(|name| own.iter().any(|own| name.starts_with(own)))
+        {
             drop(ip(&format!("link del {link}")));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -108,6 +109,15 @@ impl Node {
     pub(crate) fn log(&self) -> String {
         let bytes = fs::read(self.log_path()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Copies the logs of all starts into this folder.
+    pub(crate) fn keep_logs(&self, to: &Path) {
+        fs::create_dir_all(to).expect("the folder for logs can be made");
+        for start in 1..=self.starts {
+            let name = format!("log.{start}");
+            fs::copy(self.folder.path().join(&name), to.join(&name)).expect("a log can be copied");
+        }
     }
 
     fn log_path(&self) -> std::path::PathBuf {

@@ -65,7 +65,8 @@ fn strike(fleet: &mut Fleet, blow: &Blow) -> String {
     }
     fleet.cut(&harmed.cuts);
     stay_away(blow.away);
-    if blow.back_first {
+    let back_first = blow.back_first && !harmed.killed.is_empty();
+    if back_first {
         harmed.killed.iter().for_each(|number| fleet.nodes[*number].restart());
         stay_away(blow.away / 2);
     }
@@ -73,7 +74,7 @@ fn strike(fleet: &mut Fleet, blow: &Blow) -> String {
     for &number in &paused {
         fleet.nodes[number].resume();
     }
-    if !blow.back_first {
+    if !back_first {
         harmed.killed.iter().for_each(|number| fleet.nodes[*number].restart());
     }
     let Harmed { killed, cuts, .. } = harmed;

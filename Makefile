@@ -14,7 +14,7 @@ export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
 SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) .ci/run
 
 .PHONY: help build run run-cluster stop-cluster add-node run-follower demo \
-        smoke test test-full check bench image up down
+        smoke test test-full torture check bench image up down
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,11 @@ test: ## the tests that take minutes at most
 
 test-full: ## all tests, those that take long too
 	cargo test --locked --features failpoints -- --include-ignored
+
+# SECONDS is a variable of bash, too, so both go to the tests under other names.
+torture: ## kill, stop, cut off and exchange real nodes under clients: SEED=1 SECONDS=60; partitions need root, iproute2, iptables
+	TORTURE_SEED='$(SEED)' TORTURE_SECONDS='$(or $(SECONDS),60)' cargo test --locked --features failpoints \
+	  --test torture a_replicated_cluster -- --nocapture
 
 check: ## formatting, lints, licences and advisories, shell syntax
 	cargo fmt --check

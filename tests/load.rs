@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
 use support::cluster::Cluster;
 use support::fake_main::{self, FakeMain};
 use support::history;
-use support::load::{Load, Profile};
+use support::load::{Load, Mix, Profile};
 use support::{START_DEADLINE, ports, wait_until};
 
 #[test]
@@ -70,4 +71,43 @@ fn requests_without_an_answer_are_listed() {
     let noted = load.stop();
     assert!(!noted.wrong.is_empty() && noted.wrong.iter().all(|line| line.contains("no answer")));
     assert_eq!(history::check(&noted.records), Ok(()));
+}
+
+#[test]
+fn writes_that_are_gone_are_found_when_everything_is_read_back() {
+    let added = json!({"message": "Added successfully", "replaced": false}).to_string();
+    let absent =
+        json!({"doesExist": false, "error": "Key does not exist", "message": "Error in GET"}).to_string();
+    let node = FakeMain::start(move |request| match request.method.as_str() {
+        "PUT" => fake_main::answer("201 Created", &[], added.as_bytes()),
+        _ => fake_main::answer("404 Not Found", &[], absent.as_bytes()),
+    });
+    let address = [node.address().to_owned()];
+    let load = Load::start(&address, &Profile { keys: 1_000_000_000, mix: Mix::Puts, ..Profile::default() });
+    wait_until("there were requests", START_DEADLINE, || load.answers() >= 60);
+    let mut noted = load.stop();
+    noted.check_all_right();
+    assert_eq!(history::check(&noted.records), Ok(()), "nobody has looked");
+    assert_eq!(noted.read_back(&address), 0);
+    assert!(history::check(&noted.records).expect_err("all is gone").contains("is no register"));
+}
+
+#[test]
+fn a_client_whose_node_hangs_up_asks_another_under_the_same_idempotency_key() {
+    let silent = FakeMain::start(|_| Vec::new());
+    let added = json!({"message": "Added successfully", "replaced": false}).to_string();
+    let good = FakeMain::start(move |_| fake_main::answer("201 Created", &[], added.as_bytes()));
+    let nodes = [silent.address().to_owned(), good.address().to_owned(), ports::free_address()];
+    let load =
+        Load::start(&nodes, &Profile { clients: 2, mix: Mix::Puts, elsewhere: true, ..Profile::default() });
+    wait_until("there were answers", START_DEADLINE, || load.answers() >= 60);
+    let noted = load.stop();
+    noted.check_all_right();
+    assert!(noted.broken > 0 && noted.refused > 0, "{} {}", noted.broken, noted.refused);
+    let key = |request: &fake_main::Arrived| request.header("Idempotency-Key").expect("a key").to_owned();
+    let answered: Vec<String> = good.arrived().iter().map(key).collect();
+    let unanswered: Vec<String> = silent.arrived().iter().map(key).collect();
+    assert!(unanswered.iter().all(|key| answered.contains(key)), "each was sent again");
+    let different: BTreeSet<&String> = answered.iter().collect();
+    assert_eq!(different.len(), answered.len(), "and each is its own");
 }

@@ -127,7 +127,8 @@ fn key_count(address: &str) -> u64 {
     body["key-count"].as_u64().unwrap_or_else(|| panic!("no count in {body}"))
 }
 
-/// The view is that of the start, each shard has a leader among its replicas, and the ranges cover the whole space.
+/// The view is that of the start, each shard has a leader among its replicas, which is null where it is not known, and
+/// the ranges cover the whole space.
 fn check_view(address: &str, shards: &[Vec<String>], factor: usize) {
     for (number, replicas) in shards.iter().enumerate() {
         wait_leader(address, &(number + 1).to_string(), |leader| replicas.iter().any(|node| node == leader));
@@ -140,6 +141,9 @@ fn check_view(address: &str, shards: &[Vec<String>], factor: usize) {
     let mut ranges = Vec::new();
     for (shard, replicas) in view["shards"].as_array().expect("shards").iter().zip(shards) {
         assert_eq!(shard["replicas"], json!(replicas), "{view}");
+        let is_led =
+            shard["leader"].as_str().is_some_and(|leader| replicas.iter().any(|node| node == leader));
+        assert!(is_led || shard["leader"].is_null(), "{view}");
         for range in shard["ranges"].as_array().expect("ranges") {
             ranges.push((range["from"].as_str().expect("from").to_owned(), range["to"].clone()));
         }

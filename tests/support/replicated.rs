@@ -41,16 +41,25 @@ pub(crate) fn known_shards(view: &Value) -> Vec<Known> {
     shards.iter().map(known).collect()
 }
 
-/// Waits until this node names a leader of the shard that satisfies `wanted`.
+/// Waits until this node, or a replica of the shard, names a leader that satisfies `wanted`: a node that is no
+/// replica may not know.
 pub(crate) fn wait_leader(asked: &str, id: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let shard_of = |address: &str| try_known(address).into_iter().find(|shard| shard.id == id);
     let mut found = None;
-    wait_until(&format!("{asked} names a leader of shard {id}"), allowed(RECOVERY), || {
-        let known = try_view(asked).map(|view| known_shards(&view)).unwrap_or_default();
-        let leader = known.into_iter().find(|shard| shard.id == id).and_then(|shard| shard.leader);
-        found = leader.filter(|leader| wanted(leader));
+    wait_until(&format!("{asked} or a replica names a leader of shard {id}"), allowed(RECOVERY), || {
+        let Some(shard) = shard_of(asked) else { return false };
+        let replicas = shard.replicas.clone();
+        let told = replicas.iter().filter_map(|replica| shard_of(replica));
+        let mut leaders = std::iter::once(shard).chain(told).filter_map(|shard| shard.leader);
+        found = leaders.find(|leader| wanted(leader));
         found.is_some()
     });
     found.expect("waited for")
+}
+
+/// The shards as this node knows them, or none where it does not answer.
+fn try_known(address: &str) -> Vec<Known> {
+    try_view(address).map(|view| known_shards(&view)).unwrap_or_default()
 }
 
 /// Waits until all replicas of every shard are reached and agree.

@@ -73,11 +73,18 @@ impl Fleet {
         found.unwrap_or_else(|| panic!("{address} is none of the nodes"))
     }
 
-    /// The shards of the newest view that any node knows.
+    /// The shards of the newest view that any node knows, with the leaders that one of those nodes knows.
     pub(crate) fn shards(&self) -> Vec<Known> {
-        let views = self.nodes.iter().filter_map(|node| try_view(node.address()));
-        let newest = views.max_by_key(|view| view["epoch"].as_u64());
-        known_shards(&newest.expect("a node that is up knows the view"))
+        let mut views: Vec<_> = self.nodes.iter().filter_map(|node| try_view(node.address())).collect();
+        let epoch = |view: &serde_json::Value| view["epoch"].as_u64();
+        let newest = views.iter().map(epoch).max().expect("a node that is up knows the view");
+        views.retain(|view| epoch(view) == newest);
+        let mut shards = known_shards(&views[0]);
+        for other in views[1..].iter().flat_map(known_shards) {
+            let shard = shards.iter_mut().find(|shard| shard.id == other.id).expect("it is the same view");
+            shard.leader = shard.leader.take().or(other.leader);
+        }
+        shards
     }
 
     /// Those that vote on the view: the first node, the first three from 3 nodes on, or five from 7 on.

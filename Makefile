@@ -44,12 +44,15 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 	tests/smoke/single.sh
 	tests/smoke/follower.sh
 	tests/smoke/cluster.sh
+	tests/smoke/replicated.sh
 
 test: ## the tests that take minutes at most
 	cargo test --locked --features failpoints
+	SIMULATION_SEEDS=1000 cargo test --locked --profile simulation --lib replicated
 
 test-full: ## all tests, those that take long too
 	cargo test --locked --features failpoints -- --include-ignored
+	SIMULATION_SEEDS=10000 cargo test --locked --profile simulation --lib replicated
 
 # SECONDS is a variable of bash, too, so both go to the tests under other names.
 torture: ## kill, stop, cut off and exchange real nodes under clients: SEED=1 SECONDS=60; partitions need root, iproute2, iptables

@@ -11,6 +11,9 @@ use clap::Args;
 use crate::model::address::{Address, DEFAULT_PORT};
 use crate::model::view::View;
 
+/// The longest value of a shard with several replicas, in bytes: it goes through the log of its group whole.
+const LONGEST_LOGGED_VALUE: usize = 48 << 20;
+
 /// The settings as they were given: each a flag and an environment variable of the same name, the flag
 /// wins, and an empty one counts as unset.
 #[derive(Args, Debug, Clone, Default)]
@@ -29,7 +32,7 @@ pub struct Settings {
     /// find the cluster by
     #[arg(long, env = "VIEW", value_name = "HOST:PORT,..", hide_env_values = true)]
     pub view: Option<String>,
-    /// Replicas per shard; this version takes 1 only
+    /// Replicas per shard (default 1); the number of nodes must be a multiple of it
     #[arg(long, env = "REPL_FACTOR", value_name = "NUMBER", hide_env_values = true)]
     pub repl_factor: Option<String>,
     /// Longest key, in bytes (default 1024)
@@ -166,6 +169,15 @@ impl Settings {
                 "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: allowed is a LARGE_MEMORY of at least twice MAX_VALUE_LENGTH"
             ));
         }
+        if let Role::Member { view } = &role
+            && view.repl_factor > 1
+            && max_value_length > LONGEST_LOGGED_VALUE
+        {
+            return Err(format!(
+                "MAX_VALUE_LENGTH is {max_value_length} and REPL_FACTOR {}: allowed is a MAX_VALUE_LENGTH of up to {LONGEST_LOGGED_VALUE} with several replicas",
+                view.repl_factor
+            ));
+        }
         let secret = given(self.cluster_secret.as_deref());
         if let Some(secret) = secret.filter(|secret| !secret.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(format!(
@@ -245,11 +257,6 @@ impl Settings {
             return Ok(Role::Passive { seeds: nodes });
         }
         let view = View::first(&nodes, factor).map_err(|error| format!("VIEW and REPL_FACTOR: {error}"))?;
-        if factor > 1 {
-            return Err(format!(
-                "REPL_FACTOR is {factor}: this version does not replicate yet, allowed is 1"
-            ));
-        }
         Ok(if nodes.len() == 1 { Role::Single } else { Role::Member { view } })
     }
 }
@@ -336,7 +343,7 @@ mod tests {
             (&[("FORWARDING_ADDRESS", "n1"), ("REPL_FACTOR", "1")], "error"),
             (&[("FORWARDING_ADDRESS", "N1"), ("ADDRESS", "n1:13800")], "error"),
             (&[("VIEW", "n1,n2")], "error"),
-            (&[("ADDRESS", "n1"), ("VIEW", "n1,n2"), ("REPL_FACTOR", "2")], "error"),
+            (&[("ADDRESS", "n1"), ("VIEW", "n1,n2"), ("REPL_FACTOR", "2")], "Member"),
             (&[("ADDRESS", "n1"), ("VIEW", "n1,n2,n3"), ("REPL_FACTOR", "2")], "error"),
             (&[("REPL_FACTOR", "2")], "error"),
             (&[("ADDRESS", "n1"), ("VIEW", "n1,N1:13800")], "error"),

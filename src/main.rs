@@ -68,7 +68,7 @@ fn serve(settings: &Settings) -> ExitCode {
     keep_large_buffers_apart();
     #[cfg(feature = "failpoints")]
     let _points = fail::FailScenario::setup();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,tiny_http=off")).init();
     let config = match settings.check() {
         Ok(config) => config,
         Err(error) => {
@@ -84,7 +84,7 @@ fn serve(settings: &Settings) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed("signals cannot be caught", &error),
     };
-    let running = match Server::start(&config) {
+    let mut running = match Server::start(&config) {
         Ok(running) => running,
         Err(error) => return failed(&format!("cannot serve on {} (LISTEN)", config.listen), &error),
     };
@@ -120,15 +120,15 @@ fn serve(settings: &Settings) -> ExitCode {
     }
     let number = signal.recv().unwrap_or(SIGTERM);
     log::info!("signal {number}: stopping");
-    drain(&running, &signal);
+    drain(&mut running, &signal);
     ExitCode::SUCCESS
 }
 
 /// Waits until no request is in progress, for a while at most; a second signal ends the wait.
-fn drain(running: &Running, signal: &crossbeam_channel::Receiver<i32>) {
-    running.begin_to_stop();
+fn drain(running: &mut Running, signal: &crossbeam_channel::Receiver<i32>) {
     let deadline = Deadline::after(now(), DRAIN);
-    let (over, check) = (after(DRAIN), tick(DRAIN_CHECK));
+    running.begin_to_stop();
+    let (over, check) = (after(deadline.left()), tick(DRAIN_CHECK));
     while running.server.busy() > 0 && !deadline.is_over() {
         crossbeam_channel::select! {
             recv(check) -> _ => {}

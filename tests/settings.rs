@@ -84,7 +84,6 @@ const WRONG: &[Wrong] = &[
     env(&[("ADDRESS", A), ("FORWARDING_ADDRESS", "127.0.0.1:port")], &["FORWARDING_ADDRESS", "port"]),
     env(&[("LISTEN", "127.0.0.1:99999")], &["LISTEN"]),
     env(&[("ADDRESS", A), ("VIEW", THREE), ("REPL_FACTOR", "2")], &["REPL_FACTOR"]),
-    env(&[("ADDRESS", A), ("VIEW", TWO), ("REPL_FACTOR", "2")], &["REPL_FACTOR", "1"]),
     env(&[("ADDRESS", A), ("REPL_FACTOR", "0")], &["REPL_FACTOR", "1"]),
     env(&[("ADDRESS", A), ("REPL_FACTOR", "one")], &["REPL_FACTOR", "one", "1"]),
     env(&[("ADDRESS", A), ("MAX_KEY_LENGTH", "long")], &["MAX_KEY_LENGTH", "long"]),

@@ -1,5 +1,6 @@
 //! `recover`: the operator's word that the nodes which cannot be reached are gone for good.
 
+use std::fmt::Write;
 use std::io::{self, BufRead};
 
 use serde::Deserialize;
@@ -16,9 +17,10 @@ const YES: &str = "yes";
 /// What `recover` is told.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "For the case that most of the nodes that hold the view are lost: the cluster goes on with the \
-    members that the named node reaches. The others are given up. Pairs that only they held are lost, and one that \
-    comes back drops what it holds. It is refused while a majority lives.\n\n\
+    after_help = "For the case that most of the nodes that hold the view, or most replicas of a shard, are lost: the cluster goes \
+    on with the members that the named node reaches, and the shard with what the furthest of its replicas holds. The others are \
+    given up. Pairs that only they held are lost, and one that comes back drops what it holds. It is refused while a majority of \
+    each lives.\n\n\
     Exit codes: 0 done, 1 not confirmed, 2 wrong usage, 3 any other error."
 )]
 pub struct RecoverArgs {
@@ -39,6 +41,18 @@ struct Recovered {
     epoch: u64,
     given_up: Vec<String>,
     lost_shards: Vec<String>,
+    #[serde(default, rename = "recovered-shards")]
+    shards: Vec<RecoveredShard>,
+}
+
+/// A shard that goes on from what is left of its replicas.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct RecoveredShard {
+    shard_id: String,
+    goes_on_from: String,
+    missing: Vec<String>,
+    may_be_lost: String,
 }
 
 /// Says what will be given up and, once that is confirmed, has the node give just that up; false if it is not confirmed.
@@ -60,12 +74,21 @@ pub(super) fn recover(args: &RecoverArgs) -> Result<bool, Failure> {
 }
 
 fn outlook(node: &Address, planned: &Recovered) -> String {
-    format!(
+    let mut text = format!(
         "These are not reached by {node}, and will be given up for good: {}\n\
          Pairs that only they held are lost (shards: {}), and a node given up drops what it holds when it comes back.",
         listed(&planned.given_up),
         listed(&planned.lost_shards)
-    )
+    );
+    for shard in &planned.shards {
+        let RecoveredShard { shard_id, goes_on_from, missing, may_be_lost } = shard;
+        let missing = listed(missing);
+        let _ = write!(
+            text,
+            "\nShard {shard_id} goes on from what {goes_on_from} holds, without {missing}; may be lost: {may_be_lost}."
+        );
+    }
+    text
 }
 
 fn listed(names: &[String]) -> String {
@@ -81,11 +104,16 @@ fn is_confirmed(mut input: impl BufRead) -> bool {
 
 fn rendered(recovered: &Recovered) -> String {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    table(&[
+    let mut rows = vec![
         row("recovered, epoch", recovered.epoch.to_string()),
         row("nodes given up", listed(&recovered.given_up)),
         row("shards lost", listed(&recovered.lost_shards)),
-    ])
+    ];
+    if !recovered.shards.is_empty() {
+        let ids: Vec<String> = recovered.shards.iter().map(|shard| shard.shard_id.clone()).collect();
+        rows.push(row("shards recovered", listed(&ids)));
+    }
+    table(&rows)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+#[cfg(test)]
+use raft::{GetEntriesContext, Storage};
 
 use super::codec::{MAX_CHUNK_BYTES, MAX_ENTRY_BYTES};
 use super::envelope::{Delivery, Envelope};
@@ -11,6 +13,7 @@ use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::status::Status;
+use crate::model::address::Address;
 
 /// How the groups of a node behave. Times are in ticks, whose length the owner of the driver decides.
 #[derive(Debug, Clone)]
@@ -30,6 +33,10 @@ pub struct Settings {
     pub max_inbox_bytes: usize,
     /// The most bytes of commands that are proposed but not committed in a group; further ones wait.
     pub max_uncommitted_bytes: usize,
+    /// While entries are not committed yet, further commands wait until they are so many, or have so many bytes.
+    pub batch_commands: usize,
+    /// See `batch_commands`.
+    pub batch_bytes: usize,
     /// Entries are sent in messages of about this size; a larger entry is sent alone.
     pub max_message_bytes: u64,
     /// The most messages with entries that are on their way to one replica.
@@ -42,7 +49,7 @@ pub struct Settings {
     pub piece_bytes: usize,
     /// A rule of safety that is not kept, to see that the simulation finds it missing.
     #[cfg(test)]
-    pub(super) without: Option<super::simulation::Rule>,
+    pub(crate) without: Option<super::simulation::Rule>,
 }
 
 impl Default for Settings {
@@ -55,6 +62,8 @@ impl Default for Settings {
             max_waiting: 10_000,
             max_inbox_bytes: 64 << 20,
             max_uncommitted_bytes: 64 << 20,
+            batch_commands: 256,
+            batch_bytes: 256 << 10,
             max_message_bytes: 1 << 20,
             max_inflight_messages: 64,
             max_log_entries: 100_000,
@@ -106,7 +115,24 @@ impl<W> Driver<W> {
         voters: &Members,
         machine: Box<dyn StateMachine>,
     ) -> Result<(), Refusal> {
-        let log = LogStore::founded(voters.keys().copied().collect());
+        self.found_after(group, replica, voters, machine, (0, 0))
+    }
+
+    /// Founds a group that has had a log before, which ended at `after`, an index and a term, and whose state has gone on without one
+    /// since. The new log goes on from there: a replica of the old one that nobody has told of its end is behind it, as any other
+    /// that was away, and never taken for one that holds the beginning of the new one.
+    ///
+    /// # Errors
+    /// As [`found`](Self::found).
+    pub fn found_after(
+        &mut self,
+        group: u64,
+        replica: u64,
+        voters: &Members,
+        machine: Box<dyn StateMachine>,
+        after: (u64, u64),
+    ) -> Result<(), Refusal> {
+        let log = LogStore::founded(voters.keys().copied().collect(), after);
         self.add(group, replica, log, voters.clone(), machine)?;
         // One of them need not wait for the election timeout.
         if voters.keys().next() == Some(&replica)
@@ -150,6 +176,15 @@ impl<W> Driver<W> {
         }
     }
 
+    /// Gives up the replica of a group whose majority is gone for good, and has its state machine apply all that the log holds before. An entry
+    /// that was never committed may be among it.
+    pub fn conclude(&mut self, group: u64) {
+        if let Some(last) = self.groups.get_mut(&group).filter(|group| !group.failed()) {
+            last.conclude();
+        }
+        self.give_up(group);
+    }
+
     /// The groups that this node has a replica of, by id.
     pub fn groups(&self) -> impl Iterator<Item = u64> + '_ {
         self.groups.keys().copied()
@@ -158,6 +193,16 @@ impl<W> Driver<W> {
     /// Where the replica of a group stands.
     pub fn status(&self, group: u64) -> Option<Status> {
         self.groups.get(&group).filter(|group| !group.failed()).map(Group::status)
+    }
+
+    /// Where a member of a group is reached, as this node's replica knows it.
+    pub fn address(&self, group: u64, replica: u64) -> Option<&Address> {
+        self.groups.get(&group)?.members.get(&replica)
+    }
+
+    /// Whether a status of a group still says the truth about roles and members; it may be old in what it says of the log.
+    pub fn stands_as(&self, group: u64, status: &Status) -> bool {
+        self.groups.get(&group).filter(|group| !group.failed()).is_some_and(|group| group.stands_as(status))
     }
 
     /// Lets a tick pass.
@@ -241,6 +286,21 @@ impl<W> Driver<W> {
     #[cfg(test)]
     pub(super) fn log(&self, group: u64) -> &LogStore {
         self.groups[&group].raft.store()
+    }
+
+    /// The term in which a replica leads its group.
+    #[cfg(test)]
+    pub(crate) fn leads_in(&self, group: u64) -> Option<u64> {
+        let group = self.groups.get(&group).filter(|group| group.leads() && !group.failed())?;
+        Some(group.raft.raft.term)
+    }
+
+    /// Whether the log of a replica holds a change of members that it has not applied.
+    #[cfg(test)]
+    pub(crate) fn has_pending_change(&self, group: u64) -> bool {
+        let log = self.log(group);
+        let rest = log.entries(log.applied() + 1, log.last() + 1, None, GetEntriesContext::empty(false));
+        rest.is_ok_and(|entries| entries.iter().any(|entry| !entry.context.is_empty()))
     }
 
     /// Takes the envelopes that are to be sent. Each may be lost, late, or arrive twice.

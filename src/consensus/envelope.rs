@@ -62,6 +62,20 @@ pub(super) struct Chunk {
 }
 
 impl Envelope {
+    /// About how many bytes it takes on the wire.
+    pub fn size(&self) -> usize {
+        /// What there is beside the data, and what each entry has beside its own.
+        const HEAD: usize = 64;
+        match &self.body {
+            Body::Raft(message) => {
+                let entries = message.get_entries().iter();
+                HEAD + entries.map(|entry| HEAD + entry.data.len() + entry.context.len()).sum::<usize>()
+            }
+            Body::Chunk(chunk) => HEAD + chunk.data.len(),
+            Body::ChunkAck { .. } => HEAD,
+        }
+    }
+
     /// The queue that this envelope takes.
     pub fn lane(&self) -> Lane {
         match self.body {

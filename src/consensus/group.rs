@@ -1,7 +1,7 @@
 //! One replica of one group: the crate's state machine of the protocol, and ours behind it.
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
 use super::driver::Settings;
 use super::envelope::{Body, Envelope};
@@ -127,6 +127,18 @@ impl<W> Group<W> {
     pub(super) fn abandon(&mut self, effects: &mut Effects<W>) {
         self.proposals.abandon(&mut effects.answers);
         self.reads.abandon(&mut effects.answers);
+    }
+
+    /// Applies everything that is in the log, whether it was committed or not: somebody may have been told that it was.
+    pub(super) fn conclude(&mut self) {
+        let log = self.raft.store();
+        let (next, end) = (log.applied() + 1, log.last() + 1);
+        let rest = log.entries(next, end, None, GetEntriesContext::empty(false)).unwrap_or_default();
+        for entry in rest.iter().filter(|entry| entry.get_entry_type() == EntryType::EntryNormal) {
+            if !entry.data.is_empty() {
+                self.machine.apply(entry.index, entry.term, &entry.data);
+            }
+        }
     }
 
     pub(super) fn tick(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
@@ -258,7 +270,12 @@ impl<W> Group<W> {
     }
 
     fn propose(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
-        if !self.proposals.has_inbox() {
+        let (commands, bytes) = self.proposals.inbox();
+        let log = &self.raft.raft.raft_log;
+        let under_way = log.last_index() > log.committed;
+        // What comes while entries are under way goes together when they are committed: under load a message costs as much as many entries.
+        if commands == 0 || (under_way && commands < settings.batch_commands && bytes < settings.batch_bytes)
+        {
             return;
         }
         // The crate refuses a batch as a whole where it exceeds the bound of what is not committed yet. So

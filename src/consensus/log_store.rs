@@ -40,10 +40,14 @@ impl LogStore {
     /// It begins after an entry 1 that nobody holds. So a replica that is added later and has an empty log
     /// can never be fed the entries from the first one on: it needs a snapshot, and with it learns the
     /// founding members, which stand in no entry.
-    pub(super) fn founded(voters: Vec<u64>) -> Self {
-        let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
+    ///
+    /// Where the group has had a log before, that ended at an index and in a term, this one goes on from there. Whoever still holds
+    /// some of that one is behind this one, and needs a snapshot, too.
+    pub(super) fn founded(voters: Vec<u64>, (index, term): (u64, u64)) -> Self {
+        let before = (index + 1, term + 1);
+        let hard_state = HardState { term: before.1, commit: before.0, ..HardState::default() };
         let members = ConfState { voters, ..ConfState::default() };
-        Self { before: (1, 1), hard_state, members, applied: 1, ..Self::empty() }
+        Self { before, hard_state, members, applied: before.0, ..Self::empty() }
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -203,7 +207,7 @@ mod tests {
     }
 
     fn log(last: u64, applied: u64) -> LogStore {
-        let mut log = LogStore::founded(vec![7]);
+        let mut log = LogStore::founded(vec![7], (0, 0));
         log.append(entries(2..=last, 1));
         for index in 2..=applied {
             log.set_applied(index);

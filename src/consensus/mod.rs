@@ -20,7 +20,7 @@ mod transfer;
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 mod traps;
 

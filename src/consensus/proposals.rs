@@ -38,8 +38,9 @@ impl<W> Proposals<W> {
         Ok(())
     }
 
-    pub(super) fn has_inbox(&self) -> bool {
-        !self.inbox.is_empty()
+    /// How many commands wait in the inbox, and their bytes.
+    pub(super) fn inbox(&self) -> (usize, usize) {
+        (self.inbox.len(), self.inbox_bytes)
     }
 
     /// Takes commands from the inbox: as many as fit into `room` bytes, at least one where `at_least_one`.

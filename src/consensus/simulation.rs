@@ -2,7 +2,7 @@
 //! cuts, with nodes that pause, crash and come back without memory. Everything is drawn from one seed, so
 //! that a seed that fails fails again in the same way.
 
-mod network;
+pub(crate) mod network;
 mod oracle;
 mod world;
 
@@ -10,7 +10,7 @@ use world::World;
 
 /// A rule without which acknowledged writes can be lost, or writes acknowledged that never were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
+pub(crate) enum Rule {
     /// Who waits is answered only if the applied entry is its own by index *and* term.
     TermAtAnswer,
     /// A learner gets a vote only when it holds all that was acknowledged.

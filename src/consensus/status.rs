@@ -37,6 +37,8 @@ pub struct Status {
     pub first: u64,
     /// The last entry.
     pub last: u64,
+    /// Its term.
+    pub last_term: u64,
     /// Bytes that the log takes.
     pub log_bytes: usize,
     /// The voters, or the incoming ones while the configuration is joint.
@@ -45,6 +47,8 @@ pub struct Status {
     pub outgoing: Vec<u64>,
     /// The learners.
     pub learners: Vec<u64>,
+    /// Those of them that this leader has not heard of for an election timeout: they may be gone. Empty at others.
+    pub silent: Vec<u64>,
     /// All members and where they are reached.
     pub members: Members,
     /// Whether a change of members is under way: none other is taken meanwhile.
@@ -56,27 +60,60 @@ impl<W> Group<W> {
         let raft = &self.raft.raft;
         let log = raft.store();
         let members = log.members();
-        let role = match raft.state {
-            StateRole::Leader => Role::Leader,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            StateRole::Follower if raft.promotable() => Role::Follower,
-            StateRole::Follower => Role::Learner,
-        };
         Status {
             replica: raft.id,
-            role,
-            leader: Some(raft.leader_id).filter(|leader| *leader != raft::INVALID_ID),
+            role: self.role(),
+            leader: self.leader(),
             term: raft.term,
             applied: log.applied(),
             committed: raft.raft_log.committed,
             first: raft.raft_log.first_index(),
             last: raft.raft_log.last_index(),
+            last_term: raft.raft_log.last_term(),
             log_bytes: log.size().1,
             voters: members.voters.clone(),
             outgoing: members.voters_outgoing.clone(),
             learners: members.learners.clone(),
+            silent: self.silent(),
             members: self.members.clone(),
             changing: self.changing(),
         }
+    }
+
+    fn silent(&self) -> Vec<u64> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let active = |id: u64| {
+            id == self.replica()
+                || self.raft.raft.prs().get(id).is_some_and(|progress| progress.recent_active)
+        };
+        self.members.keys().copied().filter(|id| !active(*id)).collect()
+    }
+
+    fn role(&self) -> Role {
+        let raft = &self.raft.raft;
+        match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if raft.promotable() => Role::Follower,
+            StateRole::Follower => Role::Learner,
+        }
+    }
+
+    fn leader(&self) -> Option<u64> {
+        Some(self.raft.raft.leader_id).filter(|leader| *leader != raft::INVALID_ID)
+    }
+
+    pub(super) fn stands_as(&self, status: &Status) -> bool {
+        let members = self.raft.store().members();
+        self.raft.raft.id == status.replica
+            && self.raft.raft.term == status.term
+            && self.role() == status.role
+            && self.leader() == status.leader
+            && self.changing() == status.changing
+            && members.voters == status.voters
+            && members.voters_outgoing == status.outgoing
+            && members.learners == status.learners
     }
 }

@@ -122,6 +122,10 @@ impl Acceptor {
                 self.server.sweep(self.idle_timeout * 2);
             }
             has_ended |= self.ended.1.try_recv().is_ok();
+            if has_ended && self.server.office.node.is_leaving() {
+                // The port was closed on purpose.
+                return Ok(());
+            }
             // While descriptors are scarce this is looked at again and again; meanwhile connections wait in the kernel.
             if has_ended && has_headroom() {
                 has_ended = self.start_generation().is_err();

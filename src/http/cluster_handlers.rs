@@ -17,6 +17,7 @@ use crate::model::address::Address;
 use crate::model::meta::Wanted;
 use crate::model::shard::Audit;
 use crate::model::store::Checksum;
+use crate::model::view;
 use crate::node::state::{Node, Serving};
 use crate::reshard::prepare;
 
@@ -183,7 +184,7 @@ fn question(node: &Node, route: &Route) -> Result<Value, Error> {
             merge(&mut body, serde_json::to_value(info).expect("our own types are JSON"));
             Ok(body)
         }
-        _ => view(node, serving?),
+        _ => whole_view(node, serving?),
     }
 }
 
@@ -191,9 +192,9 @@ fn key_count(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Err
     let mut body = json!({ "message": "Key count retrieved successfully", "key-count": 0 });
     match serving {
         Ok(serving) => {
-            if let Some((index, shard)) = &serving.own {
-                body["key-count"] = shard.size().pairs.into();
-                body["shard-id"] = serving.state.view.shards[*index].id.to_string().into();
+            if let Some(shard) = node.named_shard(serving) {
+                body["key-count"] = node.count_of(serving, shard).unwrap_or_default().into();
+                body["shard-id"] = shard.id.to_string().into();
             }
         }
         Err(error) if !node.is_passive() => return Err(error),
@@ -211,7 +212,7 @@ fn shards(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Error>
     Ok(json!({ "message": "Shard membership retrieved successfully", "shards": ids }))
 }
 
-fn view(node: &Node, serving: &Serving) -> Result<Value, Error> {
+fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     let view = &serving.state.view;
     let mut shards = Vec::new();
     for (index, shard) in view.shards.iter().enumerate() {
@@ -219,7 +220,7 @@ fn view(node: &Node, serving: &Serving) -> Result<Value, Error> {
             serde_json::to_value(node.shard_info(&shard.id.to_string())?).expect("our own types are JSON");
         let ranges =
             view.ranges(index).map(|range| json!({ "from": range.from_hex(), "to": range.to_hex() }));
-        row["leader"] = shard.replicas[0].as_str().into();
+        row["leader"] = node.leader_of(shard).map_or(Value::Null, |leader| leader.as_str().into());
         row["ranges"] = ranges.collect();
         shards.push(row);
     }
@@ -253,17 +254,31 @@ fn audit_as(node: &Node, serving: &Serving) -> Value {
     let view = &serving.state.view;
     let (mut sum, mut ok, mut rows) = (Checksum::default(), true, Vec::new());
     for shard in &view.shards {
-        let audit: Option<Audit> = node.audit_of(shard.group, &shard.replicas);
+        let (replicas, audit) = agreed_audit(node, serving, shard);
         ok &= audit.is_some_and(|audit| audit.stray == 0);
-        sum = audit.map_or(sum, |audit| sum + audit.checksum);
-        rows.push(json!({
+        // Where the replicas do not agree, one of them is shown.
+        let shown = audit.or_else(|| replicas.iter().find_map(|(_, audit)| *audit));
+        sum = shown.map_or(sum, |audit| sum + audit.checksum);
+        let mut row = json!({
             "shard-id": shard.id.to_string(),
             "replicas": shard.replicas,
-            "key-count": audit.map(|audit| audit.pairs),
-            "log-index": audit.map(|audit| audit.index),
-            "checksum": audit.map(|audit| format!("{:032x}", audit.checksum.sum)),
-            "stray": audit.map(|audit| audit.stray),
-        }));
+            "key-count": shown.map(|audit| audit.pairs),
+            "log-index": shown.map(|audit| audit.index),
+            "checksum": shown.map(|audit| format!("{:032x}", audit.checksum.sum)),
+            "stray": shown.map(|audit| audit.stray),
+        });
+        if replicas.len() > 1 {
+            let checked = replicas.iter().map(|(replica, audit)| {
+                json!({
+                    "replica": replica,
+                    "key-count": audit.map(|audit| audit.pairs),
+                    "log-index": audit.map(|audit| audit.index),
+                    "checksum": audit.map(|audit| format!("{:032x}", audit.checksum.sum)),
+                })
+            });
+            row["replicas-checked"] = checked.collect();
+        }
+        rows.push(row);
     }
     json!({
         "message": "Audit retrieved successfully",
@@ -273,6 +288,30 @@ fn audit_as(node: &Node, serving: &Serving) -> Value {
         "checksum": format!("{:032x}", sum.sum),
         "shards": rows,
     })
+}
+
+/// The audits of a shard's replicas, and the one that all of them agree on. Replicas that were summed up at different moments
+/// of their log, since clients write, are summed up again.
+fn agreed_audit(
+    node: &Node,
+    serving: &Serving,
+    shard: &view::Shard,
+) -> (Vec<(Address, Option<Audit>)>, Option<Audit>) {
+    let mut attempt = 1;
+    loop {
+        let replicas = node.audits_of(&serving.state, shard);
+        let audits: Option<Vec<Audit>> = replicas.iter().map(|(_, audit)| *audit).collect();
+        let Some(audits) = audits else { return (replicas, None) };
+        if audits.iter().all(|audit| *audit == audits[0]) {
+            let agreed = Some(audits[0]);
+            return (replicas, agreed);
+        }
+        let same_moment = audits.iter().all(|audit| audit.index == audits[0].index);
+        if same_moment || attempt == AUDIT_ATTEMPTS {
+            return (replicas, None);
+        }
+        attempt += 1;
+    }
 }
 
 fn merge(body: &mut Value, more: Value) {

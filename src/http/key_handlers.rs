@@ -1,8 +1,10 @@
 //! Key operations of clients.
 
 use std::fmt::Write;
+use std::hash::Hasher;
 use std::sync::Arc;
 
+use siphasher::sip128::{Hasher128, SipHasher24};
 use tiny_http::Method;
 
 use super::answer::{Answer, Body};
@@ -14,11 +16,15 @@ use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::shard::RequestId;
 use crate::node::keys::{Operation, Outcome, Owner};
-use crate::wire::KeyResult;
+use crate::wire::{KeyResult, STALE, STALENESS_HEADER};
 
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
 const ENVELOPE: usize = 64 * 1024;
+
+/// By this header a client names a write, so that sent again it is done once.
+const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 
 /// Answers a request about a key. The order of the checks is part of the contract: framing (checked before),
 /// key length, size, JSON, value.
@@ -48,7 +54,17 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         Err(error) => return Answer::error(&error, &method, &more(owner.address())),
     };
     let deadline = Deadline::after(job.complete, server.office.node.limits.request_timeout);
-    match run(server, &key, operation, deadline) {
+    if method == Method::Get && is_stale(job.arrival.request.url()) {
+        return match server.office.node.run_stale(&key, deadline) {
+            Ok((outcome, age)) => {
+                let more = more(outcome.by.as_ref());
+                done(&method, outcome, more).with(STALENESS_HEADER, age.as_millis().to_string())
+            }
+            Err(error) => Answer::error(&error, &method, &more(None)),
+        };
+    }
+    let named = idempotency_key(job, &method, &key);
+    match run(server, &key, operation, named, deadline) {
         Ok(outcome) => {
             let more = more(outcome.by.as_ref());
             done(&method, outcome, more)
@@ -60,6 +76,12 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         // Nobody of the shard served it, so nobody is named.
         Err(error) => Answer::error(&error, &method, &more(None)),
     }
+}
+
+/// Whether a request's target says that what is read may be a little old.
+fn is_stale(target: &str) -> bool {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').any(|parameter| parameter.strip_prefix("consistency=") == Some(STALE))
 }
 
 fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
@@ -115,12 +137,34 @@ pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn run(server: &Server, key: &[u8], operation: Operation, deadline: Deadline) -> Result<Outcome, Error> {
+/// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. It is a hash of
+/// name, method and key, so that the name of another request does not stand for this one.
+fn idempotency_key(job: &Job, method: &Method, key: &[u8]) -> Option<RequestId> {
+    let headers = job.arrival.request.headers();
+    let named = headers.iter().find(|header| header.field.equiv(IDEMPOTENCY_HEADER))?;
+    if !matches!(method, Method::Put | Method::Delete) {
+        return None;
+    }
+    let mut hasher = SipHasher24::new();
+    for part in [named.value.as_str().as_bytes(), method.as_str().as_bytes(), key] {
+        hasher.write(&(part.len() as u64).to_le_bytes());
+        hasher.write(part);
+    }
+    Some(hasher.finish128().as_u128())
+}
+
+fn run(
+    server: &Server,
+    key: &[u8],
+    operation: Operation,
+    named: Option<RequestId>,
+    deadline: Deadline,
+) -> Result<Outcome, Error> {
     if deadline.is_over() {
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
-    server.office.node.run(key, operation, deadline)
+    server.office.node.run(key, operation, named, deadline)
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.
@@ -141,7 +185,9 @@ fn done(method: &Method, Outcome { result, value, .. }: Outcome, more: String) -
         KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
         KeyResult::Deleted => (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\""),
         KeyResult::Found => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
-        KeyResult::Absent | KeyResult::Again | KeyResult::Gone => return absent(method, &more),
+        KeyResult::Absent | KeyResult::Again | KeyResult::Gone | KeyResult::NotLeader => {
+            return absent(method, &more);
+        }
     };
     let after = more + "}";
     match value {

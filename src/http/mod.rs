@@ -21,6 +21,7 @@ pub mod lanes;
 pub mod linger;
 pub mod metrics;
 pub mod sockets;
+pub mod streams;
 
 pub mod accept;
 pub mod kicker;

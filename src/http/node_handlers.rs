@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,19 +15,23 @@ use super::lanes::Job;
 use super::payload::is_json;
 use super::routes::{Route, decode_key};
 use super::server::Server;
+use crate::clock::{Deadline, now};
 use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::meta::MetaState;
 use crate::node::ask::OrderError;
-use crate::node::keys::{NotMeant, Operation, Outcome};
+use crate::node::forwarded::{NotMeant, NotServed};
+use crate::node::keys::{Operation, Outcome};
 use crate::node::state::Node;
 use crate::reshard::{pieces, recover};
 use crate::wire::{self, Addressed, KeyResult, Order, Refusal, Transfer};
 
 /// Orders, news and messages are no longer than this.
 const BODY: Limit = Limit { bytes: 128 << 20, allowed: 128 << 20 };
+/// A group that does not agree within this time that it acts by the news does so later.
+const ACT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest address that is believed.
 const ADDRESS_BYTES: usize = 300;
 
@@ -59,7 +64,10 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
 }
 
 /// Whether a sender belongs to the cluster: by the secret where there is one, by its address otherwise.
-fn check_sender(node: &Node, request: &Request, route: &Route) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub fn check_sender(node: &Node, request: &Request, route: &Route) -> Result<(), Error> {
     match &node.secret {
         // The answer proves the secret to those who know it, and does not tell it.
         Some(_) if *route == Route::NodeHello => Ok(()),
@@ -125,21 +133,50 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
         Method::Delete => Operation::Delete,
         _ => Operation::Get,
     };
-    let Ok(Outcome { result, value, .. }) = node.run_forwarded(&standing, &key, operation, (epoch, request))
-    else {
-        return Ok(no_result(KeyResult::Again, "the key is on its way from one shard to another"));
-    };
+    if header(&job.arrival.request, wire::CONSISTENCY_HEADER).as_deref() == Some(wire::STALE)
+        && *method == Method::Get
+    {
+        return Ok(match node.read_own(&key) {
+            Some((outcome, age)) => {
+                forwarded(outcome).with(wire::STALENESS_HEADER, age.as_millis().to_string())
+            }
+            None => no_result(KeyResult::Again, "this node's replica is catching up"),
+        });
+    }
+    let deadline = Deadline::after(job.complete, node.limits.request_timeout);
+    let outcome = node.run_forwarded(&standing, &key, operation, (epoch, request), deadline);
+    match outcome {
+        Ok(outcome) => Ok(forwarded(outcome)),
+        Err(NotServed::Again) => {
+            Ok(no_result(KeyResult::Again, "the key is on its way from one shard to another"))
+        }
+        Err(NotServed::NotLeader(leader, reason)) => Ok(not_leader(leader, &reason)),
+        Err(NotServed::Failed(error)) => Err(error),
+    }
+}
+
+/// What was done, for the node that has passed it on.
+fn forwarded(Outcome { result, value, .. }: Outcome) -> Answer {
     let mut answer = Answer::json(200, &b""[..]).with(wire::RESULT_HEADER, result.as_str());
     if let Some(value) = value {
         answer.body = Body::Value { before: "", value, after: String::new() };
     }
-    Ok(answer)
+    answer
 }
 
 /// Nothing was done, and what the sender is to do about it.
 fn no_result(result: KeyResult, reason: &str) -> Answer {
     let error = Error::Unavailable { reason: reason.to_owned(), applied: Applied::No };
     refusal(&error).with(wire::RESULT_HEADER, result.as_str())
+}
+
+/// The same where another replica leads the shard.
+fn not_leader(leader: Option<Address>, reason: &str) -> Answer {
+    let answer = no_result(KeyResult::NotLeader, reason);
+    match leader {
+        Some(leader) => answer.with(wire::LEADER_HEADER, leader.to_string()),
+        None => answer,
+    }
 }
 
 fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
@@ -160,8 +197,9 @@ fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let state: MetaState = read_json(server, job)?;
     let node = &server.office.node;
     node.learn(&Arc::new(state)).map_err(Error::Conflict)?;
+    let acting = node.act(Deadline::after(now(), ACT_TIMEOUT));
     node.sweep();
-    Ok(Answer::json(200, &b"{}"[..]))
+    Ok(json(&acting))
 }
 
 fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
@@ -181,7 +219,7 @@ fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
         NotMeant::Gone(reason) => OrderError::Gone(reason),
         NotMeant::NotYet(reason) | NotMeant::Unclear(reason) => OrderError::Refused(reason),
     });
-    match meant.and_then(|_| pieces::give(node, &transfer).map_err(OrderError::Refused)) {
+    match meant.and_then(|_| pieces::give(node, &transfer)) {
         Ok(parcel) => Ok(Answer::json(200, parcel.encode())),
         Err(error) => Ok(not_obeyed(error)),
     }
@@ -190,6 +228,7 @@ fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
 fn not_obeyed(error: OrderError) -> Answer {
     match error {
         OrderError::Gone(reason) => no_result(KeyResult::Gone, &reason),
+        OrderError::NotLeader(leader, reason) => not_leader(leader, &reason),
         OrderError::NotSent(reason) | OrderError::NotReached(reason) | OrderError::Refused(reason) => {
             refusal(&Error::Conflict(reason))
         }
@@ -201,7 +240,7 @@ fn raft(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let body = job.read_body(BODY, &node.internal_budget)?;
     let (from, envelopes) =
         read_envelopes(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
-    node.meta.receive(from, envelopes);
+    node.groups.receive(from, envelopes);
     Ok(Answer::json(200, &b"{}"[..]))
 }
 
@@ -209,11 +248,20 @@ fn read_envelopes(bytes: &[u8]) -> Result<(Address, Vec<Envelope>), Malformed> {
     let mut reader = Reader::new(bytes);
     let from = std::str::from_utf8(reader.bytes(ADDRESS_BYTES)?).ok().and_then(|text| text.parse().ok());
     let from = from.ok_or(Malformed("not an address"))?;
+    Ok((from, read_messages(reader.rest())?))
+}
+
+/// Reads messages, one after the other.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn read_messages(bytes: &[u8]) -> Result<Vec<Envelope>, Malformed> {
+    let mut reader = Reader::new(bytes);
     let mut envelopes = Vec::new();
     while !reader.rest().is_empty() {
         envelopes.push(Envelope::decode(&mut reader)?);
     }
-    Ok((from, envelopes))
+    Ok(envelopes)
 }
 
 fn read_json<T: DeserializeOwned>(server: &Server, job: &mut Job) -> Result<T, Error> {
@@ -226,7 +274,8 @@ fn addressed(request: &Request) -> Option<Addressed> {
     Addressed::parse(&header(request, wire::VIEW_HEADER)?)
 }
 
-fn header(request: &Request, name: &'static str) -> Option<String> {
+/// The value of a request's header.
+pub fn header(request: &Request, name: &'static str) -> Option<String> {
     let header = request.headers().iter().find(|header| header.field.equiv(name));
     header.map(|header| header.value.to_string())
 }

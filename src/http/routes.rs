@@ -95,7 +95,8 @@ impl Route<'_> {
     pub fn allow(&self) -> &'static str {
         match self {
             Self::Key(_) | Self::NodeKey(_) | Self::ViewChange => "GET, PUT, DELETE",
-            Self::NodeNews | Self::NodeOrders | Self::NodeTransfer | Self::NodeRaft => "POST",
+            Self::NodeNews | Self::NodeOrders | Self::NodeTransfer => "POST",
+            Self::NodeRaft => "GET, POST",
             Self::NodeRecover => "PUT",
             _ => "GET",
         }

@@ -1,12 +1,13 @@
 //! The way of a request through the server: from the accept loop to its lane, through its handler, to its answer.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use socket2::SockRef;
 use tiny_http::{Method, Request};
 
 use super::accept::{self, Acceptor, Generation};
@@ -19,20 +20,25 @@ use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets};
-use crate::clock::now;
+use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets, streams};
+use crate::clock::{Deadline, now};
 use crate::config::{Config, Role};
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::greeter;
 use crate::node::post::Messages;
 use crate::node::state::{Node, Serving};
-use crate::reshard;
 use crate::reshard::orders::Office;
+use crate::reshard::{self, leave};
 use crate::{threads, wire};
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
 const SHED_QUEUE: usize = 1024;
+
+/// A node that has left its groups answers for so long what comes on connections that are open, and until nothing has come for the
+/// second time.
+const SERVING_OUT: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(200);
 
 /// The server, shared by all its threads.
 pub struct Server {
@@ -69,6 +75,10 @@ pub struct Running {
     pub server: Arc<Server>,
     /// Where it listens.
     pub listening: SocketAddr,
+    /// The listening socket.
+    listener: TcpListener,
+    /// The thread that watches the accept loops ends when this is dropped.
+    stop_accept: Option<Sender<()>>,
     /// The threads that watch end when these are dropped.
     _stop: [Sender<()>; 4],
 }
@@ -81,7 +91,8 @@ impl Server {
     pub fn start(config: &Config) -> io::Result<Running> {
         let listener = accept::listen(config.listen, config.server.idle_timeout)?;
         let listening = listener.local_addr()?;
-        let (node, meta_inbox) = Node::new(config);
+        let own_listener = listener.try_clone()?;
+        let (node, groups_inbox) = Node::new(config);
         let node = Arc::new(node);
         let metrics = Arc::new(Metrics::new(node.main().is_some()));
         let limits = &config.server;
@@ -100,12 +111,14 @@ impl Server {
         });
         let node = Arc::clone(&server.office.node);
         let learner = Arc::clone(&node);
-        let publish = move |state| {
-            if let Err(error) = learner.learn(&state) {
+        let publish = move || {
+            if let Some(state) = learner.meta.news()
+                && let Err(error) = learner.learn(&state)
+            {
                 log::error!("what the meta group agreed on is refused: {error}");
             }
         };
-        meta_inbox.start(Box::new(Messages(Arc::clone(&node))), Box::new(publish))?;
+        groups_inbox.start(Box::new(Messages(Arc::clone(&node))), Box::new(publish))?;
         if matches!(config.role, Role::Single) {
             greeter::found_alone(&node);
         }
@@ -127,8 +140,11 @@ impl Server {
         let (stop_reshard, stopped) = bounded(0);
         let office = server.office.clone();
         threads::spawn("reshard", move || reshard::run(&office, &stopped))?;
-        let stop = [stop_accept, stop_greeter, stop_changes, stop_reshard];
-        Ok(Running { server, listening, _stop: stop })
+        let (stop_keeper, stopped) = bounded(0);
+        let office = server.office.clone();
+        threads::spawn("keeper", move || reshard::keep(&office, &stopped))?;
+        let stop = [stop_greeter, stop_changes, stop_reshard, stop_keeper];
+        Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
 
     /// Whether the node passes everything on.
@@ -258,7 +274,7 @@ impl Server {
             parked: self.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
             epoch: self.office.node.state().map_or(0, |state| state.view.epoch),
-            leads: self.office.node.meta.seat().is_some_and(|seat| seat.leads()),
+            leads: self.office.node.meta.leads(),
             pairs: size.pairs,
             bytes: size.bytes,
             port: self.port.get().copied().unwrap_or(0),
@@ -306,10 +322,16 @@ impl Server {
         let path = routes::path(job.arrival.request.url());
         let Ok(Route::Key(encoded)) = routes::find(path, true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
-        self.office.node.owner(&key).address().cloned()
+        self.office.node.waits_for(&key)
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
+        if streams::is_asked_for(&job) {
+            if let Err((job, answer)) = streams::take(self, job) {
+                self.finish(lane, Route::label(Some(&Route::NodeRaft)), job, *answer);
+            }
+            return;
+        }
         let handled = catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job)));
         let (label, answer) = match handled {
             Ok(Found::Answer(label, answer)) => (label, answer),
@@ -426,7 +448,9 @@ impl Server {
 
     fn write_now(self: &Arc<Self>, lane: LaneId, job: Box<Job>, answer: Answer) {
         let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read, .. } = *job;
-        let close = answer.close;
+        // A client of a node that is about to stop is to go to another one.
+        let close = answer.close || self.office.node.is_leaving();
+        let answer = Answer { close, ..answer };
         if answer::is_early(&framing, body_was_read) {
             // The client may go on with the connection if the rest of the body will be read, and is sure to come.
             let declared = framing.undrained();
@@ -473,10 +497,32 @@ fn write_rest(rest: lanes::Unfinished) {
 }
 
 impl Running {
-    /// Refuses whatever still comes, on connections that are open and on new ones, until the process ends: tiny_http
-    /// would have to forget its connections to stop listening.
-    pub fn begin_to_stop(&self) {
+    /// Takes leave of the node's groups and serves on meanwhile, by answers after which their connections are closed; then closes the
+    /// port, so that whoever comes goes to another node, and takes no more requests on connections that are still open.
+    pub fn begin_to_stop(&mut self) {
+        let had_groups =
+            self.server.office.node.groups.seats().iter().any(|seat| seat.status.voters.len() > 1);
+        leave::leave(&self.server.office);
+        // The accept loop must not be replaced when it ends now.
+        self.stop_accept = None;
+        if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
+            log::debug!("the port is still open: {error}");
+        }
+        if had_groups {
+            self.serve_out();
+        }
         self.server.office.node.stop();
-        self.server.office.node.meta.hand_over(None);
+    }
+
+    /// Answers what comes on connections that are open, for a moment: each answer closes its connection.
+    fn serve_out(&self) {
+        let deadline = Deadline::after(now(), SERVING_OUT);
+        let mut quiet_since = now();
+        while !deadline.is_over() && now() - quiet_since < QUIET {
+            if self.server.busy() > 0 {
+                quiet_since = now();
+            }
+            self.server.office.node.wait_for_news(u64::MAX, QUIET / 10);
+        }
     }
 }

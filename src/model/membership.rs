@@ -23,7 +23,9 @@ impl Membership {
         let size = wanted.len() / repl_factor;
         let survivors =
             |shard: usize| old.shards[shard].replicas.iter().filter(|node| wanted.contains(node)).count();
-        let mut staying: Vec<usize> = (0..old.shards.len()).collect();
+        // One whose pairs are given up has no replica left that others could be made of.
+        let mut staying: Vec<usize> =
+            (0..old.shards.len()).filter(|shard| !old.shards[*shard].replicas.is_empty()).collect();
         if old.repl_factor == 1 && repl_factor == 1 {
             staying.retain(|shard| survivors(*shard) > 0);
         }
@@ -37,13 +39,12 @@ impl Membership {
         let ids = ids(&staying.iter().map(|shard| old.shards[*shard].id).collect::<Vec<_>>(), size);
         let mut next_group = old.next_group;
         let mut shards: Vec<(Option<usize>, Shard)> = Vec::with_capacity(size);
+        let mut kept = kept_replicas(old, &staying, wanted, repl_factor);
         for (index, id) in ids.into_iter().enumerate() {
             let from = staying.get(index).copied();
             let group = from.map_or(next_group, |shard| old.shards[shard].group);
             next_group = next_group.max(group + 1);
-            // The replicas that are wanted stay where they are, in the order of the list and as many as fit.
-            let held = |node: &&Address| from.is_some_and(|shard| old.shards[shard].replicas.contains(node));
-            let replicas = wanted.iter().filter(held).take(repl_factor).cloned().collect();
+            let replicas = kept.get_mut(index).map(std::mem::take).unwrap_or_default();
             shards.push((from, Shard { id, group, replicas }));
         }
         shards.sort_by_key(|(_, shard)| shard.id);
@@ -57,6 +58,22 @@ impl Membership {
         fill(&mut shards, wanted, repl_factor);
         Self { stays_as, shards, next_group }
     }
+}
+
+/// The wanted nodes that each of the staying shards keeps: they stay where they are, in the order of the list and as many as fit.
+///
+/// A view change that was superseded may have left a node with replicas of several shards. It keeps that of one, where possible of one
+/// that keeps few others.
+fn kept_replicas(old: &View, staying: &[usize], wanted: &[Address], repl_factor: usize) -> Vec<Vec<Address>> {
+    let held = |at: usize| wanted.iter().filter(move |node| old.shards[staying[at]].replicas.contains(node));
+    let mut kept = vec![Vec::new(); staying.len()];
+    let mut poorest: Vec<usize> = (0..staying.len()).collect();
+    poorest.sort_by_key(|at| held(*at).count());
+    for at in poorest {
+        let free = held(at).filter(|node| !kept.iter().flatten().any(|other| other == *node));
+        kept[at] = free.take(repl_factor).cloned().collect();
+    }
+    kept
 }
 
 /// The ids of the staying shards, given with their present ids ascending, and of the new ones after them.
@@ -133,6 +150,31 @@ mod tests {
                 assert!(same.is_none_or(|group| group == old.shards[index].group));
             }
         }
+    }
+
+    #[test]
+    fn a_node_that_holds_replicas_of_several_shards_keeps_one() {
+        let mut old = View::first(&nodes("a,b,c,d"), 2).unwrap();
+        // As a superseded view change to factor 1 leaves it: shard 3 owns something by then.
+        old.shards.push(Shard { id: 3, group: 3, replicas: nodes("b") });
+        let table = [
+            ("a,b,c,d", 2, "1=a+b@1 2=c+d@2"),
+            ("b,c", 1, "1=b@1 2=c@2"),
+            ("a,b,c", 1, "1=a@1 2=c@2 3=b@3"),
+            ("a,b,c,d,e,f", 2, "1=a+e@1 2=c+d@2 3=b+f@3"),
+        ];
+        for (wanted, factor, shards) in table {
+            let got = Membership::new(&old, &nodes(wanted), factor, &[5, 5, 5]);
+            assert_eq!(text(&got.shards), shards, "{wanted} at {factor}");
+        }
+    }
+
+    #[test]
+    fn a_shard_that_is_given_up_is_replaced_by_a_new_one() {
+        let mut old = View::first(&nodes("a,b,c,d"), 2).unwrap();
+        old.shards[1].replicas.clear();
+        let got = Membership::new(&old, &nodes("a,b,c,d"), 2, &[5, 0]);
+        assert_eq!(text(&got.shards), "1=a+b@1 2=c+d@3");
     }
 
     #[test]

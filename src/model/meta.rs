@@ -34,8 +34,14 @@ pub struct MetaState {
     pub hash_key: HashKey,
     /// The view.
     pub view: View,
-    /// Which start of which node holds each group: by group, address and instance.
+    /// Which start of which node holds each group: by group, address and instance. Of a group with several replicas it says
+    /// only who founds it; who is a member of it later, the group itself knows.
     pub holders: BTreeMap<u64, BTreeMap<Address, u64>>,
+    /// What the groups of the first view owned when they were founded, and in which epoch; all others have been founded with nothing.
+    pub origins: BTreeMap<u64, (Vec<HashRange>, u64)>,
+    /// The groups that took the place of others whose majority was lost: each founded by one of its holders from what that held of the other.
+    #[serde(default)]
+    pub successors: BTreeMap<u64, u64>,
     /// Nodes that have left or were given up.
     pub former: VecDeque<Address>,
     /// The view change that is under way.
@@ -133,6 +139,9 @@ pub struct GivenUp {
 pub struct ChangeResult {
     /// Its id.
     pub id: u64,
+    /// The nodes that have left by it.
+    #[serde(default)]
+    pub left: Vec<Address>,
     /// How it ended.
     pub end: End,
 }
@@ -199,8 +208,13 @@ pub enum Command {
         id: u64,
         /// The group that goes.
         group: u64,
-        /// The start of the node that holds the new one.
-        instance: u64,
+        /// The starts of the nodes that hold the new one.
+        holders: BTreeMap<Address, u64>,
+    },
+    /// Groups whose majority is gone for good are succeeded by others, each founded by a survivor from what it holds.
+    Succeed {
+        /// The group that goes, the node that founds the new one, and its start.
+        survivors: Vec<(u64, Address, u64)>,
     },
     /// Ends a view change.
     End {
@@ -208,6 +222,9 @@ pub enum Command {
         id: u64,
         /// How.
         end: End,
+        /// Where it is finished: the starts of the nodes that are now the only replicas of their shards.
+        #[serde(default)]
+        holders: BTreeMap<u64, BTreeMap<Address, u64>>,
     },
 }
 
@@ -230,6 +247,9 @@ impl MetaState {
         instances: &BTreeMap<Address, u64>,
     ) -> Self {
         let holders = view.shards.iter().map(|shard| (shard.group, holders_of(shard, instances))).collect();
+        let origin =
+            |(index, shard): (usize, &Shard)| (shard.group, (view.ranges(index).collect(), view.epoch));
+        let origins = view.shards.iter().enumerate().map(origin).collect();
         Self {
             cluster,
             group,
@@ -238,6 +258,8 @@ impl MetaState {
             hash_key,
             view,
             holders,
+            origins,
+            successors: BTreeMap::new(),
             former: VecDeque::new(),
             change: None,
             results: VecDeque::new(),
@@ -269,6 +291,34 @@ impl MetaState {
     /// Where each group is held: the start of the node at an address.
     pub fn holder(&self, group: u64, node: &Address) -> Option<u64> {
         self.holders.get(&group)?.get(node).copied()
+    }
+
+    /// All nodes that hold replicas of a group, or will in the course of the view change that is under way.
+    pub fn replicas_of(&self, group: u64) -> Vec<&Address> {
+        let planned = self.change.iter().filter_map(|change| change.planned.as_ref());
+        let planned = planned.flat_map(|planned| &planned.shards);
+        let mut replicas: Vec<&Address> = Vec::new();
+        for shard in self.view.shards.iter().chain(planned).filter(|shard| shard.group == group) {
+            for node in &shard.replicas {
+                if !replicas.contains(&node) {
+                    replicas.push(node);
+                }
+            }
+        }
+        replicas
+    }
+
+    /// The nodes that are to hold replicas of a group now: those of the view until all is handed over, then those of the plan.
+    pub fn wanted_replicas(&self, group: u64) -> &[Address] {
+        let planned = self.change.as_ref().and_then(|change| change.planned.as_ref());
+        let planned = planned.filter(|planned| planned.pieces.iter().all(|piece| piece.handed_over));
+        let shards = planned.into_iter().flat_map(|planned| &planned.shards).chain(&self.view.shards);
+        shards.into_iter().find(|shard| shard.group == group).map_or(&[], |shard| &shard.replicas)
+    }
+
+    /// The index in the view of the shard of a group.
+    pub fn index_of(&self, group: u64) -> Option<usize> {
+        self.view.shards.iter().position(|shard| shard.group == group)
     }
 
     /// The attempts that are neither handed over nor aborted.
@@ -360,8 +410,13 @@ impl MetaState {
                 planned.pieces[at].attempt += 1;
                 planned.hold_us = planned.hold_us.max(hold_us);
             }
-            Command::Replace { id, group, instance } => self.replace(id, group, instance)?,
-            Command::End { id, end } => self.end(id, end)?,
+            Command::Replace { id, group, holders } => self.replace(id, group, holders)?,
+            Command::Succeed { survivors } => {
+                for (group, node, instance) in survivors {
+                    self.succeed(group, node, instance);
+                }
+            }
+            Command::End { id, end, holders } => self.end(id, end, holders)?,
         }
         Ok(())
     }
@@ -375,7 +430,7 @@ impl MetaState {
             if supersedes != Some(running) {
                 return Err(Void::Running(running));
             }
-            self.end(running, End::Superseded(id))?;
+            self.end(running, End::Superseded(id), BTreeMap::new())?;
         }
         self.change = Some(Change { id, wanted, planned: None });
         Ok(())
@@ -395,7 +450,40 @@ impl MetaState {
         Ok(())
     }
 
-    fn replace(&mut self, id: u64, group: u64, instance: u64) -> Result<(), Void> {
+    /// Puts a new group, founded by one node from what it holds, in the place of one that has lost its majority.
+    pub fn succeed(&mut self, group: u64, node: Address, instance: u64) {
+        if self.index_of(group).is_none() {
+            return;
+        }
+        let new = self.view.next_group;
+        self.view.next_group += 1;
+        self.view.epoch += 1;
+        self.view.shards.iter_mut().filter(|shard| shard.group == group).for_each(|shard| shard.group = new);
+        if let Some(planned) = self.change.as_mut().and_then(|change| change.planned.as_mut()) {
+            planned
+                .shards
+                .iter_mut()
+                .filter(|shard| shard.group == group)
+                .for_each(|shard| shard.group = new);
+            planned.added.iter_mut().filter(|added| **added == group).for_each(|added| *added = new);
+            for piece in planned.pieces.iter_mut().filter(|piece| !piece.handed_over) {
+                if [piece.from, piece.to].contains(&group) {
+                    piece.attempt += 1;
+                }
+            }
+            for piece in &mut planned.pieces {
+                piece.from = if piece.from == group { new } else { piece.from };
+                piece.to = if piece.to == group { new } else { piece.to };
+            }
+        }
+        self.holders.remove(&group);
+        self.origins.remove(&group);
+        self.successors.remove(&group);
+        self.holders.insert(new, BTreeMap::from([(node, instance)]));
+        self.successors.insert(new, group);
+    }
+
+    fn replace(&mut self, id: u64, group: u64, holders: BTreeMap<Address, u64>) -> Result<(), Void> {
         let planned = planned(&mut self.change, id)?;
         let index = self.view.shards.iter().position(|shard| shard.group == group).ok_or(Void::Outdated)?;
         if !planned.added.contains(&group) || self.view.ranges(index).next().is_some() {
@@ -410,12 +498,12 @@ impl MetaState {
         for piece in planned.pieces.iter_mut().filter(|piece| piece.to == group) {
             (piece.to, piece.attempt) = (new, piece.attempt + 1);
         }
-        let holders = self.holders.remove(&group).unwrap_or_default();
-        self.holders.insert(new, holders.into_keys().map(|node| (node, instance)).collect());
+        self.holders.remove(&group);
+        self.holders.insert(new, holders);
         Ok(())
     }
 
-    fn end(&mut self, id: u64, end: End) -> Result<(), Void> {
+    fn end(&mut self, id: u64, end: End, holders: BTreeMap<u64, BTreeMap<Address, u64>>) -> Result<(), Void> {
         let change = running(&mut self.change, id)?;
         let begun = change.planned.iter().flat_map(|planned| &planned.pieces).any(|piece| piece.handed_over);
         if begun && matches!(end, End::Refused(_) | End::Failed(_) | End::Cancelled) {
@@ -432,6 +520,8 @@ impl MetaState {
                 }
                 self.view.repl_factor = self.change.as_ref().expect("it runs").wanted.repl_factor;
                 self.settle(planned.shards);
+                self.holders.extend(holders);
+                self.forget_holders();
             }
             // New groups that own something stay, with the nodes that hold them; those that own nothing go.
             Some(planned) => {
@@ -446,14 +536,13 @@ impl MetaState {
         }
         self.change = None;
         let now = self.nodes();
-        for node in before.into_iter().filter(|node| !now.contains(node)) {
-            self.former.push_back(node);
-        }
+        let left: Vec<Address> = before.into_iter().filter(|node| !now.contains(node)).collect();
+        self.former.extend(left.iter().cloned());
         self.former.retain(|node| !now.contains(node));
         while self.former.len() > KEPT_FORMER {
             self.former.pop_front();
         }
-        self.results.push_back(ChangeResult { id, end });
+        self.results.push_back(ChangeResult { id, left, end });
         while self.results.len() > KEPT_RESULTS {
             self.results.pop_front();
         }
@@ -478,6 +567,8 @@ impl MetaState {
     fn forget_holders(&mut self) {
         let groups: Vec<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
         self.holders.retain(|group, _| groups.contains(group));
+        self.origins.retain(|group, _| groups.contains(group));
+        self.successors.retain(|group, _| groups.contains(group));
     }
 }
 

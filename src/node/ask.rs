@@ -7,16 +7,20 @@ use serde::de::DeserializeOwned;
 use ureq::http::{HeaderMap, Method, Response};
 use ureq::{Body, SendBody};
 
+use super::group_ops::NotDone;
 use super::state::Node;
 use crate::clock::{Deadline, now};
 use crate::error::Applied;
 use crate::model::address::Address;
+use crate::model::meta::MetaState;
 use crate::peers::client::{NoAnswer, Patience, Peer, read_body};
 use crate::wire::pairs::Parcel;
 use crate::wire::{self, Addressed, Hello, KeyResult, Order, Refusal, Transfer};
 
 /// A node that does not answer a question about itself within this time counts as not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// A shard's leader that is not known is looked for again after this, and after longer pauses later.
+const LEADER_PAUSE: Duration = Duration::from_millis(10);
 /// Answers to questions and orders are small; a longer one is refused.
 const ANSWER_BYTES: u64 = 16 << 20;
 /// A parcel is as long as its batch, or as one pair.
@@ -31,16 +35,37 @@ pub enum OrderError {
     NotReached(String),
     /// The node there is another start of the one that is meant, or another node.
     Gone(String),
+    /// It does not lead the shard that the order is about: who does, where that is known, and a sentence.
+    NotLeader(Option<Address>, String),
     /// It has not carried it out: why.
     Refused(String),
+}
+
+impl From<String> for OrderError {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl From<NotDone> for OrderError {
+    fn from(error: NotDone) -> Self {
+        let reason = error.to_string();
+        match error {
+            NotDone::NotLeader(leader) => Self::NotLeader(leader, reason),
+            NotDone::Unknown => Self::NotReached(reason),
+            NotDone::Again | NotDone::Busy | NotDone::TooLarge => Self::Refused(reason),
+        }
+    }
 }
 
 impl fmt::Display for OrderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotSent(reason) | Self::NotReached(reason) | Self::Gone(reason) | Self::Refused(reason) => {
-                f.write_str(reason)
-            }
+            Self::NotSent(reason)
+            | Self::NotReached(reason)
+            | Self::Gone(reason)
+            | Self::NotLeader(_, reason)
+            | Self::Refused(reason) => f.write_str(reason),
         }
     }
 }
@@ -86,14 +111,19 @@ pub fn read_refusal(response: Response<Body>) -> Result<Vec<u8>, String> {
 
 fn read_answer(response: Response<Body>, limit: u64) -> Result<Vec<u8>, OrderError> {
     let status = response.status();
-    let gone = header(response.headers(), wire::RESULT_HEADER) == Some(KeyResult::Gone.as_str());
+    let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
+    let leader = header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
     let body = read_body(response, limit).map_err(|error| OrderError::NotReached(error.reason))?;
     if status.is_success() {
         return Ok(body);
     }
     let said = serde_json::from_slice::<Refusal>(&body).map(|body| body.error);
     let reason = said.unwrap_or_else(|_| format!("it answered {status}"));
-    Err(if gone { OrderError::Gone(reason) } else { OrderError::Refused(reason) })
+    Err(match result {
+        Some(KeyResult::Gone) => OrderError::Gone(reason),
+        Some(KeyResult::NotLeader) => OrderError::NotLeader(leader, reason),
+        _ => OrderError::Refused(reason),
+    })
 }
 
 /// The text of a header.
@@ -124,6 +154,60 @@ impl Node {
         let answer = self.send(to, instance, (order.path(), body), ANSWER_BYTES, deadline)?;
         serde_json::from_slice(&answer)
             .map_err(|error| OrderError::NotReached(format!("{to}: its answer makes no sense: {error}")))
+    }
+
+    /// Has the node that leads a shard carry out an order: another one than this. A shard with one replica is led by the start of the
+    /// node that holds it. Where the leader is not known it is looked for until the deadline.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub fn order_leader<T: DeserializeOwned>(
+        &self,
+        state: &MetaState,
+        group: u64,
+        order: &Order,
+        deadline: Deadline,
+    ) -> Result<T, OrderError> {
+        let replicas = state.replicas_of(group);
+        if let [only] = replicas[..] {
+            if *only == self.address {
+                return Err(OrderError::Gone(format!("{only} was started again and holds nothing")));
+            }
+            let instance = state.holder(group, only).unwrap_or(0);
+            return self.order(only, instance, order, deadline);
+        }
+        let led = self.groups.seat(group).and_then(|seat| seat.leader().cloned());
+        let mut hint = led.or_else(|| self.leaders.of(group)).filter(|leader| *leader != self.address);
+        let others: Vec<&Address> = replicas.into_iter().filter(|node| **node != self.address).collect();
+        let mut reason = "no other node holds a replica of it".to_owned();
+        for round in 0.. {
+            if self.groups.seat(group).is_some_and(|seat| seat.leads()) {
+                let reason = format!("{} leads group {group} itself by now", self.address);
+                return Err(OrderError::NotLeader(Some(self.address.clone()), reason));
+            }
+            for other in &others {
+                let node = hint.take().unwrap_or_else(|| (*other).clone());
+                match self.order(&node, 0, order, deadline) {
+                    Ok(answer) => {
+                        self.leaders.note(group, &node);
+                        return Ok(answer);
+                    }
+                    Err(OrderError::NotLeader(leader, why)) => {
+                        hint = leader.filter(|leader| *leader != self.address && *leader != node);
+                        reason = why;
+                    }
+                    Err(OrderError::NotSent(why)) => reason = why,
+                    Err(error) => return Err(error),
+                }
+                self.leaders.forget(group, &node);
+            }
+            if deadline.is_over() || others.is_empty() {
+                break;
+            }
+            let pause = LEADER_PAUSE * 2_u32.pow(round.min(3));
+            self.wait_for_news(u64::MAX, pause.min(deadline.left()));
+        }
+        Err(OrderError::NotSent(format!("no leader of group {group} is found: {reason}")))
     }
 
     /// Has the source of a piece send something.
@@ -165,6 +249,7 @@ impl Node {
             OrderError::NotSent(reason) => OrderError::NotSent(named(reason)),
             OrderError::NotReached(reason) => OrderError::NotReached(named(reason)),
             OrderError::Gone(reason) => OrderError::Gone(named(reason)),
+            OrderError::NotLeader(leader, reason) => OrderError::NotLeader(leader, named(reason)),
             OrderError::Refused(reason) => OrderError::Refused(named(reason)),
         })
     }

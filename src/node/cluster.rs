@@ -1,22 +1,28 @@
 //! Questions about the cluster: who this node is, counts, shards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::membership::hello_view;
-use super::state::{Node, Standing};
+use super::state::{Node, Serving, Standing};
 use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::shard::Audit;
-use crate::wire::{self, Hello, Order};
+use crate::model::meta::MetaState;
+use crate::model::shard::{Audit, Shard};
+use crate::model::view;
+use crate::wire::{self, GroupMembers, Hello, Order};
 
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same for the sum of all its pairs.
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether a replica has applied enough.
+const APPLY_PAUSE: Duration = Duration::from_millis(5);
 
 /// One shard, as answers describe it.
 #[derive(Debug, Serialize)]
@@ -49,7 +55,7 @@ impl Node {
             (Standing::Serving(serving), _) => {
                 hello.cluster = Some(serving.state.cluster.clone());
                 hello.version = serving.state.version;
-                hello.pairs = serving.own.as_ref().map(|(_, shard)| shard.rough_size().pairs);
+                hello.pairs = serving.own.first().map(|(_, shard)| shard.rough_size().pairs);
             }
             (_, Role::Member { view }) if self.is_fresh() => hello.view = Some(hello_view(view)),
             _ => {}
@@ -57,12 +63,46 @@ impl Node {
         hello
     }
 
-    /// The pairs of the ranges that this node's shard owns.
-    pub fn count(&self) -> u64 {
-        self.shard().map_or(0, |shard| shard.size().pairs)
+    /// The shard that this node is named for in the view.
+    pub fn named_shard<'a>(&self, serving: &'a Serving) -> Option<&'a view::Shard> {
+        let shards = &serving.state.view.shards;
+        // One that is still here, although the node has left its group, does not count.
+        let is_named = |group: u64| serving.state.replicas_of(group).contains(&&self.address);
+        if let Some((index, _)) = serving.own.iter().find(|(_, own)| is_named(own.group())) {
+            return shards.get(*index);
+        }
+        // A shard with one replica is lost with it; one with several waits for this node's to come back.
+        let mut own = shards.iter().filter(|shard| shard.replicas.contains(&self.address));
+        own.find(|shard| shard.replicas.len() > 1)
     }
 
-    /// Describes a shard, counted by its own node.
+    /// The pairs of the ranges that a shard owns, as its leader counts them; what this node's replica has where there is no leader.
+    pub fn count_of(&self, serving: &Serving, shard: &view::Shard) -> Option<u64> {
+        let deadline = Deadline::after(now(), COUNT_TIMEOUT);
+        let own = serving.own_of(shard.group);
+        let confirmed = |own: &Arc<Shard>| self.leads(own).is_ok() && self.confirm(own, deadline).is_ok();
+        if let Some(own) = own.filter(|own| confirmed(own)) {
+            return Some(own.size().pairs);
+        }
+        let order = Order::Count { group: shard.group };
+        let counted = self.order_leader(&serving.state, shard.group, &order, deadline);
+        let counted = counted
+            .inspect_err(|error| log::debug!("the pairs of shard {} are not known: {error}", shard.id));
+        counted.ok().or_else(|| own.map(|own| own.size().pairs))
+    }
+
+    /// The node that leads a shard, as far as this one knows or can learn.
+    pub fn leader_of(&self, shard: &view::Shard) -> Option<Address> {
+        if let [only] = &shard.replicas[..] {
+            return Some(only.clone());
+        }
+        match self.groups.seat(shard.group) {
+            Some(seat) => seat.leader().cloned(),
+            None => self.leaders.of(shard.group),
+        }
+    }
+
+    /// Describes a shard, counted by its leader.
     ///
     /// # Errors
     /// [`Error::NotServing`] without a view, [`Error::NotFound`] where there is no such shard.
@@ -73,35 +113,52 @@ impl Node {
         let shard = shards.iter().find(|shard| shard.id.to_string() == id).ok_or_else(|| {
             Error::NotFound(format!("There is no shard {id}: allowed is 1 to {}", shards.len()))
         })?;
-        let key_count = if serving.holds(shard) {
-            Some(self.count())
-        } else {
-            self.ask_holder(shard.group, &shard.replicas, &Order::Count, COUNT_TIMEOUT)
-        };
+        let key_count = self.count_of(serving, shard);
         Ok(ShardInfo { shard_id: id.to_owned(), key_count, replicas: shard.replicas.clone() })
     }
 
-    /// The audit of one group, by its own node.
-    pub fn audit_of(&self, group: u64, replicas: &[Address]) -> Option<Audit> {
-        match self.shard().filter(|shard| shard.group() == group) {
-            Some(shard) => Some(shard.audit()),
-            None => self.ask_holder(group, replicas, &Order::Audit, AUDIT_TIMEOUT),
-        }
+    /// The audits of all replicas of a shard, each with its node; nothing for one that was not reached or is behind.
+    pub fn audits_of(&self, state: &MetaState, shard: &view::Shard) -> Vec<(Address, Option<Audit>)> {
+        let group = shard.group;
+        let deadline = Deadline::after(now(), AUDIT_TIMEOUT);
+        // Up to where each replica must be: what was acknowledged before is there then.
+        let index = if shard.replicas.len() == 1 { 0 } else { self.confirmed_index(state, group) };
+        let audit = |node: &Address| {
+            if *node == self.address {
+                return self.audit_own(group, index, deadline).ok();
+            }
+            let instance = if shard.replicas.len() == 1 { state.holder(group, node)? } else { 0 };
+            let answer = self.order(node, instance, &Order::Audit { group, index }, deadline);
+            answer.inspect_err(|error| log::debug!("{node} did not sum up its shard: {error}")).ok()
+        };
+        shard.replicas.iter().map(|node| (node.clone(), audit(node))).collect()
     }
 
-    /// Asks the node that holds a group, if it is the start of it that is meant.
-    fn ask_holder<T: serde::de::DeserializeOwned>(
-        &self,
-        group: u64,
-        replicas: &[Address],
-        order: &Order,
-        timeout: Duration,
-    ) -> Option<T> {
-        let state = self.state()?;
-        replicas.iter().filter(|node| **node != self.address).find_map(|node| {
-            let instance = state.holder(group, node)?;
-            let answer = self.order(node, instance, order, Deadline::after(now(), timeout));
-            answer.inspect_err(|error| log::debug!("{node} was asked about its shard: {error}")).ok()
-        })
+    /// Up to where the log of a group is applied at its leader; 0 where there is none.
+    fn confirmed_index(&self, state: &MetaState, group: u64) -> u64 {
+        let deadline = Deadline::after(now(), COUNT_TIMEOUT);
+        if let Some(own) = self.shard_of(group)
+            && self.leads(&own).is_ok()
+        {
+            return self.groups.read(group, deadline).unwrap_or(0);
+        }
+        let members = self.order_leader::<GroupMembers>(state, group, &Order::Members { group }, deadline);
+        members.map_or(0, |members| members.index)
+    }
+
+    /// Sums up this node's replica of a shard, once its log is applied up to an index.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot be.
+    pub fn audit_own(&self, group: u64, index: u64, deadline: Deadline) -> Result<Audit, String> {
+        let shard = self.shard_of(group);
+        let shard = shard.ok_or_else(|| format!("{} holds no replica of group {group}", self.address))?;
+        while self.groups.seat(group).is_some_and(|seat| seat.status.applied < index) {
+            if deadline.is_over() {
+                return Err(format!("{}: the replica is behind", self.address));
+            }
+            self.wait_for_news(u64::MAX, APPLY_PAUSE);
+        }
+        Ok(shard.audit())
     }
 }

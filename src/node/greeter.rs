@@ -38,6 +38,7 @@ pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
         if catch_unwind(AssertUnwindSafe(|| greeter.round())).is_err() {
             log::error!("a round of greetings broke off");
         }
+        node.end_first_round();
         if stop.recv_timeout(ROUND) != Err(RecvTimeoutError::Timeout) {
             return;
         }
@@ -86,7 +87,7 @@ impl Greeter {
             Role::Passive { .. } if waiting => self.look_for_a_cluster(),
             _ => {}
         }
-        if self.node.meta.seat().is_some_and(|seat| seat.leads()) {
+        if self.node.meta.leads() {
             self.greet_all();
         } else if !waiting {
             self.node.ask_for_news();

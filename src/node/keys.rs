@@ -7,13 +7,15 @@ use ureq::http::{Method, Response};
 use ureq::{Body, SendBody};
 
 use super::ask::header;
+use super::group_ops::NotDone;
 use super::state::{Node, Serving, Standing, advice, lost_shard};
 use crate::budget::Permit;
 use crate::clock::{Deadline, wall_ms};
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
-use crate::model::shard::{Done, Forwarded, Refused, RequestId};
+use crate::model::meta::MetaState;
+use crate::model::shard::{Done, Forwarded, Refused, RequestId, Shard};
 use crate::model::store::Held;
 use crate::model::view;
 use crate::peers::client::{NoAnswer, Patience, read_body};
@@ -74,6 +76,18 @@ impl From<Done> for Outcome {
     }
 }
 
+impl Outcome {
+    /// What another node has answered.
+    pub(super) fn received(
+        result: KeyResult,
+        (bytes, permit): (Vec<u8>, Option<Permit>),
+        by: Option<Address>,
+    ) -> Self {
+        let value = (result == KeyResult::Found).then_some(Value::Received { bytes, permit });
+        Self { result, value, by }
+    }
+}
+
 /// Who has to be asked about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -96,20 +110,37 @@ impl Owner {
 }
 
 /// What a request about a key is, whoever is asked next.
-struct Request<'a> {
+pub(super) struct Request<'a> {
     key: &'a [u8],
     operation: Operation<'a>,
     id: RequestId,
+    /// The client has named the id itself and may send the request again: what was done is remembered by it wherever it is done.
+    is_named: bool,
+    /// Any replica may answer.
+    is_stale: bool,
     deadline: Deadline,
 }
 
+impl<'a> Request<'a> {
+    /// A read that any replica may answer.
+    pub(super) fn stale(key: &'a [u8], deadline: Deadline) -> Self {
+        Self { key, operation: Operation::Get, id: 0, is_named: false, is_stale: true, deadline }
+    }
+}
+
 /// What came of asking once.
-enum Asked {
+pub(super) enum Asked {
     Done(Outcome),
     /// Nothing was done; the owner is changing.
     Again,
+    /// Nothing was done: another replica leads the shard, which is to be asked.
+    AtLeader,
     /// It may have been done: why that is not known. Asked again under the same id it is done once.
     Unclear(Error),
+    /// This replica of the shard has not done it, or may have: another one can be asked, as long as there is time.
+    Elsewhere(Error),
+    /// Nothing was done: a replica of the shard says why.
+    Told(String),
 }
 
 impl Node {
@@ -118,22 +149,72 @@ impl Node {
         match &*self.standing() {
             Standing::Serving(serving) => {
                 let (_, shard) = serving.shard_of(key);
-                if serving.holds(shard) { Owner::Here } else { Owner::At(shard.replicas[0].clone()) }
+                if self.is_of(serving, shard) {
+                    Owner::Here
+                } else {
+                    Owner::At(self.likely_leader(&serving.state, shard))
+                }
             }
             Standing::Waiting(reasons) => Owner::Unknown(reasons.join("; ")),
             Standing::Follower => Owner::Unknown("a follower has no view".to_owned()),
         }
     }
 
-    /// Does what a client asks, here or at the node that owns the key, and follows the key where it is being moved.
+    /// The other node that a request about a key is going to wait for; this one where it will wait for a leader to be elected.
+    pub fn waits_for(&self, key: &[u8]) -> Option<Address> {
+        let standing = self.standing();
+        let serving = standing.serving().ok()?;
+        let (_, shard) = serving.shard_of(key);
+        match serving.own_of(shard.group) {
+            Some(own) => match self.leads(own) {
+                Err(NotDone::NotLeader(leader)) => Some(leader.unwrap_or_else(|| self.address.clone())),
+                _ => None,
+            },
+            None => Some(self.likely_leader(&serving.state, shard)),
+        }
+    }
+
+    /// Whether a shard is one of this node's.
+    pub(super) fn is_of(&self, serving: &Serving, shard: &view::Shard) -> bool {
+        serving.state.replicas_of(shard.group).contains(&&self.address)
+    }
+
+    /// The node to ask about a shard of which this one holds no replica.
+    pub(super) fn likely_leader(&self, state: &MetaState, shard: &view::Shard) -> Address {
+        let replicas = state.replicas_of(shard.group);
+        let is_up = |node: &Address| *node != self.address && !self.peers.at(node).is_down();
+        let known = self.leaders.of(shard.group).filter(|leader| replicas.contains(&leader) && is_up(leader));
+        known.unwrap_or_else(|| {
+            let up: Vec<&Address> = replicas.into_iter().filter(|node| is_up(node)).collect();
+            match up.len() {
+                0 => shard.replicas[0].clone(),
+                // Whoever has no leader that it knows of may be cut off from the others: the next time it is another.
+                count => up[rand::random_range(0..count)].clone(),
+            }
+        })
+    }
+
+    /// Does what a client asks, here or at the node that owns the key, and follows the key where it is being moved, and its shard where
+    /// another replica leads. `named` is the id that the client has given the request.
     ///
     /// # Errors
     /// [`Error::Unavailable`], which says whether a write happened.
-    pub fn run(&self, key: &[u8], operation: Operation, deadline: Deadline) -> Result<Outcome, Error> {
+    pub fn run(
+        &self,
+        key: &[u8],
+        operation: Operation,
+        named: Option<RequestId>,
+        deadline: Deadline,
+    ) -> Result<Outcome, Error> {
         self.count_operation();
-        let request = Request { key, operation, id: rand::random(), deadline };
+        let id = named.unwrap_or_else(rand::random);
+        let request = Request { key, operation, id, is_named: named.is_some(), is_stale: false, deadline };
         let mut pause = FIRST_PAUSE;
-        let mut unclear: Option<Error> = None;
+        let (mut unclear, mut not_done): (Option<Error>, Option<Error>) = (None, None);
+        // What a replica has said of its shard tells more than that another one did not answer.
+        let mut told: Option<String> = None;
+        let mut was_sent_on = false;
+        self.wait_for_first_round(deadline);
         loop {
             let standing = self.standing();
             let serving = standing.serving().map_err(|error| Error::Unavailable {
@@ -141,9 +222,14 @@ impl Node {
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
             let known = serving.state.version;
-            match self.ask_owner(serving, &request, unclear.is_some()) {
+            let asked = self.ask_owner(serving, &request, unclear.is_some());
+            let sent_on = matches!(asked, Ok(Asked::AtLeader)) && !was_sent_on;
+            match asked {
                 Ok(Asked::Done(outcome)) => return Ok(outcome),
-                Ok(Asked::Again) => {}
+                Ok(Asked::Again | Asked::AtLeader) => {}
+                Ok(Asked::Told(reason)) => told = Some(reason),
+                Ok(Asked::Elsewhere(error)) if error.applied() == Applied::Unknown => unclear = Some(error),
+                Ok(Asked::Elsewhere(error)) => not_done = Some(error),
                 // Once more, in case only the connection was bad. What comes of that is the truth about both.
                 Ok(Asked::Unclear(error)) if unclear.is_none() => unclear = Some(error),
                 Ok(Asked::Unclear(error)) => return Err(error),
@@ -159,63 +245,139 @@ impl Node {
                 }
             }
             if deadline.is_over() {
-                let reason = "the key was on its way from one shard to another all the time".to_owned();
-                return Err(unclear.unwrap_or(Error::Unavailable { reason, applied: Applied::No }));
+                return Err(in_vain(operation, unclear.or(not_done), told));
             }
-            self.wait_for_news(known, pause.min(deadline.left()));
-            pause = LONGEST_PAUSE.min(pause * 2);
+            // The first hint to another leader is followed at once.
+            was_sent_on = sent_on;
+            if !sent_on {
+                self.wait_for_news(known, pause.min(deadline.left()));
+                pause = LONGEST_PAUSE.min(pause * 2);
+            }
         }
     }
 
     fn ask_owner(&self, serving: &Serving, request: &Request, is_retry: bool) -> Result<Asked, Error> {
         let (hash, shard) = serving.shard_of(request.key);
-        if let Some((_, own)) = serving.own.as_ref().filter(|_| serving.holds(shard)) {
-            // Another node may have done it already, before the key came here, and its record came along.
-            let (epoch, now_ms) = (serving.state.view.epoch, wall_ms());
-            let forwarded = is_retry.then_some(Forwarded { request: request.id, epoch, now_ms });
-            return match own.run(hash, request.key, request.operation, forwarded) {
-                Ok(done) => Ok(Asked::Done(done.into())),
-                Err(Refused::Moving | Refused::NotOwned | Refused::Logged) => Ok(Asked::Again),
-                Err(Refused::Sealed) => Err(Error::Unavailable {
-                    reason: "the node is about to become part of another cluster".to_owned(),
-                    applied: Applied::No,
-                }),
+        let Some(own) = serving.own_of(shard.group) else {
+            let is_replicated = serving.state.replicas_of(shard.group).len() > 1;
+            return if is_replicated {
+                self.ask_replica(serving, shard, request)
+            } else {
+                self.ask_only_replica(serving, shard, request)
             };
+        };
+        let (request_id, epoch, now_ms) = (request.id, serving.state.view.epoch, wall_ms());
+        let forwarded = Forwarded { request: request_id, epoch, now_ms };
+        if own.is_logged() {
+            return self.ask_own_group(serving, (shard, own), hash, request, &forwarded);
         }
+        // Another node may have done it already, before the key came here, and its record came along.
+        let forwarded = (is_retry || request.is_named).then_some(forwarded);
+        match own.run(hash, request.key, request.operation, forwarded) {
+            Ok(done) => Ok(Asked::Done(done.into())),
+            Err(Refused::Moving | Refused::NotOwned | Refused::Logged) => Ok(Asked::Again),
+            Err(Refused::Sealed) => Err(Error::Unavailable {
+                reason: "the node is about to become part of another cluster".to_owned(),
+                applied: Applied::No,
+            }),
+        }
+    }
+
+    /// Has it done by the group that this node has a replica of, by itself or by the one that leads it.
+    fn ask_own_group(
+        &self,
+        serving: &Serving,
+        (shard, own): (&view::Shard, &Arc<Shard>),
+        hash: KeyHash,
+        request: &Request,
+        forwarded: &Forwarded,
+    ) -> Result<Asked, Error> {
+        if let Err(NotDone::NotLeader(leader)) = self.leads(own) {
+            if let Some(leader) = leader {
+                return self.ask_node(serving, shard, (&leader, 0), request);
+            }
+            let voters = self.groups.seat(shard.group).map(|seat| seat.voters()).unwrap_or_default();
+            return Ok(Asked::Told(self.leaderless(shard, &voters)));
+        }
+        let place = (hash, request.key);
+        match self.run_in_group(own, place, request.operation, forwarded, request.deadline) {
+            Ok(Ok(done)) => Ok(Asked::Done(done.into())),
+            Ok(Err(_)) | Err(NotDone::Again) => Ok(Asked::Again),
+            Err(NotDone::NotLeader(_)) => Ok(Asked::AtLeader),
+            Err(error) => not_agreed(shard, &error, request.operation),
+        }
+    }
+
+    /// Has it done by a replica of a shard that this node holds none of.
+    fn ask_replica(&self, serving: &Serving, shard: &view::Shard, request: &Request) -> Result<Asked, Error> {
+        let node = self.likely_leader(&serving.state, shard);
+        if node == self.address {
+            let reason = format!("shard {}: none of its other replicas is reached", shard.id);
+            return Ok(Asked::Elsewhere(Error::Unavailable { reason, applied: Applied::No }));
+        }
+        self.ask_node(serving, shard, (&node, 0), request)
+    }
+
+    /// Has it done by the only node that holds the shard.
+    fn ask_only_replica(
+        &self,
+        serving: &Serving,
+        shard: &view::Shard,
+        request: &Request,
+    ) -> Result<Asked, Error> {
         let node = &shard.replicas[0];
         let Some(instance) = serving.state.holder(shard.group, node).filter(|_| *node != self.address) else {
             return Err(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No });
         };
-        self.ask_node(serving, shard, instance, request)
+        self.ask_node(serving, shard, (node, instance), request)
     }
 
-    /// Has it done by the node that owns the key.
+    /// Has it done by a node that holds a replica of the key's shard; an instance of 0 stands for any start of it.
     fn ask_node(
         &self,
         serving: &Serving,
         shard: &view::Shard,
-        instance: u64,
+        (node, instance): (&Address, u64),
         request: &Request,
     ) -> Result<Asked, Error> {
-        let node = &shard.replicas[0];
         let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
         let addressed = Addressed { cluster, epoch, instance };
+        let is_only = instance != 0;
         let unanswered = |error: &NoAnswer| {
-            let reason = format!("{error}; {}", advice(shard.id));
+            let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };
             Error::unavailable(format_args!("shard {} at {node}", shard.id), reason, error.kind.applied())
+        };
+        let not_answered = |error: &NoAnswer| match (is_only, error.kind.applied()) {
+            (true, Applied::Unknown) => Ok(Asked::Unclear(unanswered(error))),
+            (true, _) => Err(unanswered(error)),
+            (false, _) => {
+                self.leaders.forget(shard.group, node);
+                Ok(Asked::Elsewhere(unanswered(error)))
+            }
         };
         let response = match self.send_key(node, &addressed, request) {
             Ok(response) => response,
-            Err(error) if error.kind.applied() == Applied::Unknown => {
-                return Ok(Asked::Unclear(unanswered(&error)));
-            }
-            Err(error) => return Err(unanswered(&error)),
+            Err(error) => return not_answered(&error),
         };
         match header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse) {
             Some(KeyResult::Again) => {
                 // Reading the body to its end gives the connection back.
                 let _ = read_body(response, 1 << 16);
                 Ok(Asked::Again)
+            }
+            Some(KeyResult::NotLeader) => {
+                let leader =
+                    header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
+                let reason = header(response.headers(), wire::REASON_HEADER).unwrap_or_default().to_owned();
+                let _ = read_body(response, 1 << 16);
+                self.leaders.forget(shard.group, node);
+                match leader {
+                    Some(leader) => {
+                        self.leaders.note(shard.group, &leader);
+                        Ok(Asked::AtLeader)
+                    }
+                    None => Ok(Asked::Told(reason)),
+                }
             }
             Some(KeyResult::Gone) => {
                 let _ = read_body(response, 1 << 16);
@@ -225,16 +387,23 @@ impl Node {
                 let (length, permit) = self.make_room(node, &response)?;
                 let bytes = match read_body(response, length) {
                     Ok(bytes) => bytes,
-                    Err(error) => return Ok(Asked::Unclear(unanswered(&error))),
+                    Err(error) => return not_answered(&error),
                 };
-                let value = (result == KeyResult::Found).then_some(Value::Received { bytes, permit });
-                Ok(Asked::Done(Outcome { result, value, by: Some(node.clone()) }))
+                if !is_only {
+                    self.leaders.note(shard.group, node);
+                }
+                let by = (!self.is_of(serving, shard)).then(|| node.clone());
+                Ok(Asked::Done(Outcome::received(result, (bytes, permit), by)))
             }
-            None => Err(refused(node, response)),
+            None if is_only => Err(refused(node, response)),
+            None => match refused(node, response) {
+                error @ Error::Unavailable { .. } => Ok(Asked::Elsewhere(error)),
+                error => Err(error),
+            },
         }
     }
 
-    fn send_key(
+    pub(super) fn send_key(
         &self,
         node: &Address,
         addressed: &Addressed,
@@ -251,6 +420,9 @@ impl Node {
         if request.operation != Operation::Get {
             head = head.header(wire::REQUEST_HEADER, format!("{:032x}", request.id));
         }
+        if request.is_stale {
+            head = head.header(wire::CONSISTENCY_HEADER, wire::STALE);
+        }
         let patience = Patience::Until(request.deadline);
         match body {
             Some(value) => peer.exchange(head.body(value).expect("a key makes a path"), patience),
@@ -259,7 +431,11 @@ impl Node {
     }
 
     /// Takes memory for the value that another node is about to send.
-    fn make_room(&self, owner: &Address, response: &Response<Body>) -> Result<(u64, Option<Permit>), Error> {
+    pub(super) fn make_room(
+        &self,
+        owner: &Address,
+        response: &Response<Body>,
+    ) -> Result<(u64, Option<Permit>), Error> {
         // Not asked of the body: one of length 0 says that it has none.
         let length = header(response.headers(), "content-length").and_then(|length| length.parse().ok());
         let Some(length) = length else {
@@ -276,59 +452,35 @@ impl Node {
             }
         }
     }
-
-    /// The standing under which a request of another node is answered: both belong to the same cluster, and this
-    /// start of the node is the one that is meant.
-    ///
-    /// # Errors
-    /// The result that says so, and a sentence.
-    pub fn check_addressed(&self, addressed: Option<&Addressed>) -> Result<Arc<Standing>, NotMeant> {
-        let standing = self.standing();
-        let Some(addressed) = addressed else {
-            return Err(NotMeant::Unclear(format!("{}: the request names no cluster", self.address)));
-        };
-        if addressed.instance != self.instance {
-            return Err(NotMeant::Gone(format!("{} was started again and holds nothing", self.address)));
-        }
-        match standing.serving() {
-            Ok(serving) if serving.state.cluster == addressed.cluster => Ok(Arc::clone(&standing)),
-            Ok(serving) => Err(NotMeant::Unclear(format!(
-                "clusters differ: {} belongs to {}, the sender to {}",
-                self.address, serving.state.cluster, addressed.cluster
-            ))),
-            Err(error) => Err(NotMeant::NotYet(format!("{} does not serve yet: {error}", self.address))),
-        }
-    }
-
-    /// Does what another node passed on, if this node's shard owns the key.
-    ///
-    /// # Errors
-    /// [`Refused`], and then nothing was done.
-    pub fn run_forwarded(
-        &self,
-        standing: &Standing,
-        key: &[u8],
-        operation: Operation,
-        (epoch, request): (u64, Option<RequestId>),
-    ) -> Result<Outcome, Refused> {
-        self.count_operation();
-        let serving = standing.serving().map_err(|_| Refused::NotOwned)?;
-        let (_, shard) = serving.own.as_ref().ok_or(Refused::NotOwned)?;
-        let hash = serving.state.hash_key.hash(key);
-        let forwarded = request.map(|request| Forwarded { request, epoch, now_ms: wall_ms() });
-        shard.run(hash, key, operation, forwarded).map(Outcome::from)
-    }
 }
 
-/// Why a request of another node is not for this one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotMeant {
-    /// It is for an earlier start of this node.
-    Gone(String),
-    /// This start of the node is meant, but has not learned of the cluster yet: it will in a moment.
-    NotYet(String),
-    /// It is of another cluster.
-    Unclear(String),
+/// What is said where nobody has done it by the deadline.
+fn in_vain(operation: Operation, error: Option<Error>, told: Option<String>) -> Error {
+    // A read changes nothing, whoever may have done it.
+    let applied = error.as_ref().map_or(Applied::No, Error::applied);
+    let applied = if operation == Operation::Get { Applied::No } else { applied };
+    let reason = match (told, error) {
+        (Some(told), _) => told,
+        (None, Some(Error::Unavailable { reason, .. })) => reason,
+        (None, Some(error)) => return error,
+        (None, None) => "the key was on its way from one shard to another all the time".to_owned(),
+    };
+    Error::Unavailable { reason, applied }
+}
+
+/// A group has not done what its leader was asked to, or may have.
+pub(super) fn not_agreed(shard: &view::Shard, error: &NotDone, operation: Operation) -> Result<Asked, Error> {
+    let applied = if operation == Operation::Get { Applied::No } else { Applied::Unknown };
+    match error {
+        NotDone::Busy => {
+            Err(Error::Overloaded("Too much waits for the shard's replicas: try again later".to_owned()))
+        }
+        NotDone::TooLarge => Err(Error::TooLarge("The value is too large for the shard's log".to_owned())),
+        _ => Ok(Asked::Elsewhere(Error::Unavailable {
+            reason: format!("shard {}: {error}", shard.id),
+            applied,
+        })),
+    }
 }
 
 impl Serving {
@@ -336,11 +488,6 @@ impl Serving {
     pub fn shard_of(&self, key: &[u8]) -> (KeyHash, &view::Shard) {
         let hash = self.state.hash_key.hash(key);
         (hash, &self.state.view.shards[self.state.view.owner(hash, key)])
-    }
-
-    /// Whether a shard is this node's own.
-    pub fn holds(&self, shard: &view::Shard) -> bool {
-        self.own.as_ref().is_some_and(|(_, own)| own.group() == shard.group)
     }
 }
 

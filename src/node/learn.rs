@@ -8,7 +8,7 @@ use super::state::{Node, Serving, Standing};
 use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::Shard;
+use crate::model::shard::{Shard, ShardCommand};
 use crate::points::point;
 use crate::wire::Order;
 
@@ -53,8 +53,8 @@ impl Node {
         }
         self.leave_other_group(state);
         self.expect_new_holders(state, known);
-        let (own, lost) = self.place_in(state, known);
-        if let Some((index, shard)) = &own {
+        let (own, lost) = self.place_in(state, known.is_some());
+        for (index, shard) in own.iter().filter(|(_, shard)| !shard.is_logged()) {
             shard.learn(&state.directive(*index));
         }
         let was_lost = old.is_some_and(|serving| serving.lost.is_some());
@@ -63,34 +63,6 @@ impl Node {
         }
         self.set_standing(Standing::Serving(Serving { state: Arc::clone(state), own, lost }));
         Ok(())
-    }
-
-    /// The node's own shard in a state, and the one that an earlier start of it held.
-    ///
-    /// A shard that is new here has never been written to: only this start of the node may hold it, and it has not before.
-    fn place_in(
-        &self,
-        state: &MetaState,
-        known: Option<&Serving>,
-    ) -> (Option<(usize, Arc<Shard>)>, Option<u32>) {
-        let mut own = None;
-        let mut lost = None;
-        for (index, shard) in state.view.shards.iter().enumerate() {
-            match state.holder(shard.group, &self.address) {
-                Some(instance) if instance == self.instance => {
-                    let kept = known.and_then(|serving| serving.own.as_ref()).map(|(_, own)| own);
-                    let kept = kept.filter(|own| own.group() == shard.group).map(Arc::clone);
-                    let fresh = || {
-                        let ranges = state.view.ranges(index);
-                        Arc::new(Shard::new(shard.group, state.hash_key, ranges, state.view.epoch))
-                    };
-                    own = Some((index, kept.unwrap_or_else(fresh)));
-                }
-                Some(_) if state.view.ranges(index).next().is_some() => lost = Some(shard.id),
-                _ => {}
-            }
-        }
-        (own, lost)
     }
 
     /// The coordinator has reached whoever holds something new: that it was down before says nothing any more.
@@ -110,12 +82,28 @@ impl Node {
         }
     }
 
+    /// Has the shards that this node leads act by the newest state that it has learned: the groups of those that do by the deadline.
+    pub fn act(&self, deadline: Deadline) -> Vec<u64> {
+        let standing = self.standing();
+        let Ok(serving) = standing.serving() else { return Vec::new() };
+        let state = &serving.state;
+        let acts = |(index, shard): &&(usize, Arc<Shard>)| {
+            let knows = || shard.version() >= state.version;
+            let learn = || self.apply(shard, &ShardCommand::Learn(state.directive(*index)), deadline).is_ok();
+            self.leads(shard).is_ok() && (knows() || learn())
+        };
+        serving.own.iter().filter(acts).map(|(_, shard)| shard.group()).collect()
+    }
+
     /// Removes what is not this node's any more.
     pub fn sweep(&self) {
-        let Some(shard) = self.shard() else { return };
+        let standing = self.standing();
+        let Ok(serving) = standing.serving() else { return };
         let mut dropped = false;
-        while shard.sweep() {
-            dropped = true;
+        for (_, shard) in &serving.own {
+            while shard.sweep() {
+                dropped = true;
+            }
         }
         if dropped {
             point!("source-dropped");
@@ -144,7 +132,7 @@ impl Node {
     /// A node that is no member is the last to be told: it looks for news before it answers questions about the cluster.
     pub fn catch_up(&self) {
         let standing = self.standing();
-        if standing.serving().is_ok_and(|serving| serving.own.is_none()) {
+        if standing.serving().is_ok_and(|serving| serving.own.is_empty()) {
             self.ask_for_news();
         }
     }

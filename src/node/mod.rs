@@ -2,12 +2,18 @@
 
 pub mod ask;
 pub mod cluster;
+pub mod forwarded;
 pub mod greeter;
+pub mod group_ops;
 pub mod keys;
+mod leaders;
 pub mod learn;
 pub mod membership;
+pub mod meta_group;
 pub mod post;
 pub mod promise;
 pub mod raft;
+mod replicas;
 pub mod shard_machine;
+pub mod stale;
 pub mod state;

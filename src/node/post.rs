@@ -1,11 +1,13 @@
-//! What is sent to other nodes without anybody waiting for it: one thread for each of them.
+//! What is sent to other nodes without anybody waiting for it: for each of them a thread for messages, and, once they are needed, one for
+//! snapshots and one for greetings. A greeting waits until the other node acts by the news, for which its groups may need messages; and a
+//! piece of a snapshot takes long. So neither may hold up messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use parking_lot::{Mutex, RwLock};
 use ureq::http::Method;
 
@@ -13,22 +15,35 @@ use super::ask::{ask_hello, read_refusal};
 use super::raft::Post;
 use super::state::Node;
 use crate::clock::{Deadline, now};
-use crate::consensus::Envelope;
+use crate::consensus::{Envelope, Lane};
 use crate::model::address::Address;
 use crate::model::binary::put_bytes;
 use crate::model::meta::MetaState;
 use crate::peers::client::{Patience, Peer};
+use crate::peers::stream::MessageStream;
 use crate::threads;
 use crate::wire::{self, Hello};
 
 /// Envelopes that wait for one node; further ones are dropped, as the network may do, too.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 4096;
 /// Envelopes go out together up to this many bytes.
 const BATCH_BYTES: usize = 4 << 20;
-/// A node that has not taken a message of the meta group after this time will not.
+/// A node that has not taken a message of a group after this time will not.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection for messages on which nothing was sent for this long is shown to be alive; shorter than any node's limit for silent ones.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+/// A node that takes no such connection is tried again after this.
+const OPEN_AGAIN: Duration = Duration::from_millis(50);
 /// The same for news, which it acts by before it answers.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Purpose {
+    Messages,
+    Snapshots,
+    Greetings,
+}
 
 /// What a thread is to do.
 enum Work {
@@ -36,10 +51,19 @@ enum Work {
     Greet,
 }
 
+impl Work {
+    fn message(self) -> Option<Box<Envelope>> {
+        match self {
+            Self::Message(envelope) => Some(envelope),
+            Self::Greet => None,
+        }
+    }
+}
+
 /// The threads, by the node that each writes to.
 #[derive(Default)]
 pub struct Posts {
-    queues: Mutex<HashMap<Address, Queue>>,
+    queues: Mutex<HashMap<(Address, Purpose), Queue>>,
     /// The pairs of each start of a node when it was last heard.
     counted: RwLock<HashMap<(Address, u64), u64>>,
 }
@@ -65,57 +89,69 @@ impl Posts {
     /// Ends the threads of all other nodes.
     pub fn keep(&self, nodes: &[Address]) {
         self.counted.write().retain(|(node, _), _| nodes.contains(node));
-        self.queues.lock().retain(|node, _| nodes.contains(node));
+        self.queues.lock().retain(|(node, _), _| nodes.contains(node));
     }
 }
 
 /// Greets a node: asks it who it is, and tells it the news if it does not know them.
 pub fn greet(node: &Arc<Node>, to: &Address) {
-    with_queue(node, to, |queue| {
+    with_queue(node, to, Purpose::Greetings, |queue| {
         if !queue.greeting.swap(true, Ordering::AcqRel) && queue.work.try_send(Work::Greet).is_err() {
             queue.greeting.store(false, Ordering::Release);
         }
     });
 }
 
-/// Posts the meta group's messages.
+/// Posts the messages of all groups.
 pub struct Messages(pub Arc<Node>);
 
 impl Post for Messages {
     fn send(&self, to: &Address, envelope: Envelope) {
         let (group, replica) = (envelope.group, envelope.to);
         let mut lost = false;
-        with_queue(&self.0, to, |queue| {
+        let purpose = match envelope.lane() {
+            Lane::Message => Purpose::Messages,
+            Lane::Snapshot => Purpose::Snapshots,
+        };
+        with_queue(&self.0, to, purpose, |queue| {
             let sent = queue.work.try_send(Work::Message(Box::new(envelope)));
             lost = matches!(sent, Err(TrySendError::Full(_)));
         });
         if lost {
-            self.0.meta.unreachable(group, replica);
+            self.0.groups.unreachable(group, replica);
         }
     }
 }
 
-fn with_queue(node: &Arc<Node>, to: &Address, use_it: impl FnOnce(&Queue)) {
+fn with_queue(node: &Arc<Node>, to: &Address, purpose: Purpose, use_it: impl FnOnce(&Queue)) {
     let mut queues = node.posts.queues.lock();
-    if !queues.contains_key(to) {
+    let key = (to.clone(), purpose);
+    if !queues.contains_key(&key) {
         let (work, receiver) = bounded(QUEUE);
         let greeting = Arc::new(AtomicBool::new(false));
         let writer = Writer {
+            purpose,
             node: Arc::clone(node),
             peer: node.peers.at(to),
             work: receiver,
             greeting: Arc::clone(&greeting),
         };
-        if let Err(error) = threads::spawn(format!("peer-{to}"), move || writer.run()) {
+        let name = match purpose {
+            Purpose::Messages => format!("peer-{to}"),
+            Purpose::Snapshots => format!("snapshot-{to}"),
+            Purpose::Greetings => format!("greet-{to}"),
+        };
+        if let Err(error) = threads::spawn(name, move || writer.run()) {
             log::error!("nothing can be sent to {to}: {error}");
             return;
         }
-        queues.insert(to.clone(), Queue { work, greeting });
+        queues.insert(key.clone(), Queue { work, greeting });
     }
-    use_it(&queues[to]);
+    use_it(&queues[&key]);
 }
 
 struct Writer {
+    purpose: Purpose,
     node: Arc<Node>,
     peer: Arc<Peer>,
     work: Receiver<Work>,
@@ -124,6 +160,61 @@ struct Writer {
 
 impl Writer {
     fn run(self) {
+        match self.purpose {
+            Purpose::Messages => self.stream(),
+            Purpose::Snapshots | Purpose::Greetings => self.exchange(),
+        }
+    }
+
+    /// Sends messages on a connection that is kept open, and opened anew where it breaks.
+    fn stream(self) {
+        let mut stream: Option<MessageStream> = None;
+        let mut opened = None;
+        loop {
+            let first = match self.work.recv_timeout(SIGN_OF_LIFE) {
+                Ok(work) => Some(work),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let work = first.into_iter().chain(self.work.try_iter().take(QUEUE));
+            let envelopes: Vec<Box<Envelope>> = work.filter_map(Work::message).collect();
+            // A node that is not reached is not tried for every message.
+            let may_open = opened.is_none_or(|when| now() - when >= OPEN_AGAIN);
+            if stream.is_none() && !envelopes.is_empty() && may_open {
+                opened = Some(now());
+                let reached = MessageStream::open(&self.peer, &self.node.address);
+                stream = reached
+                    .inspect_err(|error| log::debug!("no messages to {}: {error}", self.peer.address()))
+                    .ok();
+            }
+            let mut rest = &envelopes[..];
+            loop {
+                let (sent, after) = rest.split_at(fitting(rest));
+                let mut frame = Vec::new();
+                for envelope in sent {
+                    envelope.encode(&mut frame);
+                }
+                let taken = stream.as_mut().is_some_and(|stream| stream.send(&frame).is_ok());
+                if !taken {
+                    stream = None;
+                    self.report(sent);
+                }
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// An old message is not sent again: the group knows better what is to be sent next.
+    fn report(&self, lost: &[Box<Envelope>]) {
+        for envelope in lost {
+            self.node.groups.unreachable(envelope.group, envelope.to);
+        }
+    }
+
+    fn exchange(self) {
         while let Ok(first) = self.work.recv() {
             let mut messages = Vec::new();
             let mut greets = false;
@@ -159,10 +250,7 @@ impl Writer {
             let taken =
                 answer.is_ok_and(|answer| answer.status().is_success() && read_refusal(answer).is_ok());
             if !taken {
-                // An old message is not sent again: the group knows better what is to be sent next.
-                for envelope in sent {
-                    self.node.meta.unreachable(envelope.group, envelope.to);
-                }
+                self.report(sent);
             }
             rest = after;
         }
@@ -180,14 +268,29 @@ impl Writer {
     }
 }
 
-/// Tells a node the news and waits until it acts by them.
+/// How many envelopes go into one frame.
+fn fitting(envelopes: &[Box<Envelope>]) -> usize {
+    let mut bytes = 0;
+    let mut count = 0;
+    for envelope in envelopes {
+        bytes += envelope.size();
+        if count > 0 && bytes > BATCH_BYTES {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// Tells a node the news and waits until it acts by them: the groups of the shards that it leads and that do.
 ///
 /// # Errors
 /// A sentence that says why it did not take them.
-pub fn tell(peer: &Peer, state: &MetaState) -> Result<(), String> {
+pub fn tell(peer: &Peer, state: &MetaState) -> Result<Vec<u64>, String> {
     let body = serde_json::to_vec(state).expect("our own types are JSON");
     let request = peer.request(Method::POST, wire::NEWS).body(body).expect("a constant path");
     let deadline = Deadline::after(now(), NEWS_TIMEOUT);
     let answer = peer.ask(request, Patience::Until(deadline)).map_err(|error| error.reason)?;
-    read_refusal(answer).map(|_| ())
+    serde_json::from_slice(&read_refusal(answer)?)
+        .map_err(|error| format!("its answer makes no sense: {error}"))
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::raft::Invitation;
 use super::state::{Node, Standing};
 use crate::clock::now;
 use crate::config::Role;
@@ -57,7 +58,7 @@ impl Node {
                     return Err(reason);
                 }
                 // Looked at once more, with nobody writing meanwhile.
-                if !serving.own.as_ref().is_some_and(|(_, shard)| shard.seal()) {
+                if !serving.own.first().is_some_and(|(_, shard)| shard.seal()) {
                     return Err(format!("{} holds pairs of its own", self.address));
                 }
             }
@@ -81,7 +82,7 @@ impl Node {
                     let advice = "take it out of that one and start it again";
                     return Some(format!("{} belongs to another cluster: {advice}", self.address));
                 }
-                let pairs = serving.own.as_ref().map_or(0, |(_, shard)| shard.size().pairs);
+                let pairs = serving.own.first().map_or(0, |(_, shard)| shard.size().pairs);
                 if pairs > 0 {
                     return Some(format!(
                         "{} holds {pairs} pairs of its own: delete them first",
@@ -132,13 +133,10 @@ impl Node {
     }
 
     /// The replica id of this node in a meta group: drawn when it is first asked for, and never used again.
-    pub fn seat_in(&self, group: u64) -> u64 {
+    pub fn seat_in(&self, group: u64, invitation: Invitation) -> u64 {
         let mut seat = self.promises.seat.lock();
-        // One that was taken out is not taken in again under the same id.
-        let sits = self.meta.seat().is_some_and(|seat| {
-            let status = &seat.status;
-            seat.group == group && (status.applied == 0 || status.members.contains_key(&status.replica))
-        });
+        let own = self.meta.seat().filter(|own| own.group == group);
+        let sits = own.is_some_and(|own| invitation.goes_on_with(&own));
         match *seat {
             Some((known, replica, since)) if known == group && (sits || now() - since < SEATING) => replica,
             _ => {

@@ -1,4 +1,4 @@
-//! The thread that drives the meta group's replica on this node.
+//! The thread that drives this node's replicas of all groups: that of the meta group, and those of replicated shards.
 
 use std::collections::HashMap;
 use std::io;
@@ -7,46 +7,49 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::{Mutex, RwLock};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use parking_lot::RwLock;
 
 use crate::clock::{Deadline, now};
 use crate::consensus::{
-    Answer, Change, Driver, Envelope, Members, Pieces, Refusal, Role, Settings, StateMachine, Status,
+    Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
 };
 use crate::model::address::Address;
-use crate::model::binary::Malformed;
-use crate::model::meta::{Command, MetaState, Void};
 use crate::threads;
 
-/// The length of a tick. An election begins 10 to 20 of them after the leader was last heard.
+/// The length of a tick.
 const TICK: Duration = Duration::from_millis(40);
+/// An election begins between one and two times so many ticks after the leader was last heard.
+const ELECTION_TICKS: usize = 8;
+/// A node that has sent nothing to any group for this long is not heard: replicas without a leader look for one more often.
+const SILENCE: Duration = Duration::from_millis(1500);
 /// Who proposes something is told after so many ticks that its outcome is unknown.
 const ANSWER_TICKS: u64 = 50;
-/// Inputs that may wait for the thread; further ones are refused.
-const INBOX: usize = 4096;
+/// Envelopes and questions that may wait for the thread; further envelopes are lost, and further questions refused.
+const INBOX: usize = 16_384;
 /// Inputs that are taken in before the groups work.
-const ROUND: usize = 256;
+const ROUND: usize = 1024;
 
 /// What the thread is asked to do.
 enum Input {
     Envelopes(Address, Vec<Envelope>),
-    Propose(Bytes, Sender<Answer>),
-    Read(Sender<Answer>),
-    Change(Change, Sender<Answer>),
-    Found(u64, u64, Address, Box<MetaState>),
-    Join(u64, u64),
-    GiveUp(u64),
-    HandOver(Option<u64>),
+    Propose(u64, Bytes, Sender<Answer>),
+    Read(u64, Sender<Answer>),
+    Change(u64, Change, Sender<Answer>),
+    Found(u64, u64, Members, Box<dyn StateMachine>, Ended),
+    Join(u64, u64, Box<dyn StateMachine>),
+    GiveUp(u64, Option<Sender<Ended>>),
+    Conclude(u64),
+    HandOver(u64, Option<u64>),
     Unreachable(u64, u64),
 }
 
-/// Where this node's replica of the meta group stands.
+/// Where this node's replica of a group stands.
 #[derive(Debug, Clone)]
 pub struct Seat {
     /// The number of the group.
     pub group: u64,
-    /// More than that.
+    /// More than that, as of the last tick or the last change of the roles or members.
     pub status: Status,
 }
 
@@ -54,6 +57,11 @@ impl Seat {
     /// Whether this node leads the group.
     pub fn leads(&self) -> bool {
         self.status.role == Role::Leader
+    }
+
+    /// Whether this node's replica has a vote.
+    pub fn votes(&self) -> bool {
+        self.status.voters.contains(&self.status.replica)
     }
 
     /// The addresses of those who vote.
@@ -67,7 +75,26 @@ impl Seat {
     }
 }
 
-/// Why a command may not have been applied.
+/// What the leader of a group says of it when it asks a node to take part.
+#[derive(Debug, Clone, Copy)]
+pub struct Invitation<'a> {
+    /// The term in which it leads.
+    pub term: u64,
+    /// The replica ids of the members.
+    pub members: &'a [u64],
+}
+
+impl Invitation<'_> {
+    /// Whether a node goes on with the replica that it has: one that was taken out is not taken in again under the same id.
+    pub fn goes_on_with(&self, seat: &Seat) -> bool {
+        let status = &seat.status;
+        let was_taken_out =
+            status.applied > 0 && self.term >= status.term && !self.members.contains(&status.replica);
+        !was_taken_out
+    }
+}
+
+/// Why something may not have been done by a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotProposed {
     /// It was not, and never will be.
@@ -78,67 +105,102 @@ pub enum NotProposed {
 
 /// Sends envelopes to nodes; never waits.
 pub trait Post: Send {
-    /// Sends one to a node. Those that cannot be sent are reported by [`MetaGroup::unreachable`].
+    /// Sends one to a node. Those that cannot be sent are reported by [`Groups::unreachable`].
     fn send(&self, to: &Address, envelope: Envelope);
 }
 
-/// The newest state that the replica has applied.
-type Applied = Arc<Mutex<Option<Arc<MetaState>>>>;
+/// What is called after each round in which something may have been applied.
+pub type Publish = Box<dyn Fn() + Send>;
 
-/// What is called with each new state.
-pub type Publish = Box<dyn Fn(Arc<MetaState>) + Send>;
+/// Index and term at which the log of a replica has ended.
+pub type Ended = (u64, u64);
 
-/// The meta group's replica on this node.
-pub struct MetaGroup {
+type Seats = Arc<RwLock<HashMap<u64, Arc<Seat>>>>;
+
+/// When a node was last heard in any group.
+type Heard = Arc<RwLock<HashMap<Address, Instant>>>;
+
+/// This node's replicas, as all other threads use them.
+pub struct Groups {
     inbox: Sender<Input>,
-    seat: Arc<RwLock<Option<Arc<Seat>>>>,
-    applied: Applied,
+    seats: Seats,
+    heard: Heard,
 }
 
 /// The thread's end of it, until it is started.
-pub struct MetaInbox {
+pub struct GroupsInbox {
     inbox: Receiver<Input>,
-    seat: Arc<RwLock<Option<Arc<Seat>>>>,
-    applied: Applied,
+    seats: Seats,
+    heard: Heard,
 }
 
-impl MetaGroup {
-    /// A replica that takes part in no group yet.
-    pub fn new() -> (Self, MetaInbox) {
-        let (sender, receiver) = bounded(INBOX);
-        let (seat, applied) = (Arc::default(), Applied::default());
-        let group = Self { inbox: sender, seat: Arc::clone(&seat), applied: Arc::clone(&applied) };
-        (group, MetaInbox { inbox: receiver, seat, applied })
+impl Groups {
+    /// Replicas of no group yet.
+    pub fn new() -> (Self, GroupsInbox) {
+        let (sender, receiver) = unbounded();
+        let (seats, heard) = (Seats::default(), Heard::default());
+        let groups = Self { inbox: sender, seats: Arc::clone(&seats), heard: Arc::clone(&heard) };
+        (groups, GroupsInbox { inbox: receiver, seats, heard })
     }
 
-    /// The newest state that the replica has applied.
-    pub fn state(&self) -> Option<Arc<MetaState>> {
-        self.applied.lock().clone()
+    /// Whether a node has sent something to any group lately.
+    pub fn hears(&self, node: &Address) -> bool {
+        self.heard.read().get(node).is_some_and(|when| now() - *when < SILENCE)
     }
 
-    /// Where the replica stands; nothing where there is none.
-    pub fn seat(&self) -> Option<Arc<Seat>> {
-        self.seat.read().clone()
+    /// Where the replica of a group stands; nothing where there is none.
+    pub fn seat(&self, group: u64) -> Option<Arc<Seat>> {
+        self.seats.read().get(&group).cloned()
     }
 
-    /// Founds a group with this node as its only voter.
-    pub fn found(&self, group: u64, replica: u64, own: &Address, state: MetaState) {
-        self.put(Input::Found(group, replica, own.clone(), Box::new(state)));
+    /// Where all replicas stand.
+    pub fn seats(&self) -> Vec<Arc<Seat>> {
+        self.seats.read().values().cloned().collect()
+    }
+
+    /// Founds a group: each of its first voters does so once, with the same voters and equal states.
+    pub fn found(&self, group: u64, replica: u64, voters: Members, machine: Box<dyn StateMachine>) {
+        self.found_after(group, replica, voters, machine, (0, 0));
+    }
+
+    /// The same for a group that had a log before, which has ended at this index and in this term.
+    pub fn found_after(
+        &self,
+        group: u64,
+        replica: u64,
+        voters: Members,
+        machine: Box<dyn StateMachine>,
+        after: Ended,
+    ) {
+        self.put(Input::Found(group, replica, voters, machine, after));
     }
 
     /// Waits to be added to a group.
-    pub fn join(&self, group: u64, replica: u64) {
-        self.put(Input::Join(group, replica));
+    pub fn join(&self, group: u64, replica: u64, machine: Box<dyn StateMachine>) {
+        self.put(Input::Join(group, replica, machine));
     }
 
     /// Takes no part in a group any more.
     pub fn give_up(&self, group: u64) {
-        self.put(Input::GiveUp(group));
+        self.put(Input::GiveUp(group, None));
     }
 
-    /// Hands leadership to a replica, or to the one that is best prepared.
-    pub fn hand_over(&self, to: Option<u64>) {
-        self.put(Input::HandOver(to));
+    /// Takes no part in a group any more, and waits until nothing is applied to its state any more: index and term at which the log of this
+    /// replica has ended; nothing where that is not known by the deadline.
+    pub fn give_up_and_wait(&self, group: u64, deadline: Deadline) -> Option<Ended> {
+        let (done, given_up) = bounded(1);
+        self.put(Input::GiveUp(group, Some(done)));
+        given_up.recv_timeout(deadline.left()).ok()
+    }
+
+    /// Takes no part in a group any more whose majority is gone for good; its state is first given all that the log holds.
+    pub fn conclude(&self, group: u64) {
+        self.put(Input::Conclude(group));
+    }
+
+    /// Hands leadership of a group to a replica, or to the one that is best prepared.
+    pub fn hand_over(&self, group: u64, to: Option<u64>) {
+        self.put(Input::HandOver(group, to));
     }
 
     /// Envelopes to a replica could not be sent.
@@ -146,56 +208,70 @@ impl MetaGroup {
         self.put(Input::Unreachable(group, replica));
     }
 
-    /// Takes in what another node sent.
+    /// Takes in what another node sent. What does not fit is lost, as any message may be.
     pub fn receive(&self, from: Address, envelopes: Vec<Envelope>) {
-        self.put(Input::Envelopes(from, envelopes));
+        if self.inbox.len() < INBOX {
+            self.put(Input::Envelopes(from, envelopes));
+        }
     }
 
-    /// What does not fit is lost, as any message may be.
+    /// The thread never waits for anybody, and what is put in without a question is little.
     fn put(&self, input: Input) {
-        let _ = self.inbox.try_send(input);
+        let _ = self.inbox.send(input);
     }
 
     /// Has a command applied, and says what the state made of it.
     ///
     /// # Errors
     /// [`NotProposed`].
-    pub fn propose(&self, command: &Command, deadline: Deadline) -> Result<Result<(), Void>, NotProposed> {
-        let bytes = serde_json::to_vec(command).expect("our own types are JSON");
-        let (waiter, answer) = bounded(1);
-        self.put(Input::Propose(bytes.into(), waiter));
-        match answer.recv_timeout(deadline.left()) {
-            Ok(Answer::Applied { outcome, .. }) => {
-                Ok(serde_json::from_slice(&outcome).expect("our own types are JSON"))
-            }
-            Ok(Answer::NotApplied(refusal)) => Err(NotProposed::Refused(refusal)),
-            _ => Err(NotProposed::Unknown),
+    pub fn propose(&self, group: u64, command: Bytes, deadline: Deadline) -> Result<Bytes, NotProposed> {
+        match self.ask(deadline, |waiter| Input::Propose(group, command, waiter))? {
+            Answer::Applied { outcome, .. } => Ok(outcome),
+            Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
+            Answer::Readable { .. } | Answer::Unknown => Err(NotProposed::Unknown),
         }
     }
 
-    /// Waits until this node is known to lead still and has applied everything that was ever acknowledged.
-    pub fn confirm(&self, deadline: Deadline) -> bool {
-        let (waiter, answer) = bounded(1);
-        self.put(Input::Read(waiter));
-        matches!(answer.recv_timeout(deadline.left()), Ok(Answer::Readable { .. }))
+    /// Waits until this node is known to lead a group still and has applied everything that was ever acknowledged: the index up to
+    /// which it has.
+    ///
+    /// # Errors
+    /// [`NotProposed`]; a read changes nothing, whatever it says.
+    pub fn read(&self, group: u64, deadline: Deadline) -> Result<u64, NotProposed> {
+        match self.ask(deadline, |waiter| Input::Read(group, waiter))? {
+            Answer::Readable { index } => Ok(index),
+            Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
+            Answer::Applied { .. } | Answer::Unknown => Err(NotProposed::Unknown),
+        }
     }
 
-    /// Changes the members of the group, if this node leads it.
+    /// Changes the members of a group, if this node leads it.
     ///
     /// # Errors
     /// [`NotProposed`].
-    pub fn change(&self, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
-        let (waiter, answer) = bounded(1);
-        self.put(Input::Change(change.clone(), waiter));
-        match answer.recv_timeout(deadline.left()) {
-            Ok(Answer::Applied { .. }) => Ok(()),
-            Ok(Answer::NotApplied(refusal)) => Err(NotProposed::Refused(refusal)),
-            _ => Err(NotProposed::Unknown),
+    pub fn change(&self, group: u64, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
+        match self.ask(deadline, |waiter| Input::Change(group, change.clone(), waiter))? {
+            Answer::Applied { .. } => Ok(()),
+            Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
+            Answer::Readable { .. } | Answer::Unknown => Err(NotProposed::Unknown),
         }
+    }
+
+    fn ask(
+        &self,
+        deadline: Deadline,
+        input: impl FnOnce(Sender<Answer>) -> Input,
+    ) -> Result<Answer, NotProposed> {
+        if self.inbox.len() >= INBOX {
+            return Err(NotProposed::Refused(Refusal::Busy));
+        }
+        let (waiter, answer) = bounded(1);
+        self.put(input(waiter));
+        answer.recv_timeout(deadline.left()).map_err(|_| NotProposed::Unknown)
     }
 }
 
-impl MetaInbox {
+impl GroupsInbox {
     /// Starts the thread.
     ///
     /// # Errors
@@ -203,14 +279,12 @@ impl MetaInbox {
     pub fn start(self, post: Box<dyn Post>, publish: Publish) -> io::Result<()> {
         let raft = Raft {
             inbox: self.inbox,
-            seat: self.seat,
+            seats: self.seats,
+            heard: self.heard,
             driver: new_driver(),
             senders: HashMap::new(),
-            group: None,
             post,
-            applied: self.applied,
             publish,
-            published: 0,
         };
         threads::spawn("raft", move || raft.run()).map(|_| ())
     }
@@ -219,21 +293,23 @@ impl MetaInbox {
 fn new_driver() -> Driver<Sender<Answer>> {
     let mut settings = Settings::default();
     (settings.seed, settings.answer_ticks) = (rand::random(), ANSWER_TICKS);
+    settings.election_ticks = ELECTION_TICKS;
     Driver::new(settings)
 }
 
 struct Raft {
     inbox: Receiver<Input>,
-    seat: Arc<RwLock<Option<Arc<Seat>>>>,
+    seats: Seats,
+    heard: Heard,
     driver: Driver<Sender<Answer>>,
     /// Where replicas that are not known as members have written from.
     senders: HashMap<u64, Address>,
-    group: Option<u64>,
     post: Box<dyn Post>,
-    applied: Applied,
     publish: Publish,
-    published: u64,
 }
+
+/// So many senders that are no members are remembered; then it begins anew.
+const MOST_SENDERS: usize = 1024;
 
 impl Raft {
     fn run(mut self) {
@@ -246,144 +322,123 @@ impl Raft {
             };
             let worked = catch_unwind(AssertUnwindSafe(|| self.round(first, &mut next_tick)));
             if worked.is_err() {
-                // What it knew cannot be trusted any more. The others replace this replica by a new one.
-                log::error!("this node's replica of the meta group failed and is given up");
-                (self.driver, self.group) = (new_driver(), None);
-                *self.seat.write() = None;
+                // What it knew cannot be trusted any more. The others replace these replicas by new ones.
+                log::error!("this node's replicas failed and are given up");
+                self.driver = new_driver();
+                self.seats.write().clear();
             }
         }
     }
 
     fn round(&mut self, first: Option<Input>, next_tick: &mut Instant) {
         let more = self.inbox.try_iter().take(ROUND).collect::<Vec<_>>();
+        let mut given_up = Vec::new();
         for input in first.into_iter().chain(more) {
-            self.take(input);
+            given_up.extend(self.take(input));
         }
-        if now() >= *next_tick {
+        let ticks = now() >= *next_tick;
+        if ticks {
             self.driver.tick();
             // A process that was stopped does not make up for the time: others have counted it.
             *next_tick = now() + TICK;
         }
         self.driver.work();
-        self.publish();
-        let seat = self.group.and_then(|group| Some(Seat { group, status: self.driver.status(group)? }));
-        let members = seat.as_ref().map(|seat| seat.status.members.clone()).unwrap_or_default();
-        *self.seat.write() = seat.map(Arc::new);
+        self.take_seats(ticks);
+        (self.publish)();
         for envelope in self.driver.take_outbox() {
-            if let Some(to) = members.get(&envelope.to).or_else(|| self.senders.get(&envelope.to)) {
+            let member = self.driver.address(envelope.group, envelope.to);
+            if let Some(to) = member.or_else(|| self.senders.get(&envelope.to)) {
                 self.post.send(to, envelope);
             }
         }
         for (waiter, answer) in self.driver.take_answers() {
             let _ = waiter.try_send(answer);
         }
-    }
-
-    fn publish(&mut self) {
-        let state = self.applied.lock().clone();
-        if let Some(state) = state.filter(|state| state.version > self.published) {
-            self.published = state.version;
-            (self.publish)(state);
+        for (waiter, ended) in given_up {
+            let _ = waiter.try_send(ended);
         }
     }
 
-    fn take(&mut self, input: Input) {
+    /// Shows where the replicas stand: all of them with each tick, and in between those whose roles or members have changed.
+    fn take_seats(&self, all: bool) {
+        let groups: Vec<u64> = self.driver.groups().collect();
+        let is_old = |group: &u64| {
+            all || self
+                .seats
+                .read()
+                .get(group)
+                .is_none_or(|seat| !self.driver.stands_as(*group, &seat.status))
+        };
+        let changed: Vec<u64> = groups.iter().copied().filter(is_old).collect();
+        let gone = self.seats.read().keys().any(|group| !groups.contains(group));
+        if changed.is_empty() && !gone {
+            return;
+        }
+        let mut seats = self.seats.write();
+        seats.retain(|group, _| groups.contains(group));
+        for group in changed {
+            match self.driver.status(group) {
+                Some(status) => seats.insert(group, Arc::new(Seat { group, status })),
+                None => seats.remove(&group),
+            };
+        }
+    }
+
+    fn hear(&self, from: &Address) {
+        let mut heard = self.heard.write();
+        if let Some(when) = heard.get_mut(from) {
+            *when = now();
+            return;
+        }
+        if heard.len() >= MOST_SENDERS {
+            heard.clear();
+        }
+        heard.insert(from.clone(), now());
+    }
+
+    /// Takes an input; the answer is to whom it is told that the group was given up, once that is done, and where its log has ended.
+    fn take(&mut self, input: Input) -> Option<(Sender<Ended>, Ended)> {
         match input {
             Input::Envelopes(from, envelopes) => {
+                self.hear(&from);
                 for envelope in envelopes {
-                    self.senders.insert(envelope.from, from.clone());
+                    if self.driver.address(envelope.group, envelope.from).is_none() {
+                        if self.senders.len() >= MOST_SENDERS {
+                            self.senders.clear();
+                        }
+                        self.senders.insert(envelope.from, from.clone());
+                    }
                     self.driver.step(envelope);
                 }
             }
-            Input::Propose(command, waiter) => match self.group {
-                Some(group) => self.driver.propose(group, command, waiter),
-                None => refuse(&waiter),
-            },
-            Input::Read(waiter) => match self.group {
-                Some(group) => self.driver.read(group, waiter),
-                None => refuse(&waiter),
-            },
-            Input::Change(change, waiter) => match self.group {
-                Some(group) => self.driver.change(group, &change, waiter),
-                None => refuse(&waiter),
-            },
-            Input::Found(group, replica, own, state) => {
-                let voters = Members::from([(replica, own)]);
-                self.enter(group);
-                *self.applied.lock() = Some(Arc::new((*state).clone()));
-                let machine = self.machine(Some(*state));
-                let founded = self.driver.found(group, replica, &voters, machine);
-                note(founded);
+            Input::Propose(group, command, waiter) => self.driver.propose(group, command, waiter),
+            Input::Read(group, waiter) => self.driver.read(group, waiter),
+            Input::Change(group, change, waiter) => self.driver.change(group, &change, waiter),
+            Input::Found(group, replica, voters, machine, after) => {
+                note(group, self.driver.found_after(group, replica, &voters, machine, after));
             }
-            Input::Join(group, replica) => {
-                self.enter(group);
-                let machine = self.machine(None);
-                let joined = self.driver.join(group, replica, machine);
-                note(joined);
-            }
-            Input::GiveUp(group) => {
+            Input::Join(group, replica, machine) => {
                 self.driver.give_up(group);
-                self.group = self.group.filter(|own| *own != group);
+                note(group, self.driver.join(group, replica, machine));
             }
-            Input::HandOver(to) => {
-                if let Some(group) = self.group {
-                    self.driver.hand_over(group, to);
-                }
+            Input::GiveUp(group, waiter) => {
+                let status = self.driver.status(group);
+                self.driver.give_up(group);
+                let ended = status.map_or((0, 0), |status| (status.last, status.term));
+                return waiter.map(|waiter| (waiter, ended));
+            }
+            Input::Conclude(group) => self.driver.conclude(group),
+            Input::HandOver(group, to) => {
+                self.driver.hand_over(group, to);
             }
             Input::Unreachable(group, replica) => self.driver.report_unreachable(group, replica),
         }
-    }
-
-    /// A node takes part in one meta group at a time.
-    fn enter(&mut self, group: u64) {
-        if let Some(old) = self.group.replace(group) {
-            self.driver.give_up(old);
-        }
-        self.senders.clear();
-        *self.applied.lock() = None;
-        self.published = 0;
-    }
-
-    fn machine(&self, state: Option<MetaState>) -> Box<dyn StateMachine> {
-        Box::new(MetaMachine { state, applied: Arc::clone(&self.applied) })
+        None
     }
 }
 
-fn note(began: Result<(), Refusal>) {
+fn note(group: u64, began: Result<(), Refusal>) {
     if let Err(refusal) = began {
-        log::error!("this node cannot take part in the meta group: {refusal:?}");
-    }
-}
-
-fn refuse(waiter: &Sender<Answer>) {
-    let _ = waiter.try_send(Answer::NotApplied(Refusal::NoGroup));
-}
-
-/// The meta state as the group replicates it.
-struct MetaMachine {
-    state: Option<MetaState>,
-    applied: Applied,
-}
-
-impl StateMachine for MetaMachine {
-    fn apply(&mut self, _index: u64, _term: u64, command: &[u8]) -> Vec<u8> {
-        let outcome = match (self.state.as_mut(), serde_json::from_slice(command)) {
-            (Some(state), Ok(command)) => state.apply(command),
-            // Nobody proposes anything else, and a replica without a state gets a snapshot first.
-            _ => Err(Void::Outdated),
-        };
-        *self.applied.lock() = self.state.clone().map(Arc::new);
-        serde_json::to_vec(&outcome).expect("our own types are JSON")
-    }
-
-    fn snapshot(&self) -> Pieces {
-        let state = serde_json::to_vec(&self.state).expect("our own types are JSON");
-        Box::new(std::iter::once(state.into()))
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
-        self.state = serde_json::from_slice(snapshot).map_err(|_| Malformed("not a meta state"))?;
-        *self.applied.lock() = self.state.clone().map(Arc::new);
-        Ok(())
+        log::error!("this node cannot take part in group {group}: {refusal:?}");
     }
 }

@@ -6,19 +6,28 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::leaders::Leaders;
+use super::meta_group::MetaGroup;
 use super::post::Posts;
 use super::promise::Promises;
-use super::raft::{MetaGroup, MetaInbox};
+use super::raft::{Groups, GroupsInbox};
+use super::replicas::Replicas;
+use super::stale::Freshness;
 use crate::budget::Budget;
+use crate::clock::Deadline;
 use crate::config::{Config, Limits, Role};
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::Shard;
+use crate::model::shard::Shard as Held;
+use crate::model::view::Shard;
 use crate::peers::client::{Peer, Peers};
 
 /// Bytes of orders, news and messages of other nodes that are held at one time.
 const INTERNAL_MEMORY: usize = 256 << 20;
+
+/// How often a request looks whether the node that was just started knows a cluster.
+const FIRST_ROUND_PAUSE: Duration = Duration::from_millis(20);
 
 /// A node, shared by all threads.
 pub struct Node {
@@ -42,8 +51,16 @@ pub struct Node {
     pub trace: String,
     /// The secret of the cluster.
     pub secret: Option<String>,
-    /// This node's replica of the meta group.
+    /// This node's replicas of all groups.
+    pub groups: Arc<Groups>,
+    /// Its replica of the meta group.
     pub meta: MetaGroup,
+    /// Its replicas of shards.
+    pub(super) replicas: Replicas,
+    /// Who was last seen to lead the other shards.
+    pub(super) leaders: Leaders,
+    /// How old what the replicas hold may be.
+    pub(super) freshness: Freshness,
     /// What other nodes are sent without waiting for it.
     pub posts: Posts,
     /// What the node has promised.
@@ -53,6 +70,11 @@ pub struct Node {
     pub(super) learning: Mutex<()>,
     /// Counts what was learned.
     news: (Mutex<u64>, Condvar),
+    /// The other nodes that were named have been asked once what they know.
+    first_round: AtomicBool,
+    /// The node is about to stop: it takes leave of its groups and serves on.
+    leaving: AtomicBool,
+    /// It takes no more requests.
     stopping: AtomicBool,
     /// Key operations so far, of clients and passed on.
     operations: AtomicU64,
@@ -72,15 +94,16 @@ pub enum Standing {
 pub struct Serving {
     /// The newest state that was learned.
     pub state: Arc<MetaState>,
-    /// The index of this node's shard in the view, and the shard, if it has one.
-    pub own: Option<(usize, Arc<Shard>)>,
+    /// The shards that this node holds replicas of, each with its index in the view: the one that the view names the node for comes first.
+    /// There are more of them only in the course of a view change.
+    pub own: Vec<(usize, Arc<Held>)>,
     /// The id of the shard that an earlier start of this node held, and that is lost with it.
     pub lost: Option<u32>,
 }
 
 impl Node {
     /// A node that has not talked to anybody yet, and what its raft thread is started with.
-    pub fn new(config: &Config) -> (Self, MetaInbox) {
+    pub fn new(config: &Config) -> (Self, GroupsInbox) {
         let standing = match &config.role {
             Role::Follower { .. } => Standing::Follower,
             Role::Single => Standing::Waiting(vec!["the node is starting".to_owned()]),
@@ -88,7 +111,8 @@ impl Node {
                 Standing::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
             }
         };
-        let (meta, inbox) = MetaGroup::new();
+        let (groups, inbox) = Groups::new();
+        let groups = Arc::new(groups);
         let node = Self {
             address: config.address.clone(),
             has_address: config.has_address,
@@ -100,12 +124,18 @@ impl Node {
             instance: rand::random(),
             trace: format!("{:016x}", rand::random::<u64>()),
             secret: config.secret.clone(),
-            meta,
+            meta: MetaGroup::new(Arc::clone(&groups)),
+            groups,
+            replicas: Replicas::default(),
+            leaders: Leaders::default(),
+            freshness: Freshness::default(),
             posts: Posts::default(),
             promises: Promises::default(),
             standing: RwLock::new(Arc::new(standing)),
             learning: Mutex::new(()),
             news: (Mutex::new(0), Condvar::new()),
+            first_round: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             operations: AtomicU64::new(0),
         };
@@ -129,9 +159,14 @@ impl Node {
         self.standing().serving().ok().map(|serving| Arc::clone(&serving.state))
     }
 
-    /// This node's shard.
-    pub fn shard(&self) -> Option<Arc<Shard>> {
-        self.standing().serving().ok().and_then(|serving| Some(Arc::clone(&serving.own.as_ref()?.1)))
+    /// The shard that this node stands for in the view.
+    pub fn shard(&self) -> Option<Arc<Held>> {
+        self.standing().serving().ok().and_then(|serving| Some(Arc::clone(&serving.own.first()?.1)))
+    }
+
+    /// The shard of a group that this node holds a replica of.
+    pub fn shard_of(&self, group: u64) -> Option<Arc<Held>> {
+        self.standing().serving().ok().and_then(|serving| serving.own_of(group).cloned())
     }
 
     /// Waits until something was learned that is newer than this version, for a while at most.
@@ -139,6 +174,23 @@ impl Node {
         let mut news = self.news.0.lock();
         if self.state().is_none_or(|state| state.version <= version) {
             self.news.1.wait_for(&mut news, timeout);
+        }
+    }
+
+    /// The nodes that were named have been asked what they know.
+    pub(super) fn end_first_round(&self) {
+        if !self.first_round.swap(true, Ordering::SeqCst) {
+            *self.news.0.lock() += 1;
+            self.news.1.notify_all();
+        }
+    }
+
+    /// A node that has only just been started finds its cluster in a moment, if there is one: whoever asks it before waits for that.
+    pub(super) fn wait_for_first_round(&self, deadline: Deadline) {
+        let waits =
+            || !self.first_round.load(Ordering::SeqCst) && matches!(&*self.standing(), Standing::Waiting(_));
+        while waits() && !deadline.is_over() {
+            self.wait_for_news(u64::MAX, FIRST_ROUND_PAUSE.min(deadline.left()));
         }
     }
 
@@ -165,12 +217,23 @@ impl Node {
         matches!(self.role, Role::Passive { .. })
     }
 
-    /// Says that the node is going to stop.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+    /// Says that the node is going to stop: it is not ready any more, becomes part of no group, and serves on.
+    pub fn begin_to_leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
     }
 
     /// Whether the node is going to stop.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Says that the node takes no more requests.
+    pub fn stop(&self) {
+        self.begin_to_leave();
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the node takes no more requests.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -183,9 +246,10 @@ impl Node {
                 vec!["the main instance is down".to_owned()]
             }
             Standing::Serving(Serving { lost: Some(id), .. }) => vec![lost_shard(*id, &self.address)],
-            Standing::Serving(_) | Standing::Follower => Vec::new(),
+            Standing::Serving(serving) => self.missing_votes(serving),
+            Standing::Follower => Vec::new(),
         };
-        if self.is_stopping() {
+        if self.is_leaving() {
             reasons.push("the node is stopping".to_owned());
         }
         reasons
@@ -200,17 +264,27 @@ pub fn lost_shard(id: u32, node: &Address) -> String {
     )
 }
 
-/// What can be done about a shard whose node does not answer.
-pub fn advice(id: u32) -> String {
+/// What can be done about a shard that is not reached.
+pub fn advice(shard: &Shard) -> String {
+    let id = shard.id;
+    if shard.replicas.len() > 1 {
+        return "if most of its nodes are gone for good, evenkv recover has it go on from what is left"
+            .to_owned();
+    }
     format!(
         "if its node is gone for good, a view change with \"accept-loss\":[\"{id}\"] goes on without its pairs"
     )
 }
 
 impl Serving {
-    /// Whether every key is this node's own.
+    /// Whether this node does everything with keys by itself.
     pub fn owns_all(&self) -> bool {
-        self.own.is_some() && self.state.view.shards.len() == 1
+        self.state.view.shards.len() == 1 && self.own.first().is_some_and(|(_, own)| !own.is_logged())
+    }
+
+    /// The shard of a group, if this node holds a replica of it.
+    pub fn own_of(&self, group: u64) -> Option<&Arc<Held>> {
+        self.own.iter().map(|(_, own)| own).find(|own| own.group() == group)
     }
 }
 

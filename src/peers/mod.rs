@@ -3,4 +3,5 @@
 pub mod client;
 pub mod probe;
 pub mod resolver;
+pub mod stream;
 pub mod transport;

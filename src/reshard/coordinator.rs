@@ -4,6 +4,7 @@
 //! What it does follows from the meta state alone. So whoever leads next goes on where the last one stopped, and whatever
 //! the last one still does is void: its proposals are not committed, and nodes refuse orders of a lower term.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,16 +20,17 @@ use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::model::meta::{Change, Command, End, MetaState, Piece, Planned, wanted_voters};
 use crate::model::shard::{PieceId, Stamp};
+use crate::model::view::Shard;
 use crate::node::ask::OrderError;
 use crate::node::post;
 use crate::node::raft::Seat;
 use crate::points::point;
-use crate::wire::{NotPlanned, Order, Prepared, Source};
+use crate::wire::{NotPlanned, Order, Prepared, Source, Tallied};
 
 /// How often it looks whether there is something to do.
 const ROUND: Duration = Duration::from_millis(50);
 /// How often it looks whether the right nodes vote, while nothing changes.
-const VOTERS_ROUND: Duration = Duration::from_millis(500);
+const VOTERS_ROUND: Duration = Duration::from_millis(200);
 /// A failed step is tried again after this, and each further time after twice as long, up to the second limit.
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LONGEST_RETRY: Duration = Duration::from_millis(200);
@@ -41,6 +43,8 @@ const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A range may be frozen for so long at the first attempt; twice as long at each further one, up to the second limit.
 const FREEZE_LIMIT: Duration = Duration::from_millis(40);
 const LONGEST_FREEZE: Duration = Duration::from_millis(640);
+/// A shard's leader is looked for again after this.
+const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// What the way there and back may take beyond it.
 const FREEZE_MARGIN: Duration = Duration::from_millis(60);
 
@@ -245,7 +249,7 @@ impl Coordinator {
                     NotPlanned::Failed(reason) => End::Failed(reason),
                     NotPlanned::Running(_) => return Err(Stuck::Outdated),
                 };
-                self.propose(&Command::End { id: change.id, end })?;
+                self.propose(&Command::End { id: change.id, end, holders: BTreeMap::new() })?;
                 self.tell_all();
                 Ok(())
             }
@@ -271,18 +275,16 @@ impl Coordinator {
         let Some(planned) = &change.planned else { return Err(Stuck::Outdated) };
         self.tell_all();
         for shard in &planned.shards {
-            let node = &shard.replicas[0];
-            self.tell(node).map_err(Stuck::For)?;
-            let instance = state.holder(shard.group, node).unwrap_or(0);
-            let tally = Order::Tally { change: change.id };
-            let tallied = self.office.order::<crate::wire::Tallied>(node, instance, &tally, PROPOSAL_TIMEOUT);
+            let told = self.tell_shard(&state, shard.group);
+            let tally = Order::Tally { group: shard.group, change: change.id };
+            let tallied = self.office.order_leader::<Tallied>(&state, shard.group, &tally, PROPOSAL_TIMEOUT);
             match tallied {
-                Ok(_) => {}
-                Err(OrderError::Gone(_)) if planned.added.contains(&shard.group) => {
-                    return self.replace(&state, change.id, shard.group, node);
+                Ok(_) => told.map_err(Stuck::For)?,
+                Err(error) if planned.added.contains(&shard.group) => {
+                    return self.replace(&state, change.id, shard, &error);
                 }
-                Err(OrderError::Gone(_)) => {
-                    return Err(Stuck::Lost(format!("shard {} is lost: {node} was started again", shard.id)));
+                Err(OrderError::Gone(reason)) => {
+                    return Err(Stuck::Lost(format!("shard {} is lost: {reason}", shard.id)));
                 }
                 Err(error) => return Err(Stuck::For(error.to_string())),
             }
@@ -302,45 +304,52 @@ impl Coordinator {
         let index = u32::try_from(index).expect("fewer than 2^32 pieces");
         let id = PieceId { change, index, attempt: piece.attempt };
         let stamp = Stamp { piece: id, term: self.term, version: state.version };
-        let (target, instance) = holder(state, piece.to).ok_or(Stuck::Outdated)?;
-        let source = if planned.is_given_up(piece.from) {
-            None
-        } else {
-            let (node, instance) = holder(state, piece.from).ok_or(Stuck::Outdated)?;
-            Some(Source { node, instance, group: piece.from })
-        };
         point!("piece-started");
         self.preparing = None;
-        match self.try_piece(piece, stamp, (&target, instance), source.as_ref()) {
+        match self.try_piece(state, planned, piece, stamp) {
             Ok(()) => Ok(()),
             Err(error) => {
-                let source = source.map(|source| source.node);
                 let frozen_since = self.preparing.take().unwrap_or_else(now);
-                self.abort(state, planned, (piece, id), (&target, source.as_ref()), error, frozen_since)
+                self.abort(state, planned, (piece, id), error, frozen_since)
             }
         }
     }
 
+    /// Where a piece comes from: the node that leads the shard that gives it.
+    fn source(&self, state: &MetaState, group: u64) -> Result<Source, OrderError> {
+        if let [only] = state.replicas_of(group)[..] {
+            let instance = state.holder(group, only).unwrap_or(0);
+            return Ok(Source { node: only.clone(), instance, group });
+        }
+        let members = Order::Tally { group, change: 0 };
+        let leader = self.office.order_leader::<Tallied>(state, group, &members, PROPOSAL_TIMEOUT)?;
+        Ok(Source { node: leader.by.0, instance: leader.by.1, group })
+    }
+
     fn try_piece(
         &mut self,
+        state: &MetaState,
+        planned: &Planned,
         piece: &Piece,
         stamp: Stamp,
-        (target, instance): (&Address, u64),
-        source: Option<&Source>,
     ) -> Result<(), OrderError> {
+        let is_given_up = planned.is_given_up(piece.from);
+        let source = if is_given_up { None } else { Some(self.source(state, piece.from)?) };
         let group = piece.to;
-        let copy = Order::Copy { stamp, group, range: piece.range.clone(), source: source.cloned() };
-        self.office.order::<()>(target, instance, &copy, COPY_TIMEOUT)?;
+        let copy = Order::Copy { stamp, group, range: piece.range.clone(), source: source.clone() };
+        self.office.order_leader::<()>(state, group, &copy, COPY_TIMEOUT)?;
         point!("piece-copied");
         let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
-        let order = Order::Prepare { stamp, group, source: source.cloned(), limit_ms };
+        let order = Order::Prepare { stamp, group, source: source.clone(), limit_ms };
         self.preparing = Some(now());
-        let prepared = self.office.order(target, instance, &order, limit + FREEZE_MARGIN);
+        let prepared = self.office.order_leader(state, group, &order, limit + FREEZE_MARGIN);
         let since = now();
         let prepared: Prepared = prepared?;
         point!("piece-prepared");
-        let (copied, hold_us) = (prepared.pairs, prepared.held_us);
+        let replicas = state.view.shards.iter().find(|shard| shard.group == group);
+        let replicas = replicas.map_or(1, |shard| shard.replicas.len()) as u64;
+        let (copied, hold_us) = (prepared.pairs * replicas, prepared.held_us);
         let hand_over = Command::HandOver { piece: stamp.piece, copied, hold_us };
         if self.propose(&hand_over).is_err() {
             // It may be committed or not: if it is, the abort that follows is void.
@@ -354,11 +363,11 @@ impl Coordinator {
         }
         point!("piece-handed-over");
         // The target first: from then on the range is served.
-        let told = self.tell(target);
+        let told = self.tell_shard(state, group);
         let hold = Duration::from_micros(prepared.held_us) + (now() - since);
         let longest = if self.hold.0 == stamp.piece.change { self.hold.1 } else { Duration::ZERO };
         self.hold = (stamp.piece.change, longest.max(hold));
-        let source_told = source.map_or(Ok(()), |source| self.tell(&source.node));
+        let source_told = source.map_or(Ok(()), |source| self.tell_shard(state, source.group));
         point!("piece-told");
         self.greet_all();
         // Whoever was not told now is told when it answers again; nothing else of its shard moves before.
@@ -371,35 +380,37 @@ impl Coordinator {
         state: &MetaState,
         planned: &Planned,
         (piece, id): (&Piece, PieceId),
-        (target, source): (&Address, Option<&Address>),
         error: OrderError,
         frozen_since: Instant,
     ) -> Result<(), Stuck> {
         let hold_us = u64::try_from((now() - frozen_since).as_micros()).unwrap_or(u64::MAX);
         // Whatever was decided, both have to know it.
         let aborted = self.propose(&Command::Abort { piece: id, hold_us });
-        for node in source.into_iter().chain([target]) {
-            if let Err(reason) = self.tell(node) {
-                log::debug!("{node} was not told of an abort: {reason}");
+        for group in [piece.from, piece.to] {
+            if let Err(reason) = self.tell_shard(state, group) {
+                log::debug!("group {group} was not told of an abort: {reason}");
             }
         }
         self.greet_all();
         if matches!(aborted, Err(Stuck::Outdated)) {
             return Err(Stuck::Outdated);
         }
+        let shard_of = |group: u64| state.view.shards.iter().find(|shard| shard.group == group);
         let shard = |group: u64| {
-            let shard = state.view.shards.iter().find(|shard| shard.group == group);
-            shard.map_or_else(String::new, |shard| format!("shard {} ({})", shard.id, shard.replicas[0]))
+            let name = |shard: &Shard| format!("shard {} ({})", shard.id, shard.replicas[0]);
+            shard_of(group).map_or_else(String::new, name)
         };
+        let lost = |group: u64| Err(Stuck::Lost(format!("{} is lost: it was started again", shard(group))));
         match error {
             OrderError::Gone(_) if planned.added.contains(&piece.to) => {
-                self.replace(state, id.change, piece.to, target)
+                let new = shard_of(piece.to).ok_or(Stuck::Outdated)?;
+                self.replace(state, id.change, new, &error)
             }
-            OrderError::Gone(_) => {
-                Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.to))))
-            }
-            OrderError::Refused(reason) if reason.contains(LOST_SOURCE) => {
-                Err(Stuck::Lost(format!("{} is lost: it was started again", shard(piece.from))))
+            OrderError::Gone(_) => lost(piece.to),
+            OrderError::Refused(reason)
+                if reason.contains(LOST_SOURCE) && !is_replicated(state, piece.from) =>
+            {
+                lost(piece.from)
             }
             other => Err(Stuck::For(format!(
                 "the piece from {} to {} could not be moved: {other}",
@@ -409,18 +420,32 @@ impl Coordinator {
         }
     }
 
-    /// A new shard whose node was started again before anything was handed over to it gets a new group.
-    fn replace(&mut self, state: &MetaState, id: u64, group: u64, node: &Address) -> Result<(), Stuck> {
-        let index = state.view.shards.iter().position(|shard| shard.group == group);
-        if index.is_some_and(|index| state.view.ranges(index).next().is_some()) {
+    /// A new shard one of whose nodes was started again before anything was handed over to it gets a new group.
+    fn replace(
+        &mut self,
+        state: &MetaState,
+        id: u64,
+        shard: &Shard,
+        error: &OrderError,
+    ) -> Result<(), Stuck> {
+        let owns = state.index_of(shard.group).is_some_and(|index| state.view.ranges(index).next().is_some());
+        let mut holders = BTreeMap::new();
+        for node in &shard.replicas {
+            let promise = Order::Promise { cluster: state.cluster.clone(), founding: false };
+            let promised = self.office.order::<u64>(node, 0, &promise, PROPOSAL_TIMEOUT);
+            holders.insert(node.clone(), promised.map_err(|error| Stuck::For(error.to_string()))?);
+        }
+        let is_same = state.holders.get(&shard.group) == Some(&holders);
+        if is_same || (owns && shard.replicas.len() > 1) {
+            return Err(Stuck::For(error.to_string()));
+        }
+        if owns {
             return Err(Stuck::Lost(format!(
-                "{node} is lost: it was started again with pairs of the new view"
+                "{} is lost: it was started again with pairs of the new view",
+                shard.replicas[0]
             )));
         }
-        let promise = Order::Promise { cluster: state.cluster.clone(), founding: false };
-        let promised = self.office.order::<u64>(node, 0, &promise, PROPOSAL_TIMEOUT);
-        let instance = promised.map_err(|error| Stuck::For(error.to_string()))?;
-        self.propose(&Command::Replace { id, group, instance })?;
+        self.propose(&Command::Replace { id, group: shard.group, holders })?;
         self.told = None;
         Ok(())
     }
@@ -443,13 +468,34 @@ impl Coordinator {
         self.office.node.meta.state().ok_or(Stuck::Outdated)
     }
 
-    /// Tells a node the newest state and waits until it acts by it.
-    pub(super) fn tell(&self, node: &Address) -> Result<(), String> {
+    /// Has a shard act by the newest state, at whichever of its nodes leads it.
+    pub(super) fn tell_shard(&self, state: &MetaState, group: u64) -> Result<(), String> {
+        let replicas = state.replicas_of(group);
+        let deadline = Deadline::after(now(), PROPOSAL_TIMEOUT);
+        let mut reason = format!("group {group} has no leader that acts by the news");
+        loop {
+            for node in &replicas {
+                match self.tell(node) {
+                    Ok(acting) if acting.contains(&group) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) => reason = error,
+                }
+            }
+            if replicas.len() == 1 || deadline.is_over() {
+                return Err(reason);
+            }
+            self.office.node.wait_for_news(u64::MAX, LEADER_PAUSE);
+        }
+    }
+
+    /// Tells a node the newest state and waits until it acts by it: the groups of the shards that it leads and that do.
+    pub(super) fn tell(&self, node: &Address) -> Result<Vec<u64>, String> {
         let state = self.office.node.meta.state().ok_or("there is no state")?;
         if *node == self.office.node.address {
-            let learned = self.office.node.learn(&state);
+            self.office.node.learn(&state)?;
+            let acting = self.office.node.act(Deadline::after(now(), PROPOSAL_TIMEOUT));
             self.office.node.sweep();
-            return learned;
+            return Ok(acting);
         }
         let peer = self.office.node.peers.at(node);
         if peer.is_down() {
@@ -479,11 +525,9 @@ impl Coordinator {
     }
 }
 
-/// The node that holds a group, and the start of it.
-pub(super) fn holder(state: &MetaState, group: u64) -> Option<(Address, u64)> {
-    let shard = state.view.shards.iter().find(|shard| shard.group == group)?;
-    let node = shard.replicas.first()?;
-    Some((node.clone(), state.holder(group, node)?))
+/// Whether a shard has several replicas, now or in the course of the view change.
+fn is_replicated(state: &MetaState, group: u64) -> bool {
+    state.replicas_of(group).len() > 1
 }
 
 /// Pairs handed over, and pairs to be handed over in all.

@@ -1,20 +1,24 @@
 //! The end of a view change: the meta group moves, everything is counted once more, and the receipt is written.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::coordinator::{Coordinator, Stuck, holder};
+use super::coordinator::{Coordinator, Stuck};
 use super::voters::{self, Voters};
 use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::shard::Tally;
+use crate::model::view::Shard;
 use crate::node::ask::OrderError;
 use crate::node::raft::Seat;
 use crate::node::state::advice;
 use crate::points::point;
-use crate::wire::{Order, Tallied};
+use crate::wire::{GroupMembers, Order, Tallied};
 
+/// A shard whose leader does not name its members within this time is asked again.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A shard that does not tell its tally within this time will not.
 const TALLY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,8 +35,9 @@ pub(super) fn finish(
     for shard in &planned.shards {
         for node in &shard.replicas {
             let told = coordinator.tell(node);
-            told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard.id))))?;
+            told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard))))?;
         }
+        members_complete(coordinator, state, shard)?;
     }
     point!("change-finishing");
     match voters::step(&coordinator.office, seat, &state.cluster, wanted_voters(&nodes)) {
@@ -40,16 +45,52 @@ pub(super) fn finish(
         Voters::Changing => return Ok(()),
         Voters::Waiting(reason) => return Err(Stuck::For(reason)),
     }
-    let receipt = receipt(coordinator, state, id, planned)?;
-    coordinator.propose(&Command::End { id, end: End::Finished(receipt.to_string()) })?;
+    let mut holders = BTreeMap::new();
+    let receipt = receipt(coordinator, state, id, planned, &mut holders)?;
+    coordinator.propose(&Command::End { id, end: End::Finished(receipt.to_string()), holders })?;
     log::info!("view change {id:016x} is finished: {receipt}");
     point!("change-finished");
     coordinator.tell_all();
     Ok(())
 }
 
-fn receipt(coordinator: &Coordinator, state: &MetaState, id: u64, planned: &Planned) -> Result<Value, Stuck> {
+/// Just the planned nodes hold a shard's replicas; its leader sees to that.
+fn members_complete(coordinator: &Coordinator, state: &MetaState, shard: &Shard) -> Result<(), Stuck> {
+    if state.replicas_of(shard.group).len() == 1 {
+        return Ok(());
+    }
+    let order = Order::Members { group: shard.group };
+    let members = coordinator
+        .office
+        .order_leader::<GroupMembers>(state, shard.group, &order, MEMBERS_TIMEOUT)
+        .map_err(|error| Stuck::For(format!("shard {}: {error}", shard.id)))?;
+    let mut there: Vec<&Address> = members.voters.iter().map(|(_, node)| node).collect();
+    let mut wanted: Vec<&Address> = shard.replicas.iter().collect();
+    there.sort();
+    wanted.sort();
+    let is_complete = there == wanted && members.learners.is_empty() && !members.changing;
+    if is_complete && members.version >= state.version {
+        return Ok(());
+    }
+    let names = |nodes: &[&Address]| nodes.iter().map(|node| node.as_str()).collect::<Vec<_>>().join(", ");
+    Err(Stuck::For(format!(
+        "shard {} is held by {}, and is to be held by {}: its replicas are being moved",
+        shard.id,
+        names(&there),
+        names(&wanted)
+    )))
+}
+
+/// The receipt; the starts of the nodes that are the only replicas of a shard that had several go into `holders`.
+fn receipt(
+    coordinator: &Coordinator,
+    state: &MetaState,
+    id: u64,
+    planned: &Planned,
+    holders: &mut BTreeMap<u64, BTreeMap<Address, u64>>,
+) -> Result<Value, Stuck> {
     let mut sum = Tally::default();
+    let mut copied = planned.copied;
     let mut shards = Vec::new();
     for shard in &state.view.shards {
         let stays = planned.shards.iter().position(|planned| planned.group == shard.group);
@@ -57,6 +98,12 @@ fn receipt(coordinator: &Coordinator, state: &MetaState, id: u64, planned: &Plan
         sum.created += tallied.tally.created;
         sum.deleted += tallied.tally.deleted;
         if let Some(index) = stays {
+            let new_replicas = planned.shards[index].replicas.iter();
+            let new_replicas = new_replicas.filter(|node| !shard.replicas.contains(node)).count();
+            copied += tallied.pairs * new_replicas as u64;
+            if tallied.is_logged && planned.shards[index].replicas == [tallied.by.0.clone()] {
+                holders.insert(shard.group, BTreeMap::from([tallied.by.clone()]));
+            }
             let mut row = json!({
                 "shard-id": planned.shards[index].id.to_string(),
                 "key-count": tallied.pairs,
@@ -81,7 +128,7 @@ fn receipt(coordinator: &Coordinator, state: &MetaState, id: u64, planned: &Plan
         "keys": planned.keys,
         "moved": planned.moved,
         "minimum": planned.minimum,
-        "copied": planned.copied,
+        "copied": copied,
         "created-meanwhile": sum.created,
         "deleted-meanwhile": sum.deleted,
         "hold-ms": f64::from(u32::try_from(hold_us / 10).unwrap_or(u32::MAX)) / 100.0,
@@ -105,12 +152,11 @@ fn tally(
     group: u64,
     stays: bool,
 ) -> Result<Option<Tallied>, Stuck> {
-    let Some((node, instance)) = holder(state, group) else { return Ok(None) };
-    let order = Order::Tally { change: id };
-    match coordinator.office.order::<Tallied>(&node, instance, &order, TALLY_TIMEOUT) {
+    let order = Order::Tally { group, change: id };
+    match coordinator.office.order_leader::<Tallied>(state, group, &order, TALLY_TIMEOUT) {
         Ok(tallied) => Ok(Some(tallied)),
         Err(_) if !stays => Ok(None),
-        Err(OrderError::Gone(_)) => Err(Stuck::Lost(format!("{node} is lost: it was started again"))),
+        Err(OrderError::Gone(reason)) => Err(Stuck::Lost(format!("{reason}: its shard is lost"))),
         Err(error) => Err(Stuck::For(error.to_string())),
     }
 }

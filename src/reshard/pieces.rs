@@ -1,11 +1,11 @@
 //! Moving one piece: what its source and its target do.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::orders::led;
 use crate::clock::{Deadline, now};
 use crate::model::range::HashRange;
-use crate::model::shard::{Frozen, MoveError, Shard, Stamp};
+use crate::model::shard::{Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
 use crate::node::state::Node;
@@ -17,6 +17,8 @@ use crate::wire::{Prepared, Source, Transfer};
 const BATCH: BatchLimit = BatchLimit { pairs: 2048, bytes: 1 << 20 };
 /// A source that does not send its next parcel within this time will not.
 const PARCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A group that does not take an order about a piece within this time may yet: the attempt is given up.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rounds in which the target catches up with the writers while the source serves.
 const DELTA_ROUNDS: usize = 6;
 /// With fewer changes than this left the range can be frozen: the rest goes quickly.
@@ -30,44 +32,55 @@ const USE_PER_SECOND: u128 = 200;
 ///
 /// # Errors
 /// Why it does not.
-pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, String> {
+pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
     let (Transfer::Begin { group, .. }
     | Transfer::Batch { group, .. }
     | Transfer::Delta { group, .. }
     | Transfer::Freeze { group, .. }) = transfer;
-    let shard = shard_of(node, *group)?;
+    let shard = led(node, *group)?;
+    let own = |error: MoveError| OrderError::Refused(format!("{}: {error}", node.address));
     let mut parcel = Parcel::default();
-    let done: Result<(), MoveError> = match transfer {
-        Transfer::Begin { stamp, range, .. } => shard.begin_outgoing(stamp, range),
+    match transfer {
+        Transfer::Begin { stamp, range, .. } => {
+            let begin = ShardCommand::BeginOutgoing { stamp: *stamp, range: range.clone() };
+            change(node, &shard, &begin)?;
+        }
         Transfer::Batch { stamp, rest, .. } => {
             let (start, before) = (now(), node.operations());
             let batch = shard.outgoing_batch(stamp, rest, BATCH);
             point!("source-batch");
             parcel.busy = is_used(node, before, start);
-            batch.map(|batch| (parcel.delta.pairs, parcel.rest) = (batch.pairs, batch.rest))
+            let batch = batch.map_err(own)?;
+            (parcel.delta.pairs, parcel.rest) = (batch.pairs, batch.rest);
         }
         Transfer::Delta { stamp, .. } => {
-            let delta = shard.take_delta(stamp).and_then(|()| shard.taken_delta(stamp));
-            delta.map(|delta| parcel.delta = delta)
+            change(node, &shard, &ShardCommand::TakeDelta { stamp: *stamp })?;
+            parcel.delta = shard.taken_delta(stamp).map_err(own)?;
         }
         Transfer::Freeze { stamp, .. } => {
-            let frozen = shard.freeze(stamp).and_then(|()| shard.frozen_parcel(stamp));
+            let frozen = change(node, &shard, &ShardCommand::Freeze { stamp: *stamp });
             point!("source-frozen");
-            frozen.map(|(delta, frozen)| (parcel.delta, parcel.frozen) = (delta, Some(frozen)))
+            frozen?;
+            let (delta, frozen) = shard.frozen_parcel(stamp).map_err(own)?;
+            (parcel.delta, parcel.frozen) = (delta, Some(frozen));
         }
-    };
-    done.map(|()| parcel).map_err(|error| format!("{}: {error}", node.address))
+    }
+    Ok(parcel)
+}
+
+/// Has a shard take an order about a piece.
+fn change(node: &Node, shard: &Shard, command: &ShardCommand) -> Result<(), OrderError> {
+    match node.apply(shard, command, Deadline::after(now(), CHANGE_TIMEOUT))? {
+        ShardOutcome::Moved(Ok(())) | ShardOutcome::Done => Ok(()),
+        ShardOutcome::Moved(Err(error)) => Err(OrderError::Refused(format!("{}: {error}", node.address))),
+        _ => Err(OrderError::Refused(format!("{}: the shard did not take the order", node.address))),
+    }
 }
 
 /// Whether clients use a node, by what they have done since a moment.
 fn is_used(node: &Node, before: u64, start: std::time::Instant) -> bool {
     let micros = (now() - start).as_micros().max(1);
     u128::from(node.operations() - before) * 1_000_000 > USE_PER_SECOND * micros
-}
-
-fn shard_of(node: &Node, group: u64) -> Result<Arc<Shard>, String> {
-    let shard = node.shard().filter(|shard| shard.group() == group);
-    shard.ok_or_else(|| format!("{} holds no replica of group {group}", node.address))
 }
 
 /// The part of the target, while the source serves: receives what there is.
@@ -80,10 +93,10 @@ pub fn copy(
     group: u64,
     range: &HashRange,
     source: Option<&Source>,
-) -> Result<(), String> {
-    let shard = shard_of(node, group)?;
-    let own = |error: MoveError| format!("{}: {error}", node.address);
-    shard.begin_incoming(&stamp, range).map_err(own)?;
+) -> Result<(), OrderError> {
+    let shard = led(node, group)?;
+    change(node, &shard, &ShardCommand::BeginIncoming { stamp, range: range.clone() })?;
+    let install = |delta| change(node, &shard, &ShardCommand::Install { stamp, delta });
     let Some(source) = source else { return Ok(()) };
     let ask = |transfer: &Transfer| ask(node, source, transfer, PARCEL_TIMEOUT);
     let given = source.group;
@@ -92,7 +105,7 @@ pub fn copy(
     while let Some(left) = rest {
         let (start, before) = (now(), node.operations());
         let parcel = ask(&Transfer::Batch { stamp, group: given, rest: left })?;
-        shard.install(&stamp, &parcel.delta).map_err(own)?;
+        install(parcel.delta)?;
         point!("target-copying");
         rest = parcel.rest;
         if parcel.busy || is_used(node, before, start) {
@@ -102,7 +115,7 @@ pub fn copy(
     for _ in 0..DELTA_ROUNDS {
         let parcel = ask(&Transfer::Delta { stamp, group: given })?;
         let changes = parcel.delta.pairs.len() + parcel.delta.deleted.len();
-        shard.install(&stamp, &parcel.delta).map_err(own)?;
+        install(parcel.delta)?;
         if changes < FEW_CHANGES {
             break;
         }
@@ -126,28 +139,33 @@ pub fn prepare(
     group: u64,
     source: Option<&Source>,
     limit: Duration,
-) -> Result<Prepared, String> {
-    let shard = shard_of(node, group)?;
-    let own = |error: MoveError| format!("{}: {error}", node.address);
+) -> Result<Prepared, OrderError> {
+    let shard = led(node, group)?;
     let start = now();
     let frozen = match source {
         None => Frozen::default(),
         Some(source) => {
             let parcel = ask(node, source, &Transfer::Freeze { stamp, group: source.group }, limit)?;
-            shard.install(&stamp, &parcel.delta).map_err(own)?;
+            change(node, &shard, &ShardCommand::Install { stamp, delta: parcel.delta })?;
             parcel.frozen.ok_or_else(|| format!("{}: the last parcel is missing", source.node))?
         }
     };
-    let received = shard.prepare(&stamp, &frozen).map_err(|error| {
-        if matches!(error, MoveError::ChecksumDiffers { .. }) {
-            log::error!("piece {}: {error}", stamp.piece);
+    let prepared = ShardCommand::Prepare { stamp, frozen };
+    let received = match node.apply(&shard, &prepared, Deadline::after(now(), CHANGE_TIMEOUT))? {
+        ShardOutcome::Prepared(Ok(received)) => received,
+        ShardOutcome::Prepared(Err(error)) => {
+            if matches!(error, MoveError::ChecksumDiffers { .. }) {
+                log::error!("piece {}: {error}", stamp.piece);
+            }
+            return Err(OrderError::Refused(format!("{}: {error}", node.address)));
         }
-        own(error)
-    })?;
+        _ => return Err(OrderError::Refused(format!("{}: the shard did not take the order", node.address))),
+    };
     point!("target-prepared");
     let held = now() - start;
     if held > limit {
-        return Err(format!("{}: the range was frozen for {} ms", node.address, held.as_millis()));
+        let held = held.as_millis();
+        return Err(OrderError::Refused(format!("{}: the range was frozen for {held} ms", node.address)));
     }
     let held_us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
     Ok(Prepared { pairs: received.pairs, held_us })

@@ -12,7 +12,7 @@ use crate::model::view::{Shard, View};
 use crate::node::ask::{OrderError, ask_hello};
 use crate::node::state::{advice, lost_shard};
 use crate::points::point;
-use crate::wire::{NotPlanned, Order, PlannedMove, PlannedShard, PlannedView};
+use crate::wire::{NotPlanned, Order, PlannedMove, PlannedShard, PlannedView, Standing};
 
 /// A node that does not answer a question within this time is not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,10 +22,12 @@ const CENSUS_ATTEMPTS: usize = 3;
 /// Everything that was found out about the nodes of a view change.
 struct Found {
     given_up: Vec<GivenUp>,
-    /// By shard of the present view: its node and the start of it, or nothing where it is given up.
-    holders: Vec<Option<(Address, u64)>>,
+    /// By shard of the present view: its group, or nothing where it is given up.
+    groups: Vec<Option<u64>>,
     /// The wanted nodes that hold nothing yet.
     fresh: BTreeMap<Address, u64>,
+    /// The starts of all wanted nodes.
+    starts: BTreeMap<Address, u64>,
 }
 
 /// Plans a view change and makes the command that sets the plan.
@@ -83,10 +85,6 @@ pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
     if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
         return Some(error.to_string());
     }
-    if wanted.repl_factor > 1 {
-        let factor = wanted.repl_factor;
-        return Some(format!("repl-factor is {factor}: this version does not replicate yet, allowed is 1"));
-    }
     let is_shard = |id: &&u32| state.view.shards.iter().any(|shard| shard.id == **id);
     let unknown = wanted.accept_loss.iter().find(|id| !is_shard(id))?;
     Some(format!("accept-loss names shard {unknown}, which there is not: allowed are ids of lost shards"))
@@ -99,72 +97,113 @@ fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found,
         return refuse(reason);
     }
     let view = &state.view;
-    let mut found = Found { given_up: Vec::new(), holders: Vec::new(), fresh: BTreeMap::new() };
+    let mut found =
+        Found { given_up: Vec::new(), groups: Vec::new(), fresh: BTreeMap::new(), starts: BTreeMap::new() };
     for (index, shard) in view.shards.iter().enumerate() {
-        let node = &shard.replicas[0];
-        let instance = state.holder(shard.group, node).unwrap_or(0);
         let accepted = wanted.accept_loss.contains(&shard.id);
         let owns = view.ranges(index).next().is_some();
-        let counted = office.order::<u64>(node, instance, &Order::Count, QUESTION_TIMEOUT);
-        match counted {
+        let order = Order::Count { group: shard.group };
+        match office.order_leader::<u64>(state, shard.group, &order, QUESTION_TIMEOUT) {
             Ok(_) if accepted => {
                 return refuse(format!(
-                    "shard {} is not lost, {node} answers: leave it out of accept-loss",
-                    shard.id
+                    "shard {} is not lost, {} answers: leave it out of accept-loss",
+                    shard.id,
+                    names(&shard.replicas)
                 ));
             }
             Ok(_) => {
-                found.holders.push(Some((node.clone(), instance)));
+                found.groups.push(Some(shard.group));
                 continue;
             }
-            Err(OrderError::Gone(_)) if owns && !accepted => return refuse(lost_shard(shard.id, node)),
+            Err(OrderError::Gone(_)) if owns && !accepted => {
+                return refuse(lost_shard(shard.id, &shard.replicas[0]));
+            }
             Err(OrderError::Gone(_)) => {}
             Err(error) if owns && !accepted => {
-                return refuse(format!("shard {} is not reached: {error}; {}", shard.id, advice(shard.id)));
+                return refuse(format!("shard {} is not reached: {error}; {}", shard.id, advice(shard)));
             }
-            Err(_) if owns => not_reached_by_anyone(office, state, (index, node, instance))?,
+            Err(_) if owns => {
+                nobody_holds(office, shard)?;
+                not_reached_by_anyone(office, state, index)?;
+            }
             Err(_) => {}
         }
-        found.holders.push(None);
+        found.groups.push(None);
         if owns {
             found.given_up.push(GivenUp {
                 id: shard.id,
                 group: shard.group,
                 replicas: shard.replicas.clone(),
-                pairs: office.node.posts.counted(node, instance),
+                pairs: last_count(office, state, shard),
             });
         }
     }
     for node in &wanted.nodes {
-        let holds = found.holders.iter().flatten().any(|(holder, _)| holder == node);
+        let start = meet(office, state, node)?;
+        let held = view.shards.iter().zip(&found.groups).filter(|(_, group)| group.is_some());
+        let holds = held.into_iter().any(|(shard, _)| shard.replicas.contains(node));
         if !holds {
-            found.fresh.insert(node.clone(), meet(office, state, node)?);
+            found.fresh.insert(node.clone(), start);
         }
+        found.starts.insert(node.clone(), start);
     }
     Ok(found)
 }
 
-/// That a shard's node is dead is taken from the operator only where no member reaches it.
-fn not_reached_by_anyone(
-    office: &Office,
-    state: &MetaState,
-    (index, node, instance): (usize, &Address, u64),
-) -> Result<(), NotPlanned> {
-    for (other, shard) in state.view.shards.iter().enumerate().filter(|(other, _)| *other != index) {
-        let member = &shard.replicas[0];
-        let order = Order::Reach { node: node.clone(), instance };
-        let start = state.holder(shard.group, member).unwrap_or(0);
-        if office.order::<bool>(member, start, &order, QUESTION_TIMEOUT) == Ok(true) {
-            let (id, by) = (state.view.shards[index].id, state.view.shards[other].id);
+fn names(nodes: &[Address]) -> String {
+    nodes.iter().map(Address::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// How many pairs a shard was last heard to hold.
+fn last_count(office: &Office, state: &MetaState, shard: &Shard) -> Option<u64> {
+    let counts = shard
+        .replicas
+        .iter()
+        .filter_map(|node| office.node.posts.counted(node, state.holder(shard.group, node)?));
+    counts.max()
+}
+
+/// A shard of which a replica is left is not given up: it can be recovered.
+fn nobody_holds(office: &Office, shard: &Shard) -> Result<(), NotPlanned> {
+    let order = Order::Replica { group: shard.group };
+    for node in shard.replicas.iter().filter(|_| shard.replicas.len() > 1) {
+        let standing = office.order::<Option<Standing>>(node, 0, &order, QUESTION_TIMEOUT);
+        if standing.is_ok_and(|standing| standing.is_some_and(|standing| standing.last.1 > 0)) {
             return Err(NotPlanned::Refused(format!(
-                "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
+                "shard {} is not lost: {node} holds a replica; evenkv recover goes on from it",
+                shard.id
             )));
         }
     }
     Ok(())
 }
 
-/// The start of a wanted node that holds nothing yet.
+/// That a shard's nodes are dead is taken from the operator only where no member reaches one of them.
+fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize) -> Result<(), NotPlanned> {
+    let lost = &state.view.shards[index];
+    for (other, shard) in state.view.shards.iter().enumerate().filter(|(other, _)| *other != index) {
+        for member in &shard.replicas {
+            for node in &lost.replicas {
+                let one = lost.replicas.len() == 1;
+                let instance = if one { state.holder(lost.group, node).unwrap_or(0) } else { 0 };
+                // Of a shard with several replicas any start of a node may hold one. Who answers here has said that it holds none.
+                if !one && ask_hello(&office.node.peers.at(node)).is_ok() {
+                    continue;
+                }
+                let order = Order::Reach { node: node.clone(), instance };
+                if office.order::<bool>(member, 0, &order, QUESTION_TIMEOUT) == Ok(true) {
+                    let (id, by) = (lost.id, state.view.shards[other].id);
+                    return Err(NotPlanned::Refused(format!(
+                        "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The start of a wanted node.
 fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPlanned> {
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     if *node == office.node.address {
@@ -208,21 +247,21 @@ fn release_all(office: &Office, state: &MetaState, found: &Found) {
 
 fn count_and_plan<'a>(
     office: &'a Office,
-    state: &MetaState,
+    state: &'a MetaState,
     id: u64,
     wanted: &Wanted,
     found: &Found,
 ) -> Result<(Plan, Shards<'a>), NotPlanned> {
     // A shard whose pairs are given up has no node that could stay.
     let mut old = state.view.clone();
-    for (shard, holder) in old.shards.iter_mut().zip(&found.holders) {
-        if holder.is_none() {
+    for (shard, group) in old.shards.iter_mut().zip(&found.groups) {
+        if group.is_none() {
             shard.replicas.clear();
         }
     }
     let mut attempt = 1;
     loop {
-        let mut shards = Shards { office, change: id, holders: found.holders.clone() };
+        let mut shards = Shards { office, state, change: id, groups: found.groups.clone() };
         match plan(&old, &wanted.nodes, wanted.repl_factor, &mut shards) {
             Ok(plan) => return Ok((plan, shards)),
             Err(PlanError::View(error)) => return Err(NotPlanned::Refused(error.to_string())),
@@ -255,7 +294,7 @@ fn command(
                 .extend(cut.into_iter().map(|(range, pairs)| Piece::new(range, (step.from, step.to), pairs)));
         }
     }
-    Ok(state.plan_command(id, plan, pieces, found.given_up.clone(), &found.fresh))
+    Ok(state.plan_command(id, plan, pieces, found.given_up.clone(), &found.starts))
 }
 
 fn describe(state: &MetaState, plan: &Plan) -> PlannedView {

@@ -1,5 +1,6 @@
 //! What clients ask about view changes, at any node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,12 +56,12 @@ pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
 
 /// The part of the leader: cancels the view change that runs, if nothing was handed over yet.
 pub(super) fn cancel_here(office: &Office) -> Cancelled {
-    if !office.node.meta.seat().is_some_and(|seat| seat.leads()) {
+    if !office.node.meta.leads() {
         return Cancelled::NotLeader;
     }
     let change = office.node.meta.state().and_then(|state| state.change.clone());
     let Some(change) = change else { return Cancelled::None };
-    let command = Command::End { id: change.id, end: End::Cancelled };
+    let command = Command::End { id: change.id, end: End::Cancelled, holders: BTreeMap::new() };
     match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
         Ok(Ok(())) => {
             office.desk.wake();
@@ -122,6 +123,14 @@ impl Office {
         })?
     }
 
+    /// Has the meta group put others in the place of groups that have lost their majority.
+    ///
+    /// # Errors
+    /// [`Error::NotServing`] where the meta group does not answer.
+    pub(super) fn succeed(&self, order: &Order) -> Result<(), Error> {
+        self.ask_leader(order, ORDER_TIMEOUT, |done: bool| if done { Ok(()) } else { Err(false) })
+    }
+
     /// How far the view change is, or how the last one ended.
     ///
     /// # Errors
@@ -173,9 +182,11 @@ impl Office {
         })
     }
 
-    /// Tells all nodes of the view what this one knows, and waits until they act by it; those that do not answer are told later.
+    /// Tells all nodes of the view, and those that have just left it, what this one knows, and waits until they act by it; those that do not
+    /// answer are told later.
     pub fn spread(&self, state: &MetaState) {
-        for node in state.nodes().iter().filter(|node| **node != self.node.address) {
+        let left = state.results.back().map(|last| last.left.clone()).unwrap_or_default();
+        for node in state.nodes().iter().chain(&left).filter(|node| **node != self.node.address) {
             let peer = self.node.peers.at(node);
             if !peer.is_down()
                 && let Err(error) = post::tell(&peer, state)

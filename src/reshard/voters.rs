@@ -1,4 +1,4 @@
-//! Keeping the right nodes in the meta group.
+//! Keeping the right nodes in a group.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// A change of members that is not in force after this time may yet be: it is looked at again.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether the meta group is as it should be.
+/// Whether a group is as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Voters {
     /// Just the wanted nodes vote.
@@ -25,67 +25,77 @@ pub(super) enum Voters {
     Waiting(String),
 }
 
-/// Makes one step towards a meta group of just the wanted nodes. Only its leader can.
+/// Makes one step towards a group of just the wanted nodes. Only its leader can.
 pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Address]) -> Voters {
+    // What this node has applied is all that was ever agreed on: the members that it names are the present ones.
+    let confirmed = office.node.groups.read(seat.group, Deadline::after(now(), JOIN_TIMEOUT));
+    let Some(seat) = office.node.groups.seat(seat.group).filter(|seat| confirmed.is_ok() && seat.leads())
+    else {
+        return Voters::Waiting("the group does not agree on its leader now".to_owned());
+    };
+    let seat = &*seat;
     let status = &seat.status;
     if status.changing || !status.outgoing.is_empty() {
-        return Voters::Waiting("the meta group is changing its members".to_owned());
+        return Voters::Waiting("the group is changing its members".to_owned());
     }
     let own = &office.node.address;
-    let address_of = |replica: &u64| status.members.get(replica);
+    let is_at = |replica: &u64, node: &Address| status.members.get(replica) == Some(node);
     let mut missing = None;
-    let mut present = vec![status.replica];
+    let mut present = vec![(status.replica, own)];
     for node in wanted.iter().filter(|node| *node != own) {
-        let order = Order::Join { cluster: cluster.to_owned(), group: seat.group };
+        let members = status.members.keys().copied().collect();
+        let order =
+            Order::Join { cluster: cluster.to_owned(), group: seat.group, term: status.term, members };
         // The node names its replica of today each time: one of yesterday is never added, nor promoted.
-        let replica: u64 = match office.order(node, 0, &order, JOIN_TIMEOUT) {
-            Ok(replica) => replica,
-            Err(error) => {
-                missing = Some(error.to_string());
-                continue;
-            }
-        };
-        present.push(replica);
-        if status.voters.contains(&replica) {
-            continue;
+        match office.order::<u64>(node, 0, &order, JOIN_TIMEOUT) {
+            Ok(replica) => present.push((replica, node)),
+            Err(error) => missing = Some(error.to_string()),
         }
-        if !status.learners.contains(&replica) {
-            return change(office, &Change::AddLearner { replica, address: node.clone() });
-        }
-        let goes = |voter: &&u64| {
-            **voter != status.replica
-                && address_of(voter).is_none_or(|address| address == node || !wanted.contains(address))
-        };
-        let replaces = status.voters.iter().find(goes).copied();
-        return change(office, &Change::Promote { learner: replica, replaces });
     }
-    let stale = |replica: &&u64| !present.contains(replica);
-    if let Some(learner) = status.learners.iter().find(stale).filter(|_| missing.is_none()) {
-        return change(office, &Change::Remove { replica: *learner });
+    let stale = |replica: &&u64| !present.iter().any(|(there, _)| there == *replica);
+    // A learner of an earlier start of a node that is there; where a node is missing, its own may be all that there is.
+    let superseded = |learner: &&u64| {
+        stale(learner) && (missing.is_none() || present.iter().any(|(_, node)| is_at(learner, node)))
+    };
+    if let Some(learner) = status.learners.iter().find(superseded) {
+        return change(office, seat, &Change::Remove { replica: *learner });
+    }
+    let mut new = present.iter().filter(|(replica, _)| !status.voters.contains(replica));
+    if let Some((replica, node)) = new.clone().find(|(replica, _)| !status.learners.contains(replica)) {
+        let (replica, address) = (*replica, (*node).clone());
+        return change(office, seat, &Change::AddLearner { replica, address });
+    }
+    if let Some((learner, node)) = new.next() {
+        let others = || status.voters.iter().filter(|voter| **voter != status.replica);
+        let is_wanted = |voter: &u64| wanted.iter().any(|wanted| is_at(voter, wanted));
+        let same_place = others().find(|voter| is_at(voter, node));
+        let replaces = same_place.or_else(|| others().find(|voter| !is_wanted(voter))).copied();
+        return change(office, seat, &Change::Promote { learner: *learner, replaces });
     }
     if let Some(reason) = missing {
         return Voters::Waiting(reason);
     }
     if let Some(voter) = status.voters.iter().find(|voter| **voter != status.replica && stale(voter)) {
-        return change(office, &Change::Remove { replica: *voter });
+        return change(office, seat, &Change::Remove { replica: *voter });
     }
     if wanted.contains(own) {
         return Voters::Complete;
     }
     // This node leaves: another one leads from now on, and takes it out.
-    office.node.meta.hand_over(status.voters.iter().find(|voter| **voter != status.replica).copied());
-    Voters::Waiting("leadership of the meta group is being handed over".to_owned())
+    let next = status.voters.iter().find(|voter| **voter != status.replica).copied();
+    office.node.groups.hand_over(seat.group, next);
+    Voters::Waiting("leadership of the group is being handed over".to_owned())
 }
 
-fn change(office: &Office, change: &Change) -> Voters {
-    match office.node.meta.change(change, Deadline::after(now(), CHANGE_TIMEOUT)) {
+fn change(office: &Office, seat: &Seat, change: &Change) -> Voters {
+    match office.node.groups.change(seat.group, change, Deadline::after(now(), CHANGE_TIMEOUT)) {
         Ok(()) => {
-            log::info!("meta group: {change:?}");
+            log::info!("group {}: {change:?}", seat.group);
             Voters::Changing
         }
         Err(NotProposed::Refused(Refusal::NotCaughtUp)) => {
             Voters::Waiting("a new voter is catching up".to_owned())
         }
-        Err(error) => Voters::Waiting(format!("the meta group did not change its members: {error:?}")),
+        Err(error) => Voters::Waiting(format!("the group did not change its members: {error:?}")),
     }
 }

@@ -25,8 +25,13 @@ pub const ORDERS: &str = "/node/orders";
 pub const QUESTIONS: &str = "/node/questions";
 /// Where the source of a piece takes a [`Transfer`] of its target.
 pub const TRANSFER: &str = "/node/transfer";
-/// Where a node takes messages of the meta group.
+/// Where a node takes messages of groups: a batch by POST, or any number on a connection that was upgraded to [`MESSAGES`] by GET.
 pub const RAFT: &str = "/node/raft";
+/// The protocol of such a connection: frames of messages, each with its length before it in four bytes, the lowest first. An empty frame
+/// says only that the sender is there.
+pub const MESSAGES: &str = "evenkv-messages";
+/// In the request that opens such a connection: the address of the sender.
+pub const FROM_HEADER: &str = "Evenkv-From";
 /// Where an operator makes a survivor the first of a cluster whose meta group is lost.
 pub const RECOVER: &str = "/node/recover";
 
@@ -41,6 +46,14 @@ pub const CHALLENGE_HEADER: &str = "Evenkv-Challenge";
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
 pub const RESULT_HEADER: &str = "Evenkv-Result";
+/// In an answer that a replica does not lead its shard: who does, where that is known.
+pub const LEADER_HEADER: &str = "Evenkv-Leader";
+/// In a forwarded read that any replica may answer: [`STALE`].
+pub const CONSISTENCY_HEADER: &str = "Evenkv-Consistency";
+/// The value of the query parameter `consistency`, and of [`CONSISTENCY_HEADER`], for a read that any replica may answer.
+pub const STALE: &str = "stale";
+/// In the answer to such a read: how old what was read may be, in milliseconds.
+pub const STALENESS_HEADER: &str = "Evenkv-Staleness-Ms";
 /// In the answer to a write that failed: whether it happened.
 pub const OUTCOME_HEADER: &str = "Evenkv-Outcome";
 /// In an error: who or what is the cause, for people.
@@ -67,10 +80,12 @@ pub enum KeyResult {
     Again,
     /// Nothing was done: the asked node is not the one that is meant, since it was started again.
     Gone,
+    /// Nothing was done: another replica leads the shard, named by [`LEADER_HEADER`] where it is known.
+    NotLeader,
 }
 
 impl KeyResult {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Added, "added"),
         (Self::Updated, "updated"),
         (Self::Found, "found"),
@@ -78,6 +93,7 @@ impl KeyResult {
         (Self::Absent, "absent"),
         (Self::Again, "again"),
         (Self::Gone, "gone"),
+        (Self::NotLeader, "not-leader"),
     ];
 
     /// The value of the header.
@@ -175,12 +191,16 @@ pub enum Order {
         /// The cluster's id.
         cluster: String,
     },
-    /// Take part in the meta group: answered by the replica id.
+    /// Take part in a group that the sender leads: answered by the replica id.
     Join {
         /// The id of the cluster.
         cluster: String,
         /// The group.
         group: u64,
+        /// The term in which the sender leads it.
+        term: u64,
+        /// The replica ids of its members: whoever was one and is not among them was taken out, and takes part under another id.
+        members: Vec<u64>,
     },
     /// Can you reach this start of this node? Answered by true or false.
     Reach {
@@ -189,8 +209,10 @@ pub enum Order {
         /// Its instance.
         instance: u64,
     },
-    /// Count ranges of your shard: answered by [`CensusCount`](crate::model::shard::CensusCount).
+    /// Count ranges of a shard that you lead: answered by [`CensusCount`](crate::model::shard::CensusCount).
     Census {
+        /// Its group.
+        group: u64,
         /// The view change.
         change: u64,
         /// What to count.
@@ -198,6 +220,8 @@ pub enum Order {
     },
     /// Where, at the census, were the keys of these ranks? Answered by a list of points, or null where it is void.
     Places {
+        /// The group of a shard that you lead.
+        group: u64,
         /// The view change.
         change: u64,
         /// Range and rank.
@@ -205,16 +229,22 @@ pub enum Order {
     },
     /// Cut ranges into pieces: answered by a list of (range, pairs) for each.
     Pieces {
+        /// The group of a shard that you lead.
+        group: u64,
         /// What to cut.
         ranges: Vec<HashRange>,
     },
     /// No more places are asked for.
     CloseCensus {
+        /// The group of a shard that you lead.
+        group: u64,
         /// The view change.
         change: u64,
     },
     /// Tally what clients do from now on, if you do not yet, and say what it is: answered by [`Tallied`].
     Tally {
+        /// The group of a shard that you lead.
+        group: u64,
         /// The view change.
         change: u64,
     },
@@ -243,12 +273,40 @@ pub enum Order {
     /// What is the newest state that you know? Answered by a
     /// [`MetaState`](crate::model::meta::MetaState), or null.
     News,
-    /// How many pairs does your shard have? Answered by a number.
-    Count,
-    /// Sum up your shard: answered by [`Audit`](crate::model::shard::Audit).
-    Audit,
-    /// What do you own? Answered by a list of (range, epoch).
-    Owned,
+    /// How many pairs does a shard have that you lead? Answered by a number.
+    Count {
+        /// Its group.
+        group: u64,
+    },
+    /// Sum up your replica of a shard: answered by [`Audit`](crate::model::shard::Audit).
+    Audit {
+        /// Its group.
+        group: u64,
+        /// Up to where its log must have been applied before.
+        index: u64,
+    },
+    /// Who are the members of the group that you lead, and up to where is its log applied? Answered by [`GroupMembers`].
+    Members {
+        /// The group.
+        group: u64,
+    },
+    /// Where does your replica of a shard's group stand? Answered by [`Standing`], or null where there is none.
+    Replica {
+        /// The group.
+        group: u64,
+    },
+    /// Have groups that have lost their majority succeeded by others, if you lead the meta group: answered by whether that is done.
+    Succeed {
+        /// Each group, the node whose replica it is to go on from, and its start.
+        survivors: Vec<(u64, Address, u64)>,
+    },
+    /// Take my replica, which this is, out of the group that you lead: it is about to stop. Answered by null when it is out.
+    Leave {
+        /// The group.
+        group: u64,
+        /// The replica.
+        replica: u64,
+    },
     /// Begin a view change, if you lead the meta group: answered by [`Begun`].
     BeginChange {
         /// The id that it is to have: asked again under the same id, it is begun once.
@@ -274,7 +332,9 @@ impl Order {
             Self::Reach { .. }
             | Self::Copy { .. }
             | Self::Prepare { .. }
-            | Self::Audit
+            | Self::Audit { .. }
+            | Self::Leave { .. }
+            | Self::Succeed { .. }
             | Self::BeginChange { .. }
             | Self::PlanChange { .. }
             | Self::CancelChange => ORDERS,
@@ -341,9 +401,43 @@ pub struct Prepared {
     pub held_us: u64,
 }
 
+/// Where a replica of a group stands, as it knows by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The start of the node.
+    pub instance: u64,
+    /// The replica's id.
+    pub replica: u64,
+    /// Those who vote: replica ids and addresses.
+    pub voters: Vec<(u64, Address)>,
+    /// Term and index of the last entry of its log.
+    pub last: (u64, u64),
+    /// Up to where it knows that entries are committed.
+    pub committed: u64,
+}
+
+/// The members of a group, as its leader knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupMembers {
+    /// Those who vote: replica ids and addresses.
+    pub voters: Vec<(u64, Address)>,
+    /// All others.
+    pub learners: Vec<(u64, Address)>,
+    /// Whether they are just being changed.
+    pub changing: bool,
+    /// Up to where the leader has applied the log.
+    pub index: u64,
+    /// The version of the newest state by which the shard acts.
+    pub version: u64,
+}
+
 /// A shard in the course of a view change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tallied {
+    /// The node that has answered, and this start of it.
+    pub by: (Address, u64),
+    /// Whether the shard has a log.
+    pub is_logged: bool,
     /// What clients have created and deleted.
     pub tally: Tally,
     /// The pairs that it has now.

@@ -368,7 +368,7 @@ fn wrong_requests() -> Vec<Row> {
         (r#"{"view":"a","repl-factor":0}"#, "repl-factor"),
         (r#"{"view":"a","repl-factor":"2"}"#, "repl-factor"),
         (r#"{"view":"127.0.0.1:1","repl-factor":2}"#, "multiple"),
-        (r#"{"view":"127.0.0.1:1,127.0.0.1:2","repl-factor":2}"#, "does not replicate"),
+        (r#"{"view":"127.0.0.1:1,127.0.0.1:2","repl-factor":2}"#, "not reached"),
         (r#"{"view":"127.0.0.1:1,127.0.0.1:2"}"#, "not reached"),
         (r#"{"view":"a","dry-run":1}"#, "dry-run"),
         (r#"{"view":"a","accept-loss":[2]}"#, "accept-loss"),

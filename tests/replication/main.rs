@@ -9,6 +9,7 @@ mod support;
 mod changes;
 mod contract;
 mod failures;
+mod recovery;
 mod restarts;
 mod retries;
 

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use super::at_once;
 use super::history::{Call, Outcome, Record};
 use super::http::{Http, Response};
+use super::wait_until;
 
+/// A key that is not read within this time of peace is lost.
+const READ_BACK: Duration = Duration::from_secs(10);
 /// Longer than any deadline of a node.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Connections that read back at the end.
@@ -135,13 +138,17 @@ impl Noted {
             let mut client = Http::new(&through[reader % through.len()]);
             let mut records = Vec::new();
             for key in keys.iter().skip(reader).step_by(READERS) {
-                let called = since(self.started);
-                let answer = client.get(&format!("/kv-store/keys/{key}"));
-                let outcome = match answer.status {
-                    200 => Outcome::Got(answer.json()["value"].as_u64()),
-                    404 => Outcome::Got(None),
-                    _ => panic!("{key} cannot be read back: {}", shown(&answer)),
-                };
+                let mut read = (0, Outcome::Got(None));
+                // A node may have to notice first that another one is reached again.
+                wait_until(&format!("{key} can be read back"), READ_BACK, || {
+                    let called = since(self.started);
+                    let answer = client.get(&format!("/kv-store/keys/{key}"));
+                    assert!([200, 404, 503].contains(&answer.status), "{key}: {}", shown(&answer));
+                    let value = if answer.status == 200 { answer.json()["value"].as_u64() } else { None };
+                    read = (called, Outcome::Got(value));
+                    answer.status != 503
+                });
+                let (called, outcome) = read;
                 let returned = since(self.started);
                 let client = u32::try_from(1_000_000 + reader).expect("few readers");
                 let key = (*key).clone();

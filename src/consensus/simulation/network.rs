@@ -5,45 +5,56 @@ use std::collections::BTreeSet;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// Envelopes on their way, in the form they have on the wire.
-#[derive(Default)]
-pub(super) struct Network {
-    flying: Vec<Flying>,
+/// Messages on their way: envelopes in the form they have on the wire, say.
+pub(crate) struct Network<T> {
+    flying: Vec<Flying<T>>,
     /// Pairs of nodes (from, to) between which nothing passes.
-    pub(super) cut: BTreeSet<(usize, usize)>,
-    /// Of a thousand envelopes, how many are lost, and how many arrive twice.
-    pub(super) lost: u32,
-    pub(super) doubled: u32,
-    /// The longest time that an envelope takes.
-    pub(super) delay: u64,
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Of a thousand messages, how many are lost, and how many arrive twice.
+    pub(crate) lost: u32,
+    pub(crate) doubled: u32,
+    /// The longest time that a message takes.
+    pub(crate) delay: u64,
 }
 
-struct Flying {
+struct Flying<T> {
     due: u64,
     from: usize,
     to: usize,
-    bytes: Vec<u8>,
+    message: T,
 }
 
-impl Network {
-    pub(super) fn send(&mut self, now: u64, from: usize, to: usize, bytes: Vec<u8>, random: &mut StdRng) {
+impl<T> Default for Network<T> {
+    fn default() -> Self {
+        Self { flying: Vec::new(), cut: BTreeSet::new(), lost: 0, doubled: 0, delay: 0 }
+    }
+}
+
+impl<T: Clone> Network<T> {
+    pub(crate) fn send(&mut self, now: u64, from: usize, to: usize, message: T, random: &mut StdRng) {
+        if random.random_range(0..1000) < self.doubled {
+            let due = self.due(now, random);
+            self.flying.push(Flying { due, from, to, message: message.clone() });
+        }
+        self.send_once(now, from, to, message, random);
+    }
+
+    /// Sends what arrives once at most.
+    pub(crate) fn send_once(&mut self, now: u64, from: usize, to: usize, message: T, random: &mut StdRng) {
         if random.random_range(0..1000) < self.lost {
             return;
         }
-        if random.random_range(0..1000) < self.doubled {
-            self.flying.push(Flying { due: self.due(now, random), from, to, bytes: bytes.clone() });
-        }
-        self.flying.push(Flying { due: self.due(now, random), from, to, bytes });
+        self.flying.push(Flying { due: self.due(now, random), from, to, message });
     }
 
-    /// Most envelopes are quick; some are overtaken by all others.
+    /// Most messages are quick; some are overtaken by all others.
     fn due(&self, now: u64, random: &mut StdRng) -> u64 {
         let longest = if random.random_bool(0.05) { 10 * self.delay } else { self.delay };
         now + random.random_range(1..=longest)
     }
 
     /// What arrives now, in random order; what would cross a cut is lost on arrival too.
-    pub(super) fn arriving(&mut self, now: u64, random: &mut StdRng) -> Vec<(usize, Vec<u8>)> {
+    pub(crate) fn arriving(&mut self, now: u64, random: &mut StdRng) -> Vec<(usize, T)> {
         let mut arriving = Vec::new();
         let mut at = 0;
         while at < self.flying.len() {
@@ -54,7 +65,7 @@ impl Network {
             let one = self.flying.swap_remove(at);
             if !self.cut.contains(&(one.from, one.to)) {
                 let place = random.random_range(0..=arriving.len());
-                arriving.insert(place, (one.to, one.bytes));
+                arriving.insert(place, (one.to, one.message));
             }
         }
         arriving

@@ -34,7 +34,7 @@ const COMPARED_ENTRIES: u64 = 12;
 pub(super) struct World {
     random: StdRng,
     now: u64,
-    network: Network,
+    network: Network<Vec<u8>>,
     nodes: Vec<Node>,
     /// Where a replica id is, or was.
     places: BTreeMap<u64, usize>,

@@ -76,7 +76,7 @@ fn abort(piece: PieceId) -> Command {
 }
 
 fn end(id: u64, end: End) -> Command {
-    Command::End { id, end }
+    Command::End { id, end, holders: BTreeMap::new() }
 }
 
 fn finished() -> End {
@@ -185,7 +185,7 @@ fn superseding_keeps_new_shards_that_own_something() {
 
 #[test]
 fn a_new_group_is_replaced_until_it_owns_something() {
-    let replace = |group| Command::Replace { id: 1, group, instance: 8 };
+    let replace = |group| Command::Replace { id: 1, group, holders: [(node(3), 8)].into() };
     let mut state = planned_state();
     assert_eq!(state.apply(replace(1)), Err(Void::Outdated), "it is not new");
     let epoch = state.view.epoch;
@@ -229,7 +229,11 @@ fn command(state: &MetaState, (kind, a, b): (u8, u64, u32)) -> Command {
         2 | 3 => plan(state, id, 3 + (b % 4) as usize),
         4..=7 => hand_over(piece),
         8 | 9 => abort(piece),
-        10 => Command::Replace { id, group: state.view.next_group - 1, instance: a },
+        10 => Command::Replace {
+            id,
+            group: state.view.next_group - 1,
+            holders: [(node(usize::try_from(a % 7).unwrap()), a)].into(),
+        },
         11 => end(
             id,
             [End::Cancelled, End::Failed(String::new()), End::Refused(String::new())][b as usize % 3].clone(),

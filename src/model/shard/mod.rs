@@ -13,6 +13,8 @@ mod ranges;
 mod retries;
 mod snapshot;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +97,7 @@ pub struct Audit {
 
 /// The pairs of a shard.
 pub struct Shard {
-    group: u64,
+    group: AtomicU64,
     store: Store,
     table: RwLock<Table>,
     retries: Retries,
@@ -133,12 +135,18 @@ impl Shard {
     ) -> Self {
         let mut table = Table::default();
         owned.into_iter().for_each(|range| table.owned.add(range, epoch));
+        let group = AtomicU64::new(group);
         Self { group, store: Store::new(hash_key), table: RwLock::new(table), retries: Retries::default() }
     }
 
     /// The number of the group, which is never reused.
     pub fn group(&self) -> u64 {
-        self.group
+        self.group.load(Ordering::Relaxed)
+    }
+
+    /// The shard is that of another group from now on, which takes the place of one whose majority is gone for good.
+    pub fn succeed(&self, group: u64) {
+        self.group.store(group, Ordering::Relaxed);
     }
 
     /// The version of the state that was learned last; 0 before the first.

@@ -1,0 +1,101 @@
+//! Key operations that another node has passed on. Nothing is passed on from here.
+
+use std::sync::Arc;
+
+use super::group_ops::NotDone;
+use super::keys::{Asked, Operation, Outcome, not_agreed};
+use super::state::{Node, Standing};
+use crate::clock::{Deadline, wall_ms};
+use crate::error::Error;
+use crate::model::address::Address;
+use crate::model::shard::{Forwarded, RequestId};
+use crate::wire::Addressed;
+
+/// Why a forwarded request was not done here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotServed {
+    /// Nothing was done: the owner is changing.
+    Again,
+    /// Nothing was done: another replica leads, where one is known, or why there is none.
+    NotLeader(Option<Address>, String),
+    /// The error says whether it was done.
+    Failed(Error),
+}
+
+/// Why a request of another node is not for this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotMeant {
+    /// It is for an earlier start of this node.
+    Gone(String),
+    /// This start of the node is meant, but has not learned of the cluster yet: it will in a moment.
+    NotYet(String),
+    /// It is of another cluster.
+    Unclear(String),
+}
+
+impl Node {
+    /// The standing under which a request of another node is answered: both belong to the same cluster, and this
+    /// start of the node is the one that is meant.
+    ///
+    /// # Errors
+    /// The result that says so, and a sentence.
+    pub fn check_addressed(&self, addressed: Option<&Addressed>) -> Result<Arc<Standing>, NotMeant> {
+        let standing = self.standing();
+        let Some(addressed) = addressed else {
+            return Err(NotMeant::Unclear(format!("{}: the request names no cluster", self.address)));
+        };
+        if addressed.instance != 0 && addressed.instance != self.instance {
+            return Err(NotMeant::Gone(format!("{} was started again and holds nothing", self.address)));
+        }
+        match standing.serving() {
+            Ok(serving) if serving.state.cluster == addressed.cluster => Ok(Arc::clone(&standing)),
+            Ok(serving) => Err(NotMeant::Unclear(format!(
+                "clusters differ: {} belongs to {}, the sender to {}",
+                self.address, serving.state.cluster, addressed.cluster
+            ))),
+            Err(error) => Err(NotMeant::NotYet(format!("{} does not serve yet: {error}", self.address))),
+        }
+    }
+
+    /// Does what another node passed on, if this node's shard owns the key, and this node leads it.
+    ///
+    /// # Errors
+    /// [`NotServed`].
+    pub fn run_forwarded(
+        &self,
+        standing: &Standing,
+        key: &[u8],
+        operation: Operation,
+        (epoch, request): (u64, Option<RequestId>),
+        deadline: Deadline,
+    ) -> Result<Outcome, NotServed> {
+        self.count_operation();
+        let serving = standing.serving().map_err(|_| NotServed::Again)?;
+        let (hash, shard) = serving.shard_of(key);
+        // A shard that this node holds alone knows best what it owns.
+        let alone = || serving.own.iter().map(|(_, own)| own).find(|own| !own.is_logged());
+        let Some(own) = serving.own_of(shard.group).or_else(alone) else {
+            let reason = format!("{} holds no replica of shard {}", self.address, shard.id);
+            return Err(NotServed::NotLeader(None, reason));
+        };
+        if !own.is_logged() {
+            let forwarded = request.map(|request| Forwarded { request, epoch, now_ms: wall_ms() });
+            return own.run(hash, key, operation, forwarded).map(Outcome::from).map_err(|_| NotServed::Again);
+        }
+        let request = request.unwrap_or_else(rand::random);
+        let forwarded = Forwarded { request, epoch, now_ms: wall_ms() };
+        match self.run_in_group(own, (hash, key), operation, &forwarded, deadline) {
+            Ok(Ok(done)) => Ok(done.into()),
+            Ok(Err(_)) | Err(NotDone::Again) => Err(NotServed::Again),
+            Err(NotDone::NotLeader(leader)) => {
+                let voters = self.groups.seat(shard.group).map(|seat| seat.voters()).unwrap_or_default();
+                let reason = if leader.is_none() { self.leaderless(shard, &voters) } else { String::new() };
+                Err(NotServed::NotLeader(leader, reason))
+            }
+            Err(error) => match not_agreed(shard, &error, operation) {
+                Ok(Asked::Elsewhere(error)) | Err(error) => Err(NotServed::Failed(error)),
+                Ok(_) => Err(NotServed::Again),
+            },
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The meta group's replica on this node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::raft::{Groups, NotProposed, Seat};
+use crate::clock::Deadline;
+use crate::consensus::{Change, Members, Pieces, Refusal, StateMachine};
+use crate::model::address::Address;
+use crate::model::binary::Malformed;
+use crate::model::meta::{Command, MetaState, Void};
+
+/// The newest state that the replica has applied, and the group of the replica.
+type Applied = Arc<Mutex<Option<Arc<MetaState>>>>;
+
+/// The meta group's replica on this node; a node takes part in one meta group at a time.
+pub struct MetaGroup {
+    groups: Arc<Groups>,
+    group: RwLock<Option<u64>>,
+    applied: Mutex<Applied>,
+    published: AtomicU64,
+}
+
+impl MetaGroup {
+    /// A replica that takes part in no group yet.
+    pub fn new(groups: Arc<Groups>) -> Self {
+        let (group, applied) = (RwLock::default(), Mutex::default());
+        Self { groups, group, applied, published: AtomicU64::new(0) }
+    }
+
+    /// The newest state that the replica has applied.
+    pub fn state(&self) -> Option<Arc<MetaState>> {
+        self.applied.lock().lock().clone()
+    }
+
+    /// The newest state, where it was not asked for before by this function.
+    pub fn news(&self) -> Option<Arc<MetaState>> {
+        let state = self.state().filter(|state| state.version > self.published.load(Ordering::Relaxed))?;
+        self.published.store(state.version, Ordering::Relaxed);
+        Some(state)
+    }
+
+    /// Where the replica stands; nothing where there is none.
+    pub fn seat(&self) -> Option<Arc<Seat>> {
+        let group = (*self.group.read())?;
+        self.groups.seat(group)
+    }
+
+    /// Whether the replica leads its group.
+    pub fn leads(&self) -> bool {
+        self.seat().is_some_and(|seat| seat.leads())
+    }
+
+    /// Founds a group with this node as its only voter.
+    pub fn found(&self, group: u64, replica: u64, own: &Address, state: MetaState) {
+        let machine = self.enter(group, Some(state));
+        self.groups.found(group, replica, Members::from([(replica, own.clone())]), machine);
+    }
+
+    /// Waits to be added to a group.
+    pub fn join(&self, group: u64, replica: u64) {
+        let machine = self.enter(group, None);
+        self.groups.join(group, replica, machine);
+    }
+
+    fn enter(&self, group: u64, state: Option<MetaState>) -> Box<dyn StateMachine> {
+        let mut own = self.group.write();
+        if let Some(old) = own.replace(group).filter(|old| *old != group) {
+            self.groups.give_up(old);
+        }
+        // What an earlier replica may still apply is not seen any more.
+        let applied = Applied::default();
+        *applied.lock() = state.clone().map(Arc::new);
+        *self.applied.lock() = Arc::clone(&applied);
+        self.published.store(0, Ordering::Relaxed);
+        Box::new(MetaMachine { state, applied })
+    }
+
+    /// Takes no part in a group any more.
+    pub fn give_up(&self, group: u64) {
+        self.groups.give_up(group);
+        self.group.write().take_if(|own| *own == group);
+    }
+
+    /// Hands leadership to a replica, or to the one that is best prepared.
+    pub fn hand_over(&self, to: Option<u64>) {
+        if let Some(group) = *self.group.read() {
+            self.groups.hand_over(group, to);
+        }
+    }
+
+    /// Has a command applied, and says what the state made of it.
+    ///
+    /// # Errors
+    /// [`NotProposed`].
+    pub fn propose(&self, command: &Command, deadline: Deadline) -> Result<Result<(), Void>, NotProposed> {
+        let bytes = serde_json::to_vec(command).expect("our own types are JSON");
+        let outcome = self.groups.propose(self.own_group()?, bytes.into(), deadline)?;
+        Ok(serde_json::from_slice(&outcome).expect("our own types are JSON"))
+    }
+
+    /// Waits until this node is known to lead still and has applied everything that was ever acknowledged.
+    pub fn confirm(&self, deadline: Deadline) -> bool {
+        self.own_group().is_ok_and(|group| self.groups.read(group, deadline).is_ok())
+    }
+
+    /// Changes the members of the group, if this node leads it.
+    ///
+    /// # Errors
+    /// [`NotProposed`].
+    pub fn change(&self, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
+        self.groups.change(self.own_group()?, change, deadline)
+    }
+
+    fn own_group(&self) -> Result<u64, NotProposed> {
+        self.group.read().ok_or(NotProposed::Refused(Refusal::NoGroup))
+    }
+}
+
+/// The meta state as the group replicates it.
+struct MetaMachine {
+    state: Option<MetaState>,
+    applied: Applied,
+}
+
+impl StateMachine for MetaMachine {
+    fn apply(&mut self, _index: u64, _term: u64, command: &[u8]) -> Vec<u8> {
+        let outcome = match (self.state.as_mut(), serde_json::from_slice(command)) {
+            (Some(state), Ok(command)) => state.apply(command),
+            // Nobody proposes anything else, and a replica without a state gets a snapshot first.
+            _ => Err(Void::Outdated),
+        };
+        *self.applied.lock() = self.state.clone().map(Arc::new);
+        serde_json::to_vec(&outcome).expect("our own types are JSON")
+    }
+
+    fn snapshot(&self) -> Pieces {
+        let state = serde_json::to_vec(&self.state).expect("our own types are JSON");
+        Box::new(std::iter::once(state.into()))
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
+        self.state = serde_json::from_slice(snapshot).map_err(|_| Malformed("not a meta state"))?;
+        *self.applied.lock() = self.state.clone().map(Arc::new);
+        Ok(())
+    }
+}

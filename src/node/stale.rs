@@ -1,0 +1,127 @@
+//! Reads that may be a little old: of whatever replica of the shard is at hand, without asking its leader.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::ask::header;
+use super::keys::{Outcome, Request};
+use super::state::Node;
+use crate::clock::{Deadline, now};
+use crate::error::{Applied, Error};
+use crate::model::meta::MetaState;
+use crate::model::shard::Operation;
+use crate::peers::client::read_body;
+use crate::wire::{self, Addressed, GroupMembers, KeyResult, Order};
+
+/// A leader that does not say up to where its log goes within this time is asked again later.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often it is asked.
+const ROUND: Duration = Duration::from_millis(200);
+
+/// How old what this node's replicas hold may be, by group.
+#[derive(Default)]
+pub(super) struct Freshness(Mutex<HashMap<u64, Known>>);
+
+#[derive(Default, Clone, Copy)]
+struct Known {
+    /// Everything that was acknowledged before this moment is applied here.
+    holds_until: Option<Instant>,
+    /// Everything that was acknowledged before this moment is in the log up to this index.
+    asked: Option<(Instant, u64)>,
+}
+
+impl Node {
+    /// Looks how old a replica of this node's may be: asks its leader, not too often, up to where the log goes.
+    pub fn look_at_age(&self, state: &MetaState, group: u64) {
+        let Some(seat) = self.groups.seat(group) else { return };
+        let mut known = self.freshness.0.lock().get(&group).copied().unwrap_or_default();
+        let start = now();
+        if known.asked.is_none_or(|(when, _)| start - when >= ROUND) {
+            let deadline = Deadline::after(start, QUESTION_TIMEOUT);
+            let index = if seat.leads() {
+                self.groups.read(group, deadline).ok()
+            } else {
+                let order = Order::Members { group };
+                self.order_leader::<GroupMembers>(state, group, &order, deadline)
+                    .ok()
+                    .map(|members| members.index)
+            };
+            known.asked = index.map(|index| (start, index)).or(known.asked);
+        }
+        let applied = self.groups.seat(group).map_or(0, |seat| seat.status.applied);
+        if let Some((when, _)) = known.asked.filter(|(_, index)| applied >= *index) {
+            known.holds_until = Some(when);
+        }
+        self.freshness.0.lock().insert(group, known);
+    }
+
+    /// A replica was given up, or begins anew and has to catch up first.
+    pub(super) fn forget_age(&self, group: u64) {
+        self.freshness.0.lock().remove(&group);
+    }
+
+    /// A group is founded: its replica here holds everything that was acknowledged before.
+    pub(super) fn begin_age(&self, group: u64) {
+        let known = Known { holds_until: Some(now()), asked: None };
+        self.freshness.0.lock().insert(group, known);
+    }
+
+    /// Reads a key from this node's own replica of its shard: what there is, and how old it may be. Nothing where this node has no
+    /// replica of the shard that is any good.
+    pub fn read_own(&self, key: &[u8]) -> Option<(Outcome, Duration)> {
+        let standing = self.standing();
+        let serving = standing.serving().ok()?;
+        let (hash, shard) = serving.shard_of(key);
+        let own = serving.own_of(shard.group)?;
+        let age = if own.is_logged() {
+            now() - self.freshness.0.lock().get(&shard.group)?.holds_until?
+        } else {
+            Duration::ZERO
+        };
+        let done = own.run(hash, key, Operation::Get, None).ok()?;
+        Some((done.into(), age))
+    }
+
+    /// Reads a key from any replica of its shard that answers: what there is, and how old it may be.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where none does by the deadline.
+    pub fn run_stale(&self, key: &[u8], deadline: Deadline) -> Result<(Outcome, Duration), Error> {
+        self.count_operation();
+        if let Some(read) = self.read_own(key) {
+            return Ok(read);
+        }
+        let standing = self.standing();
+        let serving = standing
+            .serving()
+            .map_err(|error| Error::Unavailable { reason: error.to_string(), applied: Applied::No })?;
+        let (_, shard) = serving.shard_of(key);
+        if serving.state.replicas_of(shard.group).len() > 1 {
+            let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
+            let addressed = Addressed { cluster, epoch, instance: 0 };
+            let request = Request::stale(key, deadline);
+            for node in shard.replicas.iter().filter(|node| **node != self.address) {
+                if deadline.is_over() || self.peers.at(node).is_down() {
+                    continue;
+                }
+                let Ok(response) = self.send_key(node, &addressed, &request) else { continue };
+                let age = header(response.headers(), wire::STALENESS_HEADER).and_then(|age| age.parse().ok());
+                let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
+                let Some((age, result)) = age.zip(result) else {
+                    let _ = read_body(response, 1 << 16);
+                    continue;
+                };
+                let (length, permit) = self.make_room(node, &response)?;
+                if let Ok(bytes) = read_body(response, length) {
+                    let by = (!self.is_of(serving, shard)).then(|| node.clone());
+                    let outcome = Outcome::received(result, (bytes, permit), by);
+                    return Ok((outcome, Duration::from_millis(age)));
+                }
+            }
+        }
+        // What is asked of the leader is of now.
+        self.run(key, Operation::Get, None, deadline).map(|outcome| (outcome, Duration::ZERO))
+    }
+}

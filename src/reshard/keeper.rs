@@ -1,0 +1,139 @@
+//! The thread that looks after the groups of shards: it keeps the right members in those that this node leads, and has them act by the
+//! newest state; and it lets go of replicas that are members no more.
+//!
+//! What it does follows from the newest state that this node has learned and from the groups themselves. So whoever leads a
+//! group next goes on where the last one stopped.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use super::orders::Office;
+use super::voters::{self, Voters};
+use crate::clock::{Deadline, now};
+use crate::model::meta::MetaState;
+use crate::model::shard::Shard;
+use crate::node::raft::Seat;
+use crate::wire::{GroupMembers, Order};
+
+/// How often it looks whether there is something to do, unless there are news.
+const ROUND: Duration = Duration::from_millis(100);
+/// The same while the members of a group are being changed.
+const CHANGING_ROUND: Duration = Duration::from_millis(20);
+/// The same while something is waited for: a replica that catches up, or a node that is not there.
+const WAITING_ROUND: Duration = Duration::from_millis(50);
+/// How often the members of a group are looked at that was found complete.
+const MEMBERS_ROUND: Duration = Duration::from_millis(500);
+/// A group that does not agree within this time does so later.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// A group's leader that does not answer within this time is asked later.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Runs until the channel closes.
+pub fn run(office: &Office, stop: &Receiver<()>) {
+    let mut keeper = Keeper { office: office.clone(), complete: Vec::new() };
+    while stop.try_recv() == Err(TryRecvError::Empty) {
+        let pause = catch_unwind(AssertUnwindSafe(|| keeper.round())).unwrap_or_else(|_| {
+            log::error!("a round of looking after the groups broke off: it is tried again");
+            ROUND
+        });
+        let version = office.node.state().map_or(0, |state| state.version);
+        office.node.wait_for_news(version, pause);
+    }
+}
+
+/// A group that was complete: its number, the version of the state, the term, and when it was.
+type Complete = (u64, u64, u64, std::time::Instant);
+
+struct Keeper {
+    office: Office,
+    complete: Vec<Complete>,
+}
+
+impl Keeper {
+    /// Looks after all groups once: how long to wait before the next time.
+    fn round(&mut self) -> Duration {
+        let node = Arc::clone(&self.office.node);
+        let standing = node.standing();
+        let Ok(serving) = standing.serving() else { return ROUND };
+        if serving.own.iter().all(|(_, shard)| !shard.is_logged()) {
+            return ROUND;
+        }
+        node.act(Deadline::after(now(), TIMEOUT));
+        node.sweep();
+        let mut pause = ROUND;
+        for (_, shard) in serving.own.iter().filter(|(_, shard)| shard.is_logged()) {
+            let Some(seat) = node.groups.seat(shard.group()) else { continue };
+            pause = pause.min(if seat.leads() {
+                self.look_after_members(&seat, &serving.state, shard)
+            } else {
+                self.leave_if_taken_out(&seat, &serving.state)
+            });
+            node.look_at_age(&serving.state, shard.group());
+        }
+        pause
+    }
+
+    /// Keeps the right members in a group that this node leads: when it is to be looked at again.
+    fn look_after_members(&mut self, seat: &Seat, state: &MetaState, shard: &Shard) -> Duration {
+        let (group, version, term) = (seat.group, state.version, seat.status.term);
+        let is_complete = |(known, at_version, at_term, since): &Complete| {
+            (*known, *at_version, *at_term) == (group, version, term) && now() - *since < MEMBERS_ROUND
+        };
+        if self.complete.iter().any(is_complete) {
+            return ROUND;
+        }
+        self.complete.retain(|(known, ..)| *known != group);
+        if self.office.node.is_leaving() {
+            return ROUND;
+        }
+        let wanted = state.wanted_replicas(group);
+        match voters::step(&self.office, seat, &state.cluster, wanted) {
+            Voters::Complete => {
+                self.complete.push((group, version, term, now()));
+                self.end_log_if_alone(seat, state, shard);
+                ROUND
+            }
+            Voters::Changing => CHANGING_ROUND,
+            Voters::Waiting(reason) => {
+                log::debug!("group {group}: {reason}");
+                WAITING_ROUND
+            }
+        }
+    }
+
+    /// A shard with one replica needs no log.
+    fn end_log_if_alone(&self, seat: &Seat, state: &MetaState, shard: &Shard) {
+        let status = &seat.status;
+        let is_alone = status.voters == [status.replica] && status.learners.is_empty() && !status.changing;
+        let holder = state.holder(seat.group, &self.office.node.address);
+        if is_alone
+            && state.replicas_of(seat.group).len() == 1
+            && holder == Some(self.office.node.instance)
+            && shard.version() >= state.version
+        {
+            log::info!("group {}: this node alone keeps the shard from now on", seat.group);
+            self.office.node.end_log(shard);
+        }
+    }
+
+    /// Gives a replica up that is to be none here and was taken out of its group: when it is to be looked at again.
+    fn leave_if_taken_out(&self, seat: &Seat, state: &MetaState) -> Duration {
+        let node = &self.office.node;
+        if state.replicas_of(seat.group).contains(&&node.address) {
+            return ROUND;
+        }
+        let order = Order::Members { group: seat.group };
+        let deadline = Deadline::after(now(), QUESTION_TIMEOUT);
+        let members = node.order_leader::<GroupMembers>(state, seat.group, &order, deadline);
+        let Ok(members) = members else { return WAITING_ROUND };
+        let mut ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id);
+        if !members.changing && !ids.any(|id| id == seat.status.replica) {
+            log::info!("group {}: this node's replica was taken out", seat.group);
+            node.leave_shard(seat.group);
+        }
+        CHANGING_ROUND
+    }
+}

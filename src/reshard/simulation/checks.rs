@@ -39,12 +39,8 @@ pub(super) fn transition(
     command: &Command,
     outcome: &Result<(), Void>,
 ) {
-    let owners = after.view.ownership.rows().all(|(_, owner)| owner < after.view.shards.len());
-    let held = after.view.shards.iter().all(|shard| after.holders.contains_key(&shard.group));
-    let grows = after.version > before.version && after.view.epoch >= before.view.epoch;
-    let void = outcome.is_ok() || (&after.view, &after.change) == (&before.view, &before.change);
-    if !(owners && held && grows && void) {
-        world.accuse(format!("{command:?} came to {outcome:?} and made of {before:?} {after:?}"));
+    if let Err(fault) = sound_transition(before, after, command, outcome) {
+        world.accuse(fault);
     }
     world.count(|tally| {
         tally.trace = tally.trace.wrapping_mul(31).wrapping_add(after.view.epoch + after.version);
@@ -57,13 +53,33 @@ pub(super) fn transition(
             _ => {}
         }
     });
+}
+
+/// What one command may make of a meta state.
+///
+/// # Errors
+/// What it must not.
+pub(super) fn sound_transition(
+    before: &MetaState,
+    after: &MetaState,
+    command: &Command,
+    outcome: &Result<(), Void>,
+) -> Result<(), String> {
+    let owners = after.view.ownership.rows().all(|(_, owner)| owner < after.view.shards.len());
+    let held = after.view.shards.iter().all(|shard| after.holders.contains_key(&shard.group));
+    let grows = after.version > before.version && after.view.epoch >= before.view.epoch;
+    let void = outcome.is_ok() || (&after.view, &after.change) == (&before.view, &before.change);
+    if !(owners && held && grows && void) {
+        return Err(format!("{command:?} came to {outcome:?} and made of {before:?} {after:?}"));
+    }
     if let (Ok(()), Command::Plan { planned, .. }) = (outcome, command) {
         let (most, least) = (planned.targets.iter().max(), planned.targets.iter().min());
         let even = most.zip(least).is_some_and(|(most, least)| most - least <= 1);
         if planned.moved != planned.minimum || !even {
-            world.accuse(format!("a bad plan: {planned:?}"));
+            return Err(format!("a bad plan: {planned:?}"));
         }
     }
+    Ok(())
 }
 
 /// What a receipt says of a change: nothing came and went but what clients created and deleted.

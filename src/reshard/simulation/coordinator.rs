@@ -69,7 +69,7 @@ impl Office {
                 self.tell_planned().await
             }
             Err(reason) => {
-                self.propose(Command::End { id, end: End::Failed(reason) }).await?;
+                self.propose(Command::End { id, end: End::Failed(reason), holders: BTreeMap::new() }).await?;
                 self.tell_all().await;
                 Ok(())
             }
@@ -161,7 +161,8 @@ impl Office {
                 Err(stuck) => return Err(stuck),
             }
         }
-        self.propose(Command::End { id, end: End::Finished(String::new()) }).await?;
+        self.propose(Command::End { id, end: End::Finished(String::new()), holders: BTreeMap::new() })
+            .await?;
         let counted_once = {
             let plans = self.world.plans.borrow();
             plans.last() == Some(&id) && plans.iter().filter(|plan| **plan == id).count() == 1

@@ -124,7 +124,8 @@ pub(super) async fn operate(world: Shared) {
         let running = state.change.as_ref().map(|change| change.id);
         match running {
             Some(id) if world.draw(0..300) == 0 => {
-                propose(&world, leader, Command::End { id, end: End::Cancelled }).await;
+                propose(&world, leader, Command::End { id, end: End::Cancelled, holders: BTreeMap::new() })
+                    .await;
             }
             Some(_) if world.draw(0..300) > 0 => {}
             _ => {

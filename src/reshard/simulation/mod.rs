@@ -11,6 +11,7 @@ mod coordinator;
 mod meta_group;
 mod nodes;
 mod pieces;
+mod replicated;
 mod tasks;
 mod world;
 

@@ -59,6 +59,8 @@ impl Holdings {
         }
         shard.set_logged(true);
         self.seats.insert(group, (replica, now()));
+        // Who has been a member of a group never founds it: the end of a view change may name it as the holder.
+        self.founded.insert(group);
         let machine: Box<dyn StateMachine> = Box::new(ShardMachine::new(Arc::clone(shard)));
         match voters {
             Some(voters) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::orders::Office;
 use crate::clock::{Deadline, now};
-use crate::consensus::{Change, Refusal};
+use crate::consensus::{Change, Refusal, Status};
 use crate::model::address::Address;
 use crate::node::raft::{NotProposed, Seat};
 use crate::wire::Order;
@@ -66,7 +66,7 @@ pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Addres
         return change(office, seat, &Change::AddLearner { replica, address });
     }
     if let Some((learner, node)) = new.next() {
-        let others = || status.voters.iter().filter(|voter| **voter != status.replica);
+        let others = || leaving_first(status);
         let is_wanted = |voter: &u64| wanted.iter().any(|wanted| is_at(voter, wanted));
         let same_place = others().find(|voter| is_at(voter, node));
         let replaces = same_place.or_else(|| others().find(|voter| !is_wanted(voter))).copied();
@@ -75,7 +75,7 @@ pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Addres
     if let Some(reason) = missing {
         return Voters::Waiting(reason);
     }
-    if let Some(voter) = status.voters.iter().find(|voter| **voter != status.replica && stale(voter)) {
+    if let Some(voter) = leaving_first(status).find(stale) {
         return change(office, seat, &Change::Remove { replica: *voter });
     }
     if wanted.contains(own) {
@@ -85,6 +85,14 @@ pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Addres
     let next = status.voters.iter().find(|voter| **voter != status.replica).copied();
     office.node.groups.hand_over(seat.group, next);
     Voters::Waiting("leadership of the group is being handed over".to_owned())
+}
+
+/// The other voters, in the order in which they are taken out: first those that are not heard of, since a group that has lost one can often
+/// not spare another that lives.
+fn leaving_first(status: &Status) -> impl Iterator<Item = &u64> {
+    let others = || status.voters.iter().filter(|voter| **voter != status.replica);
+    let silent = others().filter(|voter| status.silent.contains(voter));
+    silent.chain(others().filter(|voter| !status.silent.contains(voter)))
 }
 
 fn change(office: &Office, seat: &Seat, change: &Change) -> Voters {

@@ -185,8 +185,13 @@ impl Node {
                 let reason = format!("{} leads group {group} itself by now", self.address);
                 return Err(OrderError::NotLeader(Some(self.address.clone()), reason));
             }
-            for other in &others {
-                let node = hint.take().unwrap_or_else(|| (*other).clone());
+            // Who is named is asked besides the others, once a round, and not in place of one: a replica that was taken out may go on naming a
+            // leader of old.
+            let (mut rest, mut named) = (others.iter(), Vec::new());
+            loop {
+                let hinted = hint.take().filter(|hint| !named.contains(hint));
+                named.extend(hinted.clone());
+                let Some(node) = hinted.or_else(|| rest.next().map(|other| (*other).clone())) else { break };
                 match self.order(&node, 0, order, deadline) {
                     Ok(answer) => {
                         self.leaders.note(group, &node);

@@ -82,14 +82,16 @@ pub struct Invitation<'a> {
     pub term: u64,
     /// The replica ids of the members.
     pub members: &'a [u64],
+    /// Up to where it had applied the log at least: of what came later it says nothing.
+    pub index: u64,
 }
 
 impl Invitation<'_> {
     /// Whether a node goes on with the replica that it has: one that was taken out is not taken in again under the same id.
     pub fn goes_on_with(&self, seat: &Seat) -> bool {
         let status = &seat.status;
-        let was_taken_out =
-            status.applied > 0 && self.term >= status.term && !self.members.contains(&status.replica);
+        let is_new_enough = self.term >= status.term && self.index >= status.applied;
+        let was_taken_out = status.applied > 0 && is_new_enough && !self.members.contains(&status.replica);
         !was_taken_out
     }
 }

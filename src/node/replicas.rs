@@ -214,14 +214,28 @@ impl Node {
         }
     }
 
-    /// Has a shard kept by this node alone again, where it is the only member of the group.
+    /// Has a shard kept by this node alone again, where it is the only member of the group. Where news that came meanwhile want several
+    /// replicas, it has a log again at once.
     pub fn end_log(&self, shard: &Shard) {
-        let ended = self.groups.give_up_and_wait(shard.group(), Deadline::after(now(), GIVING_UP));
-        if let Some(ended) = ended {
+        let group = shard.group();
+        // Nothing is held meanwhile that the thread that drives the groups may wait for.
+        let Some(ended) = self.groups.give_up_and_wait(group, Deadline::after(now(), GIVING_UP)) else {
+            return;
+        };
+        let _guard = self.learning.lock();
+        {
             let mut held = self.replicas.0.lock();
-            held.seats.remove(&shard.group());
-            held.ended.insert(shard.group(), ended);
-            shard.set_logged(false);
+            held.seats.remove(&group);
+            if held.shards.contains_key(&group) {
+                held.ended.insert(group, ended);
+            }
+        }
+        shard.set_logged(false);
+        if let Standing::Serving(serving) = &*self.standing() {
+            if let Some(index) = serving.state.index_of(group) {
+                shard.learn(&serving.state.directive(index));
+            }
+            self.place_again(serving);
         }
     }
 

@@ -93,7 +93,7 @@ impl Keeper {
         match voters::step(&self.office, seat, &state.cluster, wanted) {
             Voters::Complete => {
                 self.complete.push((group, version, term, now()));
-                self.end_log_if_alone(seat, state, shard);
+                self.end_log_if_alone(seat, shard);
                 ROUND
             }
             Voters::Changing => CHANGING_ROUND,
@@ -104,8 +104,10 @@ impl Keeper {
         }
     }
 
-    /// A shard with one replica needs no log.
-    fn end_log_if_alone(&self, seat: &Seat, state: &MetaState, shard: &Shard) {
+    /// A shard with one replica needs no log. What is known by now counts, not what was known when the members were looked at.
+    fn end_log_if_alone(&self, seat: &Seat, shard: &Shard) {
+        let Some(state) = self.office.node.state() else { return };
+        let Some(seat) = self.office.node.groups.seat(seat.group).filter(|seat| seat.leads()) else { return };
         let status = &seat.status;
         let is_alone = status.voters == [status.replica] && status.learners.is_empty() && !status.changing;
         let holder = state.holder(seat.group, &self.office.node.address);

@@ -74,8 +74,8 @@ impl Office {
                 node.release(cluster);
                 Ok(Value::Null)
             }
-            Order::Join { cluster, group, term, members } => {
-                let invitation = Invitation { term: *term, members };
+            Order::Join { cluster, group, term, members, index } => {
+                let invitation = Invitation { term: *term, members, index: *index };
                 Ok(json(&self.join(cluster, *group, invitation)?))
             }
             Order::Reach { node: other, instance } => {

@@ -35,6 +35,7 @@ pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Addres
     };
     let seat = &*seat;
     let status = &seat.status;
+    let index = confirmed.unwrap_or(0);
     if status.changing || !status.outgoing.is_empty() {
         return Voters::Waiting("the group is changing its members".to_owned());
     }
@@ -45,7 +46,7 @@ pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Addres
     for node in wanted.iter().filter(|node| *node != own) {
         let members = status.members.keys().copied().collect();
         let order =
-            Order::Join { cluster: cluster.to_owned(), group: seat.group, term: status.term, members };
+            Order::Join { cluster: cluster.to_owned(), group: seat.group, term: status.term, members, index };
         // The node names its replica of today each time: one of yesterday is never added, nor promoted.
         match office.order::<u64>(node, 0, &order, JOIN_TIMEOUT) {
             Ok(replica) => present.push((replica, node)),

@@ -201,6 +201,8 @@ pub enum Order {
         term: u64,
         /// The replica ids of its members: whoever was one and is not among them was taken out, and takes part under another id.
         members: Vec<u64>,
+        /// Up to where the sender has applied the log at least, with these members.
+        index: u64,
     },
     /// Can you reach this start of this node? Answered by true or false.
     Reach {

@@ -1,5 +1,6 @@
 //! What is done to a shard, as `node::group_ops`, `node::ask` and `reshard::orders` do it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -225,9 +226,11 @@ pub(super) async fn order_leader<T: 'static, F: Future<Output = Result<T, Failed
     let led = world.nodes[place].status(group).and_then(|status| leader_in(&status));
     let mut hint = led.or_else(|| world.at(place).leaders.get(&group).copied()).filter(|led| *led != place);
     let until = world.now.get() + turns;
+    let mut named = BTreeSet::new();
     loop {
-        for other in &others {
-            let node = hint.take().unwrap_or(*other);
+        // Who is named is asked besides the others, not in place of one: a replica that was taken out may name a leader of old for ever.
+        let mut rest = others.iter().copied();
+        while let Some(node) = hint.take().filter(|hint| named.insert(*hint)).or_else(|| rest.next()) {
             let left = until.saturating_sub(world.now.get()).max(1);
             match order(world, (place, node), 0, left, work.clone()).await {
                 Ok(answer) => {
@@ -243,6 +246,7 @@ pub(super) async fn order_leader<T: 'static, F: Future<Output = Result<T, Failed
         if world.now.get() >= until || others.is_empty() {
             return Err(Failed::NotSent);
         }
+        named.clear();
         for _ in 0..LEADER_PAUSE {
             pause().await;
         }

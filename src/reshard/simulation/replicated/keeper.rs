@@ -57,7 +57,7 @@ pub(super) async fn keep(world: Shared, place: usize) {
             }
             if step(&world, place, group, state.wanted_replicas(group)).await == Voters::Complete {
                 complete.insert(group, (known, world.now.get()));
-                end_log_if_alone(&world, place, &state, &shard);
+                end_log_if_alone(&world, place, &shard);
             }
         }
     }
@@ -142,8 +142,10 @@ fn gone_first(status: &Status) -> Vec<u64> {
     voters
 }
 
-/// A shard with one replica needs no log.
-fn end_log_if_alone(world: &Shared, place: usize, state: &MetaState, shard: &Shard) {
+/// A shard with one replica needs no log. What is known by now counts, not what was known when the members were looked at: a log that ends
+/// against the news is not begun again before the next ones.
+fn end_log_if_alone(world: &Shared, place: usize, shard: &Shard) {
+    let Some(state) = world.at(place).known.clone() else { return };
     let Some(status) = world.nodes[place].led(shard.group()) else { return };
     let is_alone = status.voters == [status.replica] && status.learners.is_empty() && !status.changing;
     let is_holder = state.holder(shard.group(), &address(place)) == Some(world.nodes[place].life.get());

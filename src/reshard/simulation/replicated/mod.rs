@@ -138,14 +138,19 @@ fn run(seed: u64, without: Option<Missing>) -> Result<Tally, String> {
 fn live(world: &Shared) -> Result<(), String> {
     let mut tasks = Vec::new();
     world.begin();
-    for step in 0..HARMFUL_STEPS + RECOVERY_STEPS {
+    let mut last = HARMFUL_STEPS + RECOVERY_STEPS;
+    for step in 0.. {
         if step >= HARMFUL_STEPS && world.harm.get() && harm::is_harmed(world) {
             harm::end(world);
+            last = step + RECOVERY_STEPS;
             world.spawn(coordinator::change_at_last(Rc::clone(world)));
         }
         world.step(&mut tasks)?;
         if step.is_multiple_of(2) && world.touched.take() {
             checks::at_most_one_accepts(world);
+        }
+        if step == last {
+            break;
         }
         if world.over.get() && step.is_multiple_of(10) && checks::is_whole(world) {
             world.tell_tally();

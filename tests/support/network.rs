@@ -1,5 +1,8 @@
 //! Nodes in network namespaces of their own, joined by a bridge, between which packets can be lost in either direction.
 //!
+//! The bridge has a namespace, too: what crosses it is not subject to the machine's own rules, by which Docker, where it is installed, has
+//! everything dropped that it does not know.
+//!
 //! It needs root, and `ip` and `iptables` (Debian: iproute2, iptables). The test itself reaches every node by the bridge,
 //! whatever is cut between them. All names begin with `evk` and the number of a subnet that is locked while it is used,
 //! so whatever else is called so was left behind by a test that was killed, and is removed.
@@ -15,8 +18,8 @@ use std::process::{Command, Stdio};
 const PORT: u16 = 13_800;
 /// The subnets are 10.213.0.0/24 to 10.213.249.0/24: nodes answer each other on private addresses without a secret.
 const SUBNETS: u8 = 250;
-/// The address of the bridge in its subnet.
-const BRIDGE: u8 = 254;
+/// The address of the test itself in its subnet.
+const OWN: u8 = 254;
 
 /// What is lost of the packets from one node to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,14 +48,18 @@ pub(crate) struct Network {
 impl Network {
     /// `Err` says why this machine does not let the test have one.
     pub(crate) fn of(size: usize) -> Result<Self, String> {
-        assert!(size < usize::from(BRIDGE), "a subnet has few addresses");
+        assert!(size < usize::from(OWN), "a subnet has few addresses");
         let (subnet, lock) = free_subnet()?;
         let network = Self { subnet, size, _lock: lock };
         network.remove();
-        let bridge = network.bridge();
-        ip(&format!("link add {bridge} type bridge"))?;
-        ip(&format!("addr add {}/24 dev {bridge}", network.host(BRIDGE)))?;
-        ip(&format!("link set {bridge} up"))?;
+        let (hub, own) = (network.hub(), network.link());
+        ip(&format!("netns add {hub}"))?;
+        ip(&format!("-n {hub} link add bridge type bridge"))?;
+        ip(&format!("-n {hub} link set bridge up"))?;
+        ip(&format!("link add {own} type veth peer name own netns {hub}"))?;
+        ip(&format!("-n {hub} link set own master bridge up"))?;
+        ip(&format!("addr add {}/24 dev {own}", network.host(OWN)))?;
+        ip(&format!("link set {own} up"))?;
         for number in 0..size {
             network.add(number)?;
         }
@@ -61,10 +68,10 @@ impl Network {
     }
 
     fn add(&self, number: usize) -> Result<(), String> {
-        let (space, link, bridge) = (self.namespace(number), self.link(number), self.bridge());
+        let (space, hub) = (self.namespace(number), self.hub());
         ip(&format!("netns add {space}"))?;
-        ip(&format!("link add {link} type veth peer name eth0 netns {space}"))?;
-        ip(&format!("link set {link} master {bridge} up"))?;
+        ip(&format!("-n {hub} link add node{number} type veth peer name eth0 netns {space}"))?;
+        ip(&format!("-n {hub} link set node{number} master bridge up"))?;
         ip(&format!("-n {space} addr add {}/24 dev eth0", self.host_of(number)))?;
         ip(&format!("-n {space} link set eth0 up"))?;
         ip(&format!("-n {space} link set lo up"))
@@ -105,12 +112,14 @@ impl Network {
         format!("10.213.{}.{last}", self.subnet)
     }
 
-    fn bridge(&self) -> String {
-        format!("evk{}br", self.subnet)
+    /// The namespace of the bridge.
+    fn hub(&self) -> String {
+        format!("evk{}nhub", self.subnet)
     }
 
-    fn link(&self, number: usize) -> String {
-        format!("evk{}v{number}", self.subnet)
+    /// What the test itself reaches the bridge by.
+    fn link(&self) -> String {
+        format!("evk{}own", self.subnet)
     }
 
     /// Removes whatever has a name of this subnet, and ends what still runs in its namespaces.
@@ -124,13 +133,7 @@ impl Network {
             }
             drop(ip(&format!("netns del {space}")));
         }
-        let links = run("ip", &["-o", "link"], "").unwrap_or_default();
-        let own = [format!("evk{}v", self.subnet), self.bridge()];
-        let name = |line: &str| Some(line.split(' ').nth(1)?.split(['@', ':']).next()?.to_owned());
-        for link in links.lines().filter_map(name).filter(|name| own.iter().any(|own| name.starts_with(own)))
-        {
-            drop(ip(&format!("link del {link}")));
-        }
+        drop(ip(&format!("link del {}", self.link())));
     }
 }
 

@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Where cargo puts the program; `make smoke PROFILE=debug` takes the unoptimised one.
+# Where cargo puts the program; `make smoke PROFILE=checked` takes the one that `make test` has built.
 PROFILE ?= release
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
@@ -19,8 +19,8 @@ SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) .ci/run
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-build: ## build the program into target/release/evenkv (PROFILE=debug: target/debug)
-	cargo build --locked $(if $(filter release,$(PROFILE)),--release)
+build: ## build the program into target/release/evenkv (PROFILE=checked: target/checked)
+	cargo build --locked --profile $(PROFILE:debug=dev)
 
 run: build ## one node in the foreground on port 13800; Ctrl-C ends it
 	@"$$EVENKV_BIN"
@@ -47,21 +47,19 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 	tests/smoke/replicated.sh
 
 test: ## the tests that take minutes at most
-	cargo test --locked --features failpoints
-	SIMULATION_SEEDS=1000 cargo test --locked --profile simulation --lib replicated
+	SIMULATION_SEEDS=1000 cargo test --locked --profile checked --features failpoints
 
 test-full: ## all tests, those that take long too
-	cargo test --locked --features failpoints -- --include-ignored
-	SIMULATION_SEEDS=10000 cargo test --locked --profile simulation --lib replicated
+	SIMULATION_SEEDS=10000 cargo test --locked --profile checked --features failpoints -- --include-ignored
 
 # SECONDS is a variable of bash, too, so both go to the tests under other names.
 torture: ## kill, stop, cut off and exchange real nodes under clients: SEED=1 SECONDS=60; partitions need root, iproute2, iptables
-	TORTURE_SEED='$(SEED)' TORTURE_SECONDS='$(or $(SECONDS),60)' cargo test --locked --features failpoints \
+	TORTURE_SEED='$(SEED)' TORTURE_SECONDS='$(or $(SECONDS),60)' cargo test --locked --profile checked --features failpoints \
 	  --test torture a_replicated_cluster -- --nocapture
 
 check: ## formatting, lints, licences and advisories, shell syntax
 	cargo fmt --check
-	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cargo clippy --locked --profile checked --all-targets --all-features -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; \
 	else echo 'check: cargo-deny is not installed, so licences and advisories were not checked'; fi
 	@for script in $(SHELL_SCRIPTS); do bash -n "$$script"; done

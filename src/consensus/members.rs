@@ -34,17 +34,18 @@ pub enum Change {
         /// The replica that leaves.
         replaces: Option<u64>,
     },
-    /// Takes a replica out, voter or learner. A leader is handed over first.
+    /// Takes replicas out, voters or learners, all in one step: with half of them out, none of the rest might be spared. A leader is handed
+    /// over first.
     Remove {
-        /// Its id.
-        replica: u64,
+        /// Their ids, one at least.
+        replicas: Vec<u64>,
     },
 }
 
 impl Change {
     /// The change as the protocol knows it.
     ///
-    /// A single change takes effect at once. One that puts a new voter in for an old one goes through a
+    /// A single change takes effect at once. Several, as when a new voter is put in for an old one, go through a
     /// joint configuration, in which both majorities are needed; it is left explicitly, by whoever leads
     /// then (see `Group::leave_joint`), and not by the crate, which forgets to when the leader changes
     /// before the first half has been applied.
@@ -59,11 +60,15 @@ impl Change {
             Self::AddLearner { replica, .. } => vec![single(ConfChangeType::AddLearnerNode, *replica)],
             Self::Promote { learner, replaces: None } => vec![single(ConfChangeType::AddNode, *learner)],
             Self::Promote { learner, replaces: Some(old) } => {
-                raft.set_transition(ConfChangeTransition::Explicit);
                 vec![single(ConfChangeType::AddNode, *learner), single(ConfChangeType::RemoveNode, *old)]
             }
-            Self::Remove { replica } => vec![single(ConfChangeType::RemoveNode, *replica)],
+            Self::Remove { replicas } => {
+                replicas.iter().map(|replica| single(ConfChangeType::RemoveNode, *replica)).collect()
+            }
         };
+        if changes.len() > 1 {
+            raft.set_transition(ConfChangeTransition::Explicit);
+        }
         raft.set_changes(changes.into());
         raft
     }
@@ -82,9 +87,10 @@ impl Change {
                 put_number(&mut out, *learner);
                 put_number(&mut out, replaces.unwrap_or(0));
             }
-            Self::Remove { replica } => {
+            Self::Remove { replicas } => {
                 out.push(3);
-                put_number(&mut out, *replica);
+                put_number(&mut out, replicas.len() as u64);
+                replicas.iter().for_each(|replica| put_number(&mut out, *replica));
             }
         }
         out
@@ -98,7 +104,13 @@ impl Change {
                 let learner = replica(&mut reader)?;
                 Self::Promote { learner, replaces: Some(reader.number()?).filter(|old| *old != 0) }
             }
-            3 => Self::Remove { replica: replica(&mut reader)? },
+            3 => {
+                let count = reader.count(MAX_MEMBERS)?;
+                if count == 0 {
+                    return Err(Malformed("a change without replicas"));
+                }
+                Self::Remove { replicas: (0..count).map(|_| replica(&mut reader)).collect::<Result<_, _>>()? }
+            }
             _ => return Err(Malformed("unknown change of members")),
         };
         reader.end()?;
@@ -159,13 +171,15 @@ mod tests {
             Change::AddLearner { replica: 9, address: "node:1".parse().unwrap() },
             Change::Promote { learner: u64::MAX, replaces: Some(1) },
             Change::Promote { learner: 3, replaces: None },
-            Change::Remove { replica: 4 },
+            Change::Remove { replicas: vec![4] },
+            Change::Remove { replicas: vec![4, 7] },
         ];
         for change in changes {
             assert_eq!(of_entry(&change.encode()).unwrap().0, Some(change));
         }
         assert!(of_entry(&[]).unwrap().1.leave_joint());
         assert!(of_entry(&[2, 0, 0]).is_err());
+        assert!(of_entry(&Change::Remove { replicas: vec![] }.encode()).is_err());
     }
 
     proptest! {

@@ -54,8 +54,10 @@ impl<W> Group<W> {
                     && replaces.is_none_or(|old| members.voters.contains(&old) && old != self.replica())
             }
             // A leader that is no member any more goes on leading in the crate, for nobody's good.
-            Change::Remove { replica } => {
-                self.members.contains_key(replica) && *replica != self.replica() && self.can_spare(*replica)
+            Change::Remove { replicas } => {
+                let is_other =
+                    |replica: &u64| self.members.contains_key(replica) && *replica != self.replica();
+                !replicas.is_empty() && replicas.iter().all(is_other) && self.can_spare(replicas)
             }
         };
         if !fits || self.changing() {
@@ -100,14 +102,14 @@ impl<W> Group<W> {
         raft.become_follower(term, raft::INVALID_ID);
     }
 
-    /// Whether those voters that were heard of lately are a majority also without this one. Where some are
+    /// Whether those voters that were heard of lately are a majority also without these. Where some are
     /// down, taking out one that is not can leave a group that never agrees on anything again.
-    fn can_spare(&self, replica: u64) -> bool {
+    fn can_spare(&self, replicas: &[u64]) -> bool {
         let raft = &self.raft.raft;
         let active =
             |id: u64| id == raft.id || raft.prs().get(id).is_some_and(|progress| progress.recent_active);
         let voters = &raft.store().members().voters;
-        let rest: Vec<u64> = voters.iter().copied().filter(|id| *id != replica).collect();
+        let rest: Vec<u64> = voters.iter().copied().filter(|id| !replicas.contains(id)).collect();
         rest.len() == voters.len() || 2 * rest.iter().filter(|id| active(**id)).count() > rest.len()
     }
 

@@ -194,7 +194,7 @@ fn a_change_that_the_crate_refuses_is_not_reported_as_done() {
     cluster.node(1).change(GROUP, &change, "first");
     cluster.node(1).change(GROUP, &change, "second");
     cluster.node(1).change(GROUP, &promote(3, None), "a voter already");
-    cluster.node(1).change(GROUP, &Change::Remove { replica: 1 }, "the leader");
+    cluster.node(1).change(GROUP, &Change::Remove { replicas: vec![1] }, "the leader");
     cluster.settle();
     assert!(matches!(cluster.answers["first"], Answer::Applied { .. }));
     for refused in ["second", "a voter already", "the leader"] {
@@ -268,7 +268,7 @@ fn a_leader_that_finds_its_own_removal_in_the_log_steps_down() {
 
     let mut cluster = Cluster::founded(&[1, 2, 3]);
     cluster.tick(2);
-    cluster.node(1).change(GROUP, &Change::Remove { replica: next }, "remove");
+    cluster.node(1).change(GROUP, &Change::Remove { replicas: vec![next] }, "remove");
     cluster.node(1).work();
     for envelope in cluster.node(1).take_outbox() {
         let to = envelope.to;
@@ -282,6 +282,22 @@ fn a_leader_that_finds_its_own_removal_in_the_log_steps_down() {
     cluster.wait_until(|cluster| leads(cluster, 1) || leads(cluster, other));
     cluster.wait_until(|cluster| cluster.answers.contains_key("remove"));
     assert!(matches!(cluster.answers["remove"], Answer::Applied { .. }));
+}
+
+#[test]
+fn a_group_that_shrinks_to_one_outlives_the_death_of_one_that_leaves() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.passes = |envelope| envelope.from != 2 && envelope.to != 2;
+    // Taken out one after the other, the first one to go is the one that lives: what stays is two, and one of them is dead.
+    cluster.node(1).change(GROUP, &Change::Remove { replicas: vec![3, 2] }, "remove");
+    cluster.settle();
+    assert!(matches!(cluster.answers["remove"], Answer::Applied { .. }));
+    let status = cluster.status(1);
+    assert_eq!((status.voters, status.outgoing), (vec![1], vec![]));
+    cluster.passes = |envelope| envelope.from == envelope.to;
+    cluster.propose(1, "alone");
+    cluster.settle();
+    assert!(matches!(cluster.answers["alone"], Answer::Applied { .. }));
 }
 
 #[test]

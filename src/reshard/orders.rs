@@ -223,7 +223,7 @@ impl Office {
 
     /// Takes a replica out of a group that this node leads, as its node is about to stop.
     fn take_out(&self, group: u64, replica: u64, deadline: Deadline) -> Result<Value, OrderError> {
-        match self.node.groups.change(group, &Change::Remove { replica }, deadline) {
+        match self.node.groups.change(group, &Change::Remove { replicas: vec![replica] }, deadline) {
             Ok(()) => {
                 log::info!("group {group}: replica {replica} leaves");
                 Ok(Value::Null)

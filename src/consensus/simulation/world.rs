@@ -395,9 +395,9 @@ impl World {
                 self.tally.hand_overs += u64::from(running.driver.hand_over(group, None));
                 continue;
             } else if leaving && status.members.contains_key(&replica) {
-                (Kind::Remove, Change::Remove { replica })
+                (Kind::Remove, Change::Remove { replicas: vec![replica] })
             } else if let Some(replica) = stale {
-                (Kind::Remove, Change::Remove { replica })
+                (Kind::Remove, Change::Remove { replicas: vec![replica] })
             } else if leaving || status.voters.contains(&replica) {
                 continue;
             } else if status.learners.contains(&replica) {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::super::super::voters::{self, Next};
 use super::super::tasks::pause;
 use super::Shared;
 use super::group_ops::{act, change, is_wanted, members, order, order_leader, read};
 use super::node::{end_log, leave_group, seat_in};
 use super::world::{META, address};
-use crate::consensus::{Change, Status};
+use crate::consensus::Change;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
@@ -88,58 +89,18 @@ pub(super) async fn step(world: &Shared, place: usize, group: u64, wanted: &[Add
             _ => is_missing = true,
         }
     }
-    match next_change(&status, wanted, &present, is_missing) {
-        Some(next) => match change(world, place, group, &next).await {
+    match voters::next(&status, wanted, &present) {
+        Next::Change(next) => match change(world, place, group, &next).await {
             Ok(()) => Voters::Changing,
             Err(_) => Voters::Waiting,
         },
-        None if is_missing => Voters::Waiting,
-        None if wanted.contains(&own) => Voters::Complete,
-        None => {
-            // This node leaves: another one leads from now on, and takes it out.
-            let next = status.voters.iter().find(|voter| **voter != status.replica).copied();
-            world.driving(place).driver.hand_over(group, next);
+        Next::HandOver(next) => {
+            world.driving(place).driver.hand_over(group, Some(next));
             Voters::Waiting
         }
+        Next::Nothing if is_missing => Voters::Waiting,
+        Next::Nothing => Voters::Complete,
     }
-}
-
-/// What `voters::step` does next.
-fn next_change(
-    status: &Status,
-    wanted: &[Address],
-    present: &[(u64, Address)],
-    is_missing: bool,
-) -> Option<Change> {
-    let is_at = |replica: &u64, node: &Address| status.members.get(replica) == Some(node);
-    let stale = |replica: &&u64| !present.iter().any(|(there, _)| there == *replica);
-    let superseded = |learner: &&u64| {
-        stale(learner) && (!is_missing || present.iter().any(|(_, node)| is_at(learner, node)))
-    };
-    if let Some(learner) = status.learners.iter().find(superseded) {
-        return Some(Change::Remove { replica: *learner });
-    }
-    let mut new = present.iter().filter(|(replica, _)| !status.voters.contains(replica));
-    if let Some((replica, node)) = new.clone().find(|(replica, _)| !status.learners.contains(replica)) {
-        return Some(Change::AddLearner { replica: *replica, address: node.clone() });
-    }
-    if let Some((replica, node)) = new.next() {
-        let others = || gone_first(status).into_iter().filter(|voter| *voter != status.replica);
-        let is_wanted = |voter: &u64| wanted.iter().any(|wanted| is_at(voter, wanted));
-        let same_place = others().find(|voter| is_at(voter, node));
-        let replaces = same_place.or_else(|| others().find(|voter| !is_wanted(voter)));
-        return Some(Change::Promote { learner: *replica, replaces });
-    }
-    let leaving = |voter: &u64| *voter != status.replica && stale(&voter);
-    let leaves = gone_first(status).into_iter().find(leaving).filter(|_| !is_missing);
-    leaves.map(|replica| Change::Remove { replica })
-}
-
-/// The voters, those first that may be gone: while they count, none that lives can be spared.
-fn gone_first(status: &Status) -> Vec<u64> {
-    let mut voters = status.voters.clone();
-    voters.sort_by_key(|voter| !status.silent.contains(voter));
-    voters
 }
 
 /// A shard with one replica needs no log. What is known by now counts, not what was known when the members were looked at: a log that ends
@@ -185,7 +146,7 @@ async fn leave(world: &Shared, place: usize) {
         let Some(leader) = world.nodes[place].leader_of(group) else { continue };
         let replica = status.replica;
         let take_out = move |world: Shared, leader: usize| async move {
-            change(&world, leader, group, &Change::Remove { replica }).await
+            change(&world, leader, group, &Change::Remove { replicas: vec![replica] }).await
         };
         if order(world, (place, leader), 0, QUESTION_TURNS, take_out).await.is_ok() {
             leave_group(world, place, group);

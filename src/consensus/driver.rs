@@ -205,6 +205,14 @@ impl<W> Driver<W> {
         self.groups.get(&group).filter(|group| !group.failed()).is_some_and(|group| group.stands_as(status))
     }
 
+    /// Whether any group waits for an answer of other replicas before it asks on behalf of further reads, and before it proposes what is
+    /// little.
+    pub fn under_way(&self) -> (bool, bool) {
+        let of = |group: &Group<W>| group.under_way();
+        let either = |(a, b), (c, d)| (a || c, b || d);
+        self.groups.values().map(of).fold((false, false), either)
+    }
+
     /// Lets a tick pass.
     pub fn tick(&mut self) {
         self.now += 1;

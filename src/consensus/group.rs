@@ -247,6 +247,13 @@ impl<W> Group<W> {
         self.note_role();
     }
 
+    /// Whether this leader waits for an answer to a question, and for entries to be committed.
+    pub(super) fn under_way(&self) -> (bool, bool) {
+        let log = &self.raft.raft.raft_log;
+        let leads = self.leads();
+        (leads && self.reads.is_asking(), leads && log.last_index() > log.committed)
+    }
+
     /// Hands the waiting proposals and reads to the crate, all in one step each.
     fn feed(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
         if !self.leads() {
@@ -271,8 +278,7 @@ impl<W> Group<W> {
 
     fn propose(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
         let (commands, bytes) = self.proposals.inbox();
-        let log = &self.raft.raft.raft_log;
-        let under_way = log.last_index() > log.committed;
+        let (_, under_way) = self.under_way();
         // What comes while entries are under way goes together when they are committed: under load a message costs as much as many entries.
         if commands == 0 || (under_way && commands < settings.batch_commands && bytes < settings.batch_bytes)
         {

@@ -70,6 +70,11 @@ impl<W> Reads<W> {
         Some(self.last_question)
     }
 
+    /// Whether a question is under way.
+    pub(super) fn is_asking(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// A question was answered: reads asked with it or before may read the state at `index`.
     pub(super) fn confirm(&mut self, question: u64, index: u64) {
         let mut readers = Vec::new();

@@ -12,12 +12,13 @@ use super::body::{BodyBytes, Limit};
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::{Route, decode_key};
-use super::server::Server;
+use super::server::{Handled, Server};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::shard::RequestId;
-use crate::node::keys::{Operation, Outcome, Owner};
+use crate::node::group_ops::Told;
+use crate::node::keys::{Operation, Outcome, Owner, Request};
 use crate::wire::{KeyResult, STALE, STALENESS_HEADER};
 
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
@@ -28,7 +29,7 @@ const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 
 /// Answers a request about a key. The order of the checks is part of the contract: framing (checked before),
 /// key length, size, JSON, value.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Answer {
+pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Handled {
     let method = job.arrival.request.method().clone();
     let body = read_body(server, job);
     let payload = match &body {
@@ -50,21 +51,32 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     let (key, operation) = match checked {
         Ok(checked) => checked,
         // Overload is this node's own affair; anything else the owner would have said, too.
-        Err(error @ Error::Overloaded(_)) => return Answer::error(&error, &method, &more(None)),
-        Err(error) => return Answer::error(&error, &method, &more(owner.address())),
+        Err(error @ Error::Overloaded(_)) => {
+            return Handled::Answer(Answer::error(&error, &method, &more(None)));
+        }
+        Err(error) => return Handled::Answer(Answer::error(&error, &method, &more(owner.address()))),
     };
     let deadline = Deadline::after(job.complete, server.office.node.limits.request_timeout);
     if method == Method::Get && is_stale(job.arrival.request.url()) {
-        return match server.office.node.run_stale(&key, deadline) {
+        return Handled::Answer(match server.office.node.run_stale(&key, deadline) {
             Ok((outcome, age)) => {
                 let more = more(outcome.by.as_ref());
                 done(&method, outcome, more).with(STALENESS_HEADER, age.as_millis().to_string())
             }
             Err(error) => Answer::error(&error, &method, &more(None)),
-        };
+        });
     }
     let named = idempotency_key(job, &method, &key);
-    match run(server, &key, operation, named, deadline) {
+    if job.may_ask() && server.has_room_in_log() {
+        let id = named.unwrap_or_else(rand::random);
+        if let Some(asking) = server.office.node.asking(&key, operation, (id, None), deadline) {
+            if let Ok(body) = body {
+                job.keep(body);
+            }
+            return Handled::InLog(asking);
+        }
+    }
+    Handled::Answer(match run(server, Request::new(&key, operation, named, deadline), job.take_told()) {
         Ok(outcome) => {
             let more = more(outcome.by.as_ref());
             done(&method, outcome, more)
@@ -75,7 +87,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         }
         // Nobody of the shard served it, so nobody is named.
         Err(error) => Answer::error(&error, &method, &more(None)),
-    }
+    })
 }
 
 /// Whether a request's target says that what is read may be a little old.
@@ -153,18 +165,13 @@ fn idempotency_key(job: &Job, method: &Method, key: &[u8]) -> Option<RequestId> 
     Some(hasher.finish128().as_u128())
 }
 
-fn run(
-    server: &Server,
-    key: &[u8],
-    operation: Operation,
-    named: Option<RequestId>,
-    deadline: Deadline,
-) -> Result<Outcome, Error> {
-    if deadline.is_over() {
+fn run(server: &Server, request: Request, told: Option<Told>) -> Result<Outcome, Error> {
+    // What came of it already is told, however late.
+    if told.is_none() && request.is_late() {
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
-    server.office.node.run(key, operation, named, deadline)
+    server.office.node.run(request, told)
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.

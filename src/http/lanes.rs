@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use tiny_http::{Method, Request};
 
 use super::accept::Generation;
@@ -20,6 +20,7 @@ use crate::budget::Budget;
 use crate::clock::now;
 use crate::config::ServerLimits;
 use crate::error::Error;
+use crate::node::group_ops::Told;
 use crate::threads;
 
 /// A request as it came from tiny_http.
@@ -44,8 +45,20 @@ pub struct Job {
     pub body_was_read: bool,
     /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
     pub complete: Instant,
-    /// The small body of a GET that may be handled once more, in the lane for large answers.
+    /// What the log of the key's shard has been asked.
+    pub log: Log,
+    /// The small body of a request that is handled once more.
     kept: Option<Vec<u8>>,
+}
+
+/// What the log of a key's shard has been asked by a request, without a worker waiting for it.
+pub enum Log {
+    /// Nothing yet.
+    NotAsked,
+    /// This came of it.
+    Told(Told),
+    /// That was seen to; what is asked now is waited for.
+    Asked,
 }
 
 impl Job {
@@ -60,7 +73,25 @@ impl Job {
     /// A request that was admitted.
     pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
         let complete = arrival.arrived;
-        Self { arrival, ticket, body_was_read: false, complete, kept: None }
+        Self { arrival, ticket, body_was_read: false, complete, log: Log::NotAsked, kept: None }
+    }
+
+    /// Whether the log of the key's shard may be asked without a worker waiting for it: the request can be handled once more after that.
+    pub fn may_ask(&self) -> bool {
+        matches!(self.log, Log::NotAsked) && !self.arrival.framing.is_on_its_way()
+    }
+
+    /// What the log of the key's shard has said, if it was asked.
+    pub fn take_told(&mut self) -> Option<Told> {
+        match std::mem::replace(&mut self.log, Log::Asked) {
+            Log::Told(told) => Some(told),
+            Log::NotAsked | Log::Asked => None,
+        }
+    }
+
+    /// Keeps a small body for the next time that the request is handled.
+    pub fn keep(&mut self, body: BodyBytes) {
+        self.kept = Some(body.bytes);
     }
 
     /// Reads the whole body, up to a limit.
@@ -68,10 +99,10 @@ impl Job {
     /// # Errors
     /// See [`body::read`].
     pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
-        if let Some(bytes) = self.kept.take() {
-            return Ok(BodyBytes::small(bytes));
-        }
-        let body = body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget)?;
+        let body = match self.kept.take() {
+            Some(bytes) => BodyBytes::small(bytes),
+            None => body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget)?,
+        };
         self.body_was_read = true;
         if *self.arrival.request.method() == Method::Get && !self.arrival.framing.is_on_its_way() {
             self.kept = Some(body.bytes.clone());
@@ -224,17 +255,29 @@ impl LaneId {
 /// The queues of all lanes.
 pub struct Lanes {
     queues: Vec<(Sender<Work>, Receiver<Work>)>,
+    length: usize,
 }
 
 impl Lanes {
     /// Empty queues.
     pub fn new(limits: &ServerLimits) -> Self {
-        Self { queues: LaneId::ALL.iter().map(|_| bounded(limits.queue_length)).collect() }
+        Self { queues: LaneId::ALL.iter().map(|_| unbounded()).collect(), length: limits.queue_length }
     }
 
-    /// Puts work into a lane's queue, or gives it back when that is full; never waits.
+    /// Puts work into a lane's queue, or gives it back when that is full; never waits. Threads that do so at the same moment may exceed the
+    /// length, each by one.
     pub fn offer(&self, lane: LaneId, work: Work) -> Result<(), Work> {
-        self.queues[lane as usize].0.try_send(work).map_err(crossbeam_channel::TrySendError::into_inner)
+        if self.waiting(lane) >= self.length {
+            return Err(work);
+        }
+        self.take_back(lane, work);
+        Ok(())
+    }
+
+    /// Puts work that was begun into a lane's queue, be it full: it may have changed something, and only its handler can say that.
+    pub fn take_back(&self, lane: LaneId, work: Work) {
+        // The receiver is here, too.
+        let _ = self.queues[lane as usize].0.send(work);
     }
 
     /// How much waits in a lane.

@@ -43,6 +43,7 @@ pub struct Metrics {
 struct Gauges {
     queued: IntGaugeVec,
     parked: IntGauge,
+    in_log: IntGauge,
     connections: IntGauge,
     busy: IntGauge,
     pairs: IntGauge,
@@ -60,6 +61,8 @@ pub struct Sample {
     pub queued: Vec<(LaneId, usize)>,
     /// How many wait for their turn at another node.
     pub parked: usize,
+    /// How many wait for the log of a shard.
+    pub in_log: usize,
     /// How many connections have a request in progress.
     pub busy: usize,
     /// Pairs held.
@@ -177,6 +180,7 @@ impl Gauges {
         Self {
             queued,
             parked: gauge("evenkv_parked_requests", "Requests that wait for their turn at another node"),
+            in_log: gauge("evenkv_requests_in_log", "Requests that wait for the replicas of a shard"),
             connections: gauge("evenkv_connections", "Connections of clients and other nodes to this node"),
             busy: gauge("evenkv_connections_busy", "Connections with a request in progress"),
             pairs: gauge("evenkv_pairs", "Pairs held"),
@@ -197,6 +201,7 @@ impl Gauges {
             self.queued.with_label_values(&[lane.name(follower)]).set(signed(*count as u64));
         }
         self.parked.set(signed(sample.parked as u64));
+        self.in_log.set(signed(sample.in_log as u64));
         self.busy.set(signed(sample.busy as u64));
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
@@ -239,6 +244,7 @@ mod tests {
         let sample = Sample {
             queued: vec![(LaneId::Client, 3)],
             parked: 0,
+            in_log: 0,
             busy: 1,
             pairs: 2,
             bytes: 5,

@@ -14,7 +14,7 @@ use super::key_handlers::{check_key, check_value};
 use super::lanes::Job;
 use super::payload::is_json;
 use super::routes::{Route, decode_key};
-use super::server::Server;
+use super::server::{Handled, Server};
 use crate::clock::{Deadline, now};
 use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
@@ -43,9 +43,6 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
         return refusal(&error);
     }
     let answered = match (route, &method) {
-        (Route::NodeKey(encoded), Method::Get | Method::Put | Method::Delete) => {
-            key(server, job, encoded, &method)
-        }
         (Route::NodeHello, Method::Get) => {
             let challenge = header(&job.arrival.request, wire::CHALLENGE_HEADER);
             Ok(json(&server.office.node.hello(challenge.as_deref())))
@@ -61,6 +58,17 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     let operator = *route == Route::NodeRecover;
     answered
         .unwrap_or_else(|error| if operator { Answer::error(&error, &method, "") } else { refusal(&error) })
+}
+
+/// Answers another node that passes on a request about a key.
+pub fn answer_key(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Handled {
+    let method = job.arrival.request.method().clone();
+    let answered =
+        check_sender(&server.office.node, &job.arrival.request, route).and_then(|()| match method {
+            Method::Get | Method::Put | Method::Delete => key(server, job, encoded, &method),
+            _ => Err(Error::MethodNotAllowed(route.allow())),
+        });
+    answered.unwrap_or_else(|error| Handled::Answer(refusal(&error)))
 }
 
 /// Whether a sender belongs to the cluster: by the secret where there is one, by its address otherwise.
@@ -104,14 +112,14 @@ fn is_near(address: IpAddr) -> bool {
     }
 }
 
-fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> Result<Answer, Error> {
+fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> Result<Handled, Error> {
     let node = &server.office.node;
     let addressed = addressed(&job.arrival.request);
     // Refused before the body is read: a large one would be read for nothing.
     let standing = match node.check_addressed(addressed.as_ref()) {
         Ok(standing) => standing,
-        Err(NotMeant::Gone(reason)) => return Ok(no_result(KeyResult::Gone, &reason)),
-        Err(NotMeant::NotYet(reason)) => return Ok(no_result(KeyResult::Again, &reason)),
+        Err(NotMeant::Gone(reason)) => return Ok(Handled::Answer(no_result(KeyResult::Gone, &reason))),
+        Err(NotMeant::NotYet(reason)) => return Ok(Handled::Answer(no_result(KeyResult::Again, &reason))),
         Err(NotMeant::Unclear(reason)) => return Err(Error::Unavailable { reason, applied: Applied::No }),
     };
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
@@ -136,23 +144,30 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     if header(&job.arrival.request, wire::CONSISTENCY_HEADER).as_deref() == Some(wire::STALE)
         && *method == Method::Get
     {
-        return Ok(match node.read_own(&key) {
+        return Ok(Handled::Answer(match node.read_own(&key) {
             Some((outcome, age)) => {
                 forwarded(outcome).with(wire::STALENESS_HEADER, age.as_millis().to_string())
             }
             None => no_result(KeyResult::Again, "this node's replica is catching up"),
-        });
+        }));
     }
     let deadline = Deadline::after(job.complete, node.limits.request_timeout);
-    let outcome = node.run_forwarded(&standing, &key, operation, (epoch, request), deadline);
-    match outcome {
-        Ok(outcome) => Ok(forwarded(outcome)),
-        Err(NotServed::Again) => {
-            Ok(no_result(KeyResult::Again, "the key is on its way from one shard to another"))
+    if job.may_ask() && server.has_room_in_log() {
+        let request = (request.unwrap_or_else(rand::random), Some(epoch));
+        if let Some(asking) = node.asking(&key, operation, request, deadline) {
+            job.keep(body);
+            return Ok(Handled::InLog(asking));
         }
-        Err(NotServed::NotLeader(leader, reason)) => Ok(not_leader(leader, &reason)),
-        Err(NotServed::Failed(error)) => Err(error),
     }
+    let outcome = node.run_forwarded(&standing, &key, operation, (epoch, request), job.take_told(), deadline);
+    Ok(Handled::Answer(match outcome {
+        Ok(outcome) => forwarded(outcome),
+        Err(NotServed::Again) => {
+            no_result(KeyResult::Again, "the key is on its way from one shard to another")
+        }
+        Err(NotServed::NotLeader(leader, reason)) => not_leader(leader, &reason),
+        Err(NotServed::Failed(error)) => return Err(error),
+    }))
 }
 
 /// What was done, for the node that has passed it on.

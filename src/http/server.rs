@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::changes::{self, Changes};
 use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
-use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
+use super::lanes::{self, Arrival, Job, LaneId, Lanes, Log, Ticket, Work};
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
@@ -26,6 +27,7 @@ use crate::config::{Config, Role};
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::greeter;
+use crate::node::group_ops::Asking;
 use crate::node::post::Messages;
 use crate::node::state::{Node, Serving};
 use crate::reshard::orders::Office;
@@ -50,6 +52,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     lanes: Lanes,
     gates: [Gate<Box<Job>>; 2],
+    /// Requests that wait for the log of a shard, and the most of them.
+    in_log: (AtomicUsize, usize),
     connections: Connections<Arrival>,
     shed: Sender<(LaneId, Box<Job>)>,
     linger: Linger,
@@ -60,6 +64,8 @@ pub struct Server {
 pub enum Found {
     /// The answer, and the index of the route's label.
     Answer(usize, Answer),
+    /// It will be known when the log of the key's shard has been asked.
+    InLog(Asking),
     /// It will be known when this view change has ended.
     Later {
         /// The view change.
@@ -67,6 +73,23 @@ pub enum Found {
         /// The causal context that the answer is to have.
         causal: Option<String>,
     },
+}
+
+/// What a handler of a key operation has found.
+pub enum Handled {
+    /// The answer.
+    Answer(Answer),
+    /// It will be known when the log of the key's shard has been asked.
+    InLog(Asking),
+}
+
+impl Handled {
+    fn labelled(self, label: usize) -> Found {
+        match self {
+            Self::Answer(answer) => Found::Answer(label, answer),
+            Self::InLog(asking) => Found::InLog(asking),
+        }
+    }
 }
 
 /// A server that runs, for as long as the process does.
@@ -101,6 +124,7 @@ impl Server {
         let server = Arc::new(Self {
             lanes: Lanes::new(limits),
             gates: [gate(LaneId::Client), gate(LaneId::ClientLarge)],
+            in_log: (AtomicUsize::new(0), limits.queue_length),
             connections: Connections::new(limits.pipeline_depth),
             shed,
             linger: Linger::start(&metrics)?,
@@ -271,6 +295,7 @@ impl Server {
         let size = self.office.node.shard().map(|shard| shard.rough_size()).unwrap_or_default();
         Sample {
             queued: LaneId::ALL.map(|lane| (lane, self.lanes.waiting(lane))).to_vec(),
+            in_log: self.in_log.0.load(Ordering::Relaxed),
             parked: self.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
             epoch: self.office.node.state().map_or(0, |state| state.view.epoch),
@@ -292,7 +317,9 @@ impl Server {
 
     /// Handles one request, and after one for another node those that were parked for it meanwhile.
     fn handle(self: &Arc<Self>, lane: LaneId, job: Box<Job>) {
-        let Some(node) = self.destination(&job) else { return self.answer(lane, job) };
+        // What may have been done already is to be told, whoever else is overloaded.
+        let destination = if matches!(job.log, Log::Told(_)) { None } else { self.destination(&job) };
+        let Some(node) = destination else { return self.answer(lane, job) };
         let gate = &self.gates[usize::from(lane == LaneId::ClientLarge)];
         match gate.enter(&node, job) {
             Entry::Parked => {}
@@ -335,6 +362,7 @@ impl Server {
         let handled = catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job)));
         let (label, answer) = match handled {
             Ok(Found::Answer(label, answer)) => (label, answer),
+            Ok(Found::InLog(asking)) => return self.ask_log(lane, job, asking),
             Ok(Found::Later { change, causal }) => {
                 if let Err(job) = self.changes.park(change, job, causal) {
                     self.refuse(lane, job);
@@ -356,6 +384,22 @@ impl Server {
             return;
         }
         self.finish(lane, label, job, answer);
+    }
+
+    /// Whether another request may wait for the log of a shard without a worker.
+    pub fn has_room_in_log(&self) -> bool {
+        self.in_log.0.load(Ordering::Relaxed) < self.in_log.1
+    }
+
+    /// Asks the log of a shard on behalf of a request, which is handled once more when that has answered.
+    fn ask_log(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>, asking: Asking) {
+        let server = Arc::clone(self);
+        self.in_log.0.fetch_add(1, Ordering::Relaxed);
+        self.office.node.ask_and(asking, move |told| {
+            server.in_log.0.fetch_sub(1, Ordering::Relaxed);
+            job.log = if told.is_elsewhere() { Log::Asked } else { Log::Told(told) };
+            server.lanes.take_back(lane, Work::Handle(job));
+        });
     }
 
     /// Counts and writes an answer.
@@ -400,9 +444,11 @@ impl Server {
         };
         let label = Route::label(Some(&route));
         let answer = match &route {
-            Route::Key(encoded) => key_handlers::answer(self, job, &route, encoded),
-            Route::NodeKey(_)
-            | Route::NodeHello
+            Route::Key(encoded) => return key_handlers::answer(self, job, &route, encoded).labelled(label),
+            Route::NodeKey(encoded) => {
+                return node_handlers::answer_key(self, job, &route, encoded).labelled(label);
+            }
+            Route::NodeHello
             | Route::NodeNews
             | Route::NodeOrders
             | Route::NodeTransfer

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::group_ops::NotDone;
+use super::group_ops::{NotDone, Told};
 use super::keys::{Asked, Operation, Outcome, not_agreed};
 use super::state::{Node, Standing};
 use crate::clock::{Deadline, wall_ms};
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::shard::{Forwarded, RequestId};
+use crate::model::shard::{Done, Forwarded, Refused, RequestId};
+use crate::model::view;
 use crate::wire::Addressed;
 
 /// Why a forwarded request was not done here.
@@ -57,7 +58,8 @@ impl Node {
         }
     }
 
-    /// Does what another node passed on, if this node's shard owns the key, and this node leads it.
+    /// Does what another node passed on, if this node's shard owns the key, and this node leads it. Where its log was asked already,
+    /// `told` is what came of that.
     ///
     /// # Errors
     /// [`NotServed`].
@@ -67,11 +69,15 @@ impl Node {
         key: &[u8],
         operation: Operation,
         (epoch, request): (u64, Option<RequestId>),
+        told: Option<Told>,
         deadline: Deadline,
     ) -> Result<Outcome, NotServed> {
         self.count_operation();
         let serving = standing.serving().map_err(|_| NotServed::Again)?;
         let (hash, shard) = serving.shard_of(key);
+        if let Some(told) = told {
+            return self.told_of_forwarded(shard, self.conclude(told, (hash, key), operation), operation);
+        }
         // A shard that this node holds alone knows best what it owns.
         let alone = || serving.own.iter().map(|(_, own)| own).find(|own| !own.is_logged());
         let Some(own) = serving.own_of(shard.group).or_else(alone) else {
@@ -84,7 +90,17 @@ impl Node {
         }
         let request = request.unwrap_or_else(rand::random);
         let forwarded = Forwarded { request, epoch, now_ms: wall_ms() };
-        match self.run_in_group(own, (hash, key), operation, &forwarded, deadline) {
+        let done = self.run_in_group(own, (hash, key), operation, &forwarded, deadline);
+        self.told_of_forwarded(shard, done, operation)
+    }
+
+    fn told_of_forwarded(
+        &self,
+        shard: &view::Shard,
+        done: Result<Result<Done, Refused>, NotDone>,
+        operation: Operation,
+    ) -> Result<Outcome, NotServed> {
+        match done {
             Ok(Ok(done)) => Ok(done.into()),
             Ok(Err(_)) | Err(NotDone::Again) => Err(NotServed::Again),
             Err(NotDone::NotLeader(leader)) => {

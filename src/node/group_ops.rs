@@ -1,15 +1,53 @@
 //! What is done to a shard that this node holds a replica of: at once where it is kept by this node alone, through the log of its
 //! group where it has one.
 
-use super::raft::NotProposed;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::raft::{self, ANSWER_TIME, NotProposed};
 use super::state::Node;
-use crate::clock::Deadline;
-use crate::consensus::Refusal;
+use crate::clock::{Deadline, wall_ms};
+use crate::consensus::{Answer, Refusal};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
 use crate::model::shard::{
-    Done, Forwarded, Operation, Refused, Shard, ShardCommand, ShardOutcome, encode_write,
+    Done, Forwarded, Operation, Refused, RequestId, Shard, ShardCommand, ShardOutcome, encode_write,
 };
+
+/// What is asked of the log of a shard.
+pub struct Asking {
+    shard: Arc<Shard>,
+    request: RequestId,
+    /// A write; a read has none.
+    command: Option<Bytes>,
+}
+
+/// What came of it.
+pub struct Told {
+    shard: Arc<Shard>,
+    /// The id of the request.
+    pub(super) request: RequestId,
+    answer: Answer,
+}
+
+impl Asking {
+    fn new(shard: &Arc<Shard>, key: &[u8], operation: Operation, forwarded: &Forwarded) -> Self {
+        let command = match operation {
+            Operation::Get => None,
+            Operation::Put(value) => Some(encode_write(key, Some(value), forwarded).into()),
+            Operation::Delete => Some(encode_write(key, None, forwarded).into()),
+        };
+        Self { shard: Arc::clone(shard), request: forwarded.request, command }
+    }
+}
+
+impl Told {
+    /// Whether the log was not asked at all, since another node leads.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.answer, Answer::NotApplied(Refusal::NotLeader { .. } | Refusal::NoGroup))
+    }
+}
 
 /// Why something was not done to a shard, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,23 +114,71 @@ impl Node {
     /// [`NotDone`], or [`Refused`], with which nothing was done either.
     pub(super) fn run_in_group(
         &self,
-        shard: &Shard,
+        shard: &Arc<Shard>,
         (hash, key): (KeyHash, &[u8]),
         operation: Operation,
         forwarded: &Forwarded,
         deadline: Deadline,
     ) -> Result<Result<Done, Refused>, NotDone> {
-        let value = match operation {
-            Operation::Get => {
-                self.confirm(shard, deadline)?;
-                return Ok(shard.run(hash, key, operation, None));
+        let asking = Asking::new(shard, key, operation, forwarded);
+        let told = raft::wait(deadline, |told| self.ask_and(asking, move |heard| told(heard.answer)));
+        let answer = told.map_err(|_| NotDone::Unknown)?;
+        let told = Told { shard: Arc::clone(shard), request: forwarded.request, answer };
+        self.conclude(told, (hash, key), operation)
+    }
+
+    /// What to ask the log of a key's shard, if that can be done without waiting for it: this node leads the shard's group, and the time
+    /// allows for the longest that an answer may take.
+    pub fn asking(
+        &self,
+        key: &[u8],
+        operation: Operation,
+        (request, epoch): (RequestId, Option<u64>),
+        deadline: Deadline,
+    ) -> Option<Asking> {
+        let standing = self.standing();
+        let serving = standing.serving().ok()?;
+        let (_, shard) = serving.shard_of(key);
+        let own = serving.own_of(shard.group).filter(|own| own.is_logged())?;
+        if self.leads(own).is_err() || deadline.left() <= ANSWER_TIME {
+            return None;
+        }
+        let epoch = epoch.unwrap_or(serving.state.view.epoch);
+        Some(Asking::new(own, key, operation, &Forwarded { request, epoch, now_ms: wall_ms() }))
+    }
+
+    /// Asks the log of a shard, and has somebody told what came of it: by the raft thread, which is held up for as long as that takes.
+    pub fn ask_and(&self, asking: Asking, told: impl FnOnce(Told) + Send + 'static) {
+        let Asking { shard, request, command } = asking;
+        let group = shard.group();
+        let told = move |answer| told(Told { shard, request, answer });
+        match command {
+            Some(command) => self.groups.propose_and(group, command, told),
+            None => self.groups.read_and(group, told),
+        }
+    }
+
+    /// What came of an operation.
+    ///
+    /// # Errors
+    /// As [`run_in_group`](Self::run_in_group).
+    pub(super) fn conclude(
+        &self,
+        told: Told,
+        (hash, key): (KeyHash, &[u8]),
+        operation: Operation,
+    ) -> Result<Result<Done, Refused>, NotDone> {
+        match (told.answer, operation) {
+            (Answer::Readable { .. }, Operation::Get) => Ok(told.shard.run(hash, key, operation, None)),
+            (Answer::Applied { outcome, .. }, _) => match ShardOutcome::decode(&outcome) {
+                Ok(ShardOutcome::Write(done)) => Ok(done.map(Done::from)),
+                // It was applied; that it cannot be read is a fault of ours.
+                _ => Err(NotDone::Unknown),
+            },
+            (Answer::NotApplied(refusal), _) => {
+                Err(self.not_done(told.shard.group(), NotProposed::Refused(refusal)))
             }
-            Operation::Put(value) => Some(value),
-            Operation::Delete => None,
-        };
-        match self.propose_to(shard, encode_write(key, value, forwarded), deadline)? {
-            ShardOutcome::Write(done) => Ok(done.map(Done::from)),
-            _ => Err(NotDone::Unknown),
+            (Answer::Readable { .. } | Answer::Unknown, _) => Err(NotDone::Unknown),
         }
     }
 

@@ -7,7 +7,7 @@ use ureq::http::{Method, Response};
 use ureq::{Body, SendBody};
 
 use super::ask::header;
-use super::group_ops::NotDone;
+use super::group_ops::{NotDone, Told};
 use super::state::{Node, Serving, Standing, advice, lost_shard};
 use crate::budget::Permit;
 use crate::clock::{Deadline, wall_ms};
@@ -110,7 +110,7 @@ impl Owner {
 }
 
 /// What a request about a key is, whoever is asked next.
-pub(super) struct Request<'a> {
+pub struct Request<'a> {
     key: &'a [u8],
     operation: Operation<'a>,
     id: RequestId,
@@ -122,6 +122,22 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// A request; `named` is the id that the client has given it.
+    pub fn new(
+        key: &'a [u8],
+        operation: Operation<'a>,
+        named: Option<RequestId>,
+        deadline: Deadline,
+    ) -> Self {
+        let id = named.unwrap_or_else(rand::random);
+        Self { key, operation, id, is_named: named.is_some(), is_stale: false, deadline }
+    }
+
+    /// Whether its time is over.
+    pub fn is_late(&self) -> bool {
+        self.deadline.is_over()
+    }
+
     /// A read that any replica may answer.
     pub(super) fn stale(key: &'a [u8], deadline: Deadline) -> Self {
         Self { key, operation: Operation::Get, id: 0, is_named: false, is_stale: true, deadline }
@@ -195,20 +211,16 @@ impl Node {
     }
 
     /// Does what a client asks, here or at the node that owns the key, and follows the key where it is being moved, and its shard where
-    /// another replica leads. `named` is the id that the client has given the request.
+    /// another replica leads. Where the log of its shard was asked already, `told` is what came of that.
     ///
     /// # Errors
     /// [`Error::Unavailable`], which says whether a write happened.
-    pub fn run(
-        &self,
-        key: &[u8],
-        operation: Operation,
-        named: Option<RequestId>,
-        deadline: Deadline,
-    ) -> Result<Outcome, Error> {
+    pub fn run(&self, mut request: Request, mut told_by_log: Option<Told>) -> Result<Outcome, Error> {
         self.count_operation();
-        let id = named.unwrap_or_else(rand::random);
-        let request = Request { key, operation, id, is_named: named.is_some(), is_stale: false, deadline };
+        let (operation, deadline) = (request.operation, request.deadline);
+        if let Some(told) = &told_by_log {
+            request.id = told.request;
+        }
         let mut pause = FIRST_PAUSE;
         let (mut unclear, mut not_done): (Option<Error>, Option<Error>) = (None, None);
         // What a replica has said of its shard tells more than that another one did not answer.
@@ -222,7 +234,10 @@ impl Node {
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
             let known = serving.state.version;
-            let asked = self.ask_owner(serving, &request, unclear.is_some());
+            let asked = match told_by_log.take() {
+                Some(told) => self.told_by_log(serving, told, &request),
+                None => self.ask_owner(serving, &request, unclear.is_some()),
+            };
             let sent_on = matches!(asked, Ok(Asked::AtLeader)) && !was_sent_on;
             match asked {
                 Ok(Asked::Done(outcome)) => return Ok(outcome),
@@ -300,12 +315,14 @@ impl Node {
             return Ok(Asked::Told(self.leaderless(shard, &voters)));
         }
         let place = (hash, request.key);
-        match self.run_in_group(own, place, request.operation, forwarded, request.deadline) {
-            Ok(Ok(done)) => Ok(Asked::Done(done.into())),
-            Ok(Err(_)) | Err(NotDone::Again) => Ok(Asked::Again),
-            Err(NotDone::NotLeader(_)) => Ok(Asked::AtLeader),
-            Err(error) => not_agreed(shard, &error, request.operation),
-        }
+        let done = self.run_in_group(own, place, request.operation, forwarded, request.deadline);
+        asked_log(shard, done, request.operation)
+    }
+
+    /// What came of asking the log of the key's shard before.
+    fn told_by_log(&self, serving: &Serving, told: Told, request: &Request) -> Result<Asked, Error> {
+        let (hash, shard) = serving.shard_of(request.key);
+        asked_log(shard, self.conclude(told, (hash, request.key), request.operation), request.operation)
     }
 
     /// Has it done by a replica of a shard that this node holds none of.
@@ -451,6 +468,19 @@ impl Node {
                 Err(Error::Overloaded("The memory for large answers is in use: try again later".to_owned()))
             }
         }
+    }
+}
+
+fn asked_log(
+    shard: &view::Shard,
+    done: Result<Result<Done, Refused>, NotDone>,
+    operation: Operation,
+) -> Result<Asked, Error> {
+    match done {
+        Ok(Ok(done)) => Ok(Asked::Done(done.into())),
+        Ok(Err(_)) | Err(NotDone::Again) => Ok(Asked::Again),
+        Err(NotDone::NotLeader(_)) => Ok(Asked::AtLeader),
+        Err(error) => not_agreed(shard, &error, operation),
     }
 }
 

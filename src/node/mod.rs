@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod forwarded;
 pub mod greeter;
 pub mod group_ops;
+mod inbox;
 pub mod keys;
 mod leaders;
 pub mod learn;

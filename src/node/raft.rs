@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded};
 use parking_lot::RwLock;
 
+use super::inbox::{Inbox, UnderWay, Urgency};
 use crate::clock::{Deadline, now};
 use crate::consensus::{
     Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
@@ -23,19 +24,20 @@ const TICK: Duration = Duration::from_millis(40);
 const ELECTION_TICKS: usize = 8;
 /// A node that has sent nothing to any group for this long is not heard: replicas without a leader look for one more often.
 const SILENCE: Duration = Duration::from_millis(1500);
-/// Who proposes something is told after so many ticks that its outcome is unknown.
+/// Who asks something is told within this time what came of it, or that this is unknown.
+pub const ANSWER_TIME: Duration = Duration::from_millis(40 * ANSWER_TICKS);
 const ANSWER_TICKS: u64 = 50;
 /// Envelopes and questions that may wait for the thread; further envelopes are lost, and further questions refused.
 const INBOX: usize = 16_384;
-/// Inputs that are taken in before the groups work.
-const ROUND: usize = 1024;
+/// A longer command, in bytes, is proposed at once, whatever is under way.
+const LONG_COMMAND: usize = 16 << 10;
 
 /// What the thread is asked to do.
 enum Input {
     Envelopes(Address, Vec<Envelope>),
-    Propose(u64, Bytes, Sender<Answer>),
-    Read(u64, Sender<Answer>),
-    Change(u64, Change, Sender<Answer>),
+    Propose(u64, Bytes, Waiter),
+    Read(u64, Waiter),
+    Change(u64, Change, Waiter),
     Found(u64, u64, Members, Box<dyn StateMachine>, Ended),
     Join(u64, u64, Box<dyn StateMachine>),
     GiveUp(u64, Option<Sender<Ended>>),
@@ -124,14 +126,14 @@ type Heard = Arc<RwLock<HashMap<Address, Instant>>>;
 
 /// This node's replicas, as all other threads use them.
 pub struct Groups {
-    inbox: Sender<Input>,
+    inbox: Arc<Inbox<Input>>,
     seats: Seats,
     heard: Heard,
 }
 
 /// The thread's end of it, until it is started.
 pub struct GroupsInbox {
-    inbox: Receiver<Input>,
+    inbox: Arc<Inbox<Input>>,
     seats: Seats,
     heard: Heard,
 }
@@ -139,10 +141,10 @@ pub struct GroupsInbox {
 impl Groups {
     /// Replicas of no group yet.
     pub fn new() -> (Self, GroupsInbox) {
-        let (sender, receiver) = unbounded();
+        let inbox = Arc::new(Inbox::new());
         let (seats, heard) = (Seats::default(), Heard::default());
-        let groups = Self { inbox: sender, seats: Arc::clone(&seats), heard: Arc::clone(&heard) };
-        (groups, GroupsInbox { inbox: receiver, seats, heard })
+        let groups = Self { inbox: Arc::clone(&inbox), seats: Arc::clone(&seats), heard: Arc::clone(&heard) };
+        (groups, GroupsInbox { inbox, seats, heard })
     }
 
     /// Whether a node has sent something to any group lately.
@@ -212,14 +214,12 @@ impl Groups {
 
     /// Takes in what another node sent. What does not fit is lost, as any message may be.
     pub fn receive(&self, from: Address, envelopes: Vec<Envelope>) {
-        if self.inbox.len() < INBOX {
-            self.put(Input::Envelopes(from, envelopes));
-        }
+        let _ = self.inbox.put(Input::Envelopes(from, envelopes), Urgency::Now, INBOX);
     }
 
     /// The thread never waits for anybody, and what is put in without a question is little.
     fn put(&self, input: Input) {
-        let _ = self.inbox.send(input);
+        let _ = self.inbox.put(input, Urgency::Now, usize::MAX);
     }
 
     /// Has a command applied, and says what the state made of it.
@@ -227,11 +227,17 @@ impl Groups {
     /// # Errors
     /// [`NotProposed`].
     pub fn propose(&self, group: u64, command: Bytes, deadline: Deadline) -> Result<Bytes, NotProposed> {
-        match self.ask(deadline, |waiter| Input::Propose(group, command, waiter))? {
+        match wait(deadline, |told| self.propose_and(group, command, told))? {
             Answer::Applied { outcome, .. } => Ok(outcome),
             Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
             Answer::Readable { .. } | Answer::Unknown => Err(NotProposed::Unknown),
         }
+    }
+
+    /// The same without waiting: the thread calls who is to be told, after [`ANSWER_TIME`] at most, and is held up for as long as that takes.
+    pub fn propose_and(&self, group: u64, command: Bytes, told: impl FnOnce(Answer) + Send + 'static) {
+        let urgency = if command.len() > LONG_COMMAND { Urgency::Now } else { Urgency::Write };
+        self.ask(Input::Propose(group, command, Waiter::new(told)), urgency);
     }
 
     /// Waits until this node is known to lead a group still and has applied everything that was ever acknowledged: the index up to
@@ -240,11 +246,16 @@ impl Groups {
     /// # Errors
     /// [`NotProposed`]; a read changes nothing, whatever it says.
     pub fn read(&self, group: u64, deadline: Deadline) -> Result<u64, NotProposed> {
-        match self.ask(deadline, |waiter| Input::Read(group, waiter))? {
+        match wait(deadline, |told| self.read_and(group, told))? {
             Answer::Readable { index } => Ok(index),
             Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
             Answer::Applied { .. } | Answer::Unknown => Err(NotProposed::Unknown),
         }
+    }
+
+    /// The same without waiting, as [`propose_and`](Self::propose_and).
+    pub fn read_and(&self, group: u64, told: impl FnOnce(Answer) + Send + 'static) {
+        self.ask(Input::Read(group, Waiter::new(told)), Urgency::Read);
     }
 
     /// Changes the members of a group, if this node leads it.
@@ -252,24 +263,64 @@ impl Groups {
     /// # Errors
     /// [`NotProposed`].
     pub fn change(&self, group: u64, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
-        match self.ask(deadline, |waiter| Input::Change(group, change.clone(), waiter))? {
+        let ask = |told| {
+            self.ask(Input::Change(group, change.clone(), Waiter::new(told)), Urgency::Now);
+        };
+        match wait(deadline, ask)? {
             Answer::Applied { .. } => Ok(()),
             Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
             Answer::Readable { .. } | Answer::Unknown => Err(NotProposed::Unknown),
         }
     }
 
-    fn ask(
-        &self,
-        deadline: Deadline,
-        input: impl FnOnce(Sender<Answer>) -> Input,
-    ) -> Result<Answer, NotProposed> {
-        if self.inbox.len() >= INBOX {
-            return Err(NotProposed::Refused(Refusal::Busy));
+    fn ask(&self, input: Input, urgency: Urgency) {
+        if let Err(Input::Propose(.., waiter) | Input::Read(.., waiter) | Input::Change(.., waiter)) =
+            self.inbox.put(input, urgency, INBOX)
+        {
+            waiter.tell(Answer::NotApplied(Refusal::Busy));
         }
-        let (waiter, answer) = bounded(1);
-        self.put(input(waiter));
-        answer.recv_timeout(deadline.left()).map_err(|_| NotProposed::Unknown)
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+/// Waits for what somebody is told.
+///
+/// # Errors
+/// Where that takes longer.
+pub(super) fn wait(deadline: Deadline, ask: impl FnOnce(Told)) -> Result<Answer, NotProposed> {
+    let (sender, answer) = bounded(1);
+    ask(Box::new(move |told| drop(sender.try_send(told))));
+    answer.recv_timeout(deadline.left()).map_err(|_| NotProposed::Unknown)
+}
+
+/// Is told once what came of a question.
+pub(super) type Told = Box<dyn FnOnce(Answer) + Send>;
+
+/// Who waits for an answer, and gets one whatever happens.
+struct Waiter(Option<Told>);
+
+impl Waiter {
+    fn new(told: impl FnOnce(Answer) + Send + 'static) -> Self {
+        Self(Some(Box::new(told)))
+    }
+
+    fn tell(mut self, answer: Answer) {
+        if let Some(told) = self.0.take() {
+            told(answer);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if let Some(told) = self.0.take() {
+            told(Answer::Unknown);
+        }
     }
 }
 
@@ -292,7 +343,7 @@ impl GroupsInbox {
     }
 }
 
-fn new_driver() -> Driver<Sender<Answer>> {
+fn new_driver() -> Driver<Waiter> {
     let mut settings = Settings::default();
     (settings.seed, settings.answer_ticks) = (rand::random(), ANSWER_TICKS);
     settings.election_ticks = ELECTION_TICKS;
@@ -300,10 +351,10 @@ fn new_driver() -> Driver<Sender<Answer>> {
 }
 
 struct Raft {
-    inbox: Receiver<Input>,
+    inbox: Arc<Inbox<Input>>,
     seats: Seats,
     heard: Heard,
-    driver: Driver<Sender<Answer>>,
+    driver: Driver<Waiter>,
     /// Where replicas that are not known as members have written from.
     senders: HashMap<u64, Address>,
     post: Box<dyn Post>,
@@ -317,12 +368,9 @@ impl Raft {
     fn run(mut self) {
         let mut next_tick = now() + TICK;
         loop {
-            let first = match self.inbox.recv_timeout(next_tick.saturating_duration_since(now())) {
-                Ok(input) => Some(input),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let worked = catch_unwind(AssertUnwindSafe(|| self.round(first, &mut next_tick)));
+            let (reads, writes) = self.driver.under_way();
+            let Some(inputs) = self.inbox.take(UnderWay { reads, writes }, next_tick) else { return };
+            let worked = catch_unwind(AssertUnwindSafe(|| self.round(inputs, &mut next_tick)));
             if worked.is_err() {
                 // What it knew cannot be trusted any more. The others replace these replicas by new ones.
                 log::error!("this node's replicas failed and are given up");
@@ -332,10 +380,9 @@ impl Raft {
         }
     }
 
-    fn round(&mut self, first: Option<Input>, next_tick: &mut Instant) {
-        let more = self.inbox.try_iter().take(ROUND).collect::<Vec<_>>();
+    fn round(&mut self, inputs: Vec<Input>, next_tick: &mut Instant) {
         let mut given_up = Vec::new();
-        for input in first.into_iter().chain(more) {
+        for input in inputs {
             given_up.extend(self.take(input));
         }
         let ticks = now() >= *next_tick;
@@ -354,7 +401,7 @@ impl Raft {
             }
         }
         for (waiter, answer) in self.driver.take_answers() {
-            let _ = waiter.try_send(answer);
+            waiter.tell(answer);
         }
         for (waiter, ended) in given_up {
             let _ = waiter.try_send(ended);
@@ -442,5 +489,76 @@ impl Raft {
 fn note(group: u64, began: Result<(), Refusal>) {
     if let Err(refusal) = began {
         log::error!("this node cannot take part in group {group}: {refusal:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A replica, the term it is in, and up to where it has applied the log.
+    fn seat(replica: u64, term: u64, applied: u64) -> Seat {
+        let status = Status {
+            replica,
+            role: Role::Follower,
+            leader: None,
+            term,
+            applied,
+            committed: applied,
+            first: 1,
+            last: applied,
+            last_term: term,
+            log_bytes: 0,
+            voters: vec![replica],
+            outgoing: Vec::new(),
+            learners: Vec::new(),
+            silent: Vec::new(),
+            members: Members::new(),
+            changing: false,
+        };
+        Seat { group: 1, status }
+    }
+
+    #[test]
+    fn only_who_was_taken_out_begins_anew_when_it_is_invited() {
+        let invited = |term, members, index| Invitation { term, members, index };
+        for (goes_on, invitation, seat, why) in [
+            (true, invited(3, &[1, 7], 20), seat(7, 3, 20), "a member"),
+            (false, invited(3, &[1, 2], 20), seat(7, 3, 20), "taken out"),
+            (false, invited(4, &[1, 2], 30), seat(7, 3, 20), "taken out meanwhile"),
+            (true, invited(2, &[1, 2], 30), seat(7, 3, 20), "a leader of old says nothing"),
+            (true, invited(3, &[1, 2], 19), seat(7, 3, 20), "it was added after that"),
+            (true, invited(3, &[1, 2], 30), seat(7, 0, 0), "it waits to be added"),
+        ] {
+            assert_eq!(invitation.goes_on_with(&seat), goes_on, "{why}");
+        }
+    }
+
+    #[test]
+    fn who_waits_is_told_once_whatever_happens() {
+        let told = |run: fn(Waiter)| {
+            let (sender, receiver) = crossbeam_channel::unbounded();
+            run(Waiter::new(move |answer| sender.send(answer).unwrap()));
+            receiver.try_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(|waiter| waiter.tell(Answer::Readable { index: 3 })),
+            [Answer::Readable { index: 3 }]
+        );
+        assert_eq!(told(drop), [Answer::Unknown]);
+    }
+
+    #[test]
+    fn a_group_that_is_not_there_is_said_at_once() {
+        let (groups, inbox) = Groups::new();
+        struct Nowhere;
+        impl Post for Nowhere {
+            fn send(&self, _: &Address, _: Envelope) {}
+        }
+        inbox.start(Box::new(Nowhere), Box::new(|| ())).unwrap();
+        let deadline = Deadline::after(now(), Duration::from_mins(1));
+        let refused = Err(NotProposed::Refused(Refusal::NoGroup));
+        assert_eq!(groups.read(5, deadline), refused.clone());
+        assert_eq!(groups.propose(5, Bytes::from_static(b"x"), deadline).map(|_| 0), refused);
     }
 }

@@ -122,6 +122,7 @@ impl Node {
             }
         }
         // What is asked of the leader is of now.
-        self.run(key, Operation::Get, None, deadline).map(|outcome| (outcome, Duration::ZERO))
+        self.run(Request::new(key, Operation::Get, None, deadline), None)
+            .map(|outcome| (outcome, Duration::ZERO))
     }
 }

@@ -14,7 +14,7 @@ use crate::support::node::Node;
 use crate::support::replicated::{
     RECOVERY, is_ready, named, others, replicated, restart_ready, wait_agreed, wait_leader, wait_written,
 };
-use crate::support::{START_DEADLINE, timed, wait_until};
+use crate::support::{START_DEADLINE, at_once, timed, wait_until};
 
 const SETTINGS: (&str, &str) = ("REQUEST_TIMEOUT_MS", "1500");
 
@@ -186,9 +186,48 @@ fn a_leader_that_stood_still_does_not_answer_from_the_past() {
 }
 
 #[test]
+fn what_waits_for_a_majority_is_bounded_and_each_request_is_answered() {
+    let (workers, queue) = (("CLIENT_WORKERS", "4"), ("QUEUE_LENGTH", "8"));
+    let cluster = replicated(3, 3, &[workers, queue, ("REQUEST_TIMEOUT_MS", "2500")]);
+    let all = cluster.addresses();
+    let leader = wait_leader(&all[0], "1", |_| true);
+    assert_eq!(Http::new(&leader).put(&target("before"), r#"{"value":1}"#).status, 201);
+    let others = || cluster.nodes.iter().filter(|node| node.address() != leader);
+    others().for_each(Node::pause);
+    // More than may wait in the log, with a worker, and in the lane.
+    let answers = at_once(60, |number| {
+        let mut client = Http::new(&leader);
+        timed(|| client.request("PUT", &target(&format!("key{number}")), &[], br#"{"value":1}"#))
+    });
+    others().for_each(Node::resume);
+    let mut soon = 0;
+    for (answer, took) in &answers {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.header("Retry-After").is_some() && answer.header("Evenkv-Outcome").is_some());
+        assert!(*took < allowed(Duration::from_millis(2500)) + Duration::from_millis(500), "{took:?}");
+        soon += u32::from(*took < Duration::from_secs(1));
+    }
+    assert!(soon >= 20, "{soon} were refused at once");
+    for node in &cluster.nodes {
+        node.wait_ready();
+    }
+    wait_written(&leader, "after", 1);
+    let mut client = Http::new(&leader);
+    for (number, (answer, _)) in answers.iter().enumerate() {
+        let there = client.get(&target(&format!("key{number}"))).status;
+        let expected: &[u16] =
+            if answer.header("Evenkv-Outcome") == Some("not-applied") { &[404] } else { &[200, 404] };
+        assert!(expected.contains(&there), "key{number}: {there}, {:?}", answer.headers);
+    }
+    let metrics = client.get("/metrics").text();
+    assert!(metrics.lines().any(|line| line == "evenkv_requests_in_log 0"), "{metrics}");
+}
+
+#[test]
 fn clients_of_leaders_that_are_killed_see_one_store() {
     let _alone = alone();
-    let mut cluster = replicated(6, 3, &[SETTINGS]);
+    // Longer than a group may take to agree, so that no worker waits for that.
+    let mut cluster = replicated(6, 3, &[("REQUEST_TIMEOUT_MS", "2500")]);
     let all = cluster.addresses();
     let load = Load::start(&all, &Profile { keys: 100, ..Profile::default() });
     wait_until("the clients are at work", START_DEADLINE, || load.answers() >= 500);

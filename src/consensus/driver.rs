@@ -12,6 +12,7 @@ use super::group::{Effects, Group};
 use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Change, Members};
+use super::proposals::Proposal;
 use super::status::Status;
 use crate::model::address::Address;
 
@@ -25,7 +26,7 @@ pub struct Settings {
     pub heartbeat_ticks: usize,
     /// What election timeouts are drawn from, together with replica and term.
     pub seed: u64,
-    /// Who waits longer than this for the outcome of a proposal is told that it is unknown.
+    /// Who waits longer than this is told so: that the outcome is unknown, or that what was asked was not begun with.
     pub answer_ticks: u64,
     /// The most proposals, and the most reads, that wait in a group; further ones are `Busy`.
     pub max_waiting: usize,
@@ -205,12 +206,13 @@ impl<W> Driver<W> {
         self.groups.get(&group).filter(|group| !group.failed()).is_some_and(|group| group.stands_as(status))
     }
 
-    /// Whether any group waits for an answer of other replicas before it asks on behalf of further reads, and before it proposes what is
+    /// The groups that wait for an answer of other replicas: before they ask on behalf of further reads, and before they propose what is
     /// little.
-    pub fn under_way(&self) -> (bool, bool) {
-        let of = |group: &Group<W>| group.under_way();
-        let either = |(a, b), (c, d)| (a || c, b || d);
-        self.groups.values().map(of).fold((false, false), either)
+    pub fn under_way(&self) -> (Vec<u64>, Vec<u64>) {
+        let of = |is_so: fn(&Group<W>) -> bool| {
+            self.groups.values().filter(|group| is_so(group)).map(|group| group.id).collect()
+        };
+        (of(|group| group.under_way().0), of(|group| group.under_way().1))
     }
 
     /// Lets a tick pass.
@@ -240,7 +242,9 @@ impl<W> Driver<W> {
             _ if command.len() > MAX_ENTRY_BYTES => Some((waiter, Refusal::TooLarge)),
             None => Some((waiter, Refusal::NoGroup)),
             Some(group) => {
-                group.proposals.push(command, waiter, limits).err().map(|waiter| (waiter, Refusal::Busy))
+                let until = self.now + self.settings.answer_ticks;
+                let proposal = Proposal { command, waiter, until };
+                group.proposals.push(proposal, limits).err().map(|waiter| (waiter, Refusal::Busy))
             }
         };
         self.refuse(refused);
@@ -251,7 +255,9 @@ impl<W> Driver<W> {
     pub fn read(&mut self, group: u64, reader: W) {
         let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
             None => Some((reader, Refusal::NoGroup)),
-            Some(group) => group.read(reader, &self.settings).err().map(|reader| (reader, Refusal::Busy)),
+            Some(group) => {
+                group.read(reader, self.now, &self.settings).err().map(|reader| (reader, Refusal::Busy))
+            }
         };
         self.refuse(refused);
     }

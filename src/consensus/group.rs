@@ -8,7 +8,7 @@ use super::envelope::{Body, Envelope};
 use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Members, put_members, read_members};
-use super::proposals::Proposals;
+use super::proposals::{Proposal, Proposals};
 use super::reads::Reads;
 use super::transfer::{Acked, Incoming, Outgoing};
 use crate::model::binary::Reader;
@@ -120,8 +120,8 @@ impl<W> Group<W> {
         self.raft.report_unreachable(replica);
     }
 
-    pub(super) fn read(&mut self, reader: W, settings: &Settings) -> Result<(), W> {
-        self.reads.push(reader, settings.max_waiting)
+    pub(super) fn read(&mut self, reader: W, now: u64, settings: &Settings) -> Result<(), W> {
+        self.reads.push(reader, now + settings.answer_ticks, settings.max_waiting)
     }
 
     pub(super) fn abandon(&mut self, effects: &mut Effects<W>) {
@@ -164,6 +164,7 @@ impl<W> Group<W> {
             self.raft.report_snapshot(to, SnapshotStatus::Failure);
         }
         self.proposals.expire(now, &mut effects.answers);
+        self.reads.expire(now, &mut effects.answers);
     }
 
     pub(super) fn step(
@@ -268,7 +269,7 @@ impl<W> Group<W> {
         }
         // While leadership is handed over the crate drops proposals: they wait, an election timeout at most.
         if self.raft.raft.lead_transferee.is_none() {
-            self.propose(now, settings, effects);
+            self.propose(settings, effects);
             self.leave_joint();
         }
         if let Some(question) = self.reads.question(now) {
@@ -276,7 +277,7 @@ impl<W> Group<W> {
         }
     }
 
-    fn propose(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+    fn propose(&mut self, settings: &Settings, effects: &mut Effects<W>) {
         let (commands, bytes) = self.proposals.inbox();
         let (_, under_way) = self.under_way();
         // What comes while entries are under way goes together when they are committed: under load a message costs as much as many entries.
@@ -296,12 +297,13 @@ impl<W> Group<W> {
         let term = self.raft.raft.term;
         let mut message = Message { from: self.replica(), ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        let entries = taken.iter().map(|(command, _)| Entry { data: command.clone(), ..Entry::default() });
+        let entry = |one: &Proposal<W>| Entry { data: one.command.clone(), ..Entry::default() };
+        let entries = taken.iter().map(entry);
         message.set_entries(entries.collect());
         let accepted = self.raft.raft.step(message).is_ok();
-        for (index, (_, waiter)) in (first..).zip(taken) {
+        for (index, Proposal { waiter, until, .. }) in (first..).zip(taken) {
             if accepted {
-                self.proposals.wait((index, term), waiter, now + settings.answer_ticks);
+                self.proposals.wait((index, term), waiter, until);
             } else {
                 effects.answers.push((waiter, Answer::NotApplied(Refusal::Busy)));
             }

@@ -90,7 +90,9 @@ impl Change {
             Self::Remove { replicas } => {
                 out.push(3);
                 put_number(&mut out, replicas.len() as u64);
-                replicas.iter().for_each(|replica| put_number(&mut out, *replica));
+                for replica in replicas {
+                    put_number(&mut out, *replica);
+                }
             }
         }
         out

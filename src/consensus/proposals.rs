@@ -8,11 +8,18 @@ use super::machine::{Answer, Refusal};
 
 /// Commands that are to be proposed, and those that stand in the log and whose outcome somebody awaits.
 pub(super) struct Proposals<W> {
-    inbox: VecDeque<(Bytes, W)>,
+    inbox: VecDeque<Proposal<W>>,
     inbox_bytes: usize,
     /// By index *and* term. An index alone says nothing: when the leader changes, another leader's entry
     /// may take the place of ours, and what it returns is not the answer to our question.
     waiting: BTreeMap<(u64, u64), Waiting<W>>,
+}
+
+/// A command that somebody wants to have applied, and is told by a tick what came of it.
+pub(super) struct Proposal<W> {
+    pub(super) command: Bytes,
+    pub(super) waiter: W,
+    pub(super) until: u64,
 }
 
 struct Waiting<W> {
@@ -28,13 +35,14 @@ impl<W> Default for Proposals<W> {
 
 impl<W> Proposals<W> {
     /// Puts a command into the inbox, or gives it back where the inbox is full.
-    pub(super) fn push(&mut self, command: Bytes, waiter: W, limits: (usize, usize)) -> Result<(), W> {
+    pub(super) fn push(&mut self, proposal: Proposal<W>, limits: (usize, usize)) -> Result<(), W> {
         let waiting = self.inbox.len() + self.waiting.len();
-        if waiting >= limits.0 || self.inbox_bytes + command.len() > limits.1 {
-            return Err(waiter);
+        let length = proposal.command.len();
+        if waiting >= limits.0 || self.inbox_bytes + length > limits.1 {
+            return Err(proposal.waiter);
         }
-        self.inbox_bytes += command.len();
-        self.inbox.push_back((command, waiter));
+        self.inbox_bytes += length;
+        self.inbox.push_back(proposal);
         Ok(())
     }
 
@@ -44,15 +52,15 @@ impl<W> Proposals<W> {
     }
 
     /// Takes commands from the inbox: as many as fit into `room` bytes, at least one where `at_least_one`.
-    pub(super) fn take(&mut self, room: usize, at_least_one: bool) -> Vec<(Bytes, W)> {
+    pub(super) fn take(&mut self, room: usize, at_least_one: bool) -> Vec<Proposal<W>> {
         let mut taken = Vec::new();
         let mut size = 0;
-        while let Some((command, _)) = self.inbox.front() {
-            size += command.len();
+        while let Some(length) = self.inbox.front().map(|proposal| proposal.command.len()) {
+            size += length;
             if size > room && !(at_least_one && taken.is_empty()) {
                 break;
             }
-            self.inbox_bytes -= command.len();
+            self.inbox_bytes -= length;
             taken.extend(self.inbox.pop_front());
         }
         taken
@@ -61,7 +69,7 @@ impl<W> Proposals<W> {
     /// Empties the inbox; none of it was ever proposed.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = W> + '_ {
         self.inbox_bytes = 0;
-        self.inbox.drain(..).map(|(_, waiter)| waiter)
+        self.inbox.drain(..).map(|proposal| proposal.waiter)
     }
 
     pub(super) fn wait(&mut self, at: (u64, u64), waiter: W, until: u64) {
@@ -99,8 +107,13 @@ impl<W> Proposals<W> {
         }
     }
 
-    /// Answers those who have waited until `now`. Their entry may still be committed.
+    /// Answers those who have waited until `now`: what was never proposed never will be; an entry may still be committed.
     pub(super) fn expire(&mut self, now: u64, answers: &mut Vec<(W, Answer)>) {
+        while self.inbox.front().is_some_and(|proposal| proposal.until <= now) {
+            let Proposal { command, waiter, .. } = self.inbox.pop_front().expect("the front was there");
+            self.inbox_bytes -= command.len();
+            answers.push((waiter, Answer::NotApplied(Refusal::Busy)));
+        }
         let late: Vec<_> =
             self.waiting.iter().filter(|(_, one)| one.until <= now).map(|(at, _)| *at).collect();
         for at in late {

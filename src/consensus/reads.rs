@@ -17,7 +17,7 @@ const ASK_AGAIN_TICKS: u64 = 2;
 /// question is good for all reads that were waiting when it was asked, and also for those of earlier
 /// questions: those are asked again under a new number, and the answer to the old one stays welcome.
 pub(super) struct Reads<W> {
-    new: Vec<W>,
+    new: Vec<Reader<W>>,
     asked: VecDeque<Asked<W>>,
     /// Confirmed, and waiting until the state is applied up to the index.
     confirmed: VecDeque<(u64, Vec<W>)>,
@@ -28,7 +28,13 @@ pub(super) struct Reads<W> {
 struct Asked<W> {
     question: u64,
     since: u64,
-    readers: Vec<W>,
+    readers: Vec<Reader<W>>,
+}
+
+/// Who waits, and until when at most, unless the read was confirmed by then.
+struct Reader<W> {
+    waiter: W,
+    until: u64,
 }
 
 impl<W> Default for Reads<W> {
@@ -45,13 +51,24 @@ impl<W> Default for Reads<W> {
 
 impl<W> Reads<W> {
     /// Adds a read, or gives it back where too many wait.
-    pub(super) fn push(&mut self, reader: W, limit: usize) -> Result<(), W> {
+    pub(super) fn push(&mut self, waiter: W, until: u64, limit: usize) -> Result<(), W> {
         if self.waiting >= limit {
-            return Err(reader);
+            return Err(waiter);
         }
         self.waiting += 1;
-        self.new.push(reader);
+        self.new.push(Reader { waiter, until });
         Ok(())
+    }
+
+    /// Answers those who have waited until `now` without an answer to their question.
+    pub(super) fn expire(&mut self, now: u64, answers: &mut Vec<(W, Answer)>) {
+        let lists = self.asked.iter_mut().map(|asked| &mut asked.readers).chain([&mut self.new]);
+        for readers in lists {
+            let late = readers.extract_if(.., |reader| reader.until <= now);
+            let before = answers.len();
+            answers.extend(late.map(|reader| (reader.waiter, Answer::Unknown)));
+            self.waiting -= answers.len() - before;
+        }
     }
 
     /// The question to be asked now, if any: for the new reads, or again for those that wait too long.
@@ -79,7 +96,8 @@ impl<W> Reads<W> {
     pub(super) fn confirm(&mut self, question: u64, index: u64) {
         let mut readers = Vec::new();
         while self.asked.front().is_some_and(|first| first.question <= question) {
-            readers.extend(self.asked.pop_front().into_iter().flat_map(|one| one.readers));
+            let asked = self.asked.pop_front().into_iter().flat_map(|one| one.readers);
+            readers.extend(asked.map(|reader| reader.waiter));
         }
         if !readers.is_empty() {
             self.confirmed.push_back((index, readers));
@@ -99,15 +117,15 @@ impl<W> Reads<W> {
     /// Refuses all reads that are not confirmed: this replica leads no more, and a read changes nothing.
     pub(super) fn refuse(&mut self, refusal: Refusal, answers: &mut Vec<(W, Answer)>) {
         let asked = std::mem::take(&mut self.asked).into_iter().flat_map(|one| one.readers);
-        let readers: Vec<W> = std::mem::take(&mut self.new).into_iter().chain(asked).collect();
+        let readers: Vec<_> = std::mem::take(&mut self.new).into_iter().chain(asked).collect();
         self.waiting -= readers.len();
-        answers.extend(readers.into_iter().map(|reader| (reader, Answer::NotApplied(refusal))));
+        answers.extend(readers.into_iter().map(|reader| (reader.waiter, Answer::NotApplied(refusal))));
     }
 
     /// Everybody who waits, when the group is given up.
     pub(super) fn abandon(&mut self, answers: &mut Vec<(W, Answer)>) {
         let confirmed = std::mem::take(&mut self.confirmed).into_iter().flat_map(|(_, readers)| readers);
-        self.new.extend(confirmed);
+        self.new.extend(confirmed.map(|waiter| Reader { waiter, until: u64::MAX }));
         self.refuse(Refusal::NoGroup, answers);
     }
 }
@@ -120,9 +138,9 @@ mod tests {
     fn a_late_answer_to_the_first_question_serves_the_reads_it_was_asked_for() {
         let mut reads = Reads::default();
         let mut answers = Vec::new();
-        reads.push("a", 9).unwrap();
+        reads.push("a", 50, 9).unwrap();
         assert_eq!(reads.question(0), Some(1));
-        reads.push("b", 9).unwrap();
+        reads.push("b", 50, 9).unwrap();
         assert_eq!(reads.question(1), None, "the first is not answered");
         assert_eq!(reads.question(ASK_AGAIN_TICKS), Some(2));
         assert_eq!(reads.question(ASK_AGAIN_TICKS), None);
@@ -142,10 +160,10 @@ mod tests {
     fn reads_that_come_while_a_question_is_under_way_share_the_next_one() {
         let mut reads = Reads::default();
         let mut answers = Vec::new();
-        reads.push(1, 9).unwrap();
+        reads.push(1, 50, 9).unwrap();
         assert_eq!(reads.question(0), Some(1));
-        reads.push(2, 9).unwrap();
-        reads.push(3, 9).unwrap();
+        reads.push(2, 50, 9).unwrap();
+        reads.push(3, 50, 9).unwrap();
         assert_eq!(reads.question(0), None);
         reads.confirm(1, 7);
         reads.applied(7, &mut answers);
@@ -157,9 +175,26 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_too_long_is_told_so() {
+        let mut reads = Reads::default();
+        let mut answers = Vec::new();
+        reads.push("a", 5, 9).unwrap();
+        assert_eq!(reads.question(0), Some(1));
+        reads.push("b", 6, 9).unwrap();
+        reads.expire(4, &mut answers);
+        assert!(answers.is_empty());
+        reads.expire(5, &mut answers);
+        assert_eq!(answers, [("a", Answer::Unknown)]);
+        reads.confirm(1, 7);
+        reads.expire(6, &mut answers);
+        assert_eq!(answers[1..], [("b", Answer::Unknown)], "it was not asked yet");
+        assert_eq!(reads.waiting, 0);
+    }
+
+    #[test]
     fn too_many_reads_are_given_back() {
         let mut reads = Reads::default();
-        reads.push(1, 1).unwrap();
-        assert_eq!(reads.push(2, 1), Err(2));
+        reads.push(1, 50, 1).unwrap();
+        assert_eq!(reads.push(2, 50, 1), Err(2));
     }
 }

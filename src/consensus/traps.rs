@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::driver::{Driver, Settings};
-use super::envelope::{Delivery, Envelope, Lane};
+use super::envelope::{Body, Delivery, Envelope, Lane};
 use super::machine::{Answer, Pieces, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::status::{Role, Status};
@@ -298,6 +298,28 @@ fn a_group_that_shrinks_to_one_outlives_the_death_of_one_that_leaves() {
     cluster.propose(1, "alone");
     cluster.settle();
     assert!(matches!(cluster.answers["alone"], Answer::Applied { .. }));
+}
+
+#[test]
+fn what_waits_behind_an_entry_that_is_never_committed_is_told_so() {
+    let settings = Settings { answer_ticks: 50, ..settings() };
+    let mut cluster = Cluster::founded_with(&[1, 2, 3], &settings);
+    cluster.tick(2);
+    // The others answer heartbeats, so the leader stays; but they take no entries.
+    cluster.passes = |envelope| !matches!(&envelope.body, Body::Raft(message) if !message.entries.is_empty());
+    cluster.propose(1, "in the log");
+    cluster.settle();
+    cluster.propose(1, "in the inbox");
+    cluster.tick(49);
+    assert!(!cluster.answers.contains_key("in the inbox"));
+    cluster.tick(2);
+    assert_eq!(cluster.status(1).role, Role::Leader);
+    assert_eq!(cluster.answers["in the log"], Answer::Unknown);
+    assert_eq!(cluster.answers["in the inbox"], Answer::NotApplied(Refusal::Busy));
+    cluster.passes = |_| true;
+    cluster.propose(1, "after");
+    cluster.wait_until(|cluster| cluster.answers.contains_key("after"));
+    assert_eq!(cluster.outcome("after"), "in the logafter", "what was refused never comes");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The classes of requests, each with a bounded queue and a fixed pool of workers.
+//! The classes of requests, each with a bounded queue and a fixed pool of workers. What comes back from the log of a shard has its place in
+//! the queue in any case, and a bound of its own.
 //!
 //! A request may wait only for a class further right: client -> forwarded -> control -> question -> transfer -> raft. So waiting has no
 //! cycle, whatever two nodes send each other. Bodies and answers that a slow client can hold up have a pool of their own in each class.

@@ -429,12 +429,14 @@ impl Server {
             let label = Route::label(routes::find(path, true).ok().as_ref());
             return Found::Answer(label, relay::answer(self, job));
         }
-        let short_form = self
-            .office
-            .node
-            .standing()
-            .serving()
-            .is_ok_and(|serving| serving.state.view.nodes().count() == 1);
+        // What the log was asked is told, although the view may have other nodes by now.
+        let short_form = matches!(job.log, Log::Told(_))
+            || self
+                .office
+                .node
+                .standing()
+                .serving()
+                .is_ok_and(|serving| serving.state.view.nodes().count() == 1);
         let route = match routes::find(path, short_form) {
             Ok(route) => route,
             Err(error) => {

@@ -14,19 +14,19 @@ const MANY: usize = 256;
 pub(super) enum Urgency {
     /// In any case.
     Now,
-    /// Unless reads wait for an answer of the other replicas: what comes meanwhile shares the next question.
-    Read,
-    /// Unless entries wait for an answer of the other replicas: what comes meanwhile goes with the next ones.
-    Write,
+    /// Unless reads of this group wait for an answer of the other replicas: what comes meanwhile shares the next question.
+    Read(u64),
+    /// Unless entries of this group wait for an answer of the other replicas: what comes meanwhile goes with the next ones.
+    Write(u64),
 }
 
-/// What the thread waits for from other replicas already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The groups for which the thread waits for other replicas already.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct UnderWay {
-    /// A question whether this node still leads.
-    pub(super) reads: bool,
-    /// Entries that are not committed yet.
-    pub(super) writes: bool,
+    /// For an answer to the question whether this node still leads.
+    pub(super) reads: Vec<u64>,
+    /// For entries to be committed.
+    pub(super) writes: Vec<u64>,
 }
 
 /// A queue of one thread that is not woken for what it could not begin with yet. Under load that would be once for every request.
@@ -44,9 +44,10 @@ struct State<T> {
 
 impl<T> State<T> {
     /// Whether the answer has come that some of the inputs may have waited for.
-    fn goes_on(&self, now: UnderWay) -> bool {
-        let has_come = (self.under_way.reads && !now.reads) || (self.under_way.writes && !now.writes);
-        has_come && !self.inputs.is_empty()
+    fn goes_on(&self, now: &UnderWay) -> bool {
+        let has_come = |before: &[u64], now: &[u64]| before.iter().any(|group| !now.contains(group));
+        let answered = has_come(&self.under_way.reads, &now.reads);
+        (answered || has_come(&self.under_way.writes, &now.writes)) && !self.inputs.is_empty()
     }
 }
 
@@ -66,8 +67,8 @@ impl<T> Inbox<T> {
         state.inputs.push(input);
         let can_wait = match urgency {
             Urgency::Now => false,
-            Urgency::Read => state.under_way.reads,
-            Urgency::Write => state.under_way.writes,
+            Urgency::Read(group) => state.under_way.reads.contains(&group),
+            Urgency::Write(group) => state.under_way.writes.contains(&group),
         };
         if (!can_wait || state.inputs.len() >= MANY) && !std::mem::replace(&mut state.is_due, true) {
             drop(state);
@@ -85,7 +86,7 @@ impl<T> Inbox<T> {
     /// Waits until there is something to do, or for a time; takes all that has come, also what could wait. Nothing once this is closed.
     pub(super) fn take(&self, under_way: UnderWay, until: Instant) -> Option<Vec<T>> {
         let mut state = self.state.lock();
-        state.is_due |= state.goes_on(under_way);
+        state.is_due |= state.goes_on(&under_way);
         state.under_way = under_way;
         while !state.is_due && !state.is_closed && now() < until {
             self.arrived.wait_until(&mut state, until);
@@ -101,15 +102,19 @@ mod tests {
 
     use super::*;
 
-    const NONE: UnderWay = UnderWay { reads: false, writes: false };
-    const READS: UnderWay = UnderWay { reads: true, writes: false };
+    const NONE: UnderWay = UnderWay { reads: Vec::new(), writes: Vec::new() };
+
+    /// A question of group 1.
+    fn reads() -> UnderWay {
+        UnderWay { reads: vec![1], writes: Vec::new() }
+    }
 
     fn put(inbox: &Inbox<u32>, input: u32, urgency: Urgency) {
         inbox.put(input, urgency, usize::MAX).unwrap();
     }
 
     /// What is taken where nothing more comes; nothing where there is no reason to take anything yet.
-    fn due(inbox: &Inbox<u32>, under_way: UnderWay) -> bool {
+    fn due(inbox: &Inbox<u32>, under_way: &UnderWay) -> bool {
         let mut state = inbox.state.lock();
         let goes_on = state.goes_on(under_way);
         state.is_due |= goes_on;
@@ -119,36 +124,39 @@ mod tests {
     #[test]
     fn reads_wait_for_the_question_that_is_under_way_and_go_on_after_it() {
         let inbox = Inbox::new();
-        assert_eq!(inbox.take(READS, now()), Some(vec![]));
-        put(&inbox, 1, Urgency::Read);
-        assert!(!due(&inbox, READS));
-        put(&inbox, 2, Urgency::Write);
-        assert!(due(&inbox, READS), "no entries are under way");
-        assert_eq!(inbox.take(READS, now()), Some(vec![1, 2]), "together, in their order");
-        put(&inbox, 3, Urgency::Read);
-        assert!(!due(&inbox, READS));
-        assert!(due(&inbox, NONE));
+        assert_eq!(inbox.take(reads(), now()), Some(vec![]));
+        put(&inbox, 1, Urgency::Read(1));
+        assert!(!due(&inbox, &reads()));
+        put(&inbox, 2, Urgency::Write(1));
+        assert!(due(&inbox, &reads()), "no entries are under way");
+        assert_eq!(inbox.take(reads(), now()), Some(vec![1, 2]), "together, in their order");
+        put(&inbox, 9, Urgency::Read(2));
+        assert!(due(&inbox, &reads()), "another group waits for nothing");
+        inbox.take(reads(), now());
+        put(&inbox, 3, Urgency::Read(1));
+        assert!(!due(&inbox, &reads()));
+        assert!(due(&inbox, &NONE));
         assert_eq!(inbox.take(NONE, now() + Duration::from_mins(1)), Some(vec![3]));
-        put(&inbox, 4, Urgency::Read);
-        assert!(due(&inbox, NONE));
+        put(&inbox, 4, Urgency::Read(1));
+        assert!(due(&inbox, &NONE));
     }
 
     #[test]
     fn what_could_wait_comes_with_the_time() {
         let inbox = Inbox::new();
-        inbox.take(READS, now());
-        put(&inbox, 1, Urgency::Read);
-        assert_eq!(inbox.take(READS, now() + Duration::from_millis(1)), Some(vec![1]));
+        inbox.take(reads(), now());
+        put(&inbox, 1, Urgency::Read(1));
+        assert_eq!(inbox.take(reads(), now() + Duration::from_millis(1)), Some(vec![1]));
     }
 
     #[test]
     fn many_do_not_wait() {
         let inbox = Inbox::new();
-        inbox.take(READS, now());
-        (0..255).for_each(|input| put(&inbox, input, Urgency::Read));
-        assert!(!due(&inbox, READS));
-        put(&inbox, 255, Urgency::Read);
-        assert!(due(&inbox, READS));
+        inbox.take(reads(), now());
+        (0..255).for_each(|input| put(&inbox, input, Urgency::Read(1)));
+        assert!(!due(&inbox, &reads()));
+        put(&inbox, 255, Urgency::Read(1));
+        assert!(due(&inbox, &reads()));
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl Groups {
 
     /// The same without waiting: the thread calls who is to be told, after [`ANSWER_TIME`] at most, and is held up for as long as that takes.
     pub fn propose_and(&self, group: u64, command: Bytes, told: impl FnOnce(Answer) + Send + 'static) {
-        let urgency = if command.len() > LONG_COMMAND { Urgency::Now } else { Urgency::Write };
+        let urgency = if command.len() > LONG_COMMAND { Urgency::Now } else { Urgency::Write(group) };
         self.ask(Input::Propose(group, command, Waiter::new(told)), urgency);
     }
 
@@ -255,7 +255,7 @@ impl Groups {
 
     /// The same without waiting, as [`propose_and`](Self::propose_and).
     pub fn read_and(&self, group: u64, told: impl FnOnce(Answer) + Send + 'static) {
-        self.ask(Input::Read(group, Waiter::new(told)), Urgency::Read);
+        self.ask(Input::Read(group, Waiter::new(told)), Urgency::Read(group));
     }
 
     /// Changes the members of a group, if this node leads it.
@@ -367,20 +367,22 @@ const MOST_SENDERS: usize = 1024;
 impl Raft {
     fn run(mut self) {
         let mut next_tick = now() + TICK;
+        let mut under_way = UnderWay::default();
         loop {
-            let (reads, writes) = self.driver.under_way();
-            let Some(inputs) = self.inbox.take(UnderWay { reads, writes }, next_tick) else { return };
+            let Some(inputs) = self.inbox.take(under_way, next_tick) else { return };
             let worked = catch_unwind(AssertUnwindSafe(|| self.round(inputs, &mut next_tick)));
-            if worked.is_err() {
+            under_way = worked.unwrap_or_else(|_| {
                 // What it knew cannot be trusted any more. The others replace these replicas by new ones.
                 log::error!("this node's replicas failed and are given up");
                 self.driver = new_driver();
                 self.seats.write().clear();
-            }
+                UnderWay::default()
+            });
         }
     }
 
-    fn round(&mut self, inputs: Vec<Input>, next_tick: &mut Instant) {
+    /// Takes everything in, works, and hands out what came of it: what is waited for now.
+    fn round(&mut self, inputs: Vec<Input>, next_tick: &mut Instant) -> UnderWay {
         let mut given_up = Vec::new();
         for input in inputs {
             given_up.extend(self.take(input));
@@ -406,6 +408,8 @@ impl Raft {
         for (waiter, ended) in given_up {
             let _ = waiter.try_send(ended);
         }
+        let (reads, writes) = self.driver.under_way();
+        UnderWay { reads, writes }
     }
 
     /// Shows where the replicas stand: all of them with each tick, and in between those whose roles or members have changed.
@@ -496,6 +500,12 @@ fn note(group: u64, began: Result<(), Refusal>) {
 mod tests {
     use super::*;
 
+    struct Nowhere;
+
+    impl Post for Nowhere {
+        fn send(&self, _: &Address, _: Envelope) {}
+    }
+
     /// A replica, the term it is in, and up to where it has applied the log.
     fn seat(replica: u64, term: u64, applied: u64) -> Seat {
         let status = Status {
@@ -551,10 +561,6 @@ mod tests {
     #[test]
     fn a_group_that_is_not_there_is_said_at_once() {
         let (groups, inbox) = Groups::new();
-        struct Nowhere;
-        impl Post for Nowhere {
-            fn send(&self, _: &Address, _: Envelope) {}
-        }
         inbox.start(Box::new(Nowhere), Box::new(|| ())).unwrap();
         let deadline = Deadline::after(now(), Duration::from_mins(1));
         let refused = Err(NotProposed::Refused(Refusal::NoGroup));

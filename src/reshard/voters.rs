@@ -109,7 +109,7 @@ pub(super) fn next(status: &Status, wanted: &[Address], present: &[(u64, Address
     if leaving.is_empty() { Next::Nothing } else { Next::Change(Change::Remove { replicas: leaving }) }
 }
 
-/// The other voters, in the order in which they are taken out: first those that are not heard of, since a group that has lost one can often
+/// The other voters, in the order in which they are replaced: first those that are not heard of, since a group that has lost one can often
 /// not spare another that lives.
 fn leaving_first(status: &Status) -> impl Iterator<Item = &u64> {
     let others = || status.voters.iter().filter(|voter| **voter != status.replica);
@@ -170,19 +170,13 @@ mod tests {
         Next::Change(Change::Promote { learner, replaces })
     }
 
+    /// Voters, the leader first; learners; who is silent; wanted nodes; replicas that were named; what is done, and when.
+    type Row =
+        (&'static [u64], &'static [u64], &'static [u64], &'static [u64], &'static [u64], Next, &'static str);
+
     #[test]
     fn the_next_step_of_a_leader() {
         let add = |replica| Next::Change(Change::AddLearner { replica, address: node(replica % 10) });
-        // Voters, the leader first; learners; who is silent; wanted nodes; replicas that were named.
-        type Row = (
-            &'static [u64],
-            &'static [u64],
-            &'static [u64],
-            &'static [u64],
-            &'static [u64],
-            Next,
-            &'static str,
-        );
         let rows: &[Row] = &[
             (&[1, 2, 3], &[], &[], &[1, 2, 3], &[1, 2, 3], Next::Nothing, "as it should be"),
             (&[1], &[], &[], &[1, 2], &[1, 2], add(2), "a new node"),

@@ -233,7 +233,7 @@ fn clients_notice_nothing_of_view_changes_with_replicas() {
 #[test]
 fn a_leader_that_is_killed_during_a_view_change_costs_nothing() {
     let _alone = alone();
-    let mut cluster = replicated(3, 3, &[("REQUEST_TIMEOUT_MS", "2000")]);
+    let mut cluster = replicated(3, 3, &[("REQUEST_TIMEOUT_MS", "3000")]);
     let members = cluster.addresses();
     let (_spares, all) = with_spares(&members, 1, 3);
     let load = Load::start(&all, &Profile { keys: 100, ..Profile::default() });

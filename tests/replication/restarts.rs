@@ -38,7 +38,7 @@ fn every_node_in_turn_may_lose_its_memory() {
 
 #[test]
 fn a_node_is_ready_only_as_a_voter() {
-    let mut cluster = replicated(3, 3, &[("REQUEST_TIMEOUT_MS", "1500")]);
+    let mut cluster = replicated(3, 3, &[("REQUEST_TIMEOUT_MS", "3000")]);
     let all = cluster.addresses();
     let mut pairs = Pairs::default();
     pairs.create(&all, 30);

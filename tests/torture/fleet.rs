@@ -14,7 +14,7 @@ use crate::support::{ports, wait_until};
 /// How long the cluster may take until all nodes are voters again and answer.
 pub(crate) const HEALING: Duration = Duration::from_mins(1);
 /// A request of a client is answered within this time, so that one which is held up says so soon.
-const SETTINGS: (&str, &str) = ("REQUEST_TIMEOUT_MS", "2000");
+const SETTINGS: (&str, &str) = ("REQUEST_TIMEOUT_MS", "3000");
 
 /// Nodes with the view as it was last changed to. The processes end before their network goes.
 pub(crate) struct Fleet {

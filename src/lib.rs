@@ -6,6 +6,7 @@ pub mod model;
 
 pub mod budget;
 pub mod clock;
+pub mod dice;
 pub mod error;
 mod points;
 pub mod threads;
@@ -24,3 +25,6 @@ pub mod config;
 pub mod http;
 
 pub mod cli;
+
+#[cfg(test)]
+mod simulation;

@@ -186,6 +186,13 @@ impl<W> Driver<W> {
         self.give_up(group);
     }
 
+    /// The commands in the log of a replica that are not applied, committed or not.
+    pub fn unapplied(&self, group: u64) -> Vec<Bytes> {
+        let group = self.groups.get(&group).filter(|group| !group.failed());
+        let entries = group.map(Group::unapplied).unwrap_or_default();
+        entries.into_iter().map(|entry| entry.data).collect()
+    }
+
     /// The groups that this node has a replica of, by id.
     pub fn groups(&self) -> impl Iterator<Item = u64> + '_ {
         self.groups.keys().copied()

@@ -131,14 +131,25 @@ impl<W> Group<W> {
 
     /// Applies everything that is in the log, whether it was committed or not: somebody may have been told that it was.
     pub(super) fn conclude(&mut self) {
+        for entry in self.unapplied() {
+            self.machine.apply(entry.index, entry.term, &entry.data);
+        }
+    }
+
+    /// The commands that the log holds and that are not applied, committed or not.
+    pub(super) fn unapplied(&self) -> Vec<Entry> {
         let log = self.raft.store();
         let (next, end) = (log.applied() + 1, log.last() + 1);
         let rest = log.entries(next, end, None, GetEntriesContext::empty(false)).unwrap_or_default();
-        for entry in rest.iter().filter(|entry| entry.get_entry_type() == EntryType::EntryNormal) {
-            if !entry.data.is_empty() {
-                self.machine.apply(entry.index, entry.term, &entry.data);
-            }
-        }
+        let is_command = |entry: &Entry| entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty();
+        rest.into_iter().filter(is_command).collect()
+    }
+
+    /// Grows whenever a learner of this leader gets entries, or a replica a piece of a snapshot.
+    pub(super) fn fed(&self) -> u64 {
+        let learners = self.raft.store().members().learners.iter();
+        let matched = learners.filter_map(|id| self.raft.raft.prs().get(*id)).map(|progress| progress.matched);
+        matched.sum::<u64>() + self.outgoing.acknowledged()
     }
 
     pub(super) fn tick(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {

@@ -53,6 +53,8 @@ pub struct Status {
     pub members: Members,
     /// Whether a change of members is under way: none other is taken meanwhile.
     pub changing: bool,
+    /// Of a leader: grows whenever a learner gets entries, or another replica a piece of a snapshot.
+    pub fed: u64,
 }
 
 impl<W> Group<W> {
@@ -77,6 +79,7 @@ impl<W> Group<W> {
             silent: self.silent(),
             members: self.members.clone(),
             changing: self.changing(),
+            fed: self.fed(),
         }
     }
 

@@ -26,6 +26,7 @@ const MAX_SNAPSHOT_BYTES: u64 = 64 << 30;
 pub(super) struct Outgoing {
     transfers: BTreeMap<u64, Transfer>,
     last_id: u64,
+    acknowledged: u64,
 }
 
 struct Transfer {
@@ -89,6 +90,7 @@ impl Outgoing {
         if received != transfer.offset + transfer.piece.len() as u64 {
             return Acked::Old;
         }
+        self.acknowledged += transfer.piece.len() as u64;
         if transfer.last {
             self.transfers.remove(&from);
             return Acked::Done;
@@ -97,6 +99,11 @@ impl Outgoing {
         transfer.idle_ticks = 0;
         (transfer.piece, transfer.last) = transfer.rest.next(length);
         Acked::Next(transfer.body().into())
+    }
+
+    /// The bytes of all snapshots that were ever taken by their receivers.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// Counts a tick: the pieces to be sent again, and the receivers whose transfer has failed.

@@ -14,6 +14,7 @@ use super::routes::Route;
 use super::server::Server;
 use crate::clock::now;
 use crate::error::{Applied, Error};
+use crate::node::host;
 use crate::model::meta::{End, MetaState};
 
 /// How often it is looked whether the view change has ended, at least.
@@ -104,12 +105,12 @@ pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
         }
         let node = &server.office.node;
         let state = node.state();
-        node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND);
+        host::run(node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND));
         let state = node.state();
         let ended = server.changes.ended(state.as_deref(), node.is_stopping());
         if let Some(state) = state.as_ref().filter(|_| !ended.is_empty() && !node.is_stopping()) {
             // Whoever is answered may ask any other node next.
-            server.office.spread(state);
+            host::run(server.office.spread(state));
         }
         for one in ended {
             let end = state.as_ref().and_then(|state| state.result(one.change));
@@ -122,7 +123,7 @@ pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
 
 /// Nobody has to wait for what may never come: who waits for a view change that is blocked is told so after a while.
 fn answer_blocked(server: &Arc<Server>) {
-    let blocked = server.office.blocked_by();
+    let blocked = host::run(server.office.blocked_by());
     let running = server.office.node.state().and_then(|state| state.change.as_ref().map(|change| change.id));
     for one in server.changes.blocked(running.filter(|_| blocked.is_some())) {
         let error = Error::Unclear(format!(

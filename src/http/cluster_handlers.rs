@@ -18,6 +18,7 @@ use crate::model::meta::Wanted;
 use crate::model::shard::Audit;
 use crate::model::store::Checksum;
 use crate::model::view;
+use crate::node::host;
 use crate::node::state::{Node, Serving};
 use crate::reshard::prepare;
 
@@ -40,7 +41,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
     if method == Method::Get {
-        server.office.node.catch_up();
+        host::run(server.office.node.catch_up());
     }
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
@@ -48,11 +49,13 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
             let context = payload.as_ref().map_or(Ok(None), Payload::causal_context).map(|_| ());
             change(server, &body.bytes, context, is_async(job))
         }
-        (_, Route::ViewChange, Method::Delete) => server.office.cancel().map(|id| {
+        (_, Route::ViewChange, Method::Delete) => host::run(server.office.cancel()).map(|id| {
             let id = format!("{id:016x}");
             Reply::Body(200, json!({ "message": "View change cancelled", "change-id": id }))
         }),
-        (_, Route::ViewChange, Method::Get) => server.office.status().map(|body| Reply::Body(200, body)),
+        (_, Route::ViewChange, Method::Get) => {
+            host::run(server.office.status()).map(|body| Reply::Body(200, body))
+        }
         (_, Route::Audit, Method::Get) => audit(&server.office.node).map(|body| Reply::Body(200, body)),
         (_, _, Method::Get) => question(&server.office.node, route).map(|body| Reply::Body(200, body)),
         _ => Err(Error::MethodNotAllowed(route.allow())),
@@ -92,14 +95,14 @@ fn change(
     let (wanted, dry_run) = read_wanted(&server.office.node, body)?;
     context?;
     if dry_run {
-        let planned = server.office.plan(&wanted)?;
+        let planned = host::run(server.office.plan(&wanted))?;
         let mut body = json!({ "message": "View change planned" });
         let epoch = server.office.node.standing().serving()?.state.view.epoch;
         body["epoch"] = epoch.into();
         merge(&mut body, serde_json::to_value(planned).expect("our own types are JSON"));
         return Ok(Reply::Body(200, body));
     }
-    let id = server.office.begin(&wanted)?;
+    let id = host::run(server.office.begin(&wanted))?;
     if is_async {
         let id = format!("{id:016x}");
         return Ok(Reply::Body(202, json!({ "message": "View change accepted", "change-id": id })));
@@ -179,7 +182,7 @@ fn question(node: &Node, route: &Route) -> Result<Value, Error> {
         Route::KeyCount => key_count(node, serving),
         Route::Shards => shards(node, serving),
         Route::Shard(id) => {
-            let info = node.shard_info(id)?;
+            let info = host::run(node.shard_info(id))?;
             let mut body = json!({ "message": "Shard information retrieved successfully" });
             merge(&mut body, serde_json::to_value(info).expect("our own types are JSON"));
             Ok(body)
@@ -193,7 +196,7 @@ fn key_count(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Err
     match serving {
         Ok(serving) => {
             if let Some(shard) = node.named_shard(serving) {
-                body["key-count"] = node.count_of(serving, shard).unwrap_or_default().into();
+                body["key-count"] = host::run(node.count_of(serving, shard)).unwrap_or_default().into();
                 body["shard-id"] = shard.id.to_string().into();
             }
         }
@@ -216,8 +219,8 @@ fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     let view = &serving.state.view;
     let mut shards = Vec::new();
     for (index, shard) in view.shards.iter().enumerate() {
-        let mut row =
-            serde_json::to_value(node.shard_info(&shard.id.to_string())?).expect("our own types are JSON");
+        let info = host::run(node.shard_info(&shard.id.to_string()))?;
+        let mut row = serde_json::to_value(info).expect("our own types are JSON");
         let ranges =
             view.ranges(index).map(|range| json!({ "from": range.from_hex(), "to": range.to_hex() }));
         row["leader"] = node.leader_of(shard).map_or(Value::Null, |leader| leader.as_str().into());
@@ -299,7 +302,7 @@ fn agreed_audit(
 ) -> (Vec<(Address, Option<Audit>)>, Option<Audit>) {
     let mut attempt = 1;
     loop {
-        let replicas = node.audits_of(&serving.state, shard);
+        let replicas = host::run(node.audits_of(&serving.state, shard));
         let audits: Option<Vec<Audit>> = replicas.iter().map(|(_, audit)| *audit).collect();
         let Some(audits) = audits else { return (replicas, None) };
         if audits.iter().all(|audit| *audit == audits[0]) {

@@ -14,9 +14,11 @@ use super::payload::Payload;
 use super::routes::{Route, decode_key};
 use super::server::{Handled, Server};
 use crate::clock::Deadline;
+use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::shard::RequestId;
+use crate::node::host;
 use crate::node::group_ops::Told;
 use crate::node::keys::{Operation, Outcome, Owner, Request};
 use crate::wire::{KeyResult, STALE, STALENESS_HEADER};
@@ -58,7 +60,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     };
     let deadline = Deadline::after(job.complete, server.office.node.limits.request_timeout);
     if method == Method::Get && is_stale(job.arrival.request.url()) {
-        return Handled::Answer(match server.office.node.run_stale(&key, deadline) {
+        return Handled::Answer(match host::run(server.office.node.run_stale(&key, deadline)) {
             Ok((outcome, age)) => {
                 let more = more(outcome.by.as_ref());
                 done(&method, outcome, more).with(STALENESS_HEADER, age.as_millis().to_string())
@@ -68,7 +70,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     }
     let named = idempotency_key(job, &method, &key);
     if job.may_ask() && server.has_room_in_log() {
-        let id = named.unwrap_or_else(rand::random);
+        let id = named.unwrap_or_else(dice::draw);
         if let Some(asking) = server.office.node.asking(&key, operation, (id, None), deadline) {
             if let Ok(body) = body {
                 job.keep(body);
@@ -171,7 +173,7 @@ fn run(server: &Server, request: Request, told: Option<Told>) -> Result<Outcome,
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
-    server.office.node.run(request, told)
+    host::run(server.office.node.run(request, told))
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.
@@ -192,7 +194,7 @@ fn done(method: &Method, Outcome { result, value, .. }: Outcome, more: String) -
         KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
         KeyResult::Deleted => (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\""),
         KeyResult::Found => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
-        KeyResult::Absent | KeyResult::Again | KeyResult::Gone | KeyResult::NotLeader => {
+        _ => {
             return absent(method, &more);
         }
     };

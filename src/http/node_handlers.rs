@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,12 +14,14 @@ use super::lanes::Job;
 use super::payload::is_json;
 use super::routes::{Route, decode_key};
 use super::server::{Handled, Server};
-use crate::clock::{Deadline, now};
+use crate::clock::Deadline;
 use crate::consensus::Envelope;
+use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::meta::MetaState;
+use crate::node::host;
 use crate::node::ask::OrderError;
 use crate::node::forwarded::{NotMeant, NotServed};
 use crate::node::keys::{Operation, Outcome};
@@ -30,8 +31,6 @@ use crate::wire::{self, Addressed, KeyResult, Order, Refusal, Transfer};
 
 /// Orders, news and messages are no longer than this.
 const BODY: Limit = Limit { bytes: 128 << 20, allowed: 128 << 20 };
-/// A group that does not agree within this time that it acts by the news does so later.
-const ACT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest address that is believed.
 const ADDRESS_BYTES: usize = 300;
 
@@ -153,13 +152,15 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     }
     let deadline = Deadline::after(job.complete, node.limits.request_timeout);
     if job.may_ask() && server.has_room_in_log() {
-        let request = (request.unwrap_or_else(rand::random), Some(epoch));
+        let request = (request.unwrap_or_else(dice::draw), Some(epoch));
         if let Some(asking) = node.asking(&key, operation, request, deadline) {
             job.keep(body);
             return Ok(Handled::InLog(asking));
         }
     }
-    let outcome = node.run_forwarded(&standing, &key, operation, (epoch, request), job.take_told(), deadline);
+    let told = job.take_told();
+    let done = node.run_forwarded(&standing, &key, operation, (epoch, request), told, deadline);
+    let outcome = host::run(done);
     Ok(Handled::Answer(match outcome {
         Ok(outcome) => forwarded(outcome),
         Err(NotServed::Again) => {
@@ -205,22 +206,19 @@ fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
         };
         serde_json::from_slice(&body.bytes).map_err(wrong)?
     };
-    recover::recover(&server.office, &asked).map(|body| Answer::json(200, body.to_string().into_bytes()))
+    host::run(recover::recover(&server.office, &asked)).map(|body| Answer::json(200, body.to_string().into_bytes()))
 }
 
 fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let state: MetaState = read_json(server, job)?;
-    let node = &server.office.node;
-    node.learn(&Arc::new(state)).map_err(Error::Conflict)?;
-    let acting = node.act(Deadline::after(now(), ACT_TIMEOUT));
-    node.sweep();
-    Ok(json(&acting))
+    let acting = host::run(server.office.node.take_news(&Arc::new(state)));
+    acting.map(|acting| json(&acting)).map_err(Error::Conflict)
 }
 
 fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
     let order: Order = read_json(server, job)?;
-    match server.office.obey_sender(addressed.as_ref(), &order) {
+    match host::run(server.office.obey_sender(addressed.as_ref(), &order)) {
         Ok(answer) => Ok(json(&answer)),
         Err(error) => Ok(not_obeyed(error)),
     }
@@ -229,12 +227,7 @@ fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
 fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
     let transfer: Transfer = read_json(server, job)?;
-    let node = &server.office.node;
-    let meant = node.check_addressed(addressed.as_ref()).map_err(|error| match error {
-        NotMeant::Gone(reason) => OrderError::Gone(reason),
-        NotMeant::NotYet(reason) | NotMeant::Unclear(reason) => OrderError::Refused(reason),
-    });
-    match meant.and_then(|_| pieces::give(node, &transfer)) {
+    match host::run(pieces::give_sender(&server.office.node, addressed.as_ref(), &transfer)) {
         Ok(parcel) => Ok(Answer::json(200, parcel.encode())),
         Err(error) => Ok(not_obeyed(error)),
     }
@@ -244,6 +237,7 @@ fn not_obeyed(error: OrderError) -> Answer {
     match error {
         OrderError::Gone(reason) => no_result(KeyResult::Gone, &reason),
         OrderError::NotLeader(leader, reason) => not_leader(leader, &reason),
+        OrderError::LostSource(reason) => no_result(KeyResult::LostSource, &reason),
         OrderError::NotSent(reason) | OrderError::NotReached(reason) | OrderError::Refused(reason) => {
             refusal(&Error::Conflict(reason))
         }

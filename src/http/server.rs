@@ -23,11 +23,13 @@ use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets, streams};
 use crate::clock::{Deadline, now};
-use crate::config::{Config, Role};
+use crate::config::Config;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::greeter;
 use crate::node::group_ops::Asking;
+use crate::node::calls::Calls;
+use crate::node::host;
 use crate::node::post::Messages;
 use crate::node::state::{Node, Serving};
 use crate::reshard::orders::Office;
@@ -115,7 +117,7 @@ impl Server {
         let listener = accept::listen(config.listen, config.server.idle_timeout)?;
         let listening = listener.local_addr()?;
         let own_listener = listener.try_clone()?;
-        let (node, groups_inbox) = Node::new(config);
+        let (node, groups_inbox) = Node::new(config, Arc::new(Calls));
         let node = Arc::new(node);
         let metrics = Arc::new(Metrics::new(node.main().is_some()));
         let limits = &config.server;
@@ -130,22 +132,14 @@ impl Server {
             linger: Linger::start(&metrics)?,
             port: OnceLock::from(listening.port()),
             metrics,
-            office: Office { node, desk: Arc::default() },
+            office: Office::new(node, Arc::default()),
             changes: Changes::default(),
         });
         let node = Arc::clone(&server.office.node);
         let learner = Arc::clone(&node);
-        let publish = move || {
-            if let Some(state) = learner.meta.news()
-                && let Err(error) = learner.learn(&state)
-            {
-                log::error!("what the meta group agreed on is refused: {error}");
-            }
-        };
-        groups_inbox.start(Box::new(Messages(Arc::clone(&node))), Box::new(publish))?;
-        if matches!(config.role, Role::Single) {
-            greeter::found_alone(&node);
-        }
+        let publish = Box::new(move || learner.publish());
+        groups_inbox.start(Box::new(Messages(Arc::clone(&node))), publish)?;
+        greeter::begin(&node);
         server.lanes.start(&server, limits)?;
         let own = Arc::clone(&server);
         threads::spawn("shed", move || own.refuse_all(&shed_queue))?;
@@ -550,7 +544,7 @@ impl Running {
     pub fn begin_to_stop(&mut self) {
         let had_groups =
             self.server.office.node.groups.seats().iter().any(|seat| seat.status.voters.len() > 1);
-        leave::leave(&self.server.office);
+        host::run(leave::leave(&self.server.office));
         // The accept loop must not be replaced when it ends now.
         self.stop_accept = None;
         if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
@@ -570,7 +564,7 @@ impl Running {
             if self.server.busy() > 0 {
                 quiet_since = now();
             }
-            self.server.office.node.wait_for_news(u64::MAX, QUIET / 10);
+            host::run(self.server.office.node.pause(QUIET / 10));
         }
     }
 }

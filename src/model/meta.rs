@@ -18,6 +18,8 @@ use super::view::{Shard, View};
 const KEPT_RESULTS: usize = 8;
 /// Nodes that have left and are still told of news.
 const KEPT_FORMER: usize = 64;
+/// The start of no node: who holds a shard under it has lost it.
+pub const NOBODY: u64 = u64::MAX;
 
 /// The state of the meta group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +136,25 @@ pub struct GivenUp {
     pub pairs: Option<u64>,
 }
 
+/// Who really holds a group, as it says itself: while a view change moves its replicas, that may be others than the view names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// The nodes.
+    pub nodes: Vec<Address>,
+    /// Where it is one node alone: this start of it.
+    pub start: Option<u64>,
+}
+
+impl Members {
+    /// The node that holds it alone, and its start.
+    fn alone(&self) -> Option<BTreeMap<Address, u64>> {
+        match (self.start, &self.nodes[..]) {
+            (Some(start), [node]) => Some(BTreeMap::from([(node.clone(), start)])),
+            _ => None,
+        }
+    }
+}
+
 /// How a view change ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeResult {
@@ -174,11 +195,16 @@ pub enum Command {
         wanted: Wanted,
         /// The one that may be superseded, since it is blocked.
         supersedes: Option<u64>,
+        /// Who holds the groups where that one is superseded.
+        #[serde(default)]
+        members: BTreeMap<u64, Members>,
     },
     /// Sets the plan: new groups become part of the view.
     Plan {
         /// The view change.
         id: u64,
+        /// The epoch of the view that it was made from: it fits no other one.
+        epoch: u64,
         /// The plan.
         planned: Box<Planned>,
         /// The view with the new groups, which own nothing yet, and without those that are given up and own nothing.
@@ -213,8 +239,16 @@ pub enum Command {
     },
     /// Groups whose majority is gone for good are succeeded by others, each founded by a survivor from what it holds.
     Succeed {
+        /// The epoch of the view that this was found out about: it fits no other one.
+        epoch: u64,
         /// The group that goes, the node that founds the new one, and its start.
         survivors: Vec<(u64, Address, u64)>,
+        /// Ranges that other groups have than the view says.
+        #[serde(default)]
+        moved: Vec<(HashRange, u64)>,
+        /// Ranges that nobody has any more.
+        #[serde(default)]
+        lost: Option<LostRanges>,
     },
     /// Ends a view change.
     End {
@@ -226,6 +260,15 @@ pub enum Command {
         #[serde(default)]
         holders: BTreeMap<u64, BTreeMap<Address, u64>>,
     },
+}
+
+/// Ranges that nobody has any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRanges {
+    /// The ranges.
+    pub ranges: Vec<HashRange>,
+    /// A node that is named for them: it may have held them.
+    pub node: Address,
 }
 
 /// Why a command has changed nothing.
@@ -311,7 +354,7 @@ impl MetaState {
     /// The nodes that are to hold replicas of a group now: those of the view until all is handed over, then those of the plan.
     pub fn wanted_replicas(&self, group: u64) -> &[Address] {
         let planned = self.change.as_ref().and_then(|change| change.planned.as_ref());
-        let planned = planned.filter(|planned| planned.pieces.iter().all(|piece| piece.handed_over));
+        let planned = planned.filter(|planned| planned.is_handed_over());
         let shards = planned.into_iter().flat_map(|planned| &planned.shards).chain(&self.view.shards);
         shards.into_iter().find(|shard| shard.group == group).map_or(&[], |shard| &shard.replicas)
     }
@@ -346,10 +389,12 @@ impl MetaState {
         }
     }
 
-    /// The command that sets a plan, where `instances` are the starts of the nodes that hold nothing yet.
+    /// The command that sets a plan, which was made from this view with the `members` that its groups really have; `instances` are the starts
+    /// of the nodes that hold nothing yet.
     pub fn plan_command(
         &self,
         id: u64,
+        members: &BTreeMap<u64, Members>,
         plan: &Plan,
         pieces: Vec<Piece>,
         given_up: Vec<GivenUp>,
@@ -361,9 +406,16 @@ impl MetaState {
         let highest = self.view.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
         let numbered = (highest + 1..).zip(&added).map(|(id, shard)| Shard { id, ..(*shard).clone() });
         let mut view = self.view.clone();
+        for shard in &mut view.shards {
+            if let Some(members) = members.get(&shard.group) {
+                shard.replicas.clone_from(&members.nodes);
+            }
+        }
         view.shards.extend(numbered);
         view.next_group = plan.view.next_group;
-        let holders = added.iter().map(|shard| (shard.group, holders_of(shard, instances))).collect();
+        let new = added.iter().map(|shard| (shard.group, holders_of(shard, instances)));
+        let alone = members.iter().filter_map(|(group, members)| Some((*group, members.alone()?)));
+        let holders = new.chain(alone).collect();
         let planned = Planned {
             shards: plan.view.shards.clone(),
             added: added.iter().map(|shard| shard.group).collect(),
@@ -376,7 +428,7 @@ impl MetaState {
             copied: 0,
             hold_us: 0,
         };
-        Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders }
+        Command::Plan { id, epoch: self.view.epoch, planned: Box::new(planned), view: Box::new(view), holders }
     }
 
     /// How a view change ended, if it is not too long ago.
@@ -392,10 +444,12 @@ impl MetaState {
         self.version += 1;
         match command {
             Command::Open => self.open = true,
-            Command::Begin { id, wanted, supersedes } => self.begin(id, wanted, supersedes)?,
-            Command::Plan { id, planned, view, holders } => {
+            Command::Begin { id, wanted, supersedes, members } => {
+                self.begin(id, wanted, supersedes, members)?;
+            }
+            Command::Plan { id, epoch, planned, view, holders } => {
                 let change = running(&mut self.change, id)?;
-                if change.planned.is_some() {
+                if change.planned.is_some() || epoch != self.view.epoch {
                     return Err(Void::Outdated);
                 }
                 change.planned = Some(*planned);
@@ -411,9 +465,22 @@ impl MetaState {
                 planned.hold_us = planned.hold_us.max(hold_us);
             }
             Command::Replace { id, group, holders } => self.replace(id, group, holders)?,
-            Command::Succeed { survivors } => {
+            Command::Succeed { epoch, survivors, moved, lost } => {
+                if epoch != self.view.epoch {
+                    return Err(Void::Outdated);
+                }
+                let running = self.change.as_ref().map(|change| change.id);
+                if let Some(id) = running.filter(|_| !moved.is_empty() || lost.is_some()) {
+                    // Its plan does not fit any more.
+                    let end = End::Failed("pairs were lost, and the shards recovered by the operator".to_owned());
+                    self.end_unfinished(id, end, &BTreeMap::new())?;
+                }
+                self.take_over(&moved);
                 for (group, node, instance) in survivors {
                     self.succeed(group, node, instance);
+                }
+                if let Some(lost) = &lost {
+                    self.give_up_ranges(lost);
                 }
             }
             Command::End { id, end, holders } => self.end(id, end, holders)?,
@@ -421,7 +488,13 @@ impl MetaState {
         Ok(())
     }
 
-    fn begin(&mut self, id: u64, wanted: Wanted, supersedes: Option<u64>) -> Result<(), Void> {
+    fn begin(
+        &mut self,
+        id: u64,
+        wanted: Wanted,
+        supersedes: Option<u64>,
+        members: BTreeMap<u64, Members>,
+    ) -> Result<(), Void> {
         if self.result(id).is_some() {
             // It was asked for twice, and is over by now.
             return Ok(());
@@ -430,7 +503,7 @@ impl MetaState {
             if supersedes != Some(running) {
                 return Err(Void::Running(running));
             }
-            self.end(running, End::Superseded(id), BTreeMap::new())?;
+            self.end_unfinished(running, End::Superseded(id), &members)?;
         }
         self.change = Some(Change { id, wanted, planned: None });
         Ok(())
@@ -505,36 +578,83 @@ impl MetaState {
 
     fn end(&mut self, id: u64, end: End, holders: BTreeMap<u64, BTreeMap<Address, u64>>) -> Result<(), Void> {
         let change = running(&mut self.change, id)?;
-        let begun = change.planned.iter().flat_map(|planned| &planned.pieces).any(|piece| piece.handed_over);
-        if begun && matches!(end, End::Refused(_) | End::Failed(_) | End::Cancelled) {
+        if !matches!(end, End::Finished(_)) {
+            // From the moment on at which replicas may move nobody here knows who holds the groups.
+            let begun = change.planned.as_ref().is_some_and(Planned::has_begun);
+            return if begun { Err(Void::Outdated) } else { self.end_unfinished(id, end, &BTreeMap::new()) };
+        }
+        if change.planned.as_ref().is_none_or(|planned| !planned.is_handed_over()) {
             return Err(Void::Outdated);
         }
-        let finished = matches!(end, End::Finished(_));
-        let planned = change.planned.take();
         let before: Vec<Address> = self.nodes();
-        match planned {
-            Some(planned) if finished => {
-                if planned.pieces.iter().any(|piece| !piece.handed_over) {
-                    self.change.as_mut().expect("it runs").planned = Some(planned);
-                    return Err(Void::Outdated);
-                }
-                self.view.repl_factor = self.change.as_ref().expect("it runs").wanted.repl_factor;
-                self.settle(planned.shards);
-                self.holders.extend(holders);
-                self.forget_holders();
-            }
-            // New groups that own something stay, with the nodes that hold them; those that own nothing go.
-            Some(planned) => {
-                let owns = |index: usize| self.view.ranges(index).next().is_some();
-                let shards = self.view.shards.iter().enumerate();
-                let kept =
-                    shards.filter(|(index, shard)| owns(*index) || !planned.added.contains(&shard.group));
-                let kept: Vec<Shard> = kept.map(|(_, shard)| shard.clone()).collect();
-                self.settle(kept);
-            }
-            None => {}
-        }
+        let change = self.change.take().expect("it runs");
+        self.view.repl_factor = change.wanted.repl_factor;
+        self.settle(change.planned.expect("it is planned").shards);
+        self.holders.extend(holders);
+        self.forget_holders();
+        self.note_end(id, before, end);
+        Ok(())
+    }
+
+    /// Ends a view change where it stands: new groups that own something stay, those that own nothing go, and the view names
+    /// who really holds each group. Of a group that did not say so, all that may: those of the view and those of the plan.
+    ///
+    /// # Errors
+    /// Where that view change does not run.
+    pub fn end_unfinished(
+        &mut self,
+        id: u64,
+        end: End,
+        members: &BTreeMap<u64, Members>,
+    ) -> Result<(), Void> {
+        running(&mut self.change, id)?;
+        let before: Vec<Address> = self.nodes();
+        let planned = self.change.as_ref().and_then(|change| change.planned.as_ref());
+        let may_have_moved = planned.is_some_and(Planned::is_handed_over);
+        let is_new = |group: u64| planned.is_some_and(|planned| planned.added.contains(&group));
+        let owns = |index: usize| self.view.ranges(index).next().is_some();
+        let shards = self.view.shards.iter().enumerate();
+        let kept = shards.filter(|(index, shard)| owns(*index) || !is_new(shard.group));
+        let held_by = |shard: &Shard| match members.get(&shard.group) {
+            Some(members) => members.nodes.clone(),
+            None if may_have_moved => self.replicas_of(shard.group).into_iter().cloned().collect(),
+            None => shard.replicas.clone(),
+        };
+        let kept = kept.map(|(_, shard)| Shard { replicas: held_by(shard), ..shard.clone() }).collect();
+        self.settle(kept);
+        let alone = members.iter().filter_map(|(group, members)| Some((*group, members.alone()?)));
+        self.holders.extend(alone);
+        self.forget_holders();
         self.change = None;
+        self.note_end(id, before, end);
+        Ok(())
+    }
+
+    /// Gives ranges to the groups that have them.
+    pub fn take_over(&mut self, moved: &[(HashRange, u64)]) {
+        for (range, group) in moved {
+            if let Some(index) = self.index_of(*group) {
+                self.view.ownership.assign(range, index);
+                self.view.epoch += 1;
+            }
+        }
+    }
+
+    /// Gives ranges that nobody has any more to a shard that is lost, so that they are named, and can be given up like any other.
+    pub fn give_up_ranges(&mut self, lost: &LostRanges) {
+        let group = self.view.next_group;
+        let id = self.view.shards.iter().map(|shard| shard.id).max().unwrap_or(0) + 1;
+        self.view.next_group += 1;
+        self.view.shards.push(Shard { id, group, replicas: vec![lost.node.clone()] });
+        for range in &lost.ranges {
+            self.view.ownership.assign(range, self.view.shards.len() - 1);
+        }
+        self.holders.insert(group, BTreeMap::from([(lost.node.clone(), NOBODY)]));
+        self.view.epoch += 1;
+    }
+
+    /// Notes how a view change has ended that began with these nodes.
+    pub fn note_end(&mut self, id: u64, before: Vec<Address>, end: End) {
         let now = self.nodes();
         let left: Vec<Address> = before.into_iter().filter(|node| !now.contains(node)).collect();
         self.former.extend(left.iter().cloned());
@@ -546,7 +666,6 @@ impl MetaState {
         while self.results.len() > KEPT_RESULTS {
             self.results.pop_front();
         }
-        Ok(())
     }
 
     /// Makes these the shards of the view. Those that go own nothing.
@@ -586,6 +705,16 @@ impl Planned {
         let at = piece.index as usize;
         let open = self.pieces.get(at).is_some_and(|one| !one.handed_over && one.attempt == piece.attempt);
         if open { Ok(at) } else { Err(Void::Outdated) }
+    }
+
+    /// Whether all pieces belong to their new groups: from then on the replicas of the groups move to the nodes of the plan.
+    pub fn is_handed_over(&self) -> bool {
+        self.pieces.iter().all(|piece| piece.handed_over)
+    }
+
+    /// Whether something may have changed that another view change would have to change back.
+    pub fn has_begun(&self) -> bool {
+        self.is_handed_over() || self.pieces.iter().any(|piece| piece.handed_over)
     }
 
     /// Whether the pairs of a group are given up.

@@ -1,6 +1,5 @@
 //! Questions about the cluster: who this node is, counts, shards.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,7 +11,7 @@ use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Audit, Shard};
+use crate::model::shard::Audit;
 use crate::model::view;
 use crate::wire::{self, GroupMembers, Hello, Order};
 
@@ -77,15 +76,17 @@ impl Node {
     }
 
     /// The pairs of the ranges that a shard owns, as its leader counts them; what this node's replica has where there is no leader.
-    pub fn count_of(&self, serving: &Serving, shard: &view::Shard) -> Option<u64> {
+    pub async fn count_of(&self, serving: &Serving, shard: &view::Shard) -> Option<u64> {
         let deadline = Deadline::after(now(), COUNT_TIMEOUT);
         let own = serving.own_of(shard.group);
-        let confirmed = |own: &Arc<Shard>| self.leads(own).is_ok() && self.confirm(own, deadline).is_ok();
-        if let Some(own) = own.filter(|own| confirmed(own)) {
+        if let Some(own) = own
+            && self.leads(own).is_ok()
+            && self.confirm(own, deadline).await.is_ok()
+        {
             return Some(own.size().pairs);
         }
         let order = Order::Count { group: shard.group };
-        let counted = self.order_leader(&serving.state, shard.group, &order, deadline);
+        let counted = self.order_leader(&serving.state, shard.group, &order, deadline).await;
         let counted = counted
             .inspect_err(|error| log::debug!("the pairs of shard {} are not known: {error}", shard.id));
         counted.ok().or_else(|| own.map(|own| own.size().pairs))
@@ -106,58 +107,66 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::NotServing`] without a view, [`Error::NotFound`] where there is no such shard.
-    pub fn shard_info(&self, id: &str) -> Result<ShardInfo, Error> {
+    pub async fn shard_info(&self, id: &str) -> Result<ShardInfo, Error> {
         let standing = self.standing();
         let serving = standing.serving()?;
         let shards = &serving.state.view.shards;
         let shard = shards.iter().find(|shard| shard.id.to_string() == id).ok_or_else(|| {
             Error::NotFound(format!("There is no shard {id}: allowed is 1 to {}", shards.len()))
         })?;
-        let key_count = self.count_of(serving, shard);
+        let key_count = self.count_of(serving, shard).await;
         Ok(ShardInfo { shard_id: id.to_owned(), key_count, replicas: shard.replicas.clone() })
     }
 
     /// The audits of all replicas of a shard, each with its node; nothing for one that was not reached or is behind.
-    pub fn audits_of(&self, state: &MetaState, shard: &view::Shard) -> Vec<(Address, Option<Audit>)> {
+    pub async fn audits_of(&self, state: &MetaState, shard: &view::Shard) -> Vec<(Address, Option<Audit>)> {
         let group = shard.group;
         let deadline = Deadline::after(now(), AUDIT_TIMEOUT);
         // Up to where each replica must be: what was acknowledged before is there then.
-        let index = if shard.replicas.len() == 1 { 0 } else { self.confirmed_index(state, group) };
-        let audit = |node: &Address| {
-            if *node == self.address {
-                return self.audit_own(group, index, deadline).ok();
-            }
-            let instance = if shard.replicas.len() == 1 { state.holder(group, node)? } else { 0 };
-            let answer = self.order(node, instance, &Order::Audit { group, index }, deadline);
-            answer.inspect_err(|error| log::debug!("{node} did not sum up its shard: {error}")).ok()
-        };
-        shard.replicas.iter().map(|node| (node.clone(), audit(node))).collect()
+        let is_alone = shard.replicas.len() == 1;
+        let index = if is_alone { 0 } else { self.confirmed_index(state, group).await };
+        let mut audits = Vec::new();
+        for node in &shard.replicas {
+            let start = state.holder(group, node);
+            let audit = if *node == self.address {
+                self.audit_own(group, index, deadline).await.ok()
+            } else if is_alone && start.is_none() {
+                None
+            } else {
+                let order = Order::Audit { group, index };
+                let answer = self.order(node, start.filter(|_| is_alone), &order, deadline).await;
+                answer.inspect_err(|error| log::debug!("{node} did not sum up its shard: {error}")).ok()
+            };
+            audits.push((node.clone(), audit));
+        }
+        audits
     }
 
     /// Up to where the log of a group is applied at its leader; 0 where there is none.
-    fn confirmed_index(&self, state: &MetaState, group: u64) -> u64 {
+    async fn confirmed_index(&self, state: &MetaState, group: u64) -> u64 {
         let deadline = Deadline::after(now(), COUNT_TIMEOUT);
         if let Some(own) = self.shard_of(group)
             && self.leads(&own).is_ok()
         {
-            return self.groups.read(group, deadline).unwrap_or(0);
+            return self.groups.read(group, deadline).await.unwrap_or(0);
         }
-        let members = self.order_leader::<GroupMembers>(state, group, &Order::Members { group }, deadline);
-        members.map_or(0, |members| members.index)
+        let order = Order::Members { group };
+        let members = self.order_leader::<GroupMembers>(state, group, &order, deadline);
+        members.await.map_or(0, |members| members.index)
     }
 
     /// Sums up this node's replica of a shard, once its log is applied up to an index.
     ///
     /// # Errors
     /// A sentence that says why it cannot be.
-    pub fn audit_own(&self, group: u64, index: u64, deadline: Deadline) -> Result<Audit, String> {
+    pub async fn audit_own(&self, group: u64, index: u64, deadline: Deadline) -> Result<Audit, String> {
         let shard = self.shard_of(group);
         let shard = shard.ok_or_else(|| format!("{} holds no replica of group {group}", self.address))?;
         while self.groups.seat(group).is_some_and(|seat| seat.status.applied < index) {
             if deadline.is_over() {
                 return Err(format!("{}: the replica is behind", self.address));
             }
-            self.wait_for_news(u64::MAX, APPLY_PAUSE);
+            self.pause(APPLY_PAUSE).await;
         }
         Ok(shard.audit())
     }

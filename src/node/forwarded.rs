@@ -6,6 +6,7 @@ use super::group_ops::{NotDone, Told};
 use super::keys::{Asked, Operation, Outcome, not_agreed};
 use super::state::{Node, Standing};
 use crate::clock::{Deadline, wall_ms};
+use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::shard::{Done, Forwarded, Refused, RequestId};
@@ -45,7 +46,7 @@ impl Node {
         let Some(addressed) = addressed else {
             return Err(NotMeant::Unclear(format!("{}: the request names no cluster", self.address)));
         };
-        if addressed.instance != 0 && addressed.instance != self.instance {
+        if addressed.instance.is_some_and(|meant| meant != self.instance) {
             return Err(NotMeant::Gone(format!("{} was started again and holds nothing", self.address)));
         }
         match standing.serving() {
@@ -63,11 +64,11 @@ impl Node {
     ///
     /// # Errors
     /// [`NotServed`].
-    pub fn run_forwarded(
+    pub async fn run_forwarded(
         &self,
         standing: &Standing,
         key: &[u8],
-        operation: Operation,
+        operation: Operation<'_>,
         (epoch, request): (u64, Option<RequestId>),
         told: Option<Told>,
         deadline: Deadline,
@@ -86,11 +87,12 @@ impl Node {
         };
         if !own.is_logged() {
             let forwarded = request.map(|request| Forwarded { request, epoch, now_ms: wall_ms() });
-            return own.run(hash, key, operation, forwarded).map(Outcome::from).map_err(|_| NotServed::Again);
+            let done = self.run_alone(own, (hash, key), operation, request.unwrap_or(0), forwarded);
+            return done.map(Outcome::from).map_err(|_| NotServed::Again);
         }
-        let request = request.unwrap_or_else(rand::random);
+        let request = request.unwrap_or_else(dice::draw);
         let forwarded = Forwarded { request, epoch, now_ms: wall_ms() };
-        let done = self.run_in_group(own, (hash, key), operation, &forwarded, deadline);
+        let done = self.run_in_group(own, (hash, key), operation, &forwarded, deadline).await;
         self.told_of_forwarded(shard, done, operation)
     }
 

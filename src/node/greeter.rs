@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::ask::{ask_hello, ask_livez};
+use super::calls::ask_livez;
+use super::host;
 use super::membership::{Roll, RollCall};
-use super::post;
 use super::state::{Node, Standing};
 use crate::clock::{Deadline, now};
 use crate::config::Role;
+use crate::dice;
 use crate::model::address::Address;
 use crate::model::hash::HashKey;
 use crate::model::meta::MetaState;
@@ -21,41 +22,50 @@ use crate::model::view::View;
 use crate::wire::Order;
 
 /// Time between two rounds of questions.
-const ROUND: Duration = Duration::from_millis(200);
+pub(crate) const ROUND: Duration = Duration::from_millis(200);
 /// A founder lets this time pass first, in which members of a cluster that it may belong to greet it.
 const FOUNDING_DELAY: Duration = Duration::from_millis(400);
+/// What a founder says meanwhile.
+const GREETINGS_AWAITED: &str = "waiting for greetings of a cluster that may be there already";
 /// A node that does not promise itself within this time will not.
 const PROMISE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until the channel closes.
 pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
-    let roll_call = match &node.role {
-        Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
-        _ => None,
-    };
-    let mut greeter = Greeter { node: Arc::clone(node), roll_call, started: now() };
+    let mut greeter = Greeter::new(node);
     loop {
-        if catch_unwind(AssertUnwindSafe(|| greeter.round())).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| host::run(greeter.round()))).is_err() {
             log::error!("a round of greetings broke off");
+            node.end_first_round();
         }
-        node.end_first_round();
+        // A follower's main is always asked: nobody else would notice that it was never there.
+        if let Some(main) = node.main() {
+            ask_livez(&main);
+        }
         if stop.recv_timeout(ROUND) != Err(RecvTimeoutError::Timeout) {
             return;
         }
     }
 }
 
-/// A node alone is a cluster of its own from the start.
-pub fn found_alone(node: &Node) {
+/// What a node does before anything else: one alone that nobody can name is a cluster of its own from the start.
+pub(crate) fn begin(node: &Node) {
+    if node.role == Role::Single && !node.has_address {
+        found_alone(node);
+    }
+}
+
+/// Founds a cluster of this node alone.
+fn found_alone(node: &Node) {
     let view = View::first(std::slice::from_ref(&node.address), 1).expect("one node makes a view");
     let instances = [(node.address.clone(), node.instance)].into();
-    let mut state = MetaState::first(new_cluster_id(), rand::random(), new_hash_key(), view, &instances);
+    let mut state = MetaState::first(new_cluster_id(), dice::id(), new_hash_key(), view, &instances);
     state.open = true;
     found(node, state);
 }
 
 fn found(node: &Node, state: MetaState) {
-    let replica = rand::random::<u64>().max(1);
+    let replica = dice::id();
     node.take_seat(state.group, replica);
     node.meta.found(state.group, replica, &node.address, state.clone());
     if let Err(error) = node.learn(&Arc::new(state)) {
@@ -64,46 +74,61 @@ fn found(node: &Node, state: MetaState) {
 }
 
 fn new_cluster_id() -> String {
-    format!("{:016x}", rand::random::<u64>())
+    format!("{:016x}", dice::draw::<u64>())
 }
 
 fn new_hash_key() -> HashKey {
-    HashKey::new(rand::random(), rand::random())
+    HashKey::new(dice::draw(), dice::draw())
 }
 
-struct Greeter {
+/// What a node does about the others, round by round.
+pub(crate) struct Greeter {
     node: Arc<Node>,
     roll_call: Option<RollCall>,
     started: Instant,
 }
 
 impl Greeter {
-    fn round(&mut self) {
+    /// A node that has asked nobody yet.
+    pub(crate) fn new(node: &Arc<Node>) -> Self {
+        let roll_call = match &node.role {
+            Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
+            _ => None,
+        };
+        Self { node: Arc::clone(node), roll_call, started: now() }
+    }
+
+    /// Asks and tells whom it has to, once.
+    pub(crate) async fn round(&mut self) {
         self.node.forget_old_promise();
         self.node.sweep();
         let waiting = matches!(&*self.node.standing(), Standing::Waiting(_));
-        match &self.node.role {
-            Role::Member { view } if waiting => self.call_the_roll(&view.clone()),
-            Role::Passive { .. } if waiting => self.look_for_a_cluster(),
+        match self.node.role.clone() {
+            Role::Member { view } if waiting => self.call_the_roll(&view).await,
+            Role::Passive { .. } if waiting => self.look_for_a_cluster().await,
+            Role::Single if waiting && now() - self.started < FOUNDING_DELAY => {
+                self.node.wait_for_cluster(vec![GREETINGS_AWAITED.to_owned()]);
+                // Whoever asks it waits as long.
+                return;
+            }
+            Role::Single if waiting => found_alone(&self.node),
             _ => {}
         }
         if self.node.meta.leads() {
             self.greet_all();
         } else if !waiting {
-            self.node.ask_for_news();
+            self.node.ask_for_news().await;
         }
-        // Whoever is asked is known to be up or down by the answer. A follower's main is always asked: nobody else
-        // would notice that it was never there.
+        // Whoever is asked is known to be up or down by the answer.
         let known = self.known_nodes();
         self.node.peers.keep(&known);
+        self.node.posts.keep(&known);
         for peer in self.node.peers.down().iter().filter(|peer| known.contains(peer.address())) {
             if self.node.main().is_none() {
-                post::greet(&self.node, peer.address());
+                self.node.host.greet(&self.node, peer.address());
             }
         }
-        if let Some(main) = self.node.main() {
-            ask_livez(&main);
-        }
+        self.node.end_first_round();
     }
 
     /// Everybody that this node has to do with for longer than one request.
@@ -124,16 +149,15 @@ impl Greeter {
     fn greet_all(&self) {
         let Some(state) = self.node.state() else { return };
         for node in state.nodes().iter().chain(&state.former).filter(|node| **node != self.node.address) {
-            post::greet(&self.node, node);
+            self.node.host.greet(&self.node, node);
         }
-        self.node.posts.keep(&self.known_nodes());
     }
 
-    fn call_the_roll(&mut self, view: &View) {
+    async fn call_the_roll(&mut self, view: &View) {
         let roll_call = self.roll_call.as_mut().expect("a member calls the roll");
         let mut known = None;
         for address in roll_call.others() {
-            let hello = ask_hello(&self.node.peers.at(&address));
+            let hello = self.node.ask_hello(&address).await;
             if let Ok(hello) = &hello
                 && hello.cluster.is_some()
             {
@@ -143,7 +167,7 @@ impl Greeter {
         }
         if let Some((node, instance)) = known {
             // Somebody belongs to a cluster already: this start of the node has come too late for its founding.
-            if let Err(error) = self.node.fetch_news(&node, instance) {
+            if let Err(error) = self.node.fetch_news(&node, instance).await {
                 self.node.wait_for_cluster(vec![format!("{node} belongs to a cluster: {error}")]);
             }
             return;
@@ -155,13 +179,13 @@ impl Greeter {
                 vec![format!("waiting for {founder} to found the cluster")]
             }
             Roll::Complete(_) if now() - self.started < FOUNDING_DELAY => {
-                vec!["waiting for greetings of a cluster that may be there already".to_owned()]
+                vec![GREETINGS_AWAITED.to_owned()]
             }
             Roll::Complete(_) if self.node.meta.seat().is_some() => {
                 vec!["founding the cluster".to_owned()]
             }
             Roll::Complete(instances) => {
-                self.found(view, &instances);
+                self.found(view, &instances).await;
                 vec!["founding the cluster".to_owned()]
             }
         };
@@ -169,7 +193,7 @@ impl Greeter {
     }
 
     /// Has all nodes promise themselves, and founds the cluster. It is open when its meta group is complete.
-    fn found(&self, view: &View, instances: &BTreeMap<Address, u64>) {
+    async fn found(&self, view: &View, instances: &BTreeMap<Address, u64>) {
         let cluster = new_cluster_id();
         let order = Order::Promise { cluster: cluster.clone(), founding: true };
         for (address, instance) in instances {
@@ -177,7 +201,8 @@ impl Greeter {
                 self.node.promise(&cluster, true)
             } else {
                 let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
-                self.node.order(address, *instance, &order, deadline).map_err(|error| error.to_string())
+                let promised = self.node.order(address, Some(*instance), &order, deadline).await;
+                promised.map_err(|error| error.to_string())
             };
             match promised {
                 Ok(promised) if promised == *instance => {}
@@ -186,16 +211,16 @@ impl Greeter {
             }
         }
         log::info!("founding cluster {cluster} of {} nodes", instances.len());
-        let state = MetaState::first(cluster, rand::random(), new_hash_key(), view.clone(), instances);
+        let state = MetaState::first(cluster, dice::id(), new_hash_key(), view.clone(), instances);
         found(&self.node, state);
     }
 
     /// A passive node takes what the first seed knows that knows something.
-    fn look_for_a_cluster(&self) {
+    async fn look_for_a_cluster(&self) {
         let mut problems = Vec::new();
         for seed in self.node.seeds() {
-            match ask_hello(&self.node.peers.at(&seed)) {
-                Ok(hello) if hello.cluster.is_some() => match self.node.fetch_news(&seed, hello.instance) {
+            match self.node.ask_hello(&seed).await {
+                Ok(hello) if hello.cluster.is_some() => match self.node.fetch_news(&seed, hello.instance).await {
                     Ok(()) => return,
                     Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
                 },

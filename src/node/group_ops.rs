@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::raft::{self, ANSWER_TIME, NotProposed};
+use super::raft::{ANSWER_TIME, NotProposed};
 use super::state::Node;
 use crate::clock::{Deadline, wall_ms};
 use crate::consensus::{Answer, Refusal};
@@ -84,7 +84,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NotDone`]; a shard without a log always does it.
-    pub fn apply(
+    pub async fn apply(
         &self,
         shard: &Shard,
         command: &ShardCommand,
@@ -93,36 +93,36 @@ impl Node {
         if !shard.is_logged() {
             return Ok(shard.apply(command));
         }
-        self.propose_to(shard, command.encode(), deadline)
+        self.propose_to(shard, command.encode(), deadline).await
     }
 
     /// Waits until this node's replica of a shard holds everything that was ever acknowledged.
     ///
     /// # Errors
     /// [`NotDone`], as long as this node does not lead the shard's group.
-    pub fn confirm(&self, shard: &Shard, deadline: Deadline) -> Result<(), NotDone> {
+    pub async fn confirm(&self, shard: &Shard, deadline: Deadline) -> Result<(), NotDone> {
         if !shard.is_logged() {
             return Ok(());
         }
         let group = shard.group();
-        self.groups.read(group, deadline).map(|_| ()).map_err(|error| self.not_done(group, error))
+        self.groups.read(group, deadline).await.map(|_| ()).map_err(|error| self.not_done(group, error))
     }
 
     /// Does an operation on a key of a shard that has a log, where this node leads its group.
     ///
     /// # Errors
     /// [`NotDone`], or [`Refused`], with which nothing was done either.
-    pub(super) fn run_in_group(
+    pub(super) async fn run_in_group(
         &self,
         shard: &Arc<Shard>,
         (hash, key): (KeyHash, &[u8]),
-        operation: Operation,
+        operation: Operation<'_>,
         forwarded: &Forwarded,
         deadline: Deadline,
     ) -> Result<Result<Done, Refused>, NotDone> {
         let asking = Asking::new(shard, key, operation, forwarded);
-        let told = raft::wait(deadline, |told| self.ask_and(asking, move |heard| told(heard.answer)));
-        let answer = told.map_err(|_| NotDone::Unknown)?;
+        let told = self.groups.wait(deadline, |told| self.ask_and(asking, move |heard| told(heard.answer)));
+        let answer = told.await.map_err(|_| NotDone::Unknown)?;
         let told = Told { shard: Arc::clone(shard), request: forwarded.request, answer };
         self.conclude(told, (hash, key), operation)
     }
@@ -158,6 +158,23 @@ impl Node {
         }
     }
 
+    /// Does an operation on a key of a shard that this node keeps alone.
+    ///
+    /// # Errors
+    /// [`Refused`], and then nothing was done.
+    pub(super) fn run_alone(
+        &self,
+        shard: &Shard,
+        (hash, key): (KeyHash, &[u8]),
+        operation: Operation,
+        request: RequestId,
+        forwarded: Option<Forwarded>,
+    ) -> Result<Done, Refused> {
+        let done = shard.run(hash, key, operation, forwarded)?;
+        self.host.done(shard, key, operation, request, &done);
+        Ok(done)
+    }
+
     /// What came of an operation.
     ///
     /// # Errors
@@ -182,14 +199,14 @@ impl Node {
         }
     }
 
-    fn propose_to(
+    async fn propose_to(
         &self,
         shard: &Shard,
         command: Vec<u8>,
         deadline: Deadline,
     ) -> Result<ShardOutcome, NotDone> {
         let group = shard.group();
-        let outcome = self.groups.propose(group, command.into(), deadline);
+        let outcome = self.groups.propose(group, command.into(), deadline).await;
         let outcome = outcome.map_err(|error| self.not_done(group, error))?;
         // Whatever it says, it was applied; that it cannot be read is a fault of ours.
         ShardOutcome::decode(&outcome).map_err(|_| NotDone::Unknown)

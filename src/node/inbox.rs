@@ -97,6 +97,18 @@ impl<T> Inbox<T> {
 }
 
 #[cfg(test)]
+impl<T> Inbox<T> {
+    pub(super) fn has_input(&self) -> bool {
+        !self.state.lock().inputs.is_empty()
+    }
+
+    /// Takes all that has come, without waiting.
+    pub(super) fn drain(&self) -> Vec<T> {
+        std::mem::take(&mut self.state.lock().inputs)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 

@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::{Method, Response};
-use ureq::{Body, SendBody};
-
-use super::ask::header;
 use super::group_ops::{NotDone, Told};
 use super::state::{Node, Serving, Standing, advice, lost_shard};
 use crate::budget::Permit;
 use crate::clock::{Deadline, wall_ms};
+use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
@@ -18,13 +15,11 @@ use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Forwarded, Refused, RequestId, Shard};
 use crate::model::store::Held;
 use crate::model::view;
-use crate::peers::client::{NoAnswer, Patience, read_body};
-use crate::wire::{self, Addressed, KeyResult};
+use crate::peers::client::NoAnswer;
+use crate::wire::{Addressed, KeyResult};
 
 pub use crate::model::shard::Operation;
 
-/// A longer value of another node, in bytes, takes part of the memory for large ones.
-const LARGE_VALUE: u64 = 64 * 1024;
 /// How long to wait for news of a key that is on its way, before its owner is asked again.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The same after a while.
@@ -111,14 +106,35 @@ impl Owner {
 
 /// What a request about a key is, whoever is asked next.
 pub struct Request<'a> {
-    key: &'a [u8],
-    operation: Operation<'a>,
-    id: RequestId,
+    pub(crate) key: &'a [u8],
+    pub(crate) operation: Operation<'a>,
+    pub(crate) id: RequestId,
     /// The client has named the id itself and may send the request again: what was done is remembered by it wherever it is done.
     is_named: bool,
     /// Any replica may answer.
-    is_stale: bool,
-    deadline: Deadline,
+    pub(crate) is_stale: bool,
+    pub(crate) deadline: Deadline,
+}
+
+/// What another node answers to an operation that was passed on to it.
+pub enum KeyReply {
+    /// It was done.
+    Done {
+        /// What.
+        result: KeyResult,
+        /// The value that was read, and the part of the memory for large answers that it takes.
+        value: (Vec<u8>, Option<Permit>),
+        /// Where any replica may answer: how old the answer may be.
+        age: Option<Duration>,
+    },
+    /// Nothing was done: the key is on its way from one shard to another.
+    Again,
+    /// Nothing was done: another replica leads the shard, where it is known, and a sentence.
+    NotLeader(Option<Address>, String),
+    /// Nothing was done: the node was started again since.
+    Gone,
+    /// The error says whether it was done.
+    Refused(Error),
 }
 
 impl<'a> Request<'a> {
@@ -129,8 +145,14 @@ impl<'a> Request<'a> {
         named: Option<RequestId>,
         deadline: Deadline,
     ) -> Self {
-        let id = named.unwrap_or_else(rand::random);
+        let id = named.unwrap_or_else(dice::draw);
         Self { key, operation, id, is_named: named.is_some(), is_stale: false, deadline }
+    }
+
+    /// The same, and whether the client may send it again under its id.
+    #[cfg(test)]
+    pub(crate) fn named(self, is_named: bool) -> Self {
+        Self { is_named, ..self }
     }
 
     /// Whether its time is over.
@@ -205,7 +227,7 @@ impl Node {
             match up.len() {
                 0 => shard.replicas[0].clone(),
                 // Whoever has no leader that it knows of may be cut off from the others: the next time it is another.
-                count => up[rand::random_range(0..count)].clone(),
+                count => up[dice::index(count)].clone(),
             }
         })
     }
@@ -215,8 +237,13 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Unavailable`], which says whether a write happened.
-    pub fn run(&self, mut request: Request, mut told_by_log: Option<Told>) -> Result<Outcome, Error> {
+    pub async fn run(
+        &self,
+        mut request: Request<'_>,
+        mut told_by_log: Option<Told>,
+    ) -> Result<Outcome, Error> {
         self.count_operation();
+        self.refuse_if_claimed()?;
         let (operation, deadline) = (request.operation, request.deadline);
         if let Some(told) = &told_by_log {
             request.id = told.request;
@@ -226,7 +253,7 @@ impl Node {
         // What a replica has said of its shard tells more than that another one did not answer.
         let mut told: Option<String> = None;
         let mut was_sent_on = false;
-        self.wait_for_first_round(deadline);
+        self.wait_for_first_round(deadline).await;
         loop {
             let standing = self.standing();
             let serving = standing.serving().map_err(|error| Error::Unavailable {
@@ -236,7 +263,7 @@ impl Node {
             let known = serving.state.version;
             let asked = match told_by_log.take() {
                 Some(told) => self.told_by_log(serving, told, &request),
-                None => self.ask_owner(serving, &request, unclear.is_some()),
+                None => self.ask_owner(serving, &request, unclear.is_some()).await,
             };
             let sent_on = matches!(asked, Ok(Asked::AtLeader)) && !was_sent_on;
             match asked {
@@ -265,30 +292,35 @@ impl Node {
             // The first hint to another leader is followed at once.
             was_sent_on = sent_on;
             if !sent_on {
-                self.wait_for_news(known, pause.min(deadline.left()));
+                self.wait_for_news(known, pause.min(deadline.left())).await;
                 pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }
 
-    fn ask_owner(&self, serving: &Serving, request: &Request, is_retry: bool) -> Result<Asked, Error> {
+    async fn ask_owner(
+        &self,
+        serving: &Serving,
+        request: &Request<'_>,
+        is_retry: bool,
+    ) -> Result<Asked, Error> {
         let (hash, shard) = serving.shard_of(request.key);
         let Some(own) = serving.own_of(shard.group) else {
             let is_replicated = serving.state.replicas_of(shard.group).len() > 1;
             return if is_replicated {
-                self.ask_replica(serving, shard, request)
+                self.ask_replica(serving, shard, request).await
             } else {
-                self.ask_only_replica(serving, shard, request)
+                self.ask_only_replica(serving, shard, request).await
             };
         };
         let (request_id, epoch, now_ms) = (request.id, serving.state.view.epoch, wall_ms());
         let forwarded = Forwarded { request: request_id, epoch, now_ms };
         if own.is_logged() {
-            return self.ask_own_group(serving, (shard, own), hash, request, &forwarded);
+            return self.ask_own_group(serving, (shard, own), hash, request, &forwarded).await;
         }
         // Another node may have done it already, before the key came here, and its record came along.
         let forwarded = (is_retry || request.is_named).then_some(forwarded);
-        match own.run(hash, request.key, request.operation, forwarded) {
+        match self.run_alone(own, (hash, request.key), request.operation, request.id, forwarded) {
             Ok(done) => Ok(Asked::Done(done.into())),
             Err(Refused::Moving | Refused::NotOwned | Refused::Logged) => Ok(Asked::Again),
             Err(Refused::Sealed) => Err(Error::Unavailable {
@@ -299,23 +331,23 @@ impl Node {
     }
 
     /// Has it done by the group that this node has a replica of, by itself or by the one that leads it.
-    fn ask_own_group(
+    async fn ask_own_group(
         &self,
         serving: &Serving,
         (shard, own): (&view::Shard, &Arc<Shard>),
         hash: KeyHash,
-        request: &Request,
+        request: &Request<'_>,
         forwarded: &Forwarded,
     ) -> Result<Asked, Error> {
         if let Err(NotDone::NotLeader(leader)) = self.leads(own) {
             if let Some(leader) = leader {
-                return self.ask_node(serving, shard, (&leader, 0), request);
+                return self.ask_node(serving, shard, (&leader, None), request).await;
             }
             let voters = self.groups.seat(shard.group).map(|seat| seat.voters()).unwrap_or_default();
             return Ok(Asked::Told(self.leaderless(shard, &voters)));
         }
         let place = (hash, request.key);
-        let done = self.run_in_group(own, place, request.operation, forwarded, request.deadline);
+        let done = self.run_in_group(own, place, request.operation, forwarded, request.deadline).await;
         asked_log(shard, done, request.operation)
     }
 
@@ -326,147 +358,87 @@ impl Node {
     }
 
     /// Has it done by a replica of a shard that this node holds none of.
-    fn ask_replica(&self, serving: &Serving, shard: &view::Shard, request: &Request) -> Result<Asked, Error> {
+    async fn ask_replica(
+        &self,
+        serving: &Serving,
+        shard: &view::Shard,
+        request: &Request<'_>,
+    ) -> Result<Asked, Error> {
         let node = self.likely_leader(&serving.state, shard);
         if node == self.address {
             let reason = format!("shard {}: none of its other replicas is reached", shard.id);
             return Ok(Asked::Elsewhere(Error::Unavailable { reason, applied: Applied::No }));
         }
-        self.ask_node(serving, shard, (&node, 0), request)
+        self.ask_node(serving, shard, (&node, None), request).await
     }
 
     /// Has it done by the only node that holds the shard.
-    fn ask_only_replica(
+    async fn ask_only_replica(
         &self,
         serving: &Serving,
         shard: &view::Shard,
-        request: &Request,
+        request: &Request<'_>,
     ) -> Result<Asked, Error> {
         let node = &shard.replicas[0];
         let Some(instance) = serving.state.holder(shard.group, node).filter(|_| *node != self.address) else {
             return Err(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No });
         };
-        self.ask_node(serving, shard, (node, instance), request)
+        self.ask_node(serving, shard, (node, Some(instance)), request).await
     }
 
-    /// Has it done by a node that holds a replica of the key's shard; an instance of 0 stands for any start of it.
-    fn ask_node(
+    /// Has it done by a node that holds a replica of the key's shard: a certain start of it where that is the only replica.
+    async fn ask_node(
         &self,
         serving: &Serving,
         shard: &view::Shard,
-        (node, instance): (&Address, u64),
-        request: &Request,
+        (node, instance): (&Address, Option<u64>),
+        request: &Request<'_>,
     ) -> Result<Asked, Error> {
         let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
         let addressed = Addressed { cluster, epoch, instance };
-        let is_only = instance != 0;
-        let unanswered = |error: &NoAnswer| {
-            let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };
-            Error::unavailable(format_args!("shard {} at {node}", shard.id), reason, error.kind.applied())
-        };
-        let not_answered = |error: &NoAnswer| match (is_only, error.kind.applied()) {
-            (true, Applied::Unknown) => Ok(Asked::Unclear(unanswered(error))),
-            (true, _) => Err(unanswered(error)),
-            (false, _) => {
-                self.leaders.forget(shard.group, node);
-                Ok(Asked::Elsewhere(unanswered(error)))
-            }
-        };
-        let response = match self.send_key(node, &addressed, request) {
-            Ok(response) => response,
-            Err(error) => return not_answered(&error),
-        };
-        match header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse) {
-            Some(KeyResult::Again) => {
-                // Reading the body to its end gives the connection back.
-                let _ = read_body(response, 1 << 16);
-                Ok(Asked::Again)
-            }
-            Some(KeyResult::NotLeader) => {
-                let leader =
-                    header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
-                let reason = header(response.headers(), wire::REASON_HEADER).unwrap_or_default().to_owned();
-                let _ = read_body(response, 1 << 16);
-                self.leaders.forget(shard.group, node);
-                match leader {
-                    Some(leader) => {
-                        self.leaders.note(shard.group, &leader);
-                        Ok(Asked::AtLeader)
-                    }
-                    None => Ok(Asked::Told(reason)),
-                }
-            }
-            Some(KeyResult::Gone) => {
-                let _ = read_body(response, 1 << 16);
+        let is_only = instance.is_some();
+        let reply = self.host.key(self, (node, &addressed), request).await;
+        if !is_only {
+            self.note_leader(shard.group, node, &reply);
+        }
+        match reply {
+            Ok(KeyReply::Again) => Ok(Asked::Again),
+            Ok(KeyReply::NotLeader(Some(_), _)) => Ok(Asked::AtLeader),
+            Ok(KeyReply::NotLeader(None, reason)) => Ok(Asked::Told(reason)),
+            Ok(KeyReply::Gone) => {
                 Err(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No })
             }
-            Some(result) => {
-                let (length, permit) = self.make_room(node, &response)?;
-                let bytes = match read_body(response, length) {
-                    Ok(bytes) => bytes,
-                    Err(error) => return not_answered(&error),
-                };
-                if !is_only {
-                    self.leaders.note(shard.group, node);
-                }
+            Ok(KeyReply::Done { result, value, .. }) => {
                 let by = (!self.is_of(serving, shard)).then(|| node.clone());
-                Ok(Asked::Done(Outcome::received(result, (bytes, permit), by)))
+                Ok(Asked::Done(Outcome::received(result, value, by)))
             }
-            None if is_only => Err(refused(node, response)),
-            None => match refused(node, response) {
-                error @ Error::Unavailable { .. } => Ok(Asked::Elsewhere(error)),
-                error => Err(error),
-            },
+            Ok(KeyReply::Refused(error @ Error::Unavailable { .. })) if !is_only => Ok(Asked::Elsewhere(error)),
+            Ok(KeyReply::Refused(error)) => Err(error),
+            Err(error) => {
+                let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };
+                let applied = error.kind.applied();
+                let error = Error::unavailable(format_args!("shard {} at {node}", shard.id), reason, applied);
+                match (is_only, applied) {
+                    (true, Applied::Unknown) => Ok(Asked::Unclear(error)),
+                    (true, _) => Err(error),
+                    (false, _) => Ok(Asked::Elsewhere(error)),
+                }
+            }
         }
     }
 
-    pub(super) fn send_key(
-        &self,
-        node: &Address,
-        addressed: &Addressed,
-        request: &Request,
-    ) -> Result<Response<Body>, NoAnswer> {
-        let path = format!("{}{}", wire::KEYS, wire::encode_key(request.key));
-        let (method, body) = match request.operation {
-            Operation::Get => (Method::GET, None),
-            Operation::Put(value) => (Method::PUT, Some(value)),
-            Operation::Delete => (Method::DELETE, None),
-        };
-        let peer = self.peers.at(node);
-        let mut head = peer.request(method, &path).header(wire::VIEW_HEADER, addressed.to_string());
-        if request.operation != Operation::Get {
-            head = head.header(wire::REQUEST_HEADER, format!("{:032x}", request.id));
-        }
-        if request.is_stale {
-            head = head.header(wire::CONSISTENCY_HEADER, wire::STALE);
-        }
-        let patience = Patience::Until(request.deadline);
-        match body {
-            Some(value) => peer.exchange(head.body(value).expect("a key makes a path"), patience),
-            None => peer.exchange(head.body(SendBody::none()).expect("a key makes a path"), patience),
-        }
-    }
-
-    /// Takes memory for the value that another node is about to send.
-    pub(super) fn make_room(
-        &self,
-        owner: &Address,
-        response: &Response<Body>,
-    ) -> Result<(u64, Option<Permit>), Error> {
-        // Not asked of the body: one of length 0 says that it has none.
-        let length = header(response.headers(), "content-length").and_then(|length| length.parse().ok());
-        let Some(length) = length else {
-            return Err(Error::unavailable(owner, "its answer has no length", Applied::Unknown));
-        };
-        if length <= LARGE_VALUE {
-            return Ok((length, None));
-        }
-        let permit = usize::try_from(length).ok().and_then(|length| self.budget.take(length));
-        match permit {
-            Some(permit) => Ok((length, Some(permit))),
-            None => {
-                Err(Error::Overloaded("The memory for large answers is in use: try again later".to_owned()))
+    /// What a reply says of who leads a shard.
+    fn note_leader(&self, group: u64, node: &Address, reply: &Result<KeyReply, NoAnswer>) {
+        match reply {
+            Ok(KeyReply::Done { .. }) => self.leaders.note(group, node),
+            Ok(KeyReply::NotLeader(leader, _)) => {
+                self.leaders.forget(group, node);
+                if let Some(leader) = leader {
+                    self.leaders.note(group, leader);
+                }
             }
+            Err(_) => self.leaders.forget(group, node),
+            Ok(KeyReply::Again | KeyReply::Gone | KeyReply::Refused(_)) => {}
         }
     }
 }
@@ -519,24 +491,4 @@ impl Serving {
         let hash = self.state.hash_key.hash(key);
         (hash, &self.state.view.shards[self.state.view.owner(hash, key)])
     }
-}
-
-/// An answer without a result: the owner refused, or whoever answers there is no node.
-fn refused(owner: &Address, response: Response<Body>) -> Error {
-    let status = response.status();
-    let applied = header(response.headers(), wire::OUTCOME_HEADER).map_or(Applied::Unknown, Applied::parse);
-    let reason = header(response.headers(), wire::REASON_HEADER).map(str::to_owned);
-    let limit = header(response.headers(), wire::LIMIT_HEADER).and_then(|limit| limit.parse().ok());
-    // The body is read even where it is not needed: only then can the connection be used again.
-    let body = read_body(response, 1 << 16).ok();
-    let said =
-        body.and_then(|body| serde_json::from_slice::<wire::Refusal>(&body).ok()).map(|body| body.error);
-    let reason = reason.or(said).unwrap_or_else(|| format!("answered {status} without a result"));
-    // The owner's limits may be narrower than ours. That is no reason to try again.
-    match (status.as_u16(), limit) {
-        (400, Some(limit)) => return Error::KeyTooLong { limit },
-        (413, _) => return Error::TooLarge(reason),
-        _ => {}
-    }
-    Error::unavailable(owner, reason, applied)
 }

@@ -3,19 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ask::ask_hello;
 use super::state::{Node, Serving, Standing};
 use crate::clock::{Deadline, now};
+use crate::dice;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Shard, ShardCommand};
+use crate::model::shard::ShardCommand;
 use crate::points::point;
 use crate::wire::Order;
 
 /// A node that does not tell what it knows within this time will not.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
+/// A group that does not agree within this time that it acts by the news does so later.
+const ACT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Node {
+    /// Learns what the meta group has agreed on since the last time, where this node has a replica of it.
+    pub fn publish(&self) {
+        if let Some(state) = self.meta.news()
+            && let Err(error) = self.learn(&state)
+        {
+            log::error!("what the meta group agreed on is refused: {error}");
+        }
+    }
+
     /// Learns a state, if it is newer than what is known: serves what has become this node's own, and drops what is no longer.
     ///
     /// # Errors
@@ -41,8 +52,9 @@ impl Node {
                 }
                 Some(serving)
             }
-            Standing::Serving(_) if self.has_promised(&state.cluster) => None,
+            Standing::Serving(serving) if self.joins(serving, state) => None,
             Standing::Serving(serving) => {
+                self.note_claim(serving, state);
                 return Err(format!("{} belongs to cluster {}", self.address, serving.state.cluster));
             }
         };
@@ -83,16 +95,32 @@ impl Node {
     }
 
     /// Has the shards that this node leads act by the newest state that it has learned: the groups of those that do by the deadline.
-    pub fn act(&self, deadline: Deadline) -> Vec<u64> {
+    pub async fn act(&self, deadline: Deadline) -> Vec<u64> {
         let standing = self.standing();
         let Ok(serving) = standing.serving() else { return Vec::new() };
         let state = &serving.state;
-        let acts = |(index, shard): &&(usize, Arc<Shard>)| {
-            let knows = || shard.version() >= state.version;
-            let learn = || self.apply(shard, &ShardCommand::Learn(state.directive(*index)), deadline).is_ok();
-            self.leads(shard).is_ok() && (knows() || learn())
-        };
-        serving.own.iter().filter(acts).map(|(_, shard)| shard.group()).collect()
+        let mut acting = Vec::new();
+        for (index, shard) in &serving.own {
+            if self.leads(shard).is_err() {
+                continue;
+            }
+            let learn = ShardCommand::Learn(state.directive(*index));
+            if shard.version() >= state.version || self.apply(shard, &learn, deadline).await.is_ok() {
+                acting.push(shard.group());
+            }
+        }
+        acting
+    }
+
+    /// Takes the news of another node, and acts by them: the groups of the shards that this node leads and that do.
+    ///
+    /// # Errors
+    /// A sentence that says why this node does not learn from that cluster.
+    pub async fn take_news(&self, state: &Arc<MetaState>) -> Result<Vec<u64>, String> {
+        self.learn(state)?;
+        let acting = self.act(Deadline::after(now(), ACT_TIMEOUT)).await;
+        self.sweep();
+        Ok(acting)
     }
 
     /// Removes what is not this node's any more.
@@ -112,28 +140,28 @@ impl Node {
 
     /// Looks for news at one of the nodes of the view: a node is told of them only where the leader of the meta group knows it and
     /// reaches it.
-    pub fn ask_for_news(&self) {
+    pub async fn ask_for_news(&self) {
         let Some(state) = self.state() else { return };
         let nodes = state.nodes();
         let others: Vec<&Address> = nodes.iter().filter(|node| **node != self.address).collect();
         if others.is_empty() {
             return;
         }
-        let other = others[rand::random_range(0..others.len())];
-        if let Ok(hello) = ask_hello(&self.peers.at(other))
+        let other = others[dice::index(others.len())];
+        if let Ok(hello) = self.ask_hello(other).await
             && hello.cluster.as_ref() == Some(&state.cluster)
             && hello.version > state.version
-            && let Err(error) = self.fetch_news(other, hello.instance)
+            && let Err(error) = self.fetch_news(other, hello.instance).await
         {
             log::debug!("no news: {error}");
         }
     }
 
     /// A node that is no member is the last to be told: it looks for news before it answers questions about the cluster.
-    pub fn catch_up(&self) {
+    pub async fn catch_up(&self) {
         let standing = self.standing();
         if standing.serving().is_ok_and(|serving| serving.own.is_empty()) {
-            self.ask_for_news();
+            self.ask_for_news().await;
         }
     }
 
@@ -141,9 +169,9 @@ impl Node {
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub(super) fn fetch_news(&self, from: &Address, instance: u64) -> Result<(), String> {
+    pub(super) async fn fetch_news(&self, from: &Address, instance: u64) -> Result<(), String> {
         let deadline = Deadline::after(now(), NEWS_TIMEOUT);
-        match self.order::<Option<MetaState>>(from, instance, &Order::News, deadline) {
+        match self.order::<Option<MetaState>>(from, Some(instance), &Order::News, deadline).await {
             Ok(Some(state)) => self.learn(&Arc::new(state)),
             Ok(None) => Err(format!("{from} does not serve yet")),
             Err(error) => Err(error.to_string()),

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::host::{Host, Machine};
 use super::raft::{Groups, NotProposed, Seat};
 use crate::clock::Deadline;
-use crate::consensus::{Change, Members, Pieces, Refusal, StateMachine};
+use crate::consensus::{Members, Pieces, Refusal, StateMachine};
 use crate::model::address::Address;
 use crate::model::binary::Malformed;
 use crate::model::meta::{Command, MetaState, Void};
@@ -18,6 +19,7 @@ type Applied = Arc<Mutex<Option<Arc<MetaState>>>>;
 /// The meta group's replica on this node; a node takes part in one meta group at a time.
 pub struct MetaGroup {
     groups: Arc<Groups>,
+    host: Arc<dyn Host>,
     group: RwLock<Option<u64>>,
     applied: Mutex<Applied>,
     published: AtomicU64,
@@ -25,9 +27,9 @@ pub struct MetaGroup {
 
 impl MetaGroup {
     /// A replica that takes part in no group yet.
-    pub fn new(groups: Arc<Groups>) -> Self {
+    pub fn new(groups: Arc<Groups>, host: Arc<dyn Host>) -> Self {
         let (group, applied) = (RwLock::default(), Mutex::default());
-        Self { groups, group, applied, published: AtomicU64::new(0) }
+        Self { groups, host, group, applied, published: AtomicU64::new(0) }
     }
 
     /// The newest state that the replica has applied.
@@ -75,7 +77,7 @@ impl MetaGroup {
         *applied.lock() = state.clone().map(Arc::new);
         *self.applied.lock() = Arc::clone(&applied);
         self.published.store(0, Ordering::Relaxed);
-        Box::new(MetaMachine { state, applied })
+        self.host.machine(Box::new(MetaMachine { state, applied }), Machine::Meta(group))
     }
 
     /// Takes no part in a group any more.
@@ -95,23 +97,20 @@ impl MetaGroup {
     ///
     /// # Errors
     /// [`NotProposed`].
-    pub fn propose(&self, command: &Command, deadline: Deadline) -> Result<Result<(), Void>, NotProposed> {
+    pub async fn propose(
+        &self,
+        command: &Command,
+        deadline: Deadline,
+    ) -> Result<Result<(), Void>, NotProposed> {
         let bytes = serde_json::to_vec(command).expect("our own types are JSON");
-        let outcome = self.groups.propose(self.own_group()?, bytes.into(), deadline)?;
+        let outcome = self.groups.propose(self.own_group()?, bytes.into(), deadline).await?;
         Ok(serde_json::from_slice(&outcome).expect("our own types are JSON"))
     }
 
     /// Waits until this node is known to lead still and has applied everything that was ever acknowledged.
-    pub fn confirm(&self, deadline: Deadline) -> bool {
-        self.own_group().is_ok_and(|group| self.groups.read(group, deadline).is_ok())
-    }
-
-    /// Changes the members of the group, if this node leads it.
-    ///
-    /// # Errors
-    /// [`NotProposed`].
-    pub fn change(&self, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
-        self.groups.change(self.own_group()?, change, deadline)
+    pub async fn confirm(&self, deadline: Deadline) -> bool {
+        let Ok(group) = self.own_group() else { return false };
+        self.groups.read(group, deadline).await.is_ok()
     }
 
     fn own_group(&self) -> Result<u64, NotProposed> {

@@ -1,10 +1,12 @@
 //! A node without its HTTP: who it is, what it knows and holds, whom it asks.
 
 pub mod ask;
+pub mod calls;
 pub mod cluster;
 pub mod forwarded;
 pub mod greeter;
 pub mod group_ops;
+pub mod host;
 mod inbox;
 pub mod keys;
 mod leaders;

@@ -11,14 +11,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use parking_lot::{Mutex, RwLock};
 use ureq::http::Method;
 
-use super::ask::{ask_hello, read_refusal};
+use super::calls::read_refusal;
+use super::host;
 use super::raft::Post;
 use super::state::Node;
 use crate::clock::{Deadline, now};
 use crate::consensus::{Envelope, Lane};
 use crate::model::address::Address;
 use crate::model::binary::put_bytes;
-use crate::model::meta::MetaState;
 use crate::peers::client::{Patience, Peer};
 use crate::peers::stream::MessageStream;
 use crate::threads;
@@ -34,8 +34,6 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// A node that takes no such connection is tried again after this.
 const OPEN_AGAIN: Duration = Duration::from_millis(50);
-/// The same for news, which it acts by before it answers.
-const NEWS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a thread is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,7 +92,19 @@ impl Posts {
 }
 
 /// Greets a node: asks it who it is, and tells it the news if it does not know them.
-pub fn greet(node: &Arc<Node>, to: &Address) {
+pub async fn greet(node: &Node, to: &Address) {
+    let Ok(hello) = node.ask_hello(to).await else { return };
+    node.posts.note(&hello);
+    if let Some(state) = node.state()
+        && (hello.cluster.as_ref() != Some(&state.cluster) || hello.version < state.version)
+        && let Err(error) = node.tell(to, &state).await
+    {
+        log::debug!("{to} was not told the news: {error}");
+    }
+}
+
+/// Has the thread for greetings greet a node.
+pub(super) fn have_greeted(node: &Arc<Node>, to: &Address) {
     with_queue(node, to, Purpose::Greetings, |queue| {
         if !queue.greeting.swap(true, Ordering::AcqRel) && queue.work.try_send(Work::Greet).is_err() {
             queue.greeting.store(false, Ordering::Release);
@@ -228,7 +238,7 @@ impl Writer {
             if greets {
                 // What changes from here on is worth another greeting.
                 self.greeting.store(false, Ordering::Release);
-                self.greet();
+                host::run(greet(&self.node, self.peer.address()));
             }
         }
     }
@@ -255,17 +265,6 @@ impl Writer {
             rest = after;
         }
     }
-
-    fn greet(&self) {
-        let Ok(hello) = ask_hello(&self.peer) else { return };
-        self.node.posts.note(&hello);
-        if let Some(state) = self.node.state()
-            && (hello.cluster.as_ref() != Some(&state.cluster) || hello.version < state.version)
-            && let Err(error) = tell(&self.peer, &state)
-        {
-            log::debug!("{} was not told the news: {error}", self.peer.address());
-        }
-    }
 }
 
 /// How many envelopes go into one frame.
@@ -280,17 +279,4 @@ fn fitting(envelopes: &[Box<Envelope>]) -> usize {
         count += 1;
     }
     count
-}
-
-/// Tells a node the news and waits until it acts by them: the groups of the shards that it leads and that do.
-///
-/// # Errors
-/// A sentence that says why it did not take them.
-pub fn tell(peer: &Peer, state: &MetaState) -> Result<Vec<u64>, String> {
-    let body = serde_json::to_vec(state).expect("our own types are JSON");
-    let request = peer.request(Method::POST, wire::NEWS).body(body).expect("a constant path");
-    let deadline = Deadline::after(now(), NEWS_TIMEOUT);
-    let answer = peer.ask(request, Patience::Until(deadline)).map_err(|error| error.reason)?;
-    serde_json::from_slice(&read_refusal(answer)?)
-        .map_err(|error| format!("its answer makes no sense: {error}"))
 }

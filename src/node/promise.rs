@@ -1,14 +1,18 @@
 //! What a node that belongs to no cluster has promised to one, and its seat in a meta group.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::raft::Invitation;
-use super::state::{Node, Standing};
+use super::state::{Node, Serving, Standing};
 use crate::clock::now;
 use crate::config::Role;
+use crate::dice;
+use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::meta::MetaState;
 
 /// A promise that is not called in for this long is void. Nothing can have been handed over by then: a node that is
 /// given anything has learned of the cluster first.
@@ -23,6 +27,17 @@ pub(super) struct Promises {
     to: Mutex<Option<Promise>>,
     /// Group, replica, and since when.
     seat: Mutex<Option<(u64, u64, Instant)>>,
+    /// Another cluster that names this node as its member.
+    claim: RwLock<Option<String>>,
+    /// Whether there is one.
+    is_claimed: AtomicBool,
+}
+
+fn claimed(node: &Address, cluster: &str) -> String {
+    format!(
+        "{node} holds pairs of its own, since it was started without VIEW, and cluster {cluster} names it as its member: \
+         start it again to have it join, which loses those pairs, or take it out of that cluster's view"
+    )
 }
 
 #[derive(Clone)]
@@ -70,6 +85,51 @@ impl Node {
         }
         *to = Some(Promise { cluster: cluster.to_owned(), founding, since: now() });
         Ok(self.instance)
+    }
+
+    /// Whether a node that is a cluster of its own becomes part of another one that it learns of: it has promised itself, or is a member of it
+    /// that was started again without its view, and holds nothing.
+    pub(super) fn joins(&self, own: &Serving, other: &MetaState) -> bool {
+        self.has_promised(&other.cluster)
+            || self.is_claimed_by(own, other) && own.own.first().is_some_and(|(_, shard)| shard.seal())
+    }
+
+    /// Whether another cluster names this node, which is a cluster of its own, as its member.
+    fn is_claimed_by(&self, own: &Serving, other: &MetaState) -> bool {
+        let is_alone = self.role == Role::Single && own.state.view.nodes().count() == 1;
+        is_alone && other.nodes().contains(&self.address)
+    }
+
+    /// Notes that another cluster names this node as its member, which has pairs of its own; or that it does not any more.
+    pub(super) fn note_claim(&self, own: &Serving, other: &MetaState) {
+        let mut claim = self.promises.claim.write();
+        if self.is_claimed_by(own, other) {
+            if claim.as_ref() != Some(&other.cluster) {
+                log::error!("{}", claimed(&self.address, &other.cluster));
+            }
+            *claim = Some(other.cluster.clone());
+        } else {
+            claim.take_if(|cluster| *cluster == other.cluster);
+        }
+        self.promises.is_claimed.store(claim.is_some(), Ordering::Relaxed);
+    }
+
+    /// That this node serves nobody where another cluster names it as its member, so that no client takes it for one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; nothing was done.
+    pub(super) fn refuse_if_claimed(&self) -> Result<(), Error> {
+        if !self.promises.is_claimed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let reason = self.claim().unwrap_or_default();
+        Err(Error::Unavailable { reason, applied: Applied::No })
+    }
+
+    /// Which other cluster names this node as its member, a sentence.
+    pub(super) fn claim(&self) -> Option<String> {
+        let claim = self.promises.claim.read();
+        claim.as_ref().map(|cluster| claimed(&self.address, cluster))
     }
 
     /// Why the node cannot become part of another cluster than the one it knows; nothing where it can.
@@ -140,7 +200,7 @@ impl Node {
         match *seat {
             Some((known, replica, since)) if known == group && (sits || now() - since < SEATING) => replica,
             _ => {
-                let replica = rand::random::<u64>().max(1);
+                let replica = dice::id();
                 *seat = Some((group, replica, now()));
                 self.meta.join(group, replica);
                 replica

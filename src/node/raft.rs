@@ -1,6 +1,6 @@
 //! The thread that drives this node's replicas of all groups: that of the meta group, and those of replicated shards.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::RwLock;
 
+use super::host::Host;
 use super::inbox::{Inbox, UnderWay, Urgency};
 use crate::clock::{Deadline, now};
 use crate::consensus::{
     Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
 };
+use crate::dice;
 use crate::model::address::Address;
 use crate::threads;
 
@@ -42,6 +44,7 @@ enum Input {
     Join(u64, u64, Box<dyn StateMachine>),
     GiveUp(u64, Option<Sender<Ended>>),
     Conclude(u64),
+    Unapplied(u64, Sender<Vec<Bytes>>),
     HandOver(u64, Option<u64>),
     Unreachable(u64, u64),
 }
@@ -119,13 +122,14 @@ pub type Publish = Box<dyn Fn() + Send>;
 /// Index and term at which the log of a replica has ended.
 pub type Ended = (u64, u64);
 
-type Seats = Arc<RwLock<HashMap<u64, Arc<Seat>>>>;
+type Seats = Arc<RwLock<BTreeMap<u64, Arc<Seat>>>>;
 
 /// When a node was last heard in any group.
 type Heard = Arc<RwLock<HashMap<Address, Instant>>>;
 
 /// This node's replicas, as all other threads use them.
 pub struct Groups {
+    host: Arc<dyn Host>,
     inbox: Arc<Inbox<Input>>,
     seats: Seats,
     heard: Heard,
@@ -140,10 +144,11 @@ pub struct GroupsInbox {
 
 impl Groups {
     /// Replicas of no group yet.
-    pub fn new() -> (Self, GroupsInbox) {
+    pub fn new(host: Arc<dyn Host>) -> (Self, GroupsInbox) {
         let inbox = Arc::new(Inbox::new());
         let (seats, heard) = (Seats::default(), Heard::default());
-        let groups = Self { inbox: Arc::clone(&inbox), seats: Arc::clone(&seats), heard: Arc::clone(&heard) };
+        let groups =
+            Self { host, inbox: Arc::clone(&inbox), seats: Arc::clone(&seats), heard: Arc::clone(&heard) };
         (groups, GroupsInbox { inbox, seats, heard })
     }
 
@@ -191,15 +196,25 @@ impl Groups {
 
     /// Takes no part in a group any more, and waits until nothing is applied to its state any more: index and term at which the log of this
     /// replica has ended; nothing where that is not known by the deadline.
-    pub fn give_up_and_wait(&self, group: u64, deadline: Deadline) -> Option<Ended> {
+    pub async fn give_up_and_wait(&self, group: u64, deadline: Deadline) -> Option<Ended> {
         let (done, given_up) = bounded(1);
         self.put(Input::GiveUp(group, Some(done)));
-        given_up.recv_timeout(deadline.left()).ok()
+        self.host.wait(&given_up, deadline).await;
+        given_up.try_recv().ok()
     }
 
     /// Takes no part in a group any more whose majority is gone for good; its state is first given all that the log holds.
     pub fn conclude(&self, group: u64) {
         self.put(Input::Conclude(group));
+    }
+
+    /// The commands in the log of this node's replica that are not applied, committed or not; nothing where that is not known by the
+    /// deadline.
+    pub async fn unapplied(&self, group: u64, deadline: Deadline) -> Option<Vec<Bytes>> {
+        let (asker, answer) = bounded(1);
+        self.put(Input::Unapplied(group, asker));
+        self.host.wait(&answer, deadline).await;
+        answer.try_recv().ok()
     }
 
     /// Hands leadership of a group to a replica, or to the one that is best prepared.
@@ -217,6 +232,12 @@ impl Groups {
         let _ = self.inbox.put(Input::Envelopes(from, envelopes), Urgency::Now, INBOX);
     }
 
+    /// Whether something has come that the thread has not taken in.
+    #[cfg(test)]
+    pub(crate) fn has_input(&self) -> bool {
+        self.inbox.has_input()
+    }
+
     /// The thread never waits for anybody, and what is put in without a question is little.
     fn put(&self, input: Input) {
         let _ = self.inbox.put(input, Urgency::Now, usize::MAX);
@@ -226,8 +247,13 @@ impl Groups {
     ///
     /// # Errors
     /// [`NotProposed`].
-    pub fn propose(&self, group: u64, command: Bytes, deadline: Deadline) -> Result<Bytes, NotProposed> {
-        match wait(deadline, |told| self.propose_and(group, command, told))? {
+    pub async fn propose(
+        &self,
+        group: u64,
+        command: Bytes,
+        deadline: Deadline,
+    ) -> Result<Bytes, NotProposed> {
+        match self.wait(deadline, |told| self.propose_and(group, command, told)).await? {
             Answer::Applied { outcome, .. } => Ok(outcome),
             Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
             Answer::Readable { .. } | Answer::Unknown => Err(NotProposed::Unknown),
@@ -245,8 +271,8 @@ impl Groups {
     ///
     /// # Errors
     /// [`NotProposed`]; a read changes nothing, whatever it says.
-    pub fn read(&self, group: u64, deadline: Deadline) -> Result<u64, NotProposed> {
-        match wait(deadline, |told| self.read_and(group, told))? {
+    pub async fn read(&self, group: u64, deadline: Deadline) -> Result<u64, NotProposed> {
+        match self.wait(deadline, |told| self.read_and(group, told)).await? {
             Answer::Readable { index } => Ok(index),
             Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
             Answer::Applied { .. } | Answer::Unknown => Err(NotProposed::Unknown),
@@ -262,15 +288,30 @@ impl Groups {
     ///
     /// # Errors
     /// [`NotProposed`].
-    pub fn change(&self, group: u64, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
+    pub async fn change(&self, group: u64, change: &Change, deadline: Deadline) -> Result<(), NotProposed> {
         let ask = |told| {
             self.ask(Input::Change(group, change.clone(), Waiter::new(told)), Urgency::Now);
         };
-        match wait(deadline, ask)? {
+        match self.wait(deadline, ask).await? {
             Answer::Applied { .. } => Ok(()),
             Answer::NotApplied(refusal) => Err(NotProposed::Refused(refusal)),
             Answer::Readable { .. } | Answer::Unknown => Err(NotProposed::Unknown),
         }
+    }
+
+    /// Waits for what somebody is told.
+    ///
+    /// # Errors
+    /// Where that takes longer.
+    pub(super) async fn wait(
+        &self,
+        deadline: Deadline,
+        ask: impl FnOnce(Told),
+    ) -> Result<Answer, NotProposed> {
+        let (sender, answer) = bounded(1);
+        ask(Box::new(move |told| drop(sender.try_send(told))));
+        self.host.wait(&answer, deadline).await;
+        answer.try_recv().map_err(|_| NotProposed::Unknown)
     }
 
     fn ask(&self, input: Input, urgency: Urgency) {
@@ -288,21 +329,11 @@ impl Drop for Groups {
     }
 }
 
-/// Waits for what somebody is told.
-///
-/// # Errors
-/// Where that takes longer.
-pub(super) fn wait(deadline: Deadline, ask: impl FnOnce(Told)) -> Result<Answer, NotProposed> {
-    let (sender, answer) = bounded(1);
-    ask(Box::new(move |told| drop(sender.try_send(told))));
-    answer.recv_timeout(deadline.left()).map_err(|_| NotProposed::Unknown)
-}
-
 /// Is told once what came of a question.
 pub(super) type Told = Box<dyn FnOnce(Answer) + Send>;
 
 /// Who waits for an answer, and gets one whatever happens.
-struct Waiter(Option<Told>);
+pub(crate) struct Waiter(Option<Told>);
 
 impl Waiter {
     fn new(told: impl FnOnce(Answer) + Send + 'static) -> Self {
@@ -330,30 +361,37 @@ impl GroupsInbox {
     /// # Errors
     /// When the system has no thread left to give.
     pub fn start(self, post: Box<dyn Post>, publish: Publish) -> io::Result<()> {
-        let raft = Raft {
+        let raft = self.into_raft(settings(), post, publish);
+        threads::spawn("raft", move || raft.run()).map(|_| ())
+    }
+
+    /// What the thread does, for whoever has it done without one.
+    pub(crate) fn into_raft(self, settings: Settings, post: Box<dyn Post>, publish: Publish) -> Raft {
+        Raft {
             inbox: self.inbox,
             seats: self.seats,
             heard: self.heard,
-            driver: new_driver(),
+            driver: Driver::new(settings.clone()),
+            settings,
             senders: HashMap::new(),
             post,
             publish,
-        };
-        threads::spawn("raft", move || raft.run()).map(|_| ())
+        }
     }
 }
 
-fn new_driver() -> Driver<Waiter> {
-    let mut settings = Settings::default();
-    (settings.seed, settings.answer_ticks) = (rand::random(), ANSWER_TICKS);
-    settings.election_ticks = ELECTION_TICKS;
-    Driver::new(settings)
+/// How the groups of a node behave.
+pub(crate) fn settings() -> Settings {
+    let (election_ticks, answer_ticks) = (ELECTION_TICKS, ANSWER_TICKS);
+    Settings { seed: dice::draw(), election_ticks, answer_ticks, ..Settings::default() }
 }
 
-struct Raft {
+/// The replicas of this node as they are driven: round by round.
+pub(crate) struct Raft {
     inbox: Arc<Inbox<Input>>,
     seats: Seats,
     heard: Heard,
+    settings: Settings,
     driver: Driver<Waiter>,
     /// Where replicas that are not known as members have written from.
     senders: HashMap<u64, Address>,
@@ -370,28 +408,42 @@ impl Raft {
         let mut under_way = UnderWay::default();
         loop {
             let Some(inputs) = self.inbox.take(under_way, next_tick) else { return };
-            let worked = catch_unwind(AssertUnwindSafe(|| self.round(inputs, &mut next_tick)));
+            let ticks = now() >= next_tick;
+            if ticks {
+                // A process that was stopped does not make up for the time: others have counted it.
+                next_tick = now() + TICK;
+            }
+            let worked = catch_unwind(AssertUnwindSafe(|| self.round(inputs, ticks)));
             under_way = worked.unwrap_or_else(|_| {
                 // What it knew cannot be trusted any more. The others replace these replicas by new ones.
                 log::error!("this node's replicas failed and are given up");
-                self.driver = new_driver();
+                self.driver = Driver::new(Settings { seed: dice::draw(), ..self.settings.clone() });
                 self.seats.write().clear();
                 UnderWay::default()
             });
         }
     }
 
+    /// A round with what has come by now.
+    #[cfg(test)]
+    pub(crate) fn turn(&mut self, ticks: bool) {
+        let inputs = self.inbox.drain();
+        self.round(inputs, ticks);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn driver(&mut self) -> &mut Driver<Waiter> {
+        &mut self.driver
+    }
+
     /// Takes everything in, works, and hands out what came of it: what is waited for now.
-    fn round(&mut self, inputs: Vec<Input>, next_tick: &mut Instant) -> UnderWay {
+    fn round(&mut self, inputs: Vec<Input>, ticks: bool) -> UnderWay {
         let mut given_up = Vec::new();
         for input in inputs {
             given_up.extend(self.take(input));
         }
-        let ticks = now() >= *next_tick;
         if ticks {
             self.driver.tick();
-            // A process that was stopped does not make up for the time: others have counted it.
-            *next_tick = now() + TICK;
         }
         self.driver.work();
         self.take_seats(ticks);
@@ -481,6 +533,9 @@ impl Raft {
                 return waiter.map(|waiter| (waiter, ended));
             }
             Input::Conclude(group) => self.driver.conclude(group),
+            Input::Unapplied(group, asker) => {
+                let _ = asker.try_send(self.driver.unapplied(group));
+            }
             Input::HandOver(group, to) => {
                 self.driver.hand_over(group, to);
             }
@@ -498,6 +553,8 @@ fn note(group: u64, began: Result<(), Refusal>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::Calls;
+    use super::super::host;
     use super::*;
 
     struct Nowhere;
@@ -525,6 +582,7 @@ mod tests {
             silent: Vec::new(),
             members: Members::new(),
             changing: false,
+            fed: 0,
         };
         Seat { group: 1, status }
     }
@@ -560,11 +618,11 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_there_is_said_at_once() {
-        let (groups, inbox) = Groups::new();
+        let (groups, inbox) = Groups::new(Arc::new(Calls));
         inbox.start(Box::new(Nowhere), Box::new(|| ())).unwrap();
         let deadline = Deadline::after(now(), Duration::from_mins(1));
         let refused = Err(NotProposed::Refused(Refusal::NoGroup));
-        assert_eq!(groups.read(5, deadline), refused.clone());
-        assert_eq!(groups.propose(5, Bytes::from_static(b"x"), deadline).map(|_| 0), refused);
+        assert_eq!(host::run(groups.read(5, deadline)), refused.clone());
+        assert_eq!(host::run(groups.propose(5, Bytes::from_static(b"x"), deadline)).map(|_| 0), refused);
     }
 }

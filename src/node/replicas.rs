@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::host::Machine;
 use super::raft::{Ended, Invitation};
 use super::shard_machine::ShardMachine;
 use super::state::{Node, Serving, Standing};
 use crate::clock::{Deadline, now};
-use crate::consensus::{Members, StateMachine};
+use crate::consensus::Members;
+use crate::dice;
 use crate::model::address::Address;
 use crate::model::meta::{MetaState, wanted_voters};
 use crate::model::shard::Shard;
@@ -61,7 +63,8 @@ impl Holdings {
         self.seats.insert(group, (replica, now()));
         // Who has been a member of a group never founds it: the end of a view change may name it as the holder.
         self.founded.insert(group);
-        let machine: Box<dyn StateMachine> = Box::new(ShardMachine::new(Arc::clone(shard)));
+        let machine = Box::new(ShardMachine::new(Arc::clone(shard)));
+        let machine = node.host.machine(machine, Machine::Shard(shard));
         match voters {
             Some(voters) => {
                 let after = self.ended.get(&group).copied().unwrap_or_default();
@@ -131,7 +134,7 @@ impl Node {
             // In this order the thread that drives the groups does them, and nothing is applied in between.
             self.groups.conclude(*old);
             shard.succeed(*new);
-            let replica = rand::random::<u64>().max(1);
+            let replica = dice::id();
             let voters = Members::from([(replica, self.address.clone())]);
             held.take_seat(self, &shard, replica, Some(voters));
             held.shards.insert(*new, shard);
@@ -162,7 +165,7 @@ impl Node {
             None => return None,
         };
         if !replica.is_logged() && state.replicas_of(group).len() > 1 {
-            let own = rand::random::<u64>().max(1);
+            let own = dice::id();
             log::info!(
                 "shard {} is to have several replicas: its writes go through a log from now on",
                 shard.id
@@ -196,7 +199,7 @@ impl Node {
             Some((replica, since)) if sits || now() - *since < SEATING => return Ok(*replica),
             _ => {}
         }
-        let replica = rand::random::<u64>().max(1);
+        let replica = dice::id();
         let shard = Arc::new(Shard::new(group, serving.state.hash_key, [], 0));
         held.take_seat(self, &shard, replica, None);
         held.shards.insert(group, shard);
@@ -216,12 +219,11 @@ impl Node {
 
     /// Has a shard kept by this node alone again, where it is the only member of the group. Where news that came meanwhile want several
     /// replicas, it has a log again at once.
-    pub fn end_log(&self, shard: &Shard) {
+    pub async fn end_log(&self, shard: &Shard) {
         let group = shard.group();
         // Nothing is held meanwhile that the thread that drives the groups may wait for.
-        let Some(ended) = self.groups.give_up_and_wait(group, Deadline::after(now(), GIVING_UP)) else {
-            return;
-        };
+        let ended = self.groups.give_up_and_wait(group, Deadline::after(now(), GIVING_UP)).await;
+        let Some(ended) = ended else { return };
         let _guard = self.learning.lock();
         {
             let mut held = self.replicas.0.lock();

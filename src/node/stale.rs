@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::ask::header;
-use super::keys::{Outcome, Request};
+use super::keys::{KeyReply, Outcome, Request};
 use super::state::Node;
 use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::meta::MetaState;
 use crate::model::shard::Operation;
-use crate::peers::client::read_body;
-use crate::wire::{self, Addressed, GroupMembers, KeyResult, Order};
+use crate::wire::{Addressed, GroupMembers, Order};
 
 /// A leader that does not say up to where its log goes within this time is asked again later.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -34,19 +32,18 @@ struct Known {
 
 impl Node {
     /// Looks how old a replica of this node's may be: asks its leader, not too often, up to where the log goes.
-    pub fn look_at_age(&self, state: &MetaState, group: u64) {
+    pub async fn look_at_age(&self, state: &MetaState, group: u64) {
         let Some(seat) = self.groups.seat(group) else { return };
         let mut known = self.freshness.0.lock().get(&group).copied().unwrap_or_default();
         let start = now();
         if known.asked.is_none_or(|(when, _)| start - when >= ROUND) {
             let deadline = Deadline::after(start, QUESTION_TIMEOUT);
             let index = if seat.leads() {
-                self.groups.read(group, deadline).ok()
+                self.groups.read(group, deadline).await.ok()
             } else {
                 let order = Order::Members { group };
-                self.order_leader::<GroupMembers>(state, group, &order, deadline)
-                    .ok()
-                    .map(|members| members.index)
+                let members = self.order_leader::<GroupMembers>(state, group, &order, deadline).await;
+                members.ok().map(|members| members.index)
             };
             known.asked = index.map(|index| (start, index)).or(known.asked);
         }
@@ -88,8 +85,9 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Unavailable`] where none does by the deadline.
-    pub fn run_stale(&self, key: &[u8], deadline: Deadline) -> Result<(Outcome, Duration), Error> {
+    pub async fn run_stale(&self, key: &[u8], deadline: Deadline) -> Result<(Outcome, Duration), Error> {
         self.count_operation();
+        self.refuse_if_claimed()?;
         if let Some(read) = self.read_own(key) {
             return Ok(read);
         }
@@ -100,29 +98,24 @@ impl Node {
         let (_, shard) = serving.shard_of(key);
         if serving.state.replicas_of(shard.group).len() > 1 {
             let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
-            let addressed = Addressed { cluster, epoch, instance: 0 };
+            let addressed = Addressed { cluster, epoch, instance: None };
             let request = Request::stale(key, deadline);
             for node in shard.replicas.iter().filter(|node| **node != self.address) {
                 if deadline.is_over() || self.peers.at(node).is_down() {
                     continue;
                 }
-                let Ok(response) = self.send_key(node, &addressed, &request) else { continue };
-                let age = header(response.headers(), wire::STALENESS_HEADER).and_then(|age| age.parse().ok());
-                let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
-                let Some((age, result)) = age.zip(result) else {
-                    let _ = read_body(response, 1 << 16);
-                    continue;
-                };
-                let (length, permit) = self.make_room(node, &response)?;
-                if let Ok(bytes) = read_body(response, length) {
-                    let by = (!self.is_of(serving, shard)).then(|| node.clone());
-                    let outcome = Outcome::received(result, (bytes, permit), by);
-                    return Ok((outcome, Duration::from_millis(age)));
+                match self.host.key(self, (node, &addressed), &request).await {
+                    Ok(KeyReply::Done { result, value, age: Some(age) }) => {
+                        let by = (!self.is_of(serving, shard)).then(|| node.clone());
+                        return Ok((Outcome::received(result, value, by), age));
+                    }
+                    Ok(KeyReply::Refused(error @ Error::Overloaded(_))) => return Err(error),
+                    _ => {}
                 }
             }
         }
         // What is asked of the leader is of now.
-        self.run(Request::new(key, Operation::Get, None, deadline), None)
-            .map(|outcome| (outcome, Duration::ZERO))
+        let read = self.run(Request::new(key, Operation::Get, None, deadline), None).await;
+        read.map(|outcome| (outcome, Duration::ZERO))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
 use super::post::Posts;
@@ -14,8 +15,9 @@ use super::raft::{Groups, GroupsInbox};
 use super::replicas::Replicas;
 use super::stale::Freshness;
 use crate::budget::Budget;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, now};
 use crate::config::{Config, Limits, Role};
+use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
@@ -39,6 +41,8 @@ pub struct Node {
     pub role: Role,
     /// What keys and values may be.
     pub limits: Limits,
+    /// How it waits, and reaches others.
+    pub host: Arc<dyn Host>,
     /// The other nodes.
     pub peers: Peers,
     /// The memory for large bodies and answers.
@@ -103,7 +107,7 @@ pub struct Serving {
 
 impl Node {
     /// A node that has not talked to anybody yet, and what its raft thread is started with.
-    pub fn new(config: &Config) -> (Self, GroupsInbox) {
+    pub fn new(config: &Config, host: Arc<dyn Host>) -> (Self, GroupsInbox) {
         let standing = match &config.role {
             Role::Follower { .. } => Standing::Follower,
             Role::Single => Standing::Waiting(vec!["the node is starting".to_owned()]),
@@ -111,7 +115,7 @@ impl Node {
                 Standing::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
             }
         };
-        let (groups, inbox) = Groups::new();
+        let (groups, inbox) = Groups::new(Arc::clone(&host));
         let groups = Arc::new(groups);
         let node = Self {
             address: config.address.clone(),
@@ -121,11 +125,12 @@ impl Node {
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
             internal_budget: Budget::new(INTERNAL_MEMORY),
-            instance: rand::random(),
-            trace: format!("{:016x}", rand::random::<u64>()),
+            instance: dice::id(),
+            trace: format!("{:016x}", dice::draw::<u64>()),
             secret: config.secret.clone(),
-            meta: MetaGroup::new(Arc::clone(&groups)),
+            meta: MetaGroup::new(Arc::clone(&groups), Arc::clone(&host)),
             groups,
+            host,
             replicas: Replicas::default(),
             leaders: Leaders::default(),
             freshness: Freshness::default(),
@@ -169,16 +174,26 @@ impl Node {
         self.standing().serving().ok().and_then(|serving| serving.own_of(group).cloned())
     }
 
-    /// Waits until something was learned that is newer than this version, for a while at most.
-    pub fn wait_for_news(&self, version: u64, timeout: Duration) {
-        let mut news = self.news.0.lock();
-        if self.state().is_none_or(|state| state.version <= version) {
-            self.news.1.wait_for(&mut news, timeout);
-        }
+    /// Waits until something was learned that is newer than this version, or anything about where this node stands has changed, for a while
+    /// at most.
+    pub async fn wait_for_news(&self, version: u64, timeout: Duration) {
+        let awaited = News { node: self, version: Some(version), count: *self.news.0.lock() };
+        self.host.wait(&awaited, Deadline::after(now(), timeout)).await;
+    }
+
+    /// Waits until anything about where this node stands has changed, for a while at most.
+    pub async fn wait_for_any_news(&self, timeout: Duration) {
+        let awaited = News { node: self, version: None, count: *self.news.0.lock() };
+        self.host.wait(&awaited, Deadline::after(now(), timeout)).await;
+    }
+
+    /// Waits for a time, whatever happens.
+    pub async fn pause(&self, time: Duration) {
+        self.host.wait(&Nothing, Deadline::after(now(), time)).await;
     }
 
     /// The nodes that were named have been asked what they know.
-    pub(super) fn end_first_round(&self) {
+    pub(crate) fn end_first_round(&self) {
         if !self.first_round.swap(true, Ordering::SeqCst) {
             *self.news.0.lock() += 1;
             self.news.1.notify_all();
@@ -186,11 +201,11 @@ impl Node {
     }
 
     /// A node that has only just been started finds its cluster in a moment, if there is one: whoever asks it before waits for that.
-    pub(super) fn wait_for_first_round(&self, deadline: Deadline) {
+    pub(super) async fn wait_for_first_round(&self, deadline: Deadline) {
         let waits =
             || !self.first_round.load(Ordering::SeqCst) && matches!(&*self.standing(), Standing::Waiting(_));
         while waits() && !deadline.is_over() {
-            self.wait_for_news(u64::MAX, FIRST_ROUND_PAUSE.min(deadline.left()));
+            self.wait_for_any_news(FIRST_ROUND_PAUSE.min(deadline.left())).await;
         }
     }
 
@@ -249,10 +264,54 @@ impl Node {
             Standing::Serving(serving) => self.missing_votes(serving),
             Standing::Follower => Vec::new(),
         };
+        reasons.extend(self.claim());
         if self.is_leaving() {
             reasons.push("the node is stopping".to_owned());
         }
         reasons
+    }
+}
+
+/// Something new about where a node stands.
+struct News<'a> {
+    node: &'a Node,
+    /// Whether a newer state than this is waited for, which may be there already.
+    version: Option<u64>,
+    /// So much was new when it began to wait.
+    count: u64,
+}
+
+impl News<'_> {
+    fn is_newer(&self) -> bool {
+        let newer = |version| self.node.state().is_some_and(|state| state.version > version);
+        self.version.is_some_and(newer)
+    }
+}
+
+impl Awaited for News<'_> {
+    fn is_there(&self) -> bool {
+        *self.node.news.0.lock() != self.count || self.is_newer()
+    }
+
+    fn block(&self, deadline: Deadline) {
+        let mut news = self.node.news.0.lock();
+        if *news == self.count && !self.is_newer() {
+            self.node.news.1.wait_for(&mut news, deadline.left());
+        }
+    }
+}
+
+/// Nothing is waited for but the end of the time.
+struct Nothing;
+
+impl Awaited for Nothing {
+    fn is_there(&self) -> bool {
+        false
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it is the time itself that is waited for")]
+    fn block(&self, deadline: Deadline) {
+        std::thread::sleep(deadline.left());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Exchanges with other nodes, and whether each was last seen up.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const IDLE_AGE: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone)]
 pub struct Peers {
     agent: Agent,
-    known: Arc<RwLock<HashMap<Address, Arc<Peer>>>>,
+    known: Arc<RwLock<BTreeMap<Address, Arc<Peer>>>>,
     secret: Option<Arc<str>>,
 }
 
@@ -198,14 +198,19 @@ impl Peer {
             Patience::Streaming(head) => configured.timeout_recv_response(Some(head)).build(),
         };
         let result = self.agent.run(request).map_err(|error| no_answer(&error));
-        match &result {
-            Ok(_) => self.set_down(None),
-            Err(error) if matches!(error.kind, NoAnswerKind::NotSent | NoAnswerKind::Silent) => {
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// Whether the node is up is seen by whether it answered.
+    pub(crate) fn note(&self, error: Option<&NoAnswer>) {
+        match error {
+            None => self.set_down(None),
+            Some(error) if matches!(error.kind, NoAnswerKind::NotSent | NoAnswerKind::Silent) => {
                 self.set_down(Some(&error.reason));
             }
-            Err(_) => {}
+            Some(_) => {}
         }
-        result
     }
 
     /// There is reason to think that the node is up: it is asked again, and found out.

@@ -1,16 +1,20 @@
 //! Asking the shards what they hold, for the planner.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::orders::Office;
-use crate::model::meta::MetaState;
-use crate::model::plan::Census;
+use crate::model::meta::{MetaState, Wanted};
+use crate::model::plan::{Census, Plan, PlanError, plan};
 use crate::model::range::{HashRange, Point};
 use crate::model::shard::CensusCount;
-use crate::wire::Order;
+use crate::model::view::View;
+use crate::wire::{NotPlanned, Order};
 
 /// A shard that does not answer within this time will not: a long one counts a million pairs in much less.
 const CENSUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// A census that writers made void is taken again so often.
+const CENSUS_ATTEMPTS: usize = 3;
 
 /// The shards of a view, each asked at its leader; nothing for one whose pairs are given up.
 pub(super) struct Shards<'a> {
@@ -20,19 +24,120 @@ pub(super) struct Shards<'a> {
     pub(super) groups: Vec<Option<u64>>,
 }
 
+/// What shards have answered. The planner is a pure function: it is called anew with each answer that it lacked, and says which question is
+/// next.
+#[derive(Default)]
+struct Answers {
+    /// By shard: what was asked, and the answer.
+    counted: BTreeMap<usize, (Vec<HashRange>, Vec<u64>)>,
+    places: BTreeMap<usize, (Vec<(HashRange, u64)>, Vec<Point>)>,
+}
+
+/// What was not answered yet.
+enum Question {
+    Counts(usize, Vec<HashRange>),
+    Places(usize, Vec<(HashRange, u64)>),
+}
+
+impl Census for Answers {
+    type Error = Question;
+
+    fn counts(&mut self, shard: usize, ranges: &[HashRange]) -> Result<Vec<u64>, Question> {
+        let known = self.counted.get(&shard).filter(|(asked, _)| asked == ranges);
+        known.map(|(_, counts)| counts.clone()).ok_or_else(|| Question::Counts(shard, ranges.to_vec()))
+    }
+
+    fn places(&mut self, shard: usize, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, Question> {
+        let known = self.places.get(&shard).filter(|(asked, _)| asked == questions);
+        known.map(|(_, places)| places.clone()).ok_or_else(|| Question::Places(shard, questions.to_vec()))
+    }
+}
+
+/// Why a census has to be taken again.
+enum Again {
+    /// Writers made it void.
+    Void,
+    /// A shard did not answer.
+    Silent(String),
+}
+
 impl Shards<'_> {
+    /// Plans the change from a view to the wanted one.
+    ///
+    /// # Errors
+    /// When the wanted nodes make no view, or the pairs could not be counted.
+    pub(super) async fn plan(&self, old: &View, wanted: &Wanted) -> Result<Plan, NotPlanned> {
+        let mut reason = String::new();
+        for _ in 0..CENSUS_ATTEMPTS {
+            match self.plan_once(old, wanted).await? {
+                Ok(plan) => return Ok(plan),
+                Err(Again::Void) => "too much has changed since the count".clone_into(&mut reason),
+                Err(Again::Silent(why)) => reason = why,
+            }
+            log::info!("the census is taken again: {reason}");
+        }
+        self.close().await;
+        Err(NotPlanned::Failed(format!("the pairs could not be counted: {reason}")))
+    }
+
+    async fn plan_once(&self, old: &View, wanted: &Wanted) -> Result<Result<Plan, Again>, NotPlanned> {
+        let mut answers = Answers::default();
+        // All counts are asked for in any case, and first.
+        for shard in 0..old.shards.len() {
+            let counts = Question::Counts(shard, old.ranges(shard).collect());
+            if let Err(again) = self.answer(&mut answers, counts).await {
+                return Ok(Err(again));
+            }
+        }
+        loop {
+            let question = match plan(old, &wanted.nodes, wanted.repl_factor, &mut answers) {
+                Ok(plan) => return Ok(Ok(plan)),
+                Err(PlanError::View(error)) => return Err(NotPlanned::Refused(error.to_string())),
+                Err(PlanError::Inconsistent { .. }) => return Ok(Err(Again::Void)),
+                Err(PlanError::Census(question)) => question,
+            };
+            if let Err(again) = self.answer(&mut answers, question).await {
+                return Ok(Err(again));
+            }
+        }
+    }
+
+    /// Asks a shard.
+    async fn answer(&self, answers: &mut Answers, question: Question) -> Result<(), Again> {
+        match question {
+            Question::Counts(shard, ranges) => {
+                let counts = match self.groups[shard] {
+                    None => vec![0; ranges.len()],
+                    Some(group) => {
+                        let order = Order::Census { group, change: self.change, ranges: ranges.clone() };
+                        self.ask::<CensusCount>(group, &order).await.map_err(Again::Silent)?.pairs
+                    }
+                };
+                answers.counted.insert(shard, (ranges, counts));
+            }
+            Question::Places(shard, questions) => {
+                // Where no pairs are counted there are no places to ask for.
+                let group = self.groups[shard].ok_or(Again::Void)?;
+                let order = Order::Places { group, change: self.change, questions: questions.clone() };
+                let places = self.ask::<Option<Vec<Point>>>(group, &order).await.map_err(Again::Silent)?;
+                answers.places.insert(shard, (questions, places.ok_or(Again::Void)?));
+            }
+        }
+        Ok(())
+    }
+
     /// No more is asked.
-    pub(super) fn close(&self) {
+    pub(super) async fn close(&self) {
         for group in self.groups.iter().flatten() {
             let order = Order::CloseCensus { group: *group, change: self.change };
-            if let Err(error) = self.ask::<()>(*group, &order) {
+            if let Err(error) = self.ask::<()>(*group, &order).await {
                 log::debug!("the census was not closed: {error}");
             }
         }
     }
 
-    fn ask<T: serde::de::DeserializeOwned>(&self, group: u64, order: &Order) -> Result<T, String> {
-        let answer = self.office.order_leader(self.state, group, order, CENSUS_TIMEOUT);
+    async fn ask<T: serde::de::DeserializeOwned>(&self, group: u64, order: &Order) -> Result<T, String> {
+        let answer = self.office.order_leader(self.state, group, order, CENSUS_TIMEOUT).await;
         answer.map_err(|error| error.to_string())
     }
 
@@ -40,33 +145,14 @@ impl Shards<'_> {
     ///
     /// # Errors
     /// When the shard does not tell.
-    pub(super) fn pieces(
+    pub(super) async fn pieces(
         &self,
         shard: usize,
         ranges: Vec<HashRange>,
     ) -> Result<Vec<Vec<(HashRange, u64)>>, String> {
         match self.groups[shard] {
             None => Ok(ranges.into_iter().map(|range| vec![(range, 0)]).collect()),
-            Some(group) => self.ask(group, &Order::Pieces { group, ranges }),
+            Some(group) => self.ask(group, &Order::Pieces { group, ranges }).await,
         }
-    }
-}
-
-impl Census for Shards<'_> {
-    type Error = String;
-
-    fn counts(&mut self, shard: usize, ranges: &[HashRange]) -> Result<Vec<u64>, String> {
-        let Some(group) = self.groups[shard] else { return Ok(vec![0; ranges.len()]) };
-        let order = Order::Census { group, change: self.change, ranges: ranges.to_vec() };
-        self.ask::<CensusCount>(group, &order).map(|count| count.pairs)
-    }
-
-    fn places(&mut self, shard: usize, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, String> {
-        let Some(group) = self.groups[shard] else {
-            return Err("a shard whose pairs are given up has no places".to_owned());
-        };
-        let order = Order::Places { group, change: self.change, questions: questions.to_vec() };
-        let places = self.ask::<Option<Vec<Point>>>(group, &order)?;
-        places.ok_or_else(|| format!("group {group}: too much has changed since the count"))
     }
 }

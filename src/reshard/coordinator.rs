@@ -13,7 +13,6 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::finish;
 use super::orders::Office;
-use super::pieces::LOST_SOURCE;
 use super::prepare::prepare;
 use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
@@ -22,10 +21,10 @@ use crate::model::meta::{Change, Command, End, MetaState, Piece, Planned, wanted
 use crate::model::shard::{PieceId, Stamp};
 use crate::model::view::Shard;
 use crate::node::ask::OrderError;
-use crate::node::post;
+use crate::node::host;
 use crate::node::raft::Seat;
 use crate::points::point;
-use crate::wire::{NotPlanned, Order, Prepared, Source, Tallied};
+use crate::wire::{ChangePhase, Leads, NotPlanned, Order, PieceShown, Prepared, Source, Tallied};
 
 /// How often it looks whether there is something to do.
 const ROUND: Duration = Duration::from_millis(50);
@@ -50,49 +49,112 @@ const FREEZE_MARGIN: Duration = Duration::from_millis(60);
 
 /// Runs until the channel closes.
 pub fn run(office: &Office, stop: &Receiver<()>) {
-    let mut coordinator = Coordinator {
-        office: office.clone(),
-        term: 0,
-        progress: now(),
-        hold: (0, Duration::ZERO),
-        failed: None,
-        preparing: None,
-        retry: FIRST_RETRY,
-        greeted: 0,
-        fenced: None,
-        told: None,
-        looked: now(),
-    };
+    let mut coordinator = Coordinator::new(office);
     while stop.try_recv() == Err(TryRecvError::Empty) {
-        if catch_unwind(AssertUnwindSafe(|| coordinator.round())).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| host::run(coordinator.round()))).is_err() {
             log::error!("a step of the coordinator broke off: it is tried again");
-            office.desk.wait(ROUND);
+            host::run(coordinator.rest(ROUND));
         }
     }
 }
 
-pub(super) struct Coordinator {
+/// What a node does as the leader of the meta group, round by round.
+pub(crate) struct Coordinator {
     pub(super) office: Office,
-    /// The term in which this node leads; 0 where it does not.
+    leading: Option<Leading>,
+    /// The version that all nodes were greeted with.
+    greeted: u64,
+    /// When the voters were looked at last.
+    looked: Instant,
+}
+
+/// What the leader of one term knows beyond the state.
+struct Leading {
     term: u64,
     /// When there was progress last.
     progress: Instant,
-    /// The longest hold that this leader has seen in a view change, with what it took to tell of the hand-over.
-    pub(super) hold: (u64, Duration),
     /// Why the last step failed.
     failed: Option<String>,
-    /// Since when a piece is being frozen.
-    preparing: Option<Instant>,
     /// How long to wait before a failed step is tried again.
     retry: Duration,
-    /// The version that all nodes were greeted with.
-    greeted: u64,
     /// The view change of which nothing that the last leader began is still open.
     fenced: Option<u64>,
     /// The view change of which all its nodes know, and are tallying.
     told: Option<u64>,
-    /// When the voters were looked at last.
-    looked: Instant,
+    /// The longest hold that was seen in a view change, with what it took to tell of the hand-over.
+    hold: (u64, Duration),
+    /// By group: what was last seen of the replicas that are still to come.
+    fed: BTreeMap<u64, finish::Fed>,
+}
+
+impl Leading {
+    fn new(term: u64) -> Self {
+        Self {
+            term,
+            progress: now(),
+            failed: None,
+            retry: FIRST_RETRY,
+            fenced: None,
+            told: None,
+            hold: (0, Duration::ZERO),
+            fed: BTreeMap::new(),
+        }
+    }
+}
+
+/// What is to be done next about the cluster. It follows from the state, and from what this leader has made sure of.
+#[derive(Debug, PartialEq)]
+enum Phase<'a> {
+    /// The cluster is being founded.
+    Founding,
+    /// No view change runs.
+    Idle,
+    /// The shards are to be counted, and the plan to be made.
+    Counting(&'a Change),
+    /// What the last leader may have left open is to be made void.
+    Fencing(&'a Change, &'a Planned),
+    /// All nodes of the plan are to learn of it, and to tally, before anything moves.
+    Telling(&'a Change, &'a Planned),
+    /// The piece with this index is to be moved.
+    Moving(&'a Change, &'a Planned, usize),
+    /// The replicas and the meta group move to their nodes, and the receipt is written.
+    Finishing(&'a Change, &'a Planned),
+}
+
+impl<'a> Phase<'a> {
+    fn of(state: &'a MetaState, fenced: Option<u64>, told: Option<u64>) -> Self {
+        if !state.open {
+            return Self::Founding;
+        }
+        let Some(change) = &state.change else { return Self::Idle };
+        let Some(planned) = &change.planned else { return Self::Counting(change) };
+        if fenced != Some(change.id) {
+            return Self::Fencing(change, planned);
+        }
+        // The plan may be all that the last leader came to.
+        if told != Some(change.id) {
+            return Self::Telling(change, planned);
+        }
+        match planned.pieces.iter().position(|piece| !piece.handed_over) {
+            Some(index) => Self::Moving(change, planned, index),
+            None => Self::Finishing(change, planned),
+        }
+    }
+
+    /// The view change that runs, and what is shown of it.
+    fn change(&self) -> Option<(&'a Change, ChangePhase)> {
+        match self {
+            Self::Founding | Self::Idle => None,
+            Self::Counting(change) => Some((change, ChangePhase::Counting)),
+            Self::Finishing(change, _) => Some((change, ChangePhase::Finishing)),
+            Self::Fencing(change, planned) | Self::Telling(change, planned) if planned.is_handed_over() => {
+                Some((change, ChangePhase::Finishing))
+            }
+            Self::Fencing(change, _) | Self::Telling(change, _) | Self::Moving(change, ..) => {
+                Some((change, ChangePhase::Moving))
+            }
+        }
+    }
 }
 
 /// Why a step was not done.
@@ -106,46 +168,58 @@ pub(super) enum Stuck {
 }
 
 impl Coordinator {
-    fn round(&mut self) {
+    pub(crate) fn new(office: &Office) -> Self {
+        Self { office: office.shown(), leading: None, greeted: 0, looked: now() }
+    }
+
+    /// Waits until somebody wakes the coordinator, for a while at most.
+    pub(crate) async fn rest(&self, pause: Duration) {
+        self.office.desk.wait(&*self.office.node.host, pause).await;
+    }
+
+    /// Does the next step, or rests where there is none.
+    pub(crate) async fn round(&mut self) {
         let Some(seat) = self.office.node.meta.seat().filter(|seat| seat.leads()) else {
-            if self.term != 0 {
-                self.term = 0;
+            if self.leading.take().is_some() {
                 self.office.desk.clear();
             }
-            return self.office.desk.wait(ROUND);
+            return self.rest(ROUND).await;
         };
-        if self.term != seat.status.term {
+        if self.leading.as_ref().is_none_or(|leading| leading.term != seat.status.term) {
             // Everything that was ever acknowledged is applied here before anything is done about it.
-            if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)) {
-                return self.office.desk.wait(ROUND);
+            if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)).await {
+                return self.rest(ROUND).await;
             }
-            (self.term, self.progress, self.failed) = (seat.status.term, now(), None);
-            (self.fenced, self.told) = (None, None);
+            self.leading = Some(Leading::new(seat.status.term));
         }
-        let Some(state) = self.office.node.meta.state() else { return self.office.desk.wait(ROUND) };
+        let Some(state) = self.office.node.meta.state() else { return self.rest(ROUND).await };
         if self.greeted != state.version {
             self.greeted = state.version;
             self.greet_all();
         }
-        let went_on = match &state.change {
-            _ if !state.open => self.found(&seat, &state),
-            Some(change) => self.carry_on(&seat, &state, change),
-            None => {
+        let went_on = match Phase::of(&state, self.leading().fenced, self.leading().told) {
+            Phase::Founding => self.found(&seat, &state).await,
+            Phase::Idle => {
                 self.office.desk.clear();
-                self.look_after_voters(&seat, &state)
+                self.look_after_voters(&seat, &state).await
             }
+            phase => self.carry_on(&seat, &state, phase).await,
         };
         if !went_on {
-            self.office.desk.wait(ROUND);
+            self.rest(ROUND).await;
         }
     }
 
-    fn look_after_voters(&mut self, seat: &Seat, state: &MetaState) -> bool {
+    fn leading(&mut self) -> &mut Leading {
+        self.leading.as_mut().expect("it is set before anything is done")
+    }
+
+    async fn look_after_voters(&mut self, seat: &Seat, state: &MetaState) -> bool {
         if now() - self.looked < VOTERS_ROUND {
             return false;
         }
         let nodes = state.nodes();
-        let step = voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes));
+        let step = voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes)).await;
         if step != Voters::Changing {
             self.looked = now();
         }
@@ -153,11 +227,11 @@ impl Coordinator {
     }
 
     /// Opens the cluster when its meta group is complete; begins again where one of its nodes was started again before.
-    fn found(&mut self, seat: &Seat, state: &MetaState) -> bool {
+    async fn found(&mut self, seat: &Seat, state: &MetaState) -> bool {
         // They promise again each time: a promise does not hold for ever, and is not given by who has learned of another cluster.
         let promise = Order::Promise { cluster: state.cluster.clone(), founding: true };
         for (node, instance) in state.holders.values().flatten() {
-            let promised = self.office.order::<u64>(node, *instance, &promise, PROPOSAL_TIMEOUT);
+            let promised = self.office.order::<u64>(node, Some(*instance), &promise, PROPOSAL_TIMEOUT).await;
             if promised.as_ref() != Ok(instance) {
                 log::info!("founding again: {node} does not promise itself any more ({promised:?})");
                 self.office.node.meta.give_up(state.group);
@@ -165,11 +239,11 @@ impl Coordinator {
             }
         }
         let nodes = state.nodes();
-        match voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes)) {
+        match voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes)).await {
             Voters::Complete => {
-                if self.propose(&Command::Open).is_ok() {
+                if self.propose(&Command::Open).await.is_ok() {
                     log::info!("cluster {} is open", state.cluster);
-                    self.tell_all();
+                    self.tell_all().await;
                 }
                 true
             }
@@ -181,65 +255,81 @@ impl Coordinator {
         }
     }
 
-    fn carry_on(&mut self, seat: &Seat, state: &MetaState, change: &Change) -> bool {
-        let (moved, total) = progress(change);
-        let phase = match &change.planned {
-            None => "counting",
-            Some(planned) if planned.pieces.iter().all(|piece| piece.handed_over) => "finishing",
-            Some(_) => "moving",
-        };
-        if self.failed.is_none() {
-            self.office.desk.show(change.id, phase, moved, total);
+    async fn carry_on(&mut self, seat: &Seat, state: &MetaState, phase: Phase<'_>) -> bool {
+        let Some((change, shown)) = phase.change() else { return false };
+        if self.leading().failed.is_none() {
+            self.office.desk.show(change.id, shown, progress(change));
         }
-        let done = match &change.planned {
-            None => self.plan(state, change),
-            Some(planned) if self.fenced != Some(change.id) => self.fence(change.id, planned),
-            // Its plan may be all that the last leader came to.
-            Some(_) if self.told != Some(change.id) => self.tell_planned(),
-            Some(planned) => match planned.pieces.iter().position(|piece| !piece.handed_over) {
-                Some(index) => self.move_piece(state, change.id, planned, index),
-                None => finish::finish(self, seat, state, change.id, planned),
-            },
+        let done = match phase {
+            Phase::Founding | Phase::Idle => Ok(()),
+            Phase::Counting(change) => self.plan(state, change).await,
+            Phase::Fencing(change, planned) => self.fence(change.id, planned).await,
+            Phase::Telling(..) => self.tell_planned().await,
+            Phase::Moving(change, planned, index) => {
+                self.move_piece(state, change.id, planned, index).await
+            }
+            Phase::Finishing(change, planned) => {
+                finish::finish(self, seat, state, change.id, planned).await
+            }
         };
+        let leading = self.leading();
         match done {
             Ok(()) => {
-                (self.progress, self.failed, self.retry) = (now(), None, FIRST_RETRY);
+                (leading.progress, leading.failed, leading.retry) = (now(), None, FIRST_RETRY);
                 true
             }
             Err(Stuck::Outdated) => false,
             Err(Stuck::For(reason)) => {
-                self.note_failure(change.id, reason, now() - self.progress >= BLOCKED_AFTER);
+                let blocked = now() - leading.progress >= BLOCKED_AFTER;
+                self.note_failure(change.id, reason, blocked).await;
                 false
             }
             Err(Stuck::Lost(reason)) => {
-                self.note_failure(change.id, reason, true);
+                self.note_failure(change.id, reason, true).await;
                 false
             }
         }
     }
 
-    fn note_failure(&mut self, change: u64, reason: String, blocked: bool) {
+    /// Notes what is seen of the replicas of a group that are still to come: that one of them gets anything is progress.
+    pub(super) fn note_fed(&mut self, group: u64, fed: finish::Fed) {
+        let leading = self.leading();
+        if leading.fed.get(&group) != Some(&fed) {
+            leading.fed.insert(group, fed);
+            leading.progress = now();
+        }
+    }
+
+    /// The longest hold that this leader has seen in a view change.
+    pub(super) fn longest_hold(&self, change: u64) -> Duration {
+        let hold = self.leading.as_ref().map(|leading| leading.hold);
+        hold.filter(|(of, _)| *of == change).map_or(Duration::ZERO, |(_, hold)| hold)
+    }
+
+    async fn note_failure(&mut self, change: u64, reason: String, blocked: bool) {
+        let leading = self.leading();
         // What goes away by itself at once is not worth a line.
-        if self.retry > FIRST_RETRY && self.failed.as_ref() != Some(&reason) {
+        if leading.retry > FIRST_RETRY && leading.failed.as_ref() != Some(&reason) {
             log::warn!("view change {change:016x}: {reason}");
         }
+        let pause = leading.retry;
+        leading.retry = LONGEST_RETRY.min(pause * 2);
+        leading.failed = Some(reason.clone());
         if blocked {
             self.office.desk.block(change, &reason);
         }
-        self.failed = Some(reason);
-        self.office.desk.wait(self.retry);
-        self.retry = LONGEST_RETRY.min(self.retry * 2);
+        self.rest(pause).await;
     }
 
-    fn plan(&mut self, state: &MetaState, change: &Change) -> Result<(), Stuck> {
+    async fn plan(&mut self, state: &MetaState, change: &Change) -> Result<(), Stuck> {
         point!("change-begun");
         // A view change that this one supersedes may have left something frozen.
-        self.tell_all();
-        match prepare(&self.office, state, change.id, &change.wanted) {
+        self.tell_all().await;
+        match prepare(&self.office, state, change.id, &change.wanted).await {
             Ok(command) => {
-                self.propose(&command)?;
+                self.propose(&command).await?;
                 // Nobody else has begun anything of this plan.
-                self.fenced = Some(change.id);
+                self.leading().fenced = Some(change.id);
                 point!("change-planned");
                 Ok(())
             }
@@ -249,39 +339,39 @@ impl Coordinator {
                     NotPlanned::Failed(reason) => End::Failed(reason),
                     NotPlanned::Running(_) => return Err(Stuck::Outdated),
                 };
-                self.propose(&Command::End { id: change.id, end, holders: BTreeMap::new() })?;
-                self.tell_all();
+                self.propose(&Command::End { id: change.id, end, holders: BTreeMap::new() }).await?;
+                self.tell_all().await;
                 Ok(())
             }
         }
     }
 
     /// Makes void what the last leader began and did not end, so that nothing stays frozen. It moved one piece at a time.
-    fn fence(&mut self, change: u64, planned: &Planned) -> Result<(), Stuck> {
+    async fn fence(&mut self, change: u64, planned: &Planned) -> Result<(), Stuck> {
         if let Some(index) = planned.pieces.iter().position(|piece| !piece.handed_over) {
             let attempt = planned.pieces[index].attempt;
             let index = u32::try_from(index).expect("fewer than 2^32 pieces");
-            self.propose(&Command::Abort { piece: PieceId { change, index, attempt }, hold_us: 0 })?;
-            self.tell_all();
+            self.propose(&Command::Abort { piece: PieceId { change, index, attempt }, hold_us: 0 }).await?;
+            self.tell_all().await;
         }
-        self.fenced = Some(change);
+        self.leading().fenced = Some(change);
         Ok(())
     }
 
     /// All nodes of the plan know of it, and tally, before anything moves.
-    fn tell_planned(&mut self) -> Result<(), Stuck> {
+    async fn tell_planned(&mut self) -> Result<(), Stuck> {
         let state = self.state()?;
         let Some(change) = &state.change else { return Err(Stuck::Outdated) };
         let Some(planned) = &change.planned else { return Err(Stuck::Outdated) };
-        self.tell_all();
+        self.tell_all().await;
         for shard in &planned.shards {
-            let told = self.tell_shard(&state, shard.group);
+            let told = self.tell_shard(&state, shard.group).await;
             let tally = Order::Tally { group: shard.group, change: change.id };
             let tallied = self.office.order_leader::<Tallied>(&state, shard.group, &tally, PROPOSAL_TIMEOUT);
-            match tallied {
+            match tallied.await {
                 Ok(_) => told.map_err(Stuck::For)?,
                 Err(error) if planned.added.contains(&shard.group) => {
-                    return self.replace(&state, change.id, shard, &error);
+                    return self.replace(&state, change.id, shard, &error).await;
                 }
                 Err(OrderError::Gone(reason)) => {
                     return Err(Stuck::Lost(format!("shard {} is lost: {reason}", shard.id)));
@@ -289,11 +379,11 @@ impl Coordinator {
                 Err(error) => return Err(Stuck::For(error.to_string())),
             }
         }
-        self.told = Some(change.id);
+        self.leading().told = Some(change.id);
         Ok(())
     }
 
-    fn move_piece(
+    async fn move_piece(
         &mut self,
         state: &MetaState,
         change: u64,
@@ -301,49 +391,64 @@ impl Coordinator {
         index: usize,
     ) -> Result<(), Stuck> {
         let piece = &planned.pieces[index];
+        self.show_piece(state, planned, index);
         let index = u32::try_from(index).expect("fewer than 2^32 pieces");
         let id = PieceId { change, index, attempt: piece.attempt };
-        let stamp = Stamp { piece: id, term: self.term, version: state.version };
+        let stamp = Stamp { piece: id, term: self.leading().term, version: state.version };
         point!("piece-started");
-        self.preparing = None;
-        match self.try_piece(state, planned, piece, stamp) {
+        let mut preparing = None;
+        match self.try_piece(state, planned, piece, stamp, &mut preparing).await {
             Ok(()) => Ok(()),
             Err(error) => {
-                let frozen_since = self.preparing.take().unwrap_or_else(now);
-                self.abort(state, planned, (piece, id), error, frozen_since)
+                self.abort(state, planned, (piece, id), error, preparing.unwrap_or_else(now)).await
             }
         }
     }
 
-    /// Where a piece comes from: the node that leads the shard that gives it.
-    fn source(&self, state: &MetaState, group: u64) -> Result<Source, OrderError> {
-        if let [only] = state.replicas_of(group)[..] {
-            let instance = state.holder(group, only).unwrap_or(0);
-            return Ok(Source { node: only.clone(), instance, group });
-        }
-        let members = Order::Tally { group, change: 0 };
-        let leader = self.office.order_leader::<Tallied>(state, group, &members, PROPOSAL_TIMEOUT)?;
-        Ok(Source { node: leader.by.0, instance: leader.by.1, group })
+    fn show_piece(&self, state: &MetaState, planned: &Planned, index: usize) {
+        let piece = &planned.pieces[index];
+        let id = |group: u64| {
+            state.index_of(group).map_or_else(String::new, |index| state.view.shards[index].id.to_string())
+        };
+        self.office.desk.show_piece(PieceShown {
+            number: index + 1,
+            of: planned.pieces.len(),
+            attempt: piece.attempt + 1,
+            pairs: piece.pairs,
+            from: id(piece.from),
+            to: id(piece.to),
+        });
     }
 
-    fn try_piece(
+    /// Where a piece comes from: the node that leads the shard that gives it.
+    async fn source(&self, state: &MetaState, group: u64) -> Result<Source, OrderError> {
+        if let [only] = state.replicas_of(group)[..] {
+            return Ok(Source { node: only.clone(), instance: state.holder(group, only), group });
+        }
+        let order = Order::Lead { group };
+        let leader = self.office.order_leader::<Leads>(state, group, &order, PROPOSAL_TIMEOUT).await?;
+        Ok(Source { node: leader.node, instance: Some(leader.instance), group })
+    }
+
+    async fn try_piece(
         &mut self,
         state: &MetaState,
         planned: &Planned,
         piece: &Piece,
         stamp: Stamp,
+        preparing: &mut Option<Instant>,
     ) -> Result<(), OrderError> {
         let is_given_up = planned.is_given_up(piece.from);
-        let source = if is_given_up { None } else { Some(self.source(state, piece.from)?) };
+        let source = if is_given_up { None } else { Some(self.source(state, piece.from).await?) };
         let group = piece.to;
         let copy = Order::Copy { stamp, group, range: piece.range.clone(), source: source.clone() };
-        self.office.order_leader::<()>(state, group, &copy, COPY_TIMEOUT)?;
+        self.office.order_leader::<()>(state, group, &copy, COPY_TIMEOUT).await?;
         point!("piece-copied");
         let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
         let order = Order::Prepare { stamp, group, source: source.clone(), limit_ms };
-        self.preparing = Some(now());
-        let prepared = self.office.order_leader(state, group, &order, limit + FREEZE_MARGIN);
+        *preparing = Some(now());
+        let prepared = self.office.order_leader(state, group, &order, limit + FREEZE_MARGIN).await;
         let since = now();
         let prepared: Prepared = prepared?;
         point!("piece-prepared");
@@ -351,23 +456,25 @@ impl Coordinator {
         let replicas = replicas.map_or(1, |shard| shard.replicas.len()) as u64;
         let (copied, hold_us) = (prepared.pairs * replicas, prepared.held_us);
         let hand_over = Command::HandOver { piece: stamp.piece, copied, hold_us };
-        if self.propose(&hand_over).is_err() {
+        if self.propose(&hand_over).await.is_err() {
             // It may be committed or not: if it is, the abort that follows is void.
             return Err(OrderError::NotReached(
                 "the meta group did not say whether it is handed over".to_owned(),
             ));
         }
         if let Some(change) = self.office.node.meta.state().and_then(|state| state.change.clone()) {
-            let (moved, total) = progress(&change);
-            self.office.desk.show(change.id, "moving", moved, total);
+            self.office.desk.show(change.id, ChangePhase::Moving, progress(&change));
         }
         point!("piece-handed-over");
         // The target first: from then on the range is served.
-        let told = self.tell_shard(state, group);
+        let told = self.tell_shard(state, group).await;
         let hold = Duration::from_micros(prepared.held_us) + (now() - since);
-        let longest = if self.hold.0 == stamp.piece.change { self.hold.1 } else { Duration::ZERO };
-        self.hold = (stamp.piece.change, longest.max(hold));
-        let source_told = source.map_or(Ok(()), |source| self.tell_shard(state, source.group));
+        let longest = self.longest_hold(stamp.piece.change);
+        self.leading().hold = (stamp.piece.change, longest.max(hold));
+        let source_told = match source {
+            Some(source) => self.tell_shard(state, source.group).await,
+            None => Ok(()),
+        };
         point!("piece-told");
         self.greet_all();
         // Whoever was not told now is told when it answers again; nothing else of its shard moves before.
@@ -375,7 +482,7 @@ impl Coordinator {
     }
 
     /// An attempt has failed: makes it void, so that nothing stays frozen, and says why.
-    fn abort(
+    async fn abort(
         &mut self,
         state: &MetaState,
         planned: &Planned,
@@ -385,9 +492,9 @@ impl Coordinator {
     ) -> Result<(), Stuck> {
         let hold_us = u64::try_from((now() - frozen_since).as_micros()).unwrap_or(u64::MAX);
         // Whatever was decided, both have to know it.
-        let aborted = self.propose(&Command::Abort { piece: id, hold_us });
+        let aborted = self.propose(&Command::Abort { piece: id, hold_us }).await;
         for group in [piece.from, piece.to] {
-            if let Err(reason) = self.tell_shard(state, group) {
+            if let Err(reason) = self.tell_shard(state, group).await {
                 log::debug!("group {group} was not told of an abort: {reason}");
             }
         }
@@ -404,14 +511,10 @@ impl Coordinator {
         match error {
             OrderError::Gone(_) if planned.added.contains(&piece.to) => {
                 let new = shard_of(piece.to).ok_or(Stuck::Outdated)?;
-                self.replace(state, id.change, new, &error)
+                self.replace(state, id.change, new, &error).await
             }
             OrderError::Gone(_) => lost(piece.to),
-            OrderError::Refused(reason)
-                if reason.contains(LOST_SOURCE) && !is_replicated(state, piece.from) =>
-            {
-                lost(piece.from)
-            }
+            OrderError::LostSource(_) if state.replicas_of(piece.from).len() == 1 => lost(piece.from),
             other => Err(Stuck::For(format!(
                 "the piece from {} to {} could not be moved: {other}",
                 shard(piece.from),
@@ -421,7 +524,7 @@ impl Coordinator {
     }
 
     /// A new shard one of whose nodes was started again before anything was handed over to it gets a new group.
-    fn replace(
+    async fn replace(
         &mut self,
         state: &MetaState,
         id: u64,
@@ -432,7 +535,7 @@ impl Coordinator {
         let mut holders = BTreeMap::new();
         for node in &shard.replicas {
             let promise = Order::Promise { cluster: state.cluster.clone(), founding: false };
-            let promised = self.office.order::<u64>(node, 0, &promise, PROPOSAL_TIMEOUT);
+            let promised = self.office.order::<u64>(node, None, &promise, PROPOSAL_TIMEOUT).await;
             holders.insert(node.clone(), promised.map_err(|error| Stuck::For(error.to_string()))?);
         }
         let is_same = state.holders.get(&shard.group) == Some(&holders);
@@ -445,15 +548,15 @@ impl Coordinator {
                 shard.replicas[0]
             )));
         }
-        self.propose(&Command::Replace { id, group: shard.group, holders })?;
-        self.told = None;
+        self.propose(&Command::Replace { id, group: shard.group, holders }).await?;
+        self.leading().told = None;
         Ok(())
     }
 
     /// Has a command applied.
-    pub(super) fn propose(&self, command: &Command) -> Result<(), Stuck> {
+    pub(super) async fn propose(&self, command: &Command) -> Result<(), Stuck> {
         let meta = &self.office.node.meta;
-        match meta.propose(command, Deadline::after(now(), PROPOSAL_TIMEOUT)) {
+        match meta.propose(command, Deadline::after(now(), PROPOSAL_TIMEOUT)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(void)) => {
                 log::debug!("void: {void:?}");
@@ -464,18 +567,18 @@ impl Coordinator {
     }
 
     /// The state as it is applied here.
-    pub(super) fn state(&self) -> Result<Arc<MetaState>, Stuck> {
+    fn state(&self) -> Result<Arc<MetaState>, Stuck> {
         self.office.node.meta.state().ok_or(Stuck::Outdated)
     }
 
     /// Has a shard act by the newest state, at whichever of its nodes leads it.
-    pub(super) fn tell_shard(&self, state: &MetaState, group: u64) -> Result<(), String> {
+    async fn tell_shard(&self, state: &MetaState, group: u64) -> Result<(), String> {
         let replicas = state.replicas_of(group);
         let deadline = Deadline::after(now(), PROPOSAL_TIMEOUT);
         let mut reason = format!("group {group} has no leader that acts by the news");
         loop {
             for node in &replicas {
-                match self.tell(node) {
+                match self.tell(node).await {
                     Ok(acting) if acting.contains(&group) => return Ok(()),
                     Ok(_) => {}
                     Err(error) => reason = error,
@@ -484,50 +587,42 @@ impl Coordinator {
             if replicas.len() == 1 || deadline.is_over() {
                 return Err(reason);
             }
-            self.office.node.wait_for_news(u64::MAX, LEADER_PAUSE);
+            self.office.node.wait_for_any_news(LEADER_PAUSE).await;
         }
     }
 
     /// Tells a node the newest state and waits until it acts by it: the groups of the shards that it leads and that do.
-    pub(super) fn tell(&self, node: &Address) -> Result<Vec<u64>, String> {
+    pub(super) async fn tell(&self, node: &Address) -> Result<Vec<u64>, String> {
         let state = self.office.node.meta.state().ok_or("there is no state")?;
         if *node == self.office.node.address {
-            self.office.node.learn(&state)?;
-            let acting = self.office.node.act(Deadline::after(now(), PROPOSAL_TIMEOUT));
-            self.office.node.sweep();
-            return Ok(acting);
+            return self.office.node.take_news(&state).await;
         }
-        let peer = self.office.node.peers.at(node);
-        if peer.is_down() {
+        if self.office.node.peers.at(node).is_down() {
             return Err(format!("{node} is down"));
         }
-        post::tell(&peer, &state).map_err(|error| format!("{node}: {error}"))
+        let _shown = self.office.show(&Order::News, || node.to_string());
+        self.office.node.tell(node, &state).await.map_err(|error| format!("{node}: {error}"))
     }
 
     /// Tells all nodes, those that have left too, without waiting for them.
-    pub(super) fn greet_all(&self) {
+    fn greet_all(&self) {
         let Some(state) = self.office.node.meta.state() else { return };
         let nodes = state.nodes().into_iter().chain(state.former.iter().cloned());
         for node in nodes.filter(|node| *node != self.office.node.address) {
-            post::greet(&self.office.node, &node);
+            self.office.node.host.greet(&self.office.node, &node);
         }
     }
 
     /// Tells all nodes of the view one after the other; those that do not answer are told later.
-    pub(super) fn tell_all(&self) {
+    pub(super) async fn tell_all(&self) {
         let Some(state) = self.office.node.meta.state() else { return };
         for node in state.nodes() {
-            if let Err(reason) = self.tell(&node) {
+            if let Err(reason) = self.tell(&node).await {
                 log::debug!("not told: {reason}");
             }
         }
         self.greet_all();
     }
-}
-
-/// Whether a shard has several replicas, now or in the course of the view change.
-fn is_replicated(state: &MetaState, group: u64) -> bool {
-    state.replicas_of(group).len() > 1
 }
 
 /// Pairs handed over, and pairs to be handed over in all.

@@ -1,56 +1,125 @@
 //! What the coordinator tells those who ask, and how it is woken.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::clock::now;
+use crate::clock::{Deadline, now};
 use crate::model::address::Address;
-use crate::wire::Progress;
+use crate::node::host::{Awaited, Host};
+use crate::wire::{ChangePhase, PieceShown, Progress, WaitsFor};
 
 /// The coordinator's desk, shared with those who ask.
 #[derive(Default)]
 pub struct Desk {
     shown: Mutex<Option<Shown>>,
-    /// Held while shards are counted for a plan.
-    pub(super) planning: Mutex<()>,
-    /// Held while the meta group is being recovered.
-    pub(super) recovering: Mutex<()>,
-    wake: (Mutex<bool>, Condvar),
+    /// Taken while shards are counted for a plan.
+    pub(super) planning: Single,
+    /// Taken while something is being recovered.
+    pub(super) recovering: Single,
+    bell: Bell,
+}
+
+/// Something that is done by one at a time.
+#[derive(Default)]
+pub(super) struct Single(AtomicBool);
+
+/// It is not done by anybody else as long as this is there.
+pub(super) struct Alone<'a>(&'a AtomicBool);
+
+impl Single {
+    /// Begins, unless somebody else has.
+    pub(super) fn begin(&self) -> Option<Alone<'_>> {
+        (!self.0.swap(true, Ordering::AcqRel)).then_some(Alone(&self.0))
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// What is shown of the view change that is under way.
 struct Shown {
     change: u64,
-    phase: &'static str,
+    phase: ChangePhase,
     moved: u64,
     total: u64,
     moving_since: Option<Instant>,
     blocked_by: Option<String>,
+    piece: Option<PieceShown>,
+    /// The orders that are not answered yet, the latest last: what each is, to whom it went, and when.
+    waits_for: Vec<(&'static str, String, Instant)>,
+}
+
+/// An order that is shown as waited for, as long as this is there.
+pub(super) struct Waiting<'a>(&'a Desk);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(shown) = self.0.shown.lock().as_mut() {
+            shown.waits_for.pop();
+        }
+    }
+}
+
+/// Wakes the coordinator.
+#[derive(Default)]
+struct Bell(Mutex<bool>, Condvar);
+
+impl Awaited for Bell {
+    fn is_there(&self) -> bool {
+        *self.0.lock()
+    }
+
+    fn block(&self, deadline: Deadline) {
+        let mut rung = self.0.lock();
+        if !*rung {
+            self.1.wait_for(&mut rung, deadline.left());
+        }
+    }
 }
 
 impl Desk {
     /// Waits until somebody wakes the coordinator, for a while at most.
-    pub(super) fn wait(&self, timeout: Duration) {
-        let mut woken = self.wake.0.lock();
-        if !*woken {
-            self.wake.1.wait_for(&mut woken, timeout);
-        }
-        *woken = false;
+    pub(super) async fn wait(&self, host: &dyn Host, timeout: Duration) {
+        host.wait(&self.bell, Deadline::after(now(), timeout)).await;
+        *self.bell.0.lock() = false;
     }
 
     /// Wakes the coordinator: there is something to do.
     pub fn wake(&self) {
-        *self.wake.0.lock() = true;
-        self.wake.1.notify_all();
+        *self.bell.0.lock() = true;
+        self.bell.1.notify_all();
     }
 
-    pub(super) fn show(&self, change: u64, phase: &'static str, moved: u64, total: u64) {
+    /// Shows how far a view change is.
+    pub(super) fn show(&self, change: u64, phase: ChangePhase, (moved, total): (u64, u64)) {
         let mut shown = self.shown.lock();
         let before = shown.take().filter(|shown| shown.change == change);
-        let since = before.and_then(|shown| shown.moving_since);
-        let moving_since = if phase == "moving" { since.or_else(|| Some(now())) } else { since };
-        *shown = Some(Shown { change, phase, moved, total, moving_since, blocked_by: None });
+        let since = before.as_ref().and_then(|shown| shown.moving_since);
+        let moving_since = if phase == ChangePhase::Moving { since.or_else(|| Some(now())) } else { since };
+        let (piece, waits_for) = before.map(|shown| (shown.piece, shown.waits_for)).unwrap_or_default();
+        let piece = piece.filter(|_| phase == ChangePhase::Moving);
+        *shown =
+            Some(Shown { change, phase, moved, total, moving_since, blocked_by: None, piece, waits_for });
+    }
+
+    /// Shows which piece is being moved.
+    pub(super) fn show_piece(&self, piece: PieceShown) {
+        if let Some(shown) = self.shown.lock().as_mut() {
+            shown.piece = Some(piece);
+        }
+    }
+
+    /// Shows to whom an order went, until what this returns is dropped.
+    pub(super) fn waits_for(&self, order: &'static str, node: String) -> Waiting<'_> {
+        if let Some(shown) = self.shown.lock().as_mut() {
+            shown.waits_for.push((order, node, now()));
+        }
+        Waiting(self)
     }
 
     pub(super) fn block(&self, change: u64, reason: &str) {
@@ -76,9 +145,14 @@ impl Desk {
         let (moved, left) = (u128::from(shown.moved), u128::from(shown.total.saturating_sub(shown.moved)));
         let rate = (moved * 1000).checked_div(millis).unwrap_or(0);
         let remaining = (millis * left).checked_div(moved).and_then(|millis| u64::try_from(millis).ok());
+        let waits_for = shown.waits_for.last().map(|(order, node, since)| WaitsFor {
+            order: (*order).to_owned(),
+            node: node.clone(),
+            seconds: (now() - *since).as_secs_f64(),
+        });
         Some(Progress {
             coordinator: coordinator.clone(),
-            phase: if shown.blocked_by.is_some() { "blocked" } else { shown.phase }.to_owned(),
+            phase: if shown.blocked_by.is_some() { ChangePhase::Blocked } else { shown.phase },
             moved: shown.moved,
             total: shown.total,
             pairs_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
@@ -86,6 +160,8 @@ impl Desk {
                 .filter(|_| shown.blocked_by.is_none())
                 .map(|millis| Duration::from_millis(millis).as_secs_f64()),
             blocked_by: shown.blocked_by.clone(),
+            piece: shown.piece.clone(),
+            waits_for,
         })
     }
 }

@@ -23,7 +23,7 @@ const MEMBERS_TIMEOUT: Duration = Duration::from_secs(1);
 const TALLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Does the next step towards the end.
-pub(super) fn finish(
+pub(super) async fn finish(
     coordinator: &mut Coordinator,
     seat: &Seat,
     state: &MetaState,
@@ -32,45 +32,57 @@ pub(super) fn finish(
 ) -> Result<(), Stuck> {
     let nodes: Vec<Address> = planned.shards.iter().flat_map(|shard| &shard.replicas).cloned().collect();
     // Every node of the new view acts by the last hand-over, so that nobody needs those that leave.
+    let mut holders = BTreeMap::new();
     for shard in &planned.shards {
         for node in &shard.replicas {
-            let told = coordinator.tell(node);
+            let told = coordinator.tell(node).await;
             told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard))))?;
         }
-        members_complete(coordinator, state, shard)?;
+        let members = members_complete(coordinator, state, shard).await?;
+        let alone = members.filter(|members| members.is_logged && members.voters.len() == 1);
+        holders.extend(alone.map(|one| (shard.group, BTreeMap::from([(one.by.node, one.by.instance)]))));
     }
     point!("change-finishing");
-    match voters::step(&coordinator.office, seat, &state.cluster, wanted_voters(&nodes)) {
+    match voters::step(&coordinator.office, seat, &state.cluster, wanted_voters(&nodes)).await {
         Voters::Complete => {}
         Voters::Changing => return Ok(()),
         Voters::Waiting(reason) => return Err(Stuck::For(reason)),
     }
-    let mut holders = BTreeMap::new();
-    let receipt = receipt(coordinator, state, id, planned, &mut holders)?;
-    coordinator.propose(&Command::End { id, end: End::Finished(receipt.to_string()), holders })?;
+    let receipt = receipt(coordinator, state, id, planned).await?;
+    coordinator.propose(&Command::End { id, end: End::Finished(receipt.to_string()), holders }).await?;
     log::info!("view change {id:016x} is finished: {receipt}");
     point!("change-finished");
-    coordinator.tell_all();
+    coordinator.tell_all().await;
     Ok(())
 }
 
+/// What is seen of the replicas of a group that are still to come: how much they were given, and who the members are.
+pub(super) type Fed = (u64, Vec<u64>);
+
 /// Just the planned nodes hold a shard's replicas; its leader sees to that.
-fn members_complete(coordinator: &Coordinator, state: &MetaState, shard: &Shard) -> Result<(), Stuck> {
+async fn members_complete(
+    coordinator: &mut Coordinator,
+    state: &MetaState,
+    shard: &Shard,
+) -> Result<Option<GroupMembers>, Stuck> {
     if state.replicas_of(shard.group).len() == 1 {
-        return Ok(());
+        return Ok(None);
     }
     let order = Order::Members { group: shard.group };
     let members = coordinator
         .office
         .order_leader::<GroupMembers>(state, shard.group, &order, MEMBERS_TIMEOUT)
+        .await
         .map_err(|error| Stuck::For(format!("shard {}: {error}", shard.id)))?;
+    let ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id).collect();
+    coordinator.note_fed(shard.group, (members.fed, ids));
     let mut there: Vec<&Address> = members.voters.iter().map(|(_, node)| node).collect();
     let mut wanted: Vec<&Address> = shard.replicas.iter().collect();
     there.sort();
     wanted.sort();
     let is_complete = there == wanted && members.learners.is_empty() && !members.changing;
     if is_complete && members.version >= state.version {
-        return Ok(());
+        return Ok(Some(members));
     }
     let names = |nodes: &[&Address]| nodes.iter().map(|node| node.as_str()).collect::<Vec<_>>().join(", ");
     Err(Stuck::For(format!(
@@ -81,29 +93,25 @@ fn members_complete(coordinator: &Coordinator, state: &MetaState, shard: &Shard)
     )))
 }
 
-/// The receipt; the starts of the nodes that are the only replicas of a shard that had several go into `holders`.
-fn receipt(
+async fn receipt(
     coordinator: &Coordinator,
     state: &MetaState,
     id: u64,
     planned: &Planned,
-    holders: &mut BTreeMap<u64, BTreeMap<Address, u64>>,
 ) -> Result<Value, Stuck> {
     let mut sum = Tally::default();
     let mut copied = planned.copied;
     let mut shards = Vec::new();
     for shard in &state.view.shards {
         let stays = planned.shards.iter().position(|planned| planned.group == shard.group);
-        let Some(tallied) = tally(coordinator, state, id, shard.group, stays.is_some())? else { continue };
+        let tallied = tally(coordinator, state, id, shard.group, stays.is_some()).await?;
+        let Some(tallied) = tallied else { continue };
         sum.created += tallied.tally.created;
         sum.deleted += tallied.tally.deleted;
         if let Some(index) = stays {
             let new_replicas = planned.shards[index].replicas.iter();
             let new_replicas = new_replicas.filter(|node| !shard.replicas.contains(node)).count();
             copied += tallied.pairs * new_replicas as u64;
-            if tallied.is_logged && planned.shards[index].replicas == [tallied.by.0.clone()] {
-                holders.insert(shard.group, BTreeMap::from([tallied.by.clone()]));
-            }
             let mut row = json!({
                 "shard-id": planned.shards[index].id.to_string(),
                 "key-count": tallied.pairs,
@@ -117,8 +125,8 @@ fn receipt(
         }
     }
     shards.sort_by_key(|(shard, _)| *shard);
-    let (_, hold) = Some(coordinator.hold).filter(|(change, _)| *change == id).unwrap_or_default();
-    let hold_us = planned.hold_us.max(u64::try_from(hold.as_micros()).unwrap_or(u64::MAX));
+    let hold = coordinator.longest_hold(id).as_micros();
+    let hold_us = planned.hold_us.max(u64::try_from(hold).unwrap_or(u64::MAX));
     let epoch = state.view.epoch + u64::from(planned.shards != state.view.shards);
     let mut receipt = json!({
         "message": "View change successful",
@@ -145,7 +153,7 @@ fn receipt(
 }
 
 /// What a shard has counted since the cut; nothing where it leaves and its node is gone already.
-fn tally(
+async fn tally(
     coordinator: &Coordinator,
     state: &MetaState,
     id: u64,
@@ -153,7 +161,7 @@ fn tally(
     stays: bool,
 ) -> Result<Option<Tallied>, Stuck> {
     let order = Order::Tally { group, change: id };
-    match coordinator.office.order_leader::<Tallied>(state, group, &order, TALLY_TIMEOUT) {
+    match coordinator.office.order_leader::<Tallied>(state, group, &order, TALLY_TIMEOUT).await {
         Ok(tallied) => Ok(Some(tallied)),
         Err(_) if !stays => Ok(None),
         Err(OrderError::Gone(reason)) => Err(Stuck::Lost(format!("{reason}: its shard is lost"))),

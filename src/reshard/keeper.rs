@@ -15,6 +15,7 @@ use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
+use crate::node::host;
 use crate::node::raft::Seat;
 use crate::wire::{GroupMembers, Order};
 
@@ -33,51 +34,61 @@ const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs until the channel closes.
 pub fn run(office: &Office, stop: &Receiver<()>) {
-    let mut keeper = Keeper { office: office.clone(), complete: Vec::new() };
+    let mut keeper = Keeper::new(office);
     while stop.try_recv() == Err(TryRecvError::Empty) {
-        let pause = catch_unwind(AssertUnwindSafe(|| keeper.round())).unwrap_or_else(|_| {
+        let pause = catch_unwind(AssertUnwindSafe(|| host::run(keeper.round()))).unwrap_or_else(|_| {
             log::error!("a round of looking after the groups broke off: it is tried again");
             ROUND
         });
-        let version = office.node.state().map_or(0, |state| state.version);
-        office.node.wait_for_news(version, pause);
+        host::run(keeper.rest(pause));
     }
 }
 
 /// A group that was complete: its number, the version of the state, the term, and when it was.
 type Complete = (u64, u64, u64, std::time::Instant);
 
-struct Keeper {
+/// What a node does for its groups, round by round.
+pub(crate) struct Keeper {
     office: Office,
     complete: Vec<Complete>,
 }
 
 impl Keeper {
+    pub(crate) fn new(office: &Office) -> Self {
+        Self { office: office.clone(), complete: Vec::new() }
+    }
+
+    /// Waits for news, for so long at most.
+    pub(crate) async fn rest(&self, pause: Duration) {
+        let version = self.office.node.state().map_or(0, |state| state.version);
+        self.office.node.wait_for_news(version, pause).await;
+    }
+
     /// Looks after all groups once: how long to wait before the next time.
-    fn round(&mut self) -> Duration {
+    pub(crate) async fn round(&mut self) -> Duration {
         let node = Arc::clone(&self.office.node);
         let standing = node.standing();
         let Ok(serving) = standing.serving() else { return ROUND };
         if serving.own.iter().all(|(_, shard)| !shard.is_logged()) {
             return ROUND;
         }
-        node.act(Deadline::after(now(), TIMEOUT));
+        node.act(Deadline::after(now(), TIMEOUT)).await;
         node.sweep();
         let mut pause = ROUND;
         for (_, shard) in serving.own.iter().filter(|(_, shard)| shard.is_logged()) {
             let Some(seat) = node.groups.seat(shard.group()) else { continue };
             pause = pause.min(if seat.leads() {
-                self.look_after_members(&seat, &serving.state, shard)
+                self.look_after_members(&seat, &serving.state, shard).await
             } else {
-                self.leave_if_taken_out(&seat, &serving.state)
+                self.leave_if_taken_out(&seat, &serving.state).await
             });
-            node.look_at_age(&serving.state, shard.group());
+            node.look_at_age(&serving.state, shard.group()).await;
         }
         pause
     }
 
     /// Keeps the right members in a group that this node leads: when it is to be looked at again.
-    fn look_after_members(&mut self, seat: &Seat, state: &MetaState, shard: &Shard) -> Duration {
+    async fn look_after_members(&mut self, seat: &Seat, state: &MetaState, shard: &Shard) -> Duration {
         let (group, version, term) = (seat.group, state.version, seat.status.term);
         let is_complete = |(known, at_version, at_term, since): &Complete| {
             (*known, *at_version, *at_term) == (group, version, term) && now() - *since < MEMBERS_ROUND
@@ -90,10 +101,10 @@ impl Keeper {
             return ROUND;
         }
         let wanted = state.wanted_replicas(group);
-        match voters::step(&self.office, seat, &state.cluster, wanted) {
+        match voters::step(&self.office, seat, &state.cluster, wanted).await {
             Voters::Complete => {
                 self.complete.push((group, version, term, now()));
-                self.end_log_if_alone(seat, shard);
+                self.end_log_if_alone(seat, shard).await;
                 ROUND
             }
             Voters::Changing => CHANGING_ROUND,
@@ -105,7 +116,7 @@ impl Keeper {
     }
 
     /// A shard with one replica needs no log. What is known by now counts, not what was known when the members were looked at.
-    fn end_log_if_alone(&self, seat: &Seat, shard: &Shard) {
+    async fn end_log_if_alone(&self, seat: &Seat, shard: &Shard) {
         let Some(state) = self.office.node.state() else { return };
         let Some(seat) = self.office.node.groups.seat(seat.group).filter(|seat| seat.leads()) else { return };
         let status = &seat.status;
@@ -117,19 +128,19 @@ impl Keeper {
             && shard.version() >= state.version
         {
             log::info!("group {}: this node alone keeps the shard from now on", seat.group);
-            self.office.node.end_log(shard);
+            self.office.node.end_log(shard).await;
         }
     }
 
     /// Gives a replica up that is to be none here and was taken out of its group: when it is to be looked at again.
-    fn leave_if_taken_out(&self, seat: &Seat, state: &MetaState) -> Duration {
+    async fn leave_if_taken_out(&self, seat: &Seat, state: &MetaState) -> Duration {
         let node = &self.office.node;
         if state.replicas_of(seat.group).contains(&&node.address) {
             return ROUND;
         }
         let order = Order::Members { group: seat.group };
         let deadline = Deadline::after(now(), QUESTION_TIMEOUT);
-        let members = node.order_leader::<GroupMembers>(state, seat.group, &order, deadline);
+        let members = node.order_leader::<GroupMembers>(state, seat.group, &order, deadline).await;
         let Ok(members) = members else { return WAITING_ROUND };
         let mut ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id);
         if !members.changing && !ids.any(|id| id == seat.status.replica) {

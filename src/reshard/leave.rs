@@ -22,7 +22,7 @@ const HANDING_OVER: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Hands over the lead of all groups and has this node's replicas taken out of them.
-pub fn leave(office: &Office) {
+pub async fn leave(office: &Office) {
     let node = &office.node;
     node.begin_to_leave();
     let deadline = Deadline::after(now(), PATIENCE);
@@ -31,8 +31,8 @@ pub fn leave(office: &Office) {
     let mut handed_over = BTreeMap::new();
     let moving = Deadline::after(now(), LEADERLESS);
     loop {
-        if !moving.is_over() && move_meta_group(office) {
-            node.wait_for_news(u64::MAX, PAUSE);
+        if !moving.is_over() && move_meta_group(office).await {
+            node.pause(PAUSE).await;
             continue;
         }
         let seats = node.groups.seats();
@@ -53,7 +53,7 @@ pub fn leave(office: &Office) {
                     handed_over.insert(seat.group, now());
                     node.groups.hand_over(seat.group, None);
                 }
-            } else if take_leave(office, seat) {
+            } else if take_leave(office, seat).await {
                 left.insert(seat.group);
                 log::info!("group {}: this node's replica has left", seat.group);
             }
@@ -61,12 +61,12 @@ pub fn leave(office: &Office) {
         if deadline.is_over() || now() - seen_leader >= LEADERLESS {
             return log::warn!("this node stops while some of its groups count on its vote");
         }
-        node.wait_for_news(u64::MAX, PAUSE);
+        node.pause(PAUSE).await;
     }
 }
 
 /// Where this node alone holds the view, another one is to hold it: takes a step towards that, and says whether there is one to take.
-fn move_meta_group(office: &Office) -> bool {
+async fn move_meta_group(office: &Office) -> bool {
     let node = &office.node;
     let Some(seat) = node.meta.seat().filter(|seat| seat.leads() && seat.status.voters.len() == 1) else {
         return false;
@@ -75,15 +75,16 @@ fn move_meta_group(office: &Office) -> bool {
     let nodes = state.nodes();
     let is_up = |other: &&Address| **other != node.address && !node.peers.at(other).is_down();
     let Some(other) = nodes.iter().find(is_up) else { return false };
-    !matches!(voters::step(office, &seat, &state.cluster, std::slice::from_ref(other)), Voters::Complete)
+    let step = voters::step(office, &seat, &state.cluster, std::slice::from_ref(other)).await;
+    !matches!(step, Voters::Complete)
 }
 
 /// Asks the leader of a group to take this node's replica out; whether it has.
-fn take_leave(office: &Office, seat: &Seat) -> bool {
+async fn take_leave(office: &Office, seat: &Seat) -> bool {
     let node = &office.node;
     let Some(leader) = seat.leader() else { return false };
     let order = Order::Leave { group: seat.group, replica: seat.status.replica };
-    match office.order::<()>(leader, 0, &order, ORDER_TIMEOUT) {
+    match office.order::<()>(leader, None, &order, ORDER_TIMEOUT).await {
         Ok(()) => {
             // From now on requests go to the others.
             if node.meta.seat().is_some_and(|meta| meta.group == seat.group) {

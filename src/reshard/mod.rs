@@ -5,6 +5,7 @@ pub mod leave;
 pub mod orders;
 pub mod pieces;
 pub mod recover;
+mod recovery;
 pub mod requests;
 
 mod census;
@@ -12,9 +13,11 @@ mod coordinator;
 mod finish;
 mod keeper;
 pub mod prepare;
-#[cfg(test)]
-mod simulation;
 mod voters;
 
+#[cfg(test)]
+pub(crate) use coordinator::Coordinator;
 pub use coordinator::run;
+#[cfg(test)]
+pub(crate) use keeper::Keeper;
 pub use keeper::run as keep;

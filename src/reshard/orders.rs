@@ -6,25 +6,28 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::desk::Desk;
+use super::desk::{Desk, Waiting};
 use super::{pieces, prepare, requests};
 use crate::clock::{Deadline, now};
 use crate::consensus::Change;
 use crate::model::address::Address;
-use crate::model::meta::{Command, MetaState};
+use crate::model::meta::MetaState;
 use crate::model::shard::{Shard, ShardCommand, ShardOutcome};
 use crate::model::store::BatchLimit;
-use crate::node::ask::{OrderError, ask_hello};
+use crate::node::ask::OrderError;
 use crate::node::group_ops::NotDone;
+use crate::node::host::Pending;
 use crate::node::raft::{Invitation, NotProposed, Seat};
 use crate::node::state::Node;
-use crate::wire::{Addressed, GroupMembers, Order, Standing, Tallied};
+use crate::wire::{Addressed, GroupMembers, Leads, Order, Replica, Standing, Tallied};
 
 /// A piece has at most so many pairs and bytes, so that it is not frozen for long.
 const PIECE: BatchLimit = BatchLimit { pairs: 8192, bytes: 4 << 20 };
 
 /// A group that does not agree within this time may yet.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Who leads a shard is looked for again after this where it may be this node by now.
+const LEADER_PAUSE: Duration = Duration::from_millis(5);
 
 /// A node and its desk: all that is needed to carry out an order.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct Office {
     pub node: Arc<Node>,
     /// The coordinator's desk on it.
     pub desk: Arc<Desk>,
+    /// Whether it is the coordinator's own: the desk shows what is waited for.
+    is_shown: bool,
 }
 
 /// Whether an order may come from outside the cluster.
@@ -41,15 +46,29 @@ fn is_open(order: &Order) -> bool {
 }
 
 impl Office {
+    /// An office of a node.
+    pub fn new(node: Arc<Node>, desk: Arc<Desk>) -> Self {
+        Self { node, desk, is_shown: false }
+    }
+
+    /// The same for the coordinator, whose desk shows what it waits for.
+    pub(super) fn shown(&self) -> Self {
+        Self { is_shown: true, ..self.clone() }
+    }
+
     /// Carries out an order of another node.
     ///
     /// # Errors
     /// [`OrderError::Gone`] where it is meant for an earlier start of this node, [`OrderError::Refused`] otherwise.
-    pub fn obey_sender(&self, addressed: Option<&Addressed>, order: &Order) -> Result<Value, OrderError> {
+    pub async fn obey_sender(
+        &self,
+        addressed: Option<&Addressed>,
+        order: &Order,
+    ) -> Result<Value, OrderError> {
         let node = &self.node;
         let addressed = addressed
             .ok_or_else(|| OrderError::Refused(format!("{}: the order names no cluster", node.address)))?;
-        if addressed.instance != 0 && addressed.instance != node.instance {
+        if addressed.instance.is_some_and(|meant| meant != node.instance) {
             return Err(OrderError::Gone(format!("{} was started again", node.address)));
         }
         let own = node.state().map(|state| state.cluster.clone());
@@ -59,14 +78,19 @@ impl Office {
                 node.address, addressed.cluster
             )));
         }
-        self.obey(order)
+        self.obey(order).await
     }
 
     /// Carries out an order.
     ///
     /// # Errors
     /// [`OrderError`].
-    pub fn obey(&self, order: &Order) -> Result<Value, OrderError> {
+    pub fn obey<'a>(&'a self, order: &'a Order) -> Pending<'a, Result<Value, OrderError>> {
+        // Some orders are carried out by giving others, to this node too.
+        Box::pin(self.carry_out(order))
+    }
+
+    async fn carry_out(&self, order: &Order) -> Result<Value, OrderError> {
         let node = &self.node;
         match order {
             Order::Promise { cluster, founding } => Ok(json(&node.promise(cluster, *founding)?)),
@@ -79,18 +103,20 @@ impl Office {
                 Ok(json(&self.join(cluster, *group, invitation)?))
             }
             Order::Reach { node: other, instance } => {
-                let hello = ask_hello(&node.peers.at(other));
-                Ok(json(&hello.is_ok_and(|hello| *instance == 0 || hello.instance == *instance)))
+                let hello = node.ask_hello(other).await;
+                let is_meant = |there: u64| instance.is_none_or(|instance| instance == there);
+                Ok(json(&hello.is_ok_and(|hello| is_meant(hello.instance))))
             }
-            Order::News => Ok(json(&node.state().as_deref())),
+            Order::News => Ok(json(&self.newest().as_deref())),
             Order::Audit { group, index } => {
-                Ok(json(&node.audit_own(*group, *index, Deadline::after(now(), GROUP_TIMEOUT))?))
+                let deadline = Deadline::after(now(), GROUP_TIMEOUT);
+                Ok(json(&node.audit_own(*group, *index, deadline).await?))
             }
-            Order::Replica { group } => Ok(json(&self.standing(*group))),
-            Order::Succeed { survivors } => {
-                let command = Command::Succeed { survivors: survivors.clone() };
-                let done = node.meta.propose(&command, Deadline::after(now(), GROUP_TIMEOUT));
-                Ok(json(&matches!(done, Ok(Ok(())))))
+            Order::Replicas => Ok(json(&self.standings().await)),
+            Order::Succeed { command } => {
+                let done = node.meta.propose(command, Deadline::after(now(), GROUP_TIMEOUT)).await;
+                self.desk.wake();
+                Ok(json(&done.ok()))
             }
             Order::Count { .. }
             | Order::Census { .. }
@@ -98,72 +124,92 @@ impl Office {
             | Order::Pieces { .. }
             | Order::CloseCensus { .. }
             | Order::Tally { .. }
+            | Order::Lead { .. }
             | Order::Members { .. }
-            | Order::Leave { .. } => self.obey_as_leader(order),
+            | Order::Leave { .. } => self.obey_as_leader(order).await,
             Order::Copy { stamp, group, range, source } => {
-                pieces::copy(node, *stamp, *group, range, source.as_ref()).map(|()| Value::Null)
+                pieces::copy(node, *stamp, *group, range, source.as_ref()).await.map(|()| Value::Null)
             }
             Order::Prepare { stamp, group, source, limit_ms } => {
                 let limit = Duration::from_millis(*limit_ms);
-                pieces::prepare(node, *stamp, *group, source.as_ref(), limit).map(|prepared| json(&prepared))
+                let prepared = pieces::prepare(node, *stamp, *group, source.as_ref(), limit).await;
+                prepared.map(|prepared| json(&prepared))
             }
-            Order::BeginChange { id, wanted } => Ok(json(&requests::begin_here(self, *id, wanted))),
-            Order::CancelChange => Ok(json(&requests::cancel_here(self))),
+            Order::BeginChange { id, wanted } => Ok(json(&requests::begin_here(self, *id, wanted).await)),
+            Order::CancelChange => Ok(json(&requests::cancel_here(self).await)),
             Order::ChangeProgress => Ok(json(&self.desk.progress(&node.address))),
-            Order::PlanChange { wanted } => {
-                let leads = node.meta.leads();
-                Ok(json(&leads.then(|| prepare::plan_only(self, wanted))))
-            }
+            Order::PlanChange { wanted } => Ok(json(&if node.meta.leads() {
+                Some(prepare::plan_only(self, wanted).await)
+            } else {
+                None
+            })),
         }
     }
 
     /// Carries out an order about a shard that this node leads.
-    fn obey_as_leader(&self, order: &Order) -> Result<Value, OrderError> {
+    async fn obey_as_leader(&self, order: &Order) -> Result<Value, OrderError> {
         let node = &self.node;
         let deadline = Deadline::after(now(), GROUP_TIMEOUT);
         match order {
             Order::Count { group } => {
                 let shard = self.led(*group)?;
-                node.confirm(&shard, deadline)?;
+                node.confirm(&shard, deadline).await?;
                 Ok(json(&shard.size().pairs))
             }
             Order::Census { group, change, ranges } => {
                 let census = ShardCommand::Census { change: *change, ranges: ranges.clone() };
-                match node.apply(&*self.led(*group)?, &census, deadline)? {
+                match node.apply(&*self.led(*group)?, &census, deadline).await? {
                     ShardOutcome::Census(Some(count)) => Ok(json(&count)),
                     _ => Err(format!("{}: a view change is planned already", node.address).into()),
                 }
             }
             Order::Places { group, change, questions } => {
                 let shard = self.led(*group)?;
-                node.confirm(&shard, deadline)?;
+                node.confirm(&shard, deadline).await?;
                 Ok(json(&shard.places(*change, questions)))
             }
             Order::Pieces { group, ranges } => {
                 let shard = self.led(*group)?;
-                node.confirm(&shard, deadline)?;
+                node.confirm(&shard, deadline).await?;
                 let cut = shard.pieces(ranges, PIECE).into_iter();
                 let bare = cut.map(|pieces| pieces.into_iter().map(|(range, size)| (range, size.pairs)));
                 Ok(json(&bare.map(Iterator::collect).collect::<Vec<Vec<_>>>()))
             }
             Order::CloseCensus { group, change } => {
-                node.apply(&*self.led(*group)?, &ShardCommand::CloseCensus { change: *change }, deadline)?;
+                let close = ShardCommand::CloseCensus { change: *change };
+                node.apply(&*self.led(*group)?, &close, deadline).await?;
                 Ok(Value::Null)
             }
             Order::Tally { group, change } => {
                 let shard = self.led(*group)?;
-                node.confirm(&shard, deadline)?;
+                node.confirm(&shard, deadline).await?;
                 let (tally, pairs) = shard.tally(*change);
-                let by = (node.address.clone(), node.instance);
-                Ok(json(&Tallied { by, is_logged: shard.is_logged(), tally, pairs }))
+                Ok(json(&Tallied { tally, pairs }))
             }
-            Order::Members { group } => Ok(json(&self.members(*group, deadline)?)),
+            Order::Lead { group } => {
+                let shard = self.led(*group)?;
+                node.confirm(&shard, deadline).await?;
+                Ok(json(&self.leads()))
+            }
+            Order::Members { group } => Ok(json(&self.members(*group, deadline).await?)),
             Order::Leave { group, replica } => {
                 self.led_seat(*group)?;
-                self.take_out(*group, *replica, deadline)
+                self.take_out(*group, *replica, deadline).await
             }
             _ => Err("this order is not for the leader of a shard".to_owned().into()),
         }
+    }
+
+    /// This node, as the leader of something.
+    fn leads(&self) -> Leads {
+        Leads { node: self.node.address.clone(), instance: self.node.instance }
+    }
+
+    /// The newest state that this node knows: what it acts by, or what its replica of the meta group has applied since.
+    pub(super) fn newest(&self) -> Option<Arc<MetaState>> {
+        let known = self.node.state()?;
+        let applied = self.node.meta.state().filter(|state| state.cluster == known.cluster && state.open);
+        Some(applied.filter(|state| state.version > known.version).unwrap_or(known))
     }
 
     /// This node's replica id in a group of which it is to become a member.
@@ -182,48 +228,71 @@ impl Office {
         }
     }
 
-    /// Where this node's replica of a group stands.
-    pub(super) fn standing(&self, group: u64) -> Option<Standing> {
-        self.node.shard_of(group)?;
+    /// What this node holds.
+    pub(super) async fn standings(&self) -> Vec<Standing> {
+        let standing = self.node.standing();
+        let Ok(serving) = standing.serving() else { return Vec::new() };
+        let mut standings = Vec::new();
+        for (_, shard) in &serving.own {
+            standings.extend(self.standing(shard).await);
+        }
+        standings
+    }
+
+    async fn standing(&self, shard: &Shard) -> Option<Standing> {
+        let (group, instance) = (shard.group(), self.node.instance);
+        if !shard.is_logged() {
+            return Some(Standing { group, instance, replica: None, claims: shard.claims() });
+        }
+        // In this order what is applied meanwhile is seen twice, and not missed.
+        let rest = self.node.groups.unapplied(group, Deadline::after(now(), GROUP_TIMEOUT)).await?;
+        let claims = shard.claims();
         let seat = self.node.groups.seat(group)?;
         let status = &seat.status;
         let voters = status.voters.iter().filter_map(|id| Some((*id, status.members.get(id)?.clone())));
-        Some(Standing {
-            instance: self.node.instance,
-            replica: status.replica,
+        let replica = Replica {
+            id: status.replica,
+            leads: seat.leads(),
             voters: voters.collect(),
             last: (status.last_term, status.last),
             committed: status.committed,
-        })
+        };
+        let claims = claims.after(rest.iter().map(|command| &command[..]));
+        Some(Standing { group, instance, replica: Some(replica), claims })
     }
 
     /// The members of a shard's group that this node leads.
-    fn members(&self, group: u64, deadline: Deadline) -> Result<GroupMembers, OrderError> {
+    async fn members(&self, group: u64, deadline: Deadline) -> Result<GroupMembers, OrderError> {
         let shard = self.led(group)?;
         let own = (self.node.instance, self.node.address.clone());
         let alone = GroupMembers {
+            by: self.leads(),
+            is_logged: shard.is_logged(),
             voters: vec![own],
             learners: Vec::new(),
             changing: false,
             index: 0,
             version: shard.version(),
+            fed: 0,
         };
-        if !shard.is_logged() {
+        if !alone.is_logged {
             return Ok(alone);
         }
-        let index = self.node.groups.read(group, deadline).map_err(|_| NotDone::Unknown)?;
-        let status = &self.led_seat(group)?.status;
+        let index = self.node.groups.read(group, deadline).await.map_err(|_| NotDone::Unknown)?;
+        let seat = self.led_seat(group)?;
+        let status = &seat.status;
         let named = |ids: &[u64]| -> Vec<(u64, Address)> {
             ids.iter().filter_map(|id| Some((*id, status.members.get(id)?.clone()))).collect()
         };
         let changing = status.changing || !status.outgoing.is_empty();
         let (voters, learners) = (named(&status.voters), named(&status.learners));
-        Ok(GroupMembers { voters, learners, changing, index, ..alone })
+        Ok(GroupMembers { voters, learners, changing, index, fed: status.fed, ..alone })
     }
 
     /// Takes a replica out of a group that this node leads, as its node is about to stop.
-    fn take_out(&self, group: u64, replica: u64, deadline: Deadline) -> Result<Value, OrderError> {
-        match self.node.groups.change(group, &Change::Remove { replicas: vec![replica] }, deadline) {
+    async fn take_out(&self, group: u64, replica: u64, deadline: Deadline) -> Result<Value, OrderError> {
+        let removal = Change::Remove { replicas: vec![replica] };
+        match self.node.groups.change(group, &removal, deadline).await {
             Ok(()) => {
                 log::info!("group {group}: replica {replica} leaves");
                 Ok(Value::Null)
@@ -248,51 +317,59 @@ impl Office {
     ///
     /// # Errors
     /// [`OrderError`].
-    pub fn order_leader<T: serde::de::DeserializeOwned>(
+    pub async fn order_leader<T: serde::de::DeserializeOwned>(
         &self,
         state: &MetaState,
         group: u64,
         order: &Order,
         timeout: Duration,
     ) -> Result<T, OrderError> {
+        let _shown = self.show(order, || match state.index_of(group) {
+            Some(index) => format!("the leader of shard {}", state.view.shards[index].id),
+            None => format!("the leader of group {group}"),
+        });
         let deadline = Deadline::after(now(), timeout);
         loop {
             let leads = self.node.shard_of(group).is_some_and(|shard| self.node.leads(&shard).is_ok());
             let answer = if leads {
-                let answer = self.obey(order);
-                answer.and_then(|answer| {
-                    serde_json::from_value(answer).map_err(|error| OrderError::Refused(error.to_string()))
-                })
+                read(self.obey(order).await)
             } else {
-                self.node.order_leader(state, group, order, deadline)
+                self.node.order_leader(state, group, order, deadline).await
             };
             match answer {
                 // It may be this node now, or was until now.
-                Err(OrderError::NotLeader(..)) if !deadline.is_over() => {}
+                Err(OrderError::NotLeader(..)) if !deadline.is_over() => {
+                    self.node.wait_for_any_news(LEADER_PAUSE.min(deadline.left())).await;
+                }
                 answer => return answer,
             }
         }
     }
 
-    /// Has a node carry out an order, also this one.
+    /// Has a node carry out an order, also this one: a certain start of it, where one is meant.
     ///
     /// # Errors
     /// [`OrderError`].
-    pub fn order<T: serde::de::DeserializeOwned>(
+    pub async fn order<T: serde::de::DeserializeOwned>(
         &self,
-        to: &crate::model::address::Address,
-        instance: u64,
+        to: &Address,
+        start: Option<u64>,
         order: &Order,
         timeout: Duration,
     ) -> Result<T, OrderError> {
+        let _shown = self.show(order, || to.to_string());
         if *to != self.node.address {
-            return self.node.order(to, instance, order, Deadline::after(now(), timeout));
+            return self.node.order(to, start, order, Deadline::after(now(), timeout)).await;
         }
-        if instance != 0 && instance != self.node.instance {
+        if start.is_some_and(|start| start != self.node.instance) {
             return Err(OrderError::Gone(format!("{to} was started again")));
         }
-        let answer = self.obey(order)?;
-        serde_json::from_value(answer).map_err(|error| OrderError::Refused(error.to_string()))
+        read(self.obey(order).await)
+    }
+
+    /// Shows that somebody is waited for, until what this returns is dropped.
+    pub(super) fn show(&self, order: &Order, to: impl FnOnce() -> String) -> Option<Waiting<'_>> {
+        self.is_shown.then(|| self.desk.waits_for(order.name(), to()))
     }
 
     /// A shard that this node leads.
@@ -312,6 +389,12 @@ pub(super) fn led(node: &Node, group: u64) -> Result<Arc<Shard>, OrderError> {
         // Another node may lead it, where it has several replicas.
         Some(state) if state.replicas_of(group).len() > 1 => OrderError::NotLeader(None, reason),
         _ => OrderError::Refused(reason),
+    })
+}
+
+fn read<T: serde::de::DeserializeOwned>(answer: Result<Value, OrderError>) -> Result<T, OrderError> {
+    answer.and_then(|answer| {
+        serde_json::from_value(answer).map_err(|error| OrderError::Refused(error.to_string()))
     })
 }
 

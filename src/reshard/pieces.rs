@@ -8,10 +8,11 @@ use crate::model::range::HashRange;
 use crate::model::shard::{Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
+use crate::node::forwarded::NotMeant;
 use crate::node::state::Node;
 use crate::points::point;
 use crate::wire::pairs::Parcel;
-use crate::wire::{Prepared, Source, Transfer};
+use crate::wire::{Addressed, Prepared, Source, Transfer};
 
 /// What is sent at one time.
 const BATCH: BatchLimit = BatchLimit { pairs: 2048, bytes: 1 << 20 };
@@ -28,11 +29,23 @@ const REST: u32 = 2;
 /// So many key operations in a second are use.
 const USE_PER_SECOND: u128 = 200;
 
-/// The part of the source: answers what its target asks.
+/// The part of the source: answers what the target asks, another node.
 ///
 /// # Errors
 /// Why it does not.
-pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
+pub async fn give_sender(
+    node: &Node,
+    addressed: Option<&Addressed>,
+    transfer: &Transfer,
+) -> Result<Parcel, OrderError> {
+    node.check_addressed(addressed).map_err(|error| match error {
+        NotMeant::Gone(reason) => OrderError::Gone(reason),
+        NotMeant::NotYet(reason) | NotMeant::Unclear(reason) => OrderError::Refused(reason),
+    })?;
+    give(node, transfer).await
+}
+
+async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
     let (Transfer::Begin { group, .. }
     | Transfer::Batch { group, .. }
     | Transfer::Delta { group, .. }
@@ -43,7 +56,7 @@ pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
     match transfer {
         Transfer::Begin { stamp, range, .. } => {
             let begin = ShardCommand::BeginOutgoing { stamp: *stamp, range: range.clone() };
-            change(node, &shard, &begin)?;
+            change(node, &shard, &begin).await?;
         }
         Transfer::Batch { stamp, rest, .. } => {
             let (start, before) = (now(), node.operations());
@@ -54,11 +67,11 @@ pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
             (parcel.delta.pairs, parcel.rest) = (batch.pairs, batch.rest);
         }
         Transfer::Delta { stamp, .. } => {
-            change(node, &shard, &ShardCommand::TakeDelta { stamp: *stamp })?;
+            change(node, &shard, &ShardCommand::TakeDelta { stamp: *stamp }).await?;
             parcel.delta = shard.taken_delta(stamp).map_err(own)?;
         }
         Transfer::Freeze { stamp, .. } => {
-            let frozen = change(node, &shard, &ShardCommand::Freeze { stamp: *stamp });
+            let frozen = change(node, &shard, &ShardCommand::Freeze { stamp: *stamp }).await;
             point!("source-frozen");
             frozen?;
             let (delta, frozen) = shard.frozen_parcel(stamp).map_err(own)?;
@@ -69,8 +82,8 @@ pub fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
 }
 
 /// Has a shard take an order about a piece.
-fn change(node: &Node, shard: &Shard, command: &ShardCommand) -> Result<(), OrderError> {
-    match node.apply(shard, command, Deadline::after(now(), CHANGE_TIMEOUT))? {
+async fn change(node: &Node, shard: &Shard, command: &ShardCommand) -> Result<(), OrderError> {
+    match node.apply(shard, command, Deadline::after(now(), CHANGE_TIMEOUT)).await? {
         ShardOutcome::Moved(Ok(())) | ShardOutcome::Done => Ok(()),
         ShardOutcome::Moved(Err(error)) => Err(OrderError::Refused(format!("{}: {error}", node.address))),
         _ => Err(OrderError::Refused(format!("{}: the shard did not take the order", node.address))),
@@ -87,7 +100,7 @@ fn is_used(node: &Node, before: u64, start: std::time::Instant) -> bool {
 ///
 /// # Errors
 /// Why it has not.
-pub fn copy(
+pub async fn copy(
     node: &Node,
     stamp: Stamp,
     group: u64,
@@ -95,27 +108,28 @@ pub fn copy(
     source: Option<&Source>,
 ) -> Result<(), OrderError> {
     let shard = led(node, group)?;
-    change(node, &shard, &ShardCommand::BeginIncoming { stamp, range: range.clone() })?;
-    let install = |delta| change(node, &shard, &ShardCommand::Install { stamp, delta });
+    change(node, &shard, &ShardCommand::BeginIncoming { stamp, range: range.clone() }).await?;
+    let install = async |delta| change(node, &shard, &ShardCommand::Install { stamp, delta }).await;
     let Some(source) = source else { return Ok(()) };
-    let ask = |transfer: &Transfer| ask(node, source, transfer, PARCEL_TIMEOUT);
+    let ask = async |transfer: &Transfer| ask(node, source, transfer, PARCEL_TIMEOUT).await;
     let given = source.group;
-    ask(&Transfer::Begin { stamp, group: given, range: range.clone() })?;
+    ask(&Transfer::Begin { stamp, group: given, range: range.clone() }).await?;
     let mut rest = Some(range.clone());
     while let Some(left) = rest {
         let (start, before) = (now(), node.operations());
-        let parcel = ask(&Transfer::Batch { stamp, group: given, rest: left })?;
-        install(parcel.delta)?;
+        let parcel = ask(&Transfer::Batch { stamp, group: given, rest: left }).await?;
+        install(parcel.delta).await?;
         point!("target-copying");
         rest = parcel.rest;
         if parcel.busy || is_used(node, before, start) {
-            rest_for((now() - start) * REST);
+            // The machine is left to them.
+            node.pause((now() - start) * REST).await;
         }
     }
     for _ in 0..DELTA_ROUNDS {
-        let parcel = ask(&Transfer::Delta { stamp, group: given })?;
+        let parcel = ask(&Transfer::Delta { stamp, group: given }).await?;
         let changes = parcel.delta.pairs.len() + parcel.delta.deleted.len();
-        install(parcel.delta)?;
+        install(parcel.delta).await?;
         if changes < FEW_CHANGES {
             break;
         }
@@ -123,17 +137,11 @@ pub fn copy(
     Ok(())
 }
 
-/// Leaves the machine to clients for a while.
-#[expect(clippy::disallowed_methods, reason = "it is the time itself that is waited for")]
-fn rest_for(time: Duration) {
-    std::thread::sleep(time);
-}
-
 /// The part of the target in the end: has the range frozen, receives the rest, and compares.
 ///
 /// # Errors
 /// Why the piece cannot be handed over.
-pub fn prepare(
+pub async fn prepare(
     node: &Node,
     stamp: Stamp,
     group: u64,
@@ -145,13 +153,14 @@ pub fn prepare(
     let frozen = match source {
         None => Frozen::default(),
         Some(source) => {
-            let parcel = ask(node, source, &Transfer::Freeze { stamp, group: source.group }, limit)?;
-            change(node, &shard, &ShardCommand::Install { stamp, delta: parcel.delta })?;
+            let freeze = Transfer::Freeze { stamp, group: source.group };
+            let parcel = ask(node, source, &freeze, limit).await?;
+            change(node, &shard, &ShardCommand::Install { stamp, delta: parcel.delta }).await?;
             parcel.frozen.ok_or_else(|| format!("{}: the last parcel is missing", source.node))?
         }
     };
     let prepared = ShardCommand::Prepare { stamp, frozen };
-    let received = match node.apply(&shard, &prepared, Deadline::after(now(), CHANGE_TIMEOUT))? {
+    let received = match node.apply(&shard, &prepared, Deadline::after(now(), CHANGE_TIMEOUT)).await? {
         ShardOutcome::Prepared(Ok(received)) => received,
         ShardOutcome::Prepared(Err(error)) => {
             if matches!(error, MoveError::ChecksumDiffers { .. }) {
@@ -171,13 +180,16 @@ pub fn prepare(
     Ok(Prepared { pairs: received.pairs, held_us })
 }
 
-fn ask(node: &Node, source: &Source, transfer: &Transfer, timeout: Duration) -> Result<Parcel, String> {
+async fn ask(
+    node: &Node,
+    source: &Source,
+    transfer: &Transfer,
+    timeout: Duration,
+) -> Result<Parcel, OrderError> {
     let deadline = Deadline::after(now(), timeout);
-    node.transfer(&source.node, source.instance, transfer, deadline).map_err(|error| match error {
-        OrderError::Gone(reason) => format!("{LOST_SOURCE}{reason}"),
-        other => other.to_string(),
+    node.transfer(&source.node, source.instance, transfer, deadline).await.map_err(|error| match error {
+        // To whoever has ordered the move it is the target that failed.
+        OrderError::Gone(reason) => OrderError::LostSource(reason),
+        other => OrderError::Refused(other.to_string()),
     })
 }
-
-/// How a target says that the source of a piece is gone for good.
-pub const LOST_SOURCE: &str = "the source is lost: ";

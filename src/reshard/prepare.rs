@@ -1,63 +1,105 @@
 //! From what is asked of a view change to its plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::census::Shards;
 use super::orders::Office;
+use crate::dice;
 use crate::model::address::Address;
-use crate::model::meta::{Command, GivenUp, MetaState, Piece, Wanted};
-use crate::model::plan::{Plan, PlanError, plan};
+use crate::model::meta::{Command, GivenUp, Members, MetaState, Piece, Wanted};
+use crate::model::plan::Plan;
 use crate::model::view::{Shard, View};
-use crate::node::ask::{OrderError, ask_hello};
+use crate::node::ask::OrderError;
 use crate::node::state::{advice, lost_shard};
 use crate::points::point;
-use crate::wire::{NotPlanned, Order, PlannedMove, PlannedShard, PlannedView, Standing};
+use crate::wire::{GroupMembers, NotPlanned, Order, PlannedMove, PlannedShard, PlannedView, Standing};
 
 /// A node that does not answer a question within this time is not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// A census that writers made void is taken again so often.
-const CENSUS_ATTEMPTS: usize = 3;
+/// The pairs are counted for one plan at a time: another one is looked for again after this.
+const PLANNING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything that was found out about the nodes of a view change.
 struct Found {
     given_up: Vec<GivenUp>,
-    /// By shard of the present view: its group, or nothing where it is given up.
-    groups: Vec<Option<u64>>,
+    /// By shard of the present view: who really holds it, or nothing where it is given up.
+    members: Vec<Option<Members>>,
     /// The wanted nodes that hold nothing yet.
     fresh: BTreeMap<Address, u64>,
     /// The starts of all wanted nodes.
     starts: BTreeMap<Address, u64>,
 }
 
+impl Found {
+    /// By shard: its group, or nothing where it is given up.
+    fn groups(&self, view: &View) -> Vec<Option<u64>> {
+        let shards = view.shards.iter().zip(&self.members);
+        shards.map(|(shard, members)| members.as_ref().map(|_| shard.group)).collect()
+    }
+
+    /// Who holds each group.
+    fn holders(self, view: &View) -> BTreeMap<u64, Members> {
+        let shards = view.shards.iter().zip(self.members);
+        shards.filter_map(|(shard, members)| Some((shard.group, members?))).collect()
+    }
+
+    /// The view with the nodes that really hold its shards; none where a shard is given up.
+    fn view(&self, view: &View) -> View {
+        let mut real = view.clone();
+        for (shard, members) in real.shards.iter_mut().zip(&self.members) {
+            shard.replicas = members.as_ref().map(|members| members.nodes.clone()).unwrap_or_default();
+        }
+        real
+    }
+}
+
 /// Plans a view change and makes the command that sets the plan.
-pub(super) fn prepare(
+pub(super) async fn prepare(
     office: &Office,
     state: &MetaState,
     id: u64,
     wanted: &Wanted,
 ) -> Result<Command, NotPlanned> {
-    let _alone = office.desk.planning.lock();
-    let found = look_at(office, state, wanted)?;
-    promise_all(office, state, &found, wanted)?;
+    let _alone = loop {
+        match office.desk.planning.begin() {
+            Some(alone) => break alone,
+            None => office.node.pause(PLANNING_PAUSE).await,
+        }
+    };
+    let found = look_at(office, state, wanted).await?;
+    promise_all(office, state, &found, wanted).await?;
     point!("change-promised");
-    let planned = count_and_plan(office, state, id, wanted, &found);
-    if planned.is_err() {
-        release_all(office, state, &found);
+    let command = plan_and_cut(office, state, id, wanted, &found).await;
+    if command.is_err() {
+        release_all(office, state, &found).await;
     }
-    let (plan, shards) = planned?;
-    point!("change-counted");
-    let command = command(state, id, &found, &plan, &shards);
-    shards.close();
+    let command = command?;
     // A promise does not hold for ever, and counting may take a while.
-    promise_all(office, state, &found, wanted)?;
-    command.inspect_err(|_| release_all(office, state, &found))
+    promise_all(office, state, &found, wanted).await?;
+    Ok(command)
+}
+
+async fn plan_and_cut(
+    office: &Office,
+    state: &MetaState,
+    id: u64,
+    wanted: &Wanted,
+    found: &Found,
+) -> Result<Command, NotPlanned> {
+    let shards = Shards { office, state, change: id, groups: found.groups(&state.view) };
+    // A shard whose pairs are given up has no node that could stay.
+    let plan = shards.plan(&found.view(&state.view), wanted).await?;
+    point!("change-counted");
+    let command = command(state, id, found, &plan, &shards).await;
+    shards.close().await;
+    command
 }
 
 /// Plans a view change and does nothing of it.
-pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView, NotPlanned> {
+pub(super) async fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView, NotPlanned> {
     // The census of another plan would take the place of this one's.
-    let alone = office.desk.planning.try_lock();
+    let alone = office.desk.planning.begin();
     let _alone =
         alone.ok_or_else(|| NotPlanned::Failed("another plan is being made: try again".to_owned()))?;
     let state = office.node.meta.state();
@@ -65,18 +107,24 @@ pub(super) fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView,
     if let Some(change) = &state.change {
         return Err(NotPlanned::Running(change.id));
     }
-    let found = look_at(office, &state, wanted)?;
-    let (plan, shards) = count_and_plan(office, &state, rand::random(), wanted, &found)?;
-    shards.close();
+    let found = look_at(office, &state, wanted).await?;
+    let (change, groups) = (dice::draw(), found.groups(&state.view));
+    let shards = Shards { office, state: &state, change, groups };
+    let plan = shards.plan(&found.view(&state.view), wanted).await?;
+    shards.close().await;
     Ok(describe(&state, &plan))
 }
 
-/// Why a view change would be refused as things stand, before anything is counted.
-pub(super) fn refusal(office: &Office, wanted: &Wanted) -> Option<String> {
-    let state = office.node.meta.state()?;
-    match look_at(office, &state, wanted) {
-        Err(NotPlanned::Refused(reason) | NotPlanned::Failed(reason)) => Some(reason),
-        Ok(_) | Err(NotPlanned::Running(_)) => None,
+/// Who holds the groups as things stand, for a view change that takes the place of one that is blocked.
+///
+/// # Errors
+/// A sentence, where it would be refused as things stand, before anything is counted.
+pub(super) async fn holders(office: &Office, wanted: &Wanted) -> Result<BTreeMap<u64, Members>, String> {
+    let Some(state) = office.node.meta.state() else { return Ok(BTreeMap::new()) };
+    match look_at(office, &state, wanted).await {
+        Err(NotPlanned::Refused(reason) | NotPlanned::Failed(reason)) => Err(reason),
+        Err(NotPlanned::Running(_)) => Ok(BTreeMap::new()),
+        Ok(found) => Ok(found.holders(&state.view)),
     }
 }
 
@@ -91,45 +139,20 @@ pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
 }
 
 /// Finds out who is there and who is lost.
-fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, NotPlanned> {
-    let refuse = |reason: String| Err(NotPlanned::Refused(reason));
+async fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, NotPlanned> {
     if let Some(reason) = wrong(state, wanted) {
-        return refuse(reason);
+        return Err(NotPlanned::Refused(reason));
     }
     let view = &state.view;
     let mut found =
-        Found { given_up: Vec::new(), groups: Vec::new(), fresh: BTreeMap::new(), starts: BTreeMap::new() };
+        Found { given_up: Vec::new(), members: Vec::new(), fresh: BTreeMap::new(), starts: BTreeMap::new() };
+    let mut search = Search::new(office, state, wanted);
     for (index, shard) in view.shards.iter().enumerate() {
-        let accepted = wanted.accept_loss.contains(&shard.id);
+        let held = search.holders_of(shard).await;
         let owns = view.ranges(index).next().is_some();
-        let order = Order::Count { group: shard.group };
-        match office.order_leader::<u64>(state, shard.group, &order, QUESTION_TIMEOUT) {
-            Ok(_) if accepted => {
-                return refuse(format!(
-                    "shard {} is not lost, {} answers: leave it out of accept-loss",
-                    shard.id,
-                    names(&shard.replicas)
-                ));
-            }
-            Ok(_) => {
-                found.groups.push(Some(shard.group));
-                continue;
-            }
-            Err(OrderError::Gone(_)) if owns && !accepted => {
-                return refuse(lost_shard(shard.id, &shard.replicas[0]));
-            }
-            Err(OrderError::Gone(_)) => {}
-            Err(error) if owns && !accepted => {
-                return refuse(format!("shard {} is not reached: {error}; {}", shard.id, advice(shard)));
-            }
-            Err(_) if owns => {
-                nobody_holds(office, shard)?;
-                not_reached_by_anyone(office, state, index)?;
-            }
-            Err(_) => {}
-        }
-        found.groups.push(None);
-        if owns {
+        let members = judge(shard, owns, wanted.accept_loss.contains(&shard.id), held)?;
+        if members.is_none() && owns {
+            not_reached_by_anyone(office, state, index).await?;
             found.given_up.push(GivenUp {
                 id: shard.id,
                 group: shard.group,
@@ -137,12 +160,13 @@ fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found,
                 pairs: last_count(office, state, shard),
             });
         }
+        found.members.push(members);
     }
+    let held: BTreeSet<&Address> = found.members.iter().flatten().flat_map(|one| &one.nodes).collect();
+    let held: BTreeSet<Address> = held.into_iter().cloned().collect();
     for node in &wanted.nodes {
-        let start = meet(office, state, node)?;
-        let held = view.shards.iter().zip(&found.groups).filter(|(_, group)| group.is_some());
-        let holds = held.into_iter().any(|(shard, _)| shard.replicas.contains(node));
-        if !holds {
+        let start = meet(office, state, node).await?;
+        if !held.contains(node) {
             found.fresh.insert(node.clone(), start);
         }
         found.starts.insert(node.clone(), start);
@@ -150,8 +174,111 @@ fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found,
     Ok(found)
 }
 
-fn names(nodes: &[Address]) -> String {
-    nodes.iter().map(Address::as_str).collect::<Vec<_>>().join(", ")
+/// Who holds a shard, as all that answer say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Held {
+    /// Its leader says who.
+    Led {
+        /// The leader.
+        by: Address,
+        /// Who holds it.
+        members: Members,
+    },
+    /// This node holds a replica, and no leader is found: why.
+    Leaderless(Address, String),
+    /// Nobody that answers holds anything of it: why its own nodes do not.
+    Nobody(OrderError),
+}
+
+/// Who holds a shard in the new view's eyes, or nothing where its pairs are given up or there are none.
+fn judge(shard: &Shard, owns: bool, accepted: bool, held: Held) -> Result<Option<Members>, NotPlanned> {
+    let id = shard.id;
+    let refuse = |reason: String| Err(NotPlanned::Refused(reason));
+    match held {
+        Held::Led { by, .. } if accepted => {
+            refuse(format!("shard {id} is not lost, {by} answers: leave it out of accept-loss"))
+        }
+        Held::Led { members, .. } => Ok(Some(members)),
+        Held::Leaderless(node, _) if accepted => refuse(format!(
+            "shard {id} is not lost: {node} holds a replica; evenkv recover goes on from it"
+        )),
+        Held::Leaderless(node, reason) if owns => refuse(format!(
+            "shard {id} has no leader, although {node} holds a replica: {reason}; {}",
+            advice(shard)
+        )),
+        Held::Nobody(OrderError::Gone(_)) if owns && !accepted => {
+            refuse(lost_shard(id, &shard.replicas[0]))
+        }
+        Held::Nobody(error) if owns && !accepted => {
+            refuse(format!("shard {id} is not reached: {error}; {}", advice(shard)))
+        }
+        Held::Leaderless(..) | Held::Nobody(_) => Ok(None),
+    }
+}
+
+/// Looks for those who hold the shards of a view: where its own nodes do not answer for one, at all others, since replicas may have moved.
+struct Search<'a> {
+    office: &'a Office,
+    state: &'a MetaState,
+    nodes: BTreeSet<Address>,
+    /// What all those hold that answer, once they were asked.
+    held: Option<Vec<(Address, Standing)>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(office: &'a Office, state: &'a MetaState, wanted: &Wanted) -> Self {
+        let known = state.nodes().into_iter().chain(state.former.iter().cloned());
+        let nodes = known.chain(wanted.nodes.iter().cloned()).collect();
+        Self { office, state, nodes, held: None }
+    }
+
+    async fn holders_of(&mut self, shard: &Shard) -> Held {
+        let group = shard.group;
+        let order = Order::Members { group };
+        let asked = self.office.order_leader(self.state, group, &order, QUESTION_TIMEOUT).await;
+        let error = match asked {
+            Ok(members) => return led(members),
+            Err(error) => error,
+        };
+        let mut holder = None;
+        let office = self.office;
+        for (node, standing) in self.all_held().await {
+            if standing.group != group || !standing.holds_something() {
+                continue;
+            }
+            if standing.replica.as_ref().is_none_or(|replica| replica.leads)
+                && let Ok(members) = office.order(node, None, &order, QUESTION_TIMEOUT).await
+            {
+                return led(members);
+            }
+            holder.get_or_insert_with(|| node.clone());
+        }
+        match holder {
+            Some(node) => Held::Leaderless(node, error.to_string()),
+            None => Held::Nobody(error),
+        }
+    }
+
+    async fn all_held(&mut self) -> &[(Address, Standing)] {
+        if self.held.is_none() {
+            let mut held = Vec::new();
+            for node in &self.nodes {
+                let order = Order::Replicas;
+                match self.office.order::<Vec<Standing>>(node, None, &order, QUESTION_TIMEOUT).await {
+                    Ok(standings) => held.extend(standings.into_iter().map(|one| (node.clone(), one))),
+                    Err(error) => log::debug!("{node} does not say what it holds: {error}"),
+                }
+            }
+            self.held = Some(held);
+        }
+        self.held.as_deref().expect("it was just set")
+    }
+}
+
+fn led(members: GroupMembers) -> Held {
+    let nodes: Vec<Address> = members.voters.into_iter().map(|(_, node)| node).collect();
+    let start = (nodes.len() == 1).then_some(members.by.instance);
+    Held::Led { by: members.by.node, members: Members { nodes, start } }
 }
 
 /// How many pairs a shard was last heard to hold.
@@ -163,35 +290,20 @@ fn last_count(office: &Office, state: &MetaState, shard: &Shard) -> Option<u64> 
     counts.max()
 }
 
-/// A shard of which a replica is left is not given up: it can be recovered.
-fn nobody_holds(office: &Office, shard: &Shard) -> Result<(), NotPlanned> {
-    let order = Order::Replica { group: shard.group };
-    for node in shard.replicas.iter().filter(|_| shard.replicas.len() > 1) {
-        let standing = office.order::<Option<Standing>>(node, 0, &order, QUESTION_TIMEOUT);
-        if standing.is_ok_and(|standing| standing.is_some_and(|standing| standing.last.1 > 0)) {
-            return Err(NotPlanned::Refused(format!(
-                "shard {} is not lost: {node} holds a replica; evenkv recover goes on from it",
-                shard.id
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// That a shard's nodes are dead is taken from the operator only where no member reaches one of them.
-fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize) -> Result<(), NotPlanned> {
+async fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize) -> Result<(), NotPlanned> {
     let lost = &state.view.shards[index];
     for (other, shard) in state.view.shards.iter().enumerate().filter(|(other, _)| *other != index) {
         for member in &shard.replicas {
             for node in &lost.replicas {
                 let one = lost.replicas.len() == 1;
-                let instance = if one { state.holder(lost.group, node).unwrap_or(0) } else { 0 };
                 // Of a shard with several replicas any start of a node may hold one. Who answers here has said that it holds none.
-                if !one && ask_hello(&office.node.peers.at(node)).is_ok() {
+                if !one && office.node.ask_hello(node).await.is_ok() {
                     continue;
                 }
+                let instance = state.holder(lost.group, node).filter(|_| one);
                 let order = Order::Reach { node: node.clone(), instance };
-                if office.order::<bool>(member, 0, &order, QUESTION_TIMEOUT) == Ok(true) {
+                if office.order::<bool>(member, None, &order, QUESTION_TIMEOUT).await == Ok(true) {
                     let (id, by) = (lost.id, state.view.shards[other].id);
                     return Err(NotPlanned::Refused(format!(
                         "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
@@ -204,12 +316,12 @@ fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize) -> Re
 }
 
 /// The start of a wanted node.
-fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPlanned> {
+async fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPlanned> {
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     if *node == office.node.address {
         return Ok(office.node.instance);
     }
-    match ask_hello(&office.node.peers.at(node)) {
+    match office.node.ask_hello(node).await {
         Ok(hello) if hello.address != *node => {
             refuse(format!("the node at {node} calls itself {}: name it so", hello.address))
         }
@@ -223,64 +335,39 @@ fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPl
     }
 }
 
-fn promise_all(office: &Office, state: &MetaState, found: &Found, wanted: &Wanted) -> Result<(), NotPlanned> {
+async fn promise_all(
+    office: &Office,
+    state: &MetaState,
+    found: &Found,
+    wanted: &Wanted,
+) -> Result<(), NotPlanned> {
     for node in &wanted.nodes {
         let Some(instance) = found.fresh.get(node).copied() else { continue };
         let order = Order::Promise { cluster: state.cluster.clone(), founding: false };
-        let promised = office.order::<u64>(node, instance, &order, QUESTION_TIMEOUT);
+        let promised = office.order::<u64>(node, Some(instance), &order, QUESTION_TIMEOUT).await;
         if let Err(error) = promised {
-            release_all(office, state, found);
+            release_all(office, state, found).await;
             return Err(NotPlanned::Refused(error.to_string()));
         }
     }
     Ok(())
 }
 
-fn release_all(office: &Office, state: &MetaState, found: &Found) {
+async fn release_all(office: &Office, state: &MetaState, found: &Found) {
     for (node, instance) in &found.fresh {
         let order = Order::Release { cluster: state.cluster.clone() };
-        if let Err(error) = office.order::<()>(node, *instance, &order, QUESTION_TIMEOUT) {
+        if let Err(error) = office.order::<()>(node, Some(*instance), &order, QUESTION_TIMEOUT).await {
             log::debug!("a promise lasts until it is void by itself: {error}");
         }
     }
 }
 
-fn count_and_plan<'a>(
-    office: &'a Office,
-    state: &'a MetaState,
-    id: u64,
-    wanted: &Wanted,
-    found: &Found,
-) -> Result<(Plan, Shards<'a>), NotPlanned> {
-    // A shard whose pairs are given up has no node that could stay.
-    let mut old = state.view.clone();
-    for (shard, group) in old.shards.iter_mut().zip(&found.groups) {
-        if group.is_none() {
-            shard.replicas.clear();
-        }
-    }
-    let mut attempt = 1;
-    loop {
-        let mut shards = Shards { office, state, change: id, groups: found.groups.clone() };
-        match plan(&old, &wanted.nodes, wanted.repl_factor, &mut shards) {
-            Ok(plan) => return Ok((plan, shards)),
-            Err(PlanError::View(error)) => return Err(NotPlanned::Refused(error.to_string())),
-            Err(error) if attempt == CENSUS_ATTEMPTS => {
-                shards.close();
-                return Err(NotPlanned::Failed(format!("the pairs could not be counted: {error}")));
-            }
-            Err(error) => log::info!("the census is taken again: {error}"),
-        }
-        attempt += 1;
-    }
-}
-
-fn command(
+async fn command(
     state: &MetaState,
     id: u64,
     found: &Found,
     plan: &Plan,
-    shards: &Shards,
+    shards: &Shards<'_>,
 ) -> Result<Command, NotPlanned> {
     let old = &state.view;
     let index_of = |group: u64| old.shards.iter().position(|shard| shard.group == group);
@@ -288,13 +375,15 @@ fn command(
     for moves in plan.moves.chunk_by(|a, b| a.from == b.from) {
         let giver = index_of(moves[0].from).expect("a shard of the present view gives");
         let ranges = moves.iter().map(|step| step.range.clone()).collect();
-        let cut = shards.pieces(giver, ranges).map_err(NotPlanned::Failed)?;
+        let cut = shards.pieces(giver, ranges).await.map_err(NotPlanned::Failed)?;
         for (step, cut) in moves.iter().zip(cut) {
             pieces
                 .extend(cut.into_iter().map(|(range, pairs)| Piece::new(range, (step.from, step.to), pairs)));
         }
     }
-    Ok(state.plan_command(id, plan, pieces, found.given_up.clone(), &found.starts))
+    let members: Vec<(u64, Members)> =
+        old.shards.iter().zip(&found.members).filter_map(|(shard, one)| Some((shard.group, one.clone()?))).collect();
+    Ok(state.plan_command(id, &members.into_iter().collect(), plan, pieces, found.given_up.clone(), &found.starts))
 }
 
 fn describe(state: &MetaState, plan: &Plan) -> PlannedView {

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::orders::Office;
 use super::prepare;
 use crate::clock::{Deadline, now};
+use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Void, Wanted, wanted_voters};
 use crate::node::ask::OrderError;
-use crate::node::post;
 use crate::node::raft::NotProposed;
-use crate::wire::{Begun, Cancelled, NotPlanned, Order, PlannedView, Progress};
+use crate::wire::{Begun, Cancelled, ChangePhase, NotPlanned, Order, PlannedView, Progress};
 
 /// A request about a view change is begun, or refused, within this time.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -28,21 +28,24 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The part of the leader: begins a view change if none runs, or the one that does is blocked.
-pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
+pub(super) async fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
     let running = office.node.meta.state().and_then(|state| state.change.clone());
-    let blocked =
-        office.desk.blocked().filter(|blocked| running.as_ref().is_some_and(|one| one.id == *blocked));
-    if blocked.is_some() {
+    let blocked = office.desk.blocked();
+    let superseded = running.filter(|running| blocked == Some(running.id));
+    let mut members = BTreeMap::new();
+    if let Some(superseded) = &superseded {
         // One that would be refused, or is the same again, must not end the other half-way.
-        if let Some(running) = running.filter(|running| running.wanted == *wanted) {
-            return Begun::Running(running.id);
+        if superseded.wanted == *wanted {
+            return Begun::Running(superseded.id);
         }
-        if let Some(reason) = prepare::refusal(office, wanted) {
-            return Begun::Refused(reason);
+        match prepare::holders(office, wanted).await {
+            Ok(holders) => members = holders,
+            Err(reason) => return Begun::Refused(reason),
         }
     }
-    let command = Command::Begin { id, wanted: wanted.clone(), supersedes: blocked };
-    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
+    let supersedes = superseded.map(|superseded| superseded.id);
+    let command = Command::Begin { id, wanted: wanted.clone(), supersedes, members };
+    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {
             office.desk.wake();
             Begun::Yes(id)
@@ -55,14 +58,14 @@ pub(super) fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
 }
 
 /// The part of the leader: cancels the view change that runs, if nothing was handed over yet.
-pub(super) fn cancel_here(office: &Office) -> Cancelled {
+pub(super) async fn cancel_here(office: &Office) -> Cancelled {
     if !office.node.meta.leads() {
         return Cancelled::NotLeader;
     }
     let change = office.node.meta.state().and_then(|state| state.change.clone());
     let Some(change) = change else { return Cancelled::None };
     let command = Command::End { id: change.id, end: End::Cancelled, holders: BTreeMap::new() };
-    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)) {
+    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {
             office.desk.wake();
             Cancelled::Yes(change.id)
@@ -78,86 +81,92 @@ impl Office {
     ///
     /// # Errors
     /// [`Error::ChangeRuns`], or [`Error::NotServing`] where the meta group does not answer.
-    pub fn begin(&self, wanted: &Wanted) -> Result<u64, Error> {
-        let order = Order::BeginChange { id: rand::random(), wanted: wanted.clone() };
-        self.ask_leader(&order, ORDER_TIMEOUT, |begun: Begun| match begun {
-            Begun::Yes(id) => Ok(Ok(id)),
-            Begun::Running(id) => Ok(Err(Error::ChangeRuns(format!("{id:016x}")))),
-            Begun::Refused(reason) => Ok(Err(Error::BadRequest(reason))),
-            Begun::NotLeader => Err(false),
-            Begun::Unknown => Err(true),
-        })?
+    pub async fn begin(&self, wanted: &Wanted) -> Result<u64, Error> {
+        let order = Order::BeginChange { id: dice::draw(), wanted: wanted.clone() };
+        let begun = self.ask_leader(&order, ORDER_TIMEOUT, |begun: Begun| match begun {
+            Begun::Yes(id) => Led::Answer(Ok(id)),
+            Begun::Running(id) => Led::Answer(Err(Error::ChangeRuns(format!("{id:016x}")))),
+            Begun::Refused(reason) => Led::Answer(Err(Error::BadRequest(reason))),
+            Begun::NotLeader => Led::Elsewhere,
+            Begun::Unknown => Led::Unknown,
+        });
+        begun.await?
     }
 
     /// What a view change would do.
     ///
     /// # Errors
     /// [`Error::BadRequest`] with the reason where it could not be done.
-    pub fn plan(&self, wanted: &Wanted) -> Result<PlannedView, Error> {
+    pub async fn plan(&self, wanted: &Wanted) -> Result<PlannedView, Error> {
         let order = Order::PlanChange { wanted: wanted.clone() };
-        self.ask_leader(&order, PLAN_TIMEOUT, |planned: Option<Result<PlannedView, NotPlanned>>| {
-            planned.ok_or(false).map(|planned| {
-                planned.map_err(|error| match error {
-                    NotPlanned::Refused(reason) => Error::BadRequest(reason),
-                    NotPlanned::Failed(reason) => Error::NotServing(reason),
-                    NotPlanned::Running(id) => Error::ChangeRuns(format!("{id:016x}")),
-                })
-            })
-        })?
+        let read = |planned: Option<Result<PlannedView, NotPlanned>>| match planned {
+            None => Led::Elsewhere,
+            Some(planned) => Led::Answer(planned.map_err(|error| match error {
+                NotPlanned::Refused(reason) => Error::BadRequest(reason),
+                NotPlanned::Failed(reason) => Error::NotServing(reason),
+                NotPlanned::Running(id) => Error::ChangeRuns(format!("{id:016x}")),
+            })),
+        };
+        self.ask_leader(&order, PLAN_TIMEOUT, read).await?
     }
 
     /// Cancels the view change that runs: its id.
     ///
     /// # Errors
     /// [`Error::NotFound`] where none runs, [`Error::Conflict`] where it is too late.
-    pub fn cancel(&self) -> Result<u64, Error> {
-        self.ask_leader(&Order::CancelChange, ORDER_TIMEOUT, |cancelled: Cancelled| match cancelled {
-            Cancelled::Yes(id) => Ok(Ok(id)),
-            Cancelled::TooLate(id) => Ok(Err(Error::Conflict(format!(
+    pub async fn cancel(&self) -> Result<u64, Error> {
+        let cancelled = self.ask_leader(&Order::CancelChange, ORDER_TIMEOUT, |cancelled| match cancelled {
+            Cancelled::Yes(id) => Led::Answer(Ok(id)),
+            Cancelled::TooLate(id) => Led::Answer(Err(Error::Conflict(format!(
                 "View change {id:016x} has handed over pairs already and goes on to its end: \
                  allowed is another view change after it"
             )))),
-            Cancelled::None => Ok(Err(Error::NotFound("No view change is running".to_owned()))),
-            Cancelled::NotLeader => Err(false),
-            Cancelled::Unknown => Err(true),
-        })?
+            Cancelled::None => Led::Answer(Err(Error::NotFound("No view change is running".to_owned()))),
+            Cancelled::NotLeader => Led::Elsewhere,
+            Cancelled::Unknown => Led::Unknown,
+        });
+        cancelled.await?
     }
 
     /// Has the meta group put others in the place of groups that have lost their majority.
     ///
     /// # Errors
-    /// [`Error::NotServing`] where the meta group does not answer.
-    pub(super) fn succeed(&self, order: &Order) -> Result<(), Error> {
-        self.ask_leader(order, ORDER_TIMEOUT, |done: bool| if done { Ok(()) } else { Err(false) })
+    /// [`Error::NotServing`] where the meta group does not answer, or the view has changed meanwhile.
+    pub(super) async fn succeed(&self, order: &Order) -> Result<(), Error> {
+        let read = |done: Option<Result<(), Void>>| done.map_or(Led::Elsewhere, Led::Answer);
+        let done = self.ask_leader(order, ORDER_TIMEOUT, read).await?;
+        done.map_err(|_| Error::NotServing("The view has changed meanwhile: look again, and try again".to_owned()))
     }
 
     /// How far the view change is, or how the last one ended.
     ///
     /// # Errors
     /// [`Error::NotServing`] without a cluster.
-    pub fn status(&self) -> Result<Value, Error> {
+    pub async fn status(&self) -> Result<Value, Error> {
         let state = self.state()?;
         let mut body = json!({ "message": "View change status retrieved successfully" });
         let Some(change) = &state.change else {
             let Some(last) = state.results.back() else {
-                body["phase"] = "none".into();
+                body["phase"] = ChangePhase::None.as_str().into();
                 return Ok(body);
             };
             body["change-id"] = format!("{:016x}", last.id).into();
             let (phase, field, value) = describe_end(&last.end);
-            body["phase"] = phase.into();
+            body["phase"] = phase.as_str().into();
             body[field] = value;
             return Ok(body);
         };
         body["change-id"] = format!("{:016x}", change.id).into();
-        let progress = self.progress();
+        let progress = self.progress().await;
         let progress =
             progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON"));
         if let Some(Value::Object(progress)) = progress {
-            let known = progress.into_iter().filter(|(name, value)| name != "blocked-by" || !value.is_null());
+            let always = ["remaining-seconds"];
+            let known =
+                progress.into_iter().filter(|(name, value)| always.contains(&&**name) || !value.is_null());
             body.as_object_mut().expect("an object").extend(known);
         } else {
-            body["phase"] = "preparing".into();
+            body["phase"] = ChangePhase::Preparing.as_str().into();
             for field in ["moved", "total", "pairs-per-second"] {
                 body[field] = 0.into();
             }
@@ -167,29 +176,35 @@ impl Office {
     }
 
     /// Why the view change that runs makes no progress, if so.
-    pub fn blocked_by(&self) -> Option<String> {
-        self.progress()?.blocked_by
+    pub async fn blocked_by(&self) -> Option<String> {
+        self.progress().await?.blocked_by
     }
 
     /// How far the view change is, from whoever coordinates it.
-    fn progress(&self) -> Option<Progress> {
+    async fn progress(&self) -> Option<Progress> {
         let state = self.state().ok()?;
         let deadline = Deadline::after(now(), ORDER_TIMEOUT);
-        let mut asked = self.candidates(&state).into_iter().take_while(|_| !deadline.is_over());
-        asked.find_map(|node| {
-            let answer = self.order::<Option<Progress>>(&node, 0, &Order::ChangeProgress, deadline.left());
-            answer.inspect_err(|error| log::debug!("{node} was asked about a view change: {error}")).ok()?
-        })
+        for node in self.candidates(&state) {
+            if deadline.is_over() {
+                break;
+            }
+            let order = Order::ChangeProgress;
+            match self.order::<Option<Progress>>(&node, None, &order, deadline.left()).await {
+                Ok(Some(progress)) => return Some(progress),
+                Ok(None) => {}
+                Err(error) => log::debug!("{node} was asked about a view change: {error}"),
+            }
+        }
+        None
     }
 
     /// Tells all nodes of the view, and those that have just left it, what this one knows, and waits until they act by it; those that do not
     /// answer are told later.
-    pub fn spread(&self, state: &MetaState) {
+    pub async fn spread(&self, state: &Arc<MetaState>) {
         let left = state.results.back().map(|last| last.left.clone()).unwrap_or_default();
         for node in state.nodes().iter().chain(&left).filter(|node| **node != self.node.address) {
-            let peer = self.node.peers.at(node);
-            if !peer.is_down()
-                && let Err(error) = post::tell(&peer, state)
+            if !self.node.peers.at(node).is_down()
+                && let Err(error) = self.node.tell(node, state).await
             {
                 log::debug!("{node} was not told the news: {error}");
             }
@@ -218,11 +233,11 @@ impl Office {
         candidates
     }
 
-    fn ask_leader<T: DeserializeOwned, U>(
+    async fn ask_leader<T: DeserializeOwned, U>(
         &self,
         order: &Order,
         timeout: Duration,
-        read: impl Fn(T) -> Result<U, bool>,
+        read: impl Fn(T) -> Led<U>,
     ) -> Result<U, Error> {
         // Whether somebody may have done it, although nobody said so.
         let mut unclear = false;
@@ -231,14 +246,12 @@ impl Office {
             let state = self.state()?;
             let mut reasons = Vec::new();
             for node in self.candidates(&state) {
-                match self.order::<T>(&node, 0, order, timeout) {
-                    Ok(answer) => match read(answer) {
-                        Ok(answer) => return Ok(answer),
-                        Err(may_have) => {
-                            unclear |= may_have;
-                            reasons.push(format!("{node} does not lead"));
-                        }
-                    },
+                match self.order::<T>(&node, None, order, timeout).await.map(&read) {
+                    Ok(Led::Answer(answer)) => return Ok(answer),
+                    Ok(led) => {
+                        unclear |= matches!(led, Led::Unknown);
+                        reasons.push(format!("{node} does not lead"));
+                    }
                     Err(error) => {
                         unclear |= matches!(error, OrderError::NotReached(_));
                         reasons.push(error.to_string());
@@ -255,21 +268,35 @@ impl Office {
                 );
                 return Err(if unclear { Error::Unclear(reason) } else { Error::NotServing(reason) });
             }
-            self.node.wait_for_news(state.version, PAUSE.min(deadline.left()));
+            self.node.wait_for_news(state.version, PAUSE.min(deadline.left())).await;
         }
     }
 }
 
+/// What a node says that was asked for its part as the leader of the meta group.
+enum Led<T> {
+    /// It leads, and this is the answer.
+    Answer(T),
+    /// It does not lead: nothing was done.
+    Elsewhere,
+    /// It may have done it, or may yet.
+    Unknown,
+}
+
 /// How a view change ended: the phase that is shown, and the field that says more.
-pub fn describe_end(end: &End) -> (&'static str, &'static str, Value) {
+fn describe_end(end: &End) -> (ChangePhase, &'static str, Value) {
     match end {
         End::Finished(receipt) => {
-            ("finished", "receipt", serde_json::from_str(receipt).expect("receipts are JSON"))
+            let receipt = serde_json::from_str(receipt).expect("receipts are JSON");
+            (ChangePhase::Finished, "receipt", receipt)
         }
-        End::Refused(reason) | End::Failed(reason) => ("failed", "error", reason.as_str().into()),
-        End::Cancelled => ("cancelled", "error", "The view change was cancelled: nothing has changed".into()),
+        End::Refused(reason) | End::Failed(reason) => (ChangePhase::Failed, "error", reason.as_str().into()),
+        End::Cancelled => {
+            (ChangePhase::Cancelled, "error", "The view change was cancelled: nothing has changed".into())
+        }
         End::Superseded(id) => {
-            ("superseded", "error", format!("View change {id:016x} has taken its place").into())
+            let reason = format!("View change {id:016x} has taken its place");
+            (ChangePhase::Superseded, "error", reason.into())
         }
     }
 }

@@ -26,9 +26,9 @@ pub(super) enum Voters {
 }
 
 /// Makes one step towards a group of just the wanted nodes. Only its leader can.
-pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Address]) -> Voters {
+pub(super) async fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Address]) -> Voters {
     // What this node has applied is all that was ever agreed on: the members that it names are the present ones.
-    let confirmed = office.node.groups.read(seat.group, Deadline::after(now(), JOIN_TIMEOUT));
+    let confirmed = office.node.groups.read(seat.group, Deadline::after(now(), JOIN_TIMEOUT)).await;
     let Some(seat) = office.node.groups.seat(seat.group).filter(|seat| confirmed.is_ok() && seat.leads())
     else {
         return Voters::Waiting("the group does not agree on its leader now".to_owned());
@@ -46,13 +46,13 @@ pub(super) fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Addres
         let order =
             Order::Join { cluster: cluster.to_owned(), group: seat.group, term: status.term, members, index };
         // The node names its replica of today each time: one of yesterday is never added, nor promoted.
-        match office.order::<u64>(node, 0, &order, JOIN_TIMEOUT) {
+        match office.order::<u64>(node, None, &order, JOIN_TIMEOUT).await {
             Ok(replica) => present.push((replica, node.clone())),
             Err(error) => missing = Some(error.to_string()),
         }
     }
     match next(status, wanted, &present) {
-        Next::Change(next) => change(office, seat, &next),
+        Next::Change(next) => change(office, seat, &next).await,
         Next::HandOver(next) => {
             office.node.groups.hand_over(seat.group, Some(next));
             Voters::Waiting("leadership of the group is being handed over".to_owned())
@@ -117,8 +117,8 @@ fn leaving_first(status: &Status) -> impl Iterator<Item = &u64> {
     silent.chain(others().filter(|voter| !status.silent.contains(voter)))
 }
 
-fn change(office: &Office, seat: &Seat, change: &Change) -> Voters {
-    match office.node.groups.change(seat.group, change, Deadline::after(now(), CHANGE_TIMEOUT)) {
+async fn change(office: &Office, seat: &Seat, change: &Change) -> Voters {
+    match office.node.groups.change(seat.group, change, Deadline::after(now(), CHANGE_TIMEOUT)).await {
         Ok(()) => {
             log::info!("group {}: {change:?}", seat.group);
             Voters::Changing
@@ -159,6 +159,7 @@ mod tests {
             silent: silent.to_vec(),
             members,
             changing: false,
+            fed: 0,
         }
     }
 

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip128::SipHasher24;
 
 use crate::model::address::Address;
-use crate::model::meta::Wanted;
+use crate::model::meta::{Command, Wanted};
 use crate::model::range::HashRange;
-use crate::model::shard::{Stamp, Tally};
+use crate::model::shard::{Claims, Stamp, Tally};
 
 /// Where a node answers other nodes about one key; the percent-encoded key follows.
 pub const KEYS: &str = "/node/keys/";
@@ -82,10 +82,12 @@ pub enum KeyResult {
     Gone,
     /// Nothing was done: another replica leads the shard, named by [`LEADER_HEADER`] where it is known.
     NotLeader,
+    /// Of an order to take a piece: its source is not the one that is meant, since it was started again.
+    LostSource,
 }
 
 impl KeyResult {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Added, "added"),
         (Self::Updated, "updated"),
         (Self::Found, "found"),
@@ -94,6 +96,7 @@ impl KeyResult {
         (Self::Again, "again"),
         (Self::Gone, "gone"),
         (Self::NotLeader, "not-leader"),
+        (Self::LostSource, "lost-source"),
     ];
 
     /// The value of the header.
@@ -114,8 +117,8 @@ pub struct Addressed {
     pub cluster: String,
     /// The epoch that the sender knows.
     pub epoch: u64,
-    /// The start of the node that is meant.
-    pub instance: u64,
+    /// The start of the node that is meant; whichever there is where none is. In the header that is 0, which no start has.
+    pub instance: Option<u64>,
 }
 
 impl Addressed {
@@ -125,13 +128,13 @@ impl Addressed {
         let cluster = parts.next()?.to_owned();
         let epoch = parts.next()?.parse().ok()?;
         let instance = u64::from_str_radix(parts.next()?, 16).ok()?;
-        Some(Self { cluster, epoch, instance })
+        Some(Self { cluster, epoch, instance: Some(instance).filter(|instance| *instance != 0) })
     }
 }
 
 impl fmt::Display for Addressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{:016x}", self.cluster, self.epoch, self.instance)
+        write!(f, "{}.{}.{:016x}", self.cluster, self.epoch, self.instance.unwrap_or(0))
     }
 }
 
@@ -208,8 +211,8 @@ pub enum Order {
     Reach {
         /// The node.
         node: Address,
-        /// Its instance.
-        instance: u64,
+        /// Its instance; any where there is none.
+        instance: Option<u64>,
     },
     /// Count ranges of a shard that you lead: answered by [`CensusCount`](crate::model::shard::CensusCount).
     Census {
@@ -287,20 +290,23 @@ pub enum Order {
         /// Up to where its log must have been applied before.
         index: u64,
     },
+    /// Do you lead this shard? Answered by [`Leads`].
+    Lead {
+        /// Its group.
+        group: u64,
+    },
     /// Who are the members of the group that you lead, and up to where is its log applied? Answered by [`GroupMembers`].
     Members {
         /// The group.
         group: u64,
     },
-    /// Where does your replica of a shard's group stand? Answered by [`Standing`], or null where there is none.
-    Replica {
-        /// The group.
-        group: u64,
-    },
-    /// Have groups that have lost their majority succeeded by others, if you lead the meta group: answered by whether that is done.
+    /// Which shards do you hold, and where do your replicas of them stand? Answered by a list of [`Standing`].
+    Replicas,
+    /// Have groups that have lost their majority succeeded by others, if you lead the meta group: answered by what that came
+    /// to, or by null where you do not.
     Succeed {
-        /// Each group, the node whose replica it is to go on from, and its start.
-        survivors: Vec<(u64, Address, u64)>,
+        /// The command of the meta group.
+        command: Box<Command>,
     },
     /// Take my replica, which this is, out of the group that you lead: it is about to stop. Answered by null when it is out.
     Leave {
@@ -328,6 +334,35 @@ pub enum Order {
 }
 
 impl Order {
+    /// What it is about, in words, for those who look on.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Promise { .. } => "promise",
+            Self::Release { .. } => "release",
+            Self::Join { .. } => "join",
+            Self::Reach { .. } => "reach",
+            Self::Census { .. } => "census",
+            Self::Places { .. } => "places",
+            Self::Pieces { .. } => "pieces",
+            Self::CloseCensus { .. } => "close-census",
+            Self::Tally { .. } => "tally",
+            Self::Copy { .. } => "copy",
+            Self::Prepare { .. } => "prepare",
+            Self::News => "news",
+            Self::Count { .. } => "count",
+            Self::Audit { .. } => "audit",
+            Self::Lead { .. } => "lead",
+            Self::Members { .. } => "members",
+            Self::Replicas => "replicas",
+            Self::Succeed { .. } => "succeed",
+            Self::Leave { .. } => "leave",
+            Self::BeginChange { .. } => "begin-change",
+            Self::PlanChange { .. } => "plan-change",
+            Self::CancelChange => "cancel-change",
+            Self::ChangeProgress => "change-progress",
+        }
+    }
+
     /// Where it is sent: what may wait for other nodes has workers of its own.
     pub fn path(&self) -> &'static str {
         match self {
@@ -335,6 +370,7 @@ impl Order {
             | Self::Copy { .. }
             | Self::Prepare { .. }
             | Self::Audit { .. }
+            | Self::Replicas
             | Self::Leave { .. }
             | Self::Succeed { .. }
             | Self::BeginChange { .. }
@@ -350,8 +386,8 @@ impl Order {
 pub struct Source {
     /// Its address.
     pub node: Address,
-    /// Its instance.
-    pub instance: u64,
+    /// Its instance; whichever leads the group there where there is none.
+    pub instance: Option<u64>,
     /// The group.
     pub group: u64,
 }
@@ -403,13 +439,26 @@ pub struct Prepared {
     pub held_us: u64,
 }
 
-/// Where a replica of a group stands, as it knows by itself.
+/// A shard as a node holds it, and where its replica of the group stands, as it knows by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
+    /// The group.
+    pub group: u64,
     /// The start of the node.
     pub instance: u64,
-    /// The replica's id.
-    pub replica: u64,
+    /// What it is in the group; nothing where the node keeps the shard alone, without a log.
+    pub replica: Option<Replica>,
+    /// What it owns, also by what its log holds and it has not applied.
+    pub claims: Claims,
+}
+
+/// A replica in its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Its id.
+    pub id: u64,
+    /// Whether it leads, as far as it knows.
+    pub leads: bool,
     /// Those who vote: replica ids and addresses.
     pub voters: Vec<(u64, Address)>,
     /// Term and index of the last entry of its log.
@@ -418,9 +467,20 @@ pub struct Standing {
     pub committed: u64,
 }
 
+impl Standing {
+    /// Whether there is anything to go on from: a replica that waits for its first entry or snapshot holds nothing.
+    pub fn holds_something(&self) -> bool {
+        self.replica.as_ref().is_none_or(|replica| replica.last.1 > 0)
+    }
+}
+
 /// The members of a group, as its leader knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupMembers {
+    /// The leader.
+    pub by: Leads,
+    /// Whether the shard has a log; without one the leader is all there is.
+    pub is_logged: bool,
     /// Those who vote: replica ids and addresses.
     pub voters: Vec<(u64, Address)>,
     /// All others.
@@ -431,15 +491,22 @@ pub struct GroupMembers {
     pub index: u64,
     /// The version of the newest state by which the shard acts.
     pub version: u64,
+    /// Grows whenever a learner gets entries, or another replica a piece of a snapshot.
+    pub fed: u64,
+}
+
+/// A node that leads a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leads {
+    /// Its address.
+    pub node: Address,
+    /// This start of it.
+    pub instance: u64,
 }
 
 /// A shard in the course of a view change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tallied {
-    /// The node that has answered, and this start of it.
-    pub by: (Address, u64),
-    /// Whether the shard has a log.
-    pub is_logged: bool,
     /// What clients have created and deleted.
     pub tally: Tally,
     /// The pairs that it has now.
@@ -485,7 +552,7 @@ pub struct Progress {
     /// The node that coordinates it.
     pub coordinator: Address,
     /// What is being done.
-    pub phase: String,
+    pub phase: ChangePhase,
     /// Pairs that were handed over.
     pub moved: u64,
     /// Pairs to be handed over in all.
@@ -496,6 +563,92 @@ pub struct Progress {
     pub remaining_seconds: Option<f64>,
     /// Why it makes no progress.
     pub blocked_by: Option<String>,
+    /// The piece that is being moved.
+    pub piece: Option<PieceShown>,
+    /// The order that is waited for.
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// Where a view change stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangePhase {
+    /// There has been none.
+    None,
+    /// It was begun, and nobody coordinates it yet.
+    Preparing,
+    /// The shards are counted and the plan is made.
+    Counting,
+    /// Pairs are on their way.
+    Moving,
+    /// The replicas move to their nodes, and all is counted once more.
+    Finishing,
+    /// It makes no progress.
+    Blocked,
+    /// It has ended as it was asked for.
+    Finished,
+    /// It has ended, and nothing was done.
+    Failed,
+    /// It was cancelled, and nothing was done.
+    Cancelled,
+    /// Another one has taken its place.
+    Superseded,
+}
+
+impl ChangePhase {
+    /// Its name, as answers have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Preparing => "preparing",
+            Self::Counting => "counting",
+            Self::Moving => "moving",
+            Self::Finishing => "finishing",
+            Self::Blocked => "blocked",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded",
+        }
+    }
+
+    /// Whether it goes on.
+    pub fn runs(self) -> bool {
+        matches!(
+            self,
+            Self::Preparing | Self::Counting | Self::Moving | Self::Finishing | Self::Blocked
+        )
+    }
+}
+
+/// A piece on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PieceShown {
+    /// Its number, from 1.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Its pairs.
+    pub pairs: u64,
+    /// The id of the shard that gives it.
+    pub from: String,
+    /// The id of the shard that takes it.
+    pub to: String,
+}
+
+/// An order that is not answered yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WaitsFor {
+    /// What it is.
+    pub order: String,
+    /// Who carries it out.
+    pub node: String,
+    /// For how long.
+    pub seconds: f64,
 }
 
 /// Why a view change was not planned. Nothing has changed.

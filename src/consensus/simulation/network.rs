@@ -1,6 +1,6 @@
 //! The network of the simulation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -15,6 +15,8 @@ pub(crate) struct Network<T> {
     pub(crate) doubled: u32,
     /// The longest time that a message takes.
     pub(crate) delay: u64,
+    /// Pairs of nodes (from, to) between which it takes so much longer.
+    pub(crate) slow: BTreeMap<(usize, usize), u64>,
 }
 
 struct Flying<T> {
@@ -26,14 +28,15 @@ struct Flying<T> {
 
 impl<T> Default for Network<T> {
     fn default() -> Self {
-        Self { flying: Vec::new(), cut: BTreeSet::new(), lost: 0, doubled: 0, delay: 0 }
+        let (cut, slow) = (BTreeSet::new(), BTreeMap::new());
+        Self { flying: Vec::new(), cut, lost: 0, doubled: 0, delay: 0, slow }
     }
 }
 
 impl<T: Clone> Network<T> {
     pub(crate) fn send(&mut self, now: u64, from: usize, to: usize, message: T, random: &mut StdRng) {
         if random.random_range(0..1000) < self.doubled {
-            let due = self.due(now, random);
+            let due = self.due(now, (from, to), random);
             self.flying.push(Flying { due, from, to, message: message.clone() });
         }
         self.send_once(now, from, to, message, random);
@@ -44,13 +47,13 @@ impl<T: Clone> Network<T> {
         if random.random_range(0..1000) < self.lost {
             return;
         }
-        self.flying.push(Flying { due: self.due(now, random), from, to, message });
+        self.flying.push(Flying { due: self.due(now, (from, to), random), from, to, message });
     }
 
     /// Most messages are quick; some are overtaken by all others.
-    fn due(&self, now: u64, random: &mut StdRng) -> u64 {
+    fn due(&self, now: u64, link: (usize, usize), random: &mut StdRng) -> u64 {
         let longest = if random.random_bool(0.05) { 10 * self.delay } else { self.delay };
-        now + random.random_range(1..=longest)
+        now + random.random_range(1..=longest) + self.slow.get(&link).copied().unwrap_or(0)
     }
 
     /// What arrives now, in random order; what would cross a cut is lost on arrival too.

@@ -20,7 +20,7 @@ fn first() -> MetaState {
 
 fn begin(id: u64, supersedes: Option<u64>) -> Command {
     let wanted = Wanted { nodes: vec![node(1), node(3)], repl_factor: 1, accept_loss: Vec::new() };
-    Command::Begin { id, wanted, supersedes }
+    Command::Begin { id, wanted, supersedes, members: BTreeMap::new() }
 }
 
 /// A plan by which everything of the second shard goes to a new one, whose node is the given one, in two pieces.
@@ -60,7 +60,7 @@ fn plan(state: &MetaState, id: u64, new: usize) -> Command {
         hold_us: 0,
     };
     let holders = [(group, [(node(new), 7)].into())].into();
-    Command::Plan { id, planned: Box::new(planned), view: Box::new(view), holders }
+    Command::Plan { id, epoch: old.epoch, planned: Box::new(planned), view: Box::new(view), holders }
 }
 
 fn piece(change: u64, index: u32, attempt: u32) -> PieceId {

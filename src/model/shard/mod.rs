@@ -6,6 +6,7 @@
 //! ranges has it alone. So every operation is wholly before or wholly after a freeze, a hand-over or a census.
 
 mod census;
+mod claims;
 mod command;
 mod form;
 mod moving;
@@ -28,8 +29,10 @@ use super::range::{HashRange, Point};
 use super::store::{BatchLimit, Checksum, Held, Size, Store};
 
 pub use self::census::{CensusCount, Tally};
+pub use self::claims::Claims;
 pub use self::command::{ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
+pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{RequestId, RetryRecord, WriteOutcome};
 pub use self::snapshot::Snapshot;
 
@@ -147,6 +150,12 @@ impl Shard {
     /// The shard is that of another group from now on, which takes the place of one whose majority is gone for good.
     pub fn succeed(&self, group: u64) {
         self.group.store(group, Ordering::Relaxed);
+    }
+
+    /// The hash of a key.
+    #[cfg(test)]
+    pub(crate) fn hash_of(&self, key: &[u8]) -> KeyHash {
+        self.store.hash_key().hash(key)
     }
 
     /// The version of the state that was learned last; 0 before the first.

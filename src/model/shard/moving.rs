@@ -292,6 +292,9 @@ impl Shard {
 
     fn delta(&self, keys: &HashSet<Box<[u8]>>) -> Delta {
         let mut delta = Delta::default();
+        // In an order of its own, so that equal shards send equal deltas.
+        let mut keys: Vec<_> = keys.iter().collect();
+        keys.sort_unstable();
         for key in keys {
             let hash = self.store.hash_key().hash(key);
             match self.store.get(hash, key) {

@@ -79,12 +79,16 @@ impl OwnedRanges {
 }
 
 /// Whether ranges, together, have all of one.
-pub(super) fn cover(ranges: &[HashRange], range: &HashRange) -> bool {
-    let mut rest = vec![range.clone()];
-    for one in ranges {
-        rest = rest.iter().flat_map(|piece| subtract(piece, one)).collect();
+pub fn cover(ranges: &[HashRange], range: &HashRange) -> bool {
+    subtract_all(vec![range.clone()], ranges).is_empty()
+}
+
+/// What is left of ranges without others.
+pub fn subtract_all(mut ranges: Vec<HashRange>, others: &[HashRange]) -> Vec<HashRange> {
+    for other in others {
+        ranges = ranges.iter().flat_map(|range| subtract(range, other)).collect();
     }
-    rest.is_empty()
+    ranges
 }
 
 /// Whether two ranges have a point in common.
@@ -93,7 +97,7 @@ pub(super) fn overlap(one: &HashRange, other: &HashRange) -> bool {
 }
 
 /// What two ranges have in common.
-pub(super) fn intersection(one: &HashRange, other: &HashRange) -> Option<HashRange> {
+pub fn intersection(one: &HashRange, other: &HashRange) -> Option<HashRange> {
     let from = one.from.clone().max(other.from.clone());
     let to = match (&one.to, &other.to) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -1,48 +1,33 @@
-//! Who does the cluster harm: crashes, stops, pauses, partitions, leaders that hand over.
+//! What befalls the cluster: crashes, stops, pauses, partitions, slow links, clocks that jump, leaders that hand over.
 //!
-//! What was acknowledged is promised only while every group keeps a majority of its voters, and a shard without replicas its only
-//! node. So nothing crashes that would leave less.
+//! What was acknowledged is promised while every group keeps a majority of its voters, and a shard without replicas its only
+//! node. In most seeds nothing crashes that would leave less; in harsh ones anything may, and the operator has to say so.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::keeper::is_out;
-use super::node::{kill, start};
-use super::world::{META, World, address, place_of};
-use super::{Missing, Shared};
+use super::Shared;
+use super::process::{Start, kill, start, stop};
+use super::world::{World, address, place_of};
 use crate::consensus::Status;
 use crate::model::address::Address;
-use crate::model::meta::{MetaState, Wanted, wanted_voters};
-use crate::model::view::View;
-
-/// The only node that loses its memory where nodes come back under their old ids: so no majority ever does.
-const FORGETFUL: usize = 0;
-
-/// A node has so many steps to take leave of its groups.
-const LEAVING_STEPS: u64 = 400;
+use crate::model::meta::{MetaState, wanted_voters};
+use crate::node::state::Node;
 
 /// What happens to nodes and network in a step.
 pub(super) fn step(world: &Shared) {
     for place in 0..world.nodes.len() {
         let node = &world.nodes[place];
-        if node.life.get() == 0 {
-            if node.back_at.get() <= world.now.get() {
-                start(world, place);
-            }
-        } else if node.is_leaving.get() && is_out(world, place) && world.may_lose(place) {
-            world.count(|tally| tally.stops += 1);
-            kill(world, place);
-        } else if node.leaving_until.get() < world.now.get() {
-            node.is_leaving.set(false);
+        if node.life.get() == 0 && node.back_at.get() <= world.now.get() {
+            come_back(world, place);
         }
     }
-    if !world.harm.get() {
+    if !world.harm.get() || world.newest().is_none() {
         return;
     }
-    let mut place = world.draw(0..world.nodes.len());
-    if world.without == Missing::OLD_ID && world.chance(50) {
-        place = FORGETFUL;
-    }
+    let place = world.draw(0..world.nodes.len());
     // No seed is without a crash and a partition, however seldom it allows them.
     if world.tally.borrow().crashes == 0 && world.now.get() > super::HARMFUL_STEPS / 3 {
         (0..world.nodes.len()).for_each(|place| crash(world, place));
@@ -57,26 +42,26 @@ pub(super) fn step(world: &Shared) {
     match world.draw(0..1000) {
         0..4 => crash(world, place),
         4..6 => leave(world, place),
-        6..11 => cut(world, place),
-        11..20 => world.network.borrow_mut().cut.clear(),
-        20..23 => {
+        6..9 => cut(world, place),
+        9..20 => {
+            world.network.borrow_mut().cut.clear();
+            world.network.borrow_mut().slow.clear();
+        }
+        20..22 => {
             world.count(|tally| tally.pauses += 1);
-            world.nodes[place].paused_until.set(world.now.get() + world.draw(1..200));
+            world.nodes[place].paused_until.set(world.now.get() + world.draw(1..300));
         }
-        23..27 => hand_over(world, place),
-        27..30 => {
-            // A transport may be wrong about who can be reached.
-            let seats: Vec<_> = world.nodes[place].memory().map_or_else(Vec::new, |node| {
-                node.seats.iter().map(|(group, seat)| (*group, seat.0)).collect()
-            });
-            for node in &world.nodes {
-                if let Some(mut node) = node.memory() {
-                    for (group, replica) in &seats {
-                        node.driver.report_unreachable(*group, *replica);
-                    }
-                }
-            }
+        22..26 => {
+            let begun = world.nodes[place].hand_over();
+            world.count(|tally| tally.hand_overs += begun as u64);
         }
+        26..29 => report_unreachable(world, place),
+        29..31 => slow_down(world, place),
+        31..33 => {
+            world.count(|tally| tally.jumps += 1);
+            world.nodes[place].wall.set(Duration::from_mins(world.draw(0..600)) * 0);
+        }
+        33 if world.is_harsh => disaster(world),
         _ => {}
     }
 }
@@ -86,11 +71,34 @@ pub(super) fn end(world: &Shared) {
     world.harm.set(false);
     let mut network = world.network.borrow_mut();
     network.cut.clear();
+    network.slow.clear();
     (network.lost, network.doubled) = (0, 0);
     for node in &world.nodes {
         node.paused_until.set(0);
         node.back_at.set(node.back_at.get().min(world.now.get()));
     }
+}
+
+/// A node is started again: mostly as it was, and sometimes with the view of the moment, or with none.
+fn come_back(world: &Shared, place: usize) {
+    let newest = world.newest();
+    if let Some(state) = newest.filter(|_| world.harm.get()) {
+        let next = match world.draw(0..10) {
+            0 | 1 => Some(Start::Nothing),
+            2 | 3 => view_of(&state),
+            _ => None,
+        };
+        world.count(|tally| tally.rejoined += u64::from(next.is_some()));
+        *world.nodes[place].next.borrow_mut() = next;
+    }
+    start(world, place);
+}
+
+fn view_of(state: &MetaState) -> Option<Start> {
+    let nodes: Vec<String> = state.view.nodes().map(Address::to_string).collect();
+    let factor = state.view.repl_factor;
+    let fits = nodes.len().is_multiple_of(factor) && nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
+    fits.then(|| Start::View(nodes.join(","), factor))
 }
 
 fn crash(world: &Shared, place: usize) {
@@ -99,32 +107,44 @@ fn crash(world: &Shared, place: usize) {
         return;
     }
     world.count(|tally| tally.crashes += 1);
-    if world.without == Missing::OLD_ID {
-        let seats = world.at(place).seats.iter().map(|(group, seat)| (*group, seat.0)).collect();
-        world.nodes[place].old_ids.replace(seats);
-    }
     kill(world, place);
 }
 
-fn leave(world: &Shared, place: usize) {
-    let node = &world.nodes[place];
-    let is_asked = node.life.get() != 0 && world.may_lose(place) && world.without != Missing::OLD_ID;
-    if is_asked && !node.is_leaving.replace(true) {
-        node.leaving_until.set(world.now.get() + LEAVING_STEPS);
+/// Some nodes crash at once, whatever that costs; not all of them.
+fn disaster(world: &Shared) {
+    let spared = world.draw(0..world.nodes.len());
+    for place in 0..world.nodes.len() {
+        if place != spared && world.nodes[place].life.get() != 0 && world.chance(40) {
+            world.count(|tally| tally.disasters += 1);
+            kill(world, place);
+        }
     }
 }
 
-fn hand_over(world: &Shared, place: usize) {
-    let Some(mut node) = world.nodes[place].memory() else { return };
-    let groups: Vec<u64> = node.seats.keys().copied().collect();
-    let begun = groups.into_iter().filter(|group| node.driver.hand_over(*group, None)).count();
-    drop(node);
-    world.count(|tally| tally.hand_overs += begun as u64);
+fn leave(world: &Shared, place: usize) {
+    if world.nodes[place].life.get() != 0 && world.may_lose(place) {
+        stop(world, place);
+    }
+}
+
+/// A transport may be wrong about who can be reached.
+fn report_unreachable(world: &Shared, place: usize) {
+    let groups = world.nodes[place].groups();
+    let replicas: Vec<_> = groups
+        .into_iter()
+        .filter_map(|group| Some((group, world.nodes[place].status(group)?.replica)))
+        .collect();
+    for node in world.nodes.iter().filter_map(|node| node.node()) {
+        for (group, replica) in &replicas {
+            node.groups.unreachable(*group, *replica);
+        }
+    }
 }
 
 /// Cuts a node off, or the cluster in two, or one direction only.
 fn cut(world: &Shared, place: usize) {
     world.count(|tally| tally.partitions += 1);
+    world.last_cut.set(world.now.get());
     let count = world.nodes.len();
     let side: Vec<bool> = match world.draw(0..3) {
         0 => (0..count).map(|other| other == place).collect(),
@@ -141,67 +161,61 @@ fn cut(world: &Shared, place: usize) {
     }
 }
 
+/// Links of a node become slow.
+fn slow_down(world: &Shared, place: usize) {
+    world.count(|tally| tally.slowed += 1);
+    for other in 0..world.nodes.len() {
+        let delay = world.draw(5..60);
+        if other != place && world.chance(60) {
+            let mut network = world.network.borrow_mut();
+            network.slow.insert((place, other), delay);
+            network.slow.insert((other, place), delay);
+        }
+    }
+}
+
 impl World {
+    /// The newest state that was agreed on.
+    pub(super) fn newest(&self) -> Option<Arc<MetaState>> {
+        let mut oracle = self.oracle.borrow_mut();
+        if oracle.newest().is_none()
+            && let Some(first) = self.nodes[0].state()
+        {
+            oracle.learn(&first);
+        }
+        oracle.newest()
+    }
+
+    /// Whether a node is of the cluster, and not one of its own.
+    pub(super) fn is_ours(&self, node: &Node) -> bool {
+        let ours = self.newest().map(|state| state.cluster.clone());
+        node.state().is_none_or(|state| Some(&state.cluster) == ours.as_ref())
+    }
+
     /// The node that leads a group in the highest term.
     pub(super) fn leader(&self, group: u64) -> Option<usize> {
         let leads = |place: usize| Some((self.nodes[place].leads_in(group)?, place));
         (0..self.nodes.len()).filter_map(leads).max().map(|(_, place)| place)
     }
 
-    fn statuses(&self, group: u64) -> impl Iterator<Item = (usize, Status)> {
-        (0..self.nodes.len()).filter_map(move |place| Some((place, self.nodes[place].status(group)?)))
-    }
-
-    /// Some nodes that run, for a view.
-    pub(super) fn some_view(&self) -> Wanted {
-        let runs = |place: &usize| self.nodes[*place].life.get() != 0 && !self.nodes[*place].is_leaving.get();
-        let mut nodes: Vec<Address> = (0..self.nodes.len()).filter(runs).map(address).collect();
-        let repl_factor = [1, 2, 2, 3, 3, 3][self.draw(0..6)].min(nodes.len().max(1));
-        // No seed is without a node that may be lost.
-        let is_late = self.tally.borrow().crashes == 0 && self.now.get() > super::HARMFUL_STEPS / 2;
-        if is_late && nodes.len() > 3 {
-            nodes.truncate(3);
-        }
-        let repl_factor = if is_late { nodes.len().clamp(1, 3) } else { repl_factor };
-        let most = (nodes.len() / repl_factor).max(1);
-        let shards = self.draw(1..=most.min(3));
-        while nodes.len() > shards * repl_factor {
-            nodes.swap_remove(self.draw(0..nodes.len()));
-        }
-        if View::check(&nodes, repl_factor).is_err() {
-            nodes = vec![address(0)];
-        }
-        Wanted { nodes, repl_factor, accept_loss: Vec::new() }
-    }
-
     /// Whether the cluster promises to survive that a node loses its memory now.
     fn may_lose(&self, place: usize) -> bool {
-        if self.without == Missing::OLD_ID && place != FORGETFUL {
-            return false;
-        }
-        self.groups().into_iter().all(|group| self.survives(group, place)) && !self.holds_alone(place)
-    }
-
-    fn groups(&self) -> BTreeSet<u64> {
-        let of_nodes = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.memory().map(|node| node.driver.groups().collect::<Vec<_>>()));
-        of_nodes.flatten().collect()
+        let groups: BTreeSet<u64> = self.nodes.iter().flat_map(|node| node.groups()).collect();
+        groups.into_iter().all(|group| self.survives(group, place)) && !self.holds_alone(place)
     }
 
     /// Whether a group keeps a majority without a node, by the members that whoever is furthest knows of.
     fn survives(&self, group: u64, place: usize) -> bool {
-        let newest = self.newest();
-        let furthest = self.statuses(group).max_by_key(|(_, status)| (status.term, status.last));
-        let Some((_, status)) = furthest else { return true };
-        if group != META && newest.index_of(group).is_none() {
+        let Some(newest) = self.newest() else { return false };
+        let statuses = self.nodes.iter().filter_map(|node| node.status(group));
+        let Some(status) = statuses.max_by_key(|status| (status.term, status.last)) else { return true };
+        if group != newest.group && newest.index_of(group).is_none() {
             return true;
         }
         // A change that a log holds may yet make other members of these.
         let changing = self.nodes.iter().any(|node| {
             node.status(group).is_some_and(|one| status.members.contains_key(&one.replica))
-                && node.memory().is_some_and(|node| node.driver.has_pending_change(group))
+                && node.has_pending_change(group)
         });
         let lives = |replica: &u64| {
             let there = status.members.get(replica).map(place_of).filter(|there| *there != place);
@@ -216,36 +230,32 @@ impl World {
             && is_majority(&status.outgoing)
             && survives_a_change(&status, &wanted(&newest, group), living, place)
             && wanted(&newest, group).iter().all(|nodes| {
-                let runs = |node: &&Address| place_of(node) != place && self.stays(place_of(node));
+                let runs = |node: &&Address| place_of(node) != place && self.nodes[place_of(node)].stays();
                 nodes.is_empty() || 2 * nodes.iter().filter(runs).count() > nodes.len()
             })
-    }
-
-    /// Whether a node runs and is not about to stop: who is about to be taken out will not be missing from a majority, nor be part of
-    /// one.
-    fn stays(&self, place: usize) -> bool {
-        self.nodes[place].life.get() != 0 && !self.nodes[place].is_leaving.get()
     }
 
     /// Whether a replica is at a node, or will be when it hears that it founds the group.
     fn holds_replica(&self, place: usize, group: u64, replica: u64) -> bool {
         let node = &self.nodes[place];
-        let founds = self.newest().holder(group, &address(place)) == Some(replica);
+        let founds = self.newest().and_then(|newest| newest.holder(group, &address(place))) == Some(replica);
         let is_there = node.status(group).is_some_and(|status| status.replica == replica);
-        self.stays(place) && (is_there || founds && node.life.get() == replica)
+        node.stays() && (is_there || founds && node.life.get() == replica)
     }
 
     /// Whether a node holds a shard without replicas that is its own, or will be, or keeps a new one whose founders have not
     /// all heard of it.
     fn holds_alone(&self, place: usize) -> bool {
-        let (newest, life) = (self.newest(), self.nodes[place].life.get());
+        let Some(newest) = self.newest() else { return true };
+        let life = self.nodes[place].life.get();
         newest.view.shards.iter().any(|shard| {
             let is_holder = newest.holder(shard.group, &address(place)) == Some(life);
             let held = self.nodes[place].shard(shard.group);
             let is_kept = held.as_ref().is_some_and(|held| !held.is_logged());
             let is_open =
                 newest.index_of(shard.group).is_some_and(|index| newest.view.ranges(index).next().is_some());
-            let is_founding = is_holder && held.is_none() && self.statuses(shard.group).next().is_some();
+            let has_replicas = self.nodes.iter().any(|node| node.status(shard.group).is_some());
+            let is_founding = is_holder && held.is_none() && has_replicas;
             is_kept || is_founding || is_holder && is_open && shard.replicas.len() == 1
         })
     }
@@ -274,7 +284,7 @@ fn wanted(state: &MetaState, group: u64) -> [Vec<Address>; 2] {
     let planned: Vec<_> = planned.flat_map(|planned| &planned.shards).collect();
     let view: Vec<_> = state.view.shards.iter().collect();
     [view, planned].map(|shards| {
-        if group == META {
+        if group == state.group {
             let nodes: Vec<_> = shards.iter().flat_map(|shard| &shard.replicas).cloned().collect();
             return wanted_voters(&nodes).to_vec();
         }
@@ -287,5 +297,5 @@ fn wanted(state: &MetaState, group: u64) -> [Vec<Address>; 2] {
 pub(super) fn is_harmed(world: &Rc<World>) -> bool {
     let tally = world.tally.borrow();
     let asked = tally.reads + tally.writes + tally.unknown + tally.refused;
-    tally.crashes > 0 && tally.partitions > 0 && asked >= 200
+    tally.crashes + tally.disasters > 0 && tally.partitions > 0 && asked >= 200
 }

@@ -5,24 +5,23 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::Shared;
-use super::node::learn;
 use super::oracle::number_in;
-use super::world::{META, World, address, place_of};
+use super::process::Process;
+use super::world::{World, address, place_of};
 use crate::model::meta::{MetaState, wanted_voters};
 use crate::model::shard::{Done, Operation, Shard};
 
 /// A shard as its group has agreed on it so far: nothing where whoever had applied most is gone.
-fn agreed(world: &World, group: u64) -> Option<Arc<Shard>> {
+fn agreed(world: &World, nodes: &[&Process], group: u64) -> Option<Arc<Shard>> {
     let mut best: Option<(u64, Arc<Shard>)> = None;
-    for node in &world.nodes {
-        let Some(node) = node.memory() else { continue };
-        let Some(shard) = node.shards.get(&group) else { continue };
+    for node in nodes {
+        let Some(shard) = node.shard(group) else { continue };
         if !shard.is_logged() {
-            return Some(Arc::clone(shard));
+            return Some(shard);
         }
-        let Some(status) = node.driver.status(group) else { continue };
+        let Some(status) = node.status(group) else { continue };
         if best.as_ref().is_none_or(|(applied, _)| *applied < status.applied) {
-            best = Some((status.applied, Arc::clone(shard)));
+            best = Some((status.applied, shard));
         }
     }
     let (applied, shard) = best?;
@@ -31,15 +30,18 @@ fn agreed(world: &World, group: u64) -> Option<Arc<Shard>> {
 
 /// For each key at most one shard takes operations.
 pub(super) fn at_most_one_accepts(world: &World) {
-    let mut groups: Vec<u64> = Vec::new();
-    for node in &world.nodes {
-        groups.extend(node.memory().iter().flat_map(|node| node.shards.keys().copied().collect::<Vec<_>>()));
-    }
+    let Some(state) = world.newest() else { return };
+    let of_cluster = world.nodes.iter().filter(|node| node.state().is_some_and(|one| one.cluster == state.cluster));
+    // A node that was given up drops what it has when it learns of it.
+    let knows: Vec<&Process> =
+        of_cluster.filter(|node| node.state().is_some_and(|one| one.group == state.group)).collect();
+    let mut groups: Vec<u64> =
+        knows.iter().flat_map(|node| node.shards()).map(|shard| shard.group()).collect();
     groups.sort_unstable();
     groups.dedup();
-    let shards: Vec<_> = groups.into_iter().filter_map(|group| agreed(world, group)).collect();
+    let shards: Vec<_> = groups.into_iter().filter_map(|group| agreed(world, &knows, group)).collect();
     for key in &world.keys {
-        let hash = world.hash_key.hash(key);
+        let hash = state.hash_key.hash(key);
         let accept = shards.iter().filter(|shard| shard.run(hash, key, Operation::Get, None).is_ok());
         let accept: Vec<_> = accept.map(|shard| shard.group()).collect();
         if accept.len() > 1 {
@@ -50,17 +52,15 @@ pub(super) fn at_most_one_accepts(world: &World) {
 
 /// Nothing is left to be done: every node knows the newest state, the right nodes have a vote, and all replicas are equal.
 pub(super) fn is_whole(world: &Shared) -> bool {
-    let state = world.newest();
-    let all_know = (0..world.nodes.len()).all(|place| {
-        world.nodes[place]
-            .memory()
-            .is_some_and(|node| node.known.as_ref().is_some_and(|known| known.version == state.version))
-    });
+    let Some(state) = world.newest_known() else { return false };
+    let knows = |node: &Process| node.state().is_some_and(|known| known.version == state.version);
+    let is_apart = |node: &Process| node.node().is_some_and(|node| !world.is_ours(&node));
+    let all_know = world.nodes.iter().all(|node| knows(node) || is_apart(node));
     let nodes: Vec<_> = state.view.nodes().cloned().collect();
     let mut wanted: Vec<usize> = wanted_voters(&nodes).iter().map(place_of).collect();
     wanted.sort_unstable();
     all_know
-        && has_voters(world, META, &wanted)
+        && has_voters(world, state.group, &wanted)
         && state.view.shards.iter().all(|shard| {
             let mut wanted: Vec<usize> = shard.replicas.iter().map(place_of).collect();
             wanted.sort_unstable();
@@ -87,10 +87,7 @@ fn has_voters(world: &Shared, group: u64, wanted: &[usize]) -> bool {
 
 /// All keys are served once, as they were written, by shards of even size whose replicas are equal.
 pub(super) fn at_the_end(world: &Shared) -> Result<(), String> {
-    let state = world.newest();
-    for place in 0..world.nodes.len() {
-        learn(world, place, &state);
-    }
+    let state = world.newest_known().ok_or("there is no cluster")?;
     at_most_one_accepts(world);
     let mut sizes = Vec::new();
     let mut found = 0;
@@ -122,7 +119,8 @@ pub(super) fn at_the_end(world: &Shared) -> Result<(), String> {
         }
     }
     let (most, least) = (sizes.iter().max(), sizes.iter().min());
-    let there = world.keys.iter().filter(|key| world.oracle.borrow().last(key).is_some()).count() as u64;
+    let is_there = |key: &&Vec<u8>| world.oracle.borrow().last(key).is_some_and(|last| last.is_some());
+    let there = world.keys.iter().filter(is_there).count() as u64;
     if most.zip(least).is_none_or(|(most, least)| most - least > 1) || found != there {
         return Err(format!("shards of {sizes:?} pairs hold {there} keys"));
     }
@@ -131,17 +129,21 @@ pub(super) fn at_the_end(world: &Shared) -> Result<(), String> {
 
 fn look_at_keys(world: &Shared, state: &MetaState, index: usize, held: &Shard) -> Result<(), String> {
     for key in &world.keys {
-        let hash = world.hash_key.hash(key);
+        let hash = state.hash_key.hash(key);
         let is_mine = state.view.owner(hash, key) == index;
+        let got = match held.run(hash, key, Operation::Get, None) {
+            Ok(Done::Found(pair)) => Ok(Some(number_in(pair.value()))),
+            Ok(_) => Ok(None),
+            Err(refused) => Err(refused),
+        };
+        if let (true, Ok(got)) = (is_mine, got) {
+            world.oracle.borrow_mut().settle(key, got)?;
+        }
         let last = world.oracle.borrow().last(key);
-        match held.run(hash, key, Operation::Get, None) {
-            Ok(Done::Found(pair)) if is_mine && Some(number_in(pair.value())) == last => {}
-            Ok(Done::Absent) if is_mine && last.is_none() => {}
+        match got {
+            Ok(got) if is_mine && Some(got) == last => {}
             Err(_) if !is_mine => {}
-            Ok(Done::Found(pair)) => {
-                return Err(format!("{key:?} is {:?} in the end and not {last:?}", pair.value()));
-            }
-            _ => return Err(format!("{key:?} is not where it belongs, or lost: {last:?}")),
+            _ => return Err(format!("{key:?} is {got:?} in the end, in shard {index}, and not {last:?}")),
         }
     }
     Ok(())
@@ -149,17 +151,20 @@ fn look_at_keys(world: &Shared, state: &MetaState, index: usize, held: &Shard) -
 
 /// Why a cluster does not become whole again.
 pub(super) fn describe(world: &World) -> String {
-    let state = world.newest();
-    let mut text = format!("busy {}, {state:?}", world.busy.get());
-    for place in 0..world.nodes.len() {
-        let Some(node) = world.nodes[place].memory() else { continue };
-        let version = node.known.as_ref().map(|known| known.version);
+    let mut text = format!("busy {}, {:?}", world.busy.get(), world.newest_known());
+    for (place, process) in world.nodes.iter().enumerate() {
+        let Some(node) = process.node() else { continue };
+        let known = process.state().map(|known| (known.cluster.clone(), known.version));
         let statuses: BTreeMap<_, _> =
-            node.driver.groups().map(|group| (group, node.driver.status(group))).collect();
-        let shards: Vec<_> =
-            node.shards.iter().map(|(group, one)| (*group, one.version(), one.is_logged())).collect();
-        let address = address(place);
-        let _ = write!(text, "\n{address}: version {version:?}, shards {shards:?}, {statuses:?}");
+            process.groups().into_iter().map(|group| (group, process.status(group))).collect();
+        let shards: Vec<_> = process
+            .shards()
+            .iter()
+            .map(|one| (one.group(), one.version(), one.is_logged(), one.owned().len()))
+            .collect();
+        let (address, role) = (address(place), &node.role);
+        let unready = node.unready();
+        let _ = write!(text, "\n{address}: {role:?} knows {known:?}, shards {shards:?}, {unready:?}, {statuses:?}");
     }
     text
 }

@@ -1,13 +1,13 @@
 //! What the simulation knows that no node knows: every log, and for every key all values that it has had, in the order in which they
 //! were written.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::checks::sound_transition;
 use super::Tally;
+use crate::model::hash::HashKey;
 use crate::model::meta::{Command, End, MetaState, Void};
 use crate::model::shard::{RequestId, WriteOutcome};
 use crate::model::store::Checksum;
@@ -43,14 +43,17 @@ pub(super) struct Applied {
 pub(super) enum Event {
     Applied(Box<Applied>),
     Restored,
+    /// A write to a shard that is kept by one node, without a log.
+    Alone { write: Write, post: Post },
     Meta {
+        group: u64,
         at: (u64, u64),
         before: Arc<MetaState>,
         after: Arc<MetaState>,
         command: Box<Command>,
         outcome: Result<(), Void>,
     },
-    MetaRestored(Arc<MetaState>),
+    MetaRestored { group: u64, state: Arc<MetaState> },
 }
 
 /// A key, as a register.
@@ -59,40 +62,66 @@ struct Register {
     values: Vec<Option<u64>>,
     /// The last of those that somebody was told of.
     floor: usize,
+    /// Its shard was named as lost, or as going on from a replica that may be behind: what it holds is known when it is seen next.
+    is_open: bool,
+}
+
+impl Register {
+    /// It is seen to hold this.
+    fn settle(&mut self, got: Option<u64>) -> Result<(), String> {
+        if !std::mem::take(&mut self.is_open) {
+            return Ok(());
+        }
+        if got.is_some() && !self.values.contains(&got) {
+            return Err(format!("{got:?} was never written"));
+        }
+        self.values.push(got);
+        Ok(())
+    }
 }
 
 pub(super) struct Oracle {
     registers: BTreeMap<Vec<u8>, Register>,
     /// What was done for each request: the key, the place among its values, and the outcome.
     done: HashMap<RequestId, (Vec<u8>, usize, WriteOutcome)>,
+    /// Requests of keys that were open since: whether they were done cannot be known.
+    doubtful: HashSet<RequestId>,
     refused: HashSet<RequestId>,
     logs: BTreeMap<u64, BTreeMap<u64, Applied>>,
     leaders: BTreeMap<(u64, u64), u64>,
     restores: u64,
-    meta: BTreeMap<u64, (u64, Arc<MetaState>)>,
+    /// By meta group and index.
+    meta: BTreeMap<(u64, u64), (u64, Arc<MetaState>)>,
+    /// The newest state that was agreed on.
+    newest: Option<Arc<MetaState>>,
+    /// The numbers of all groups that there have ever been.
+    groups: BTreeSet<u64>,
+    forgotten: u64,
+    accepted: u64,
 }
 
 impl Oracle {
     pub(super) fn new(keys: Vec<Vec<u8>>) -> Self {
-        let register = |key| (key, Register { values: vec![None], floor: 0 });
+        let register = |key| (key, Register { values: vec![None], floor: 0, is_open: false });
         Self {
             registers: keys.into_iter().map(register).collect(),
             done: HashMap::new(),
+            doubtful: HashSet::new(),
             refused: HashSet::new(),
             logs: BTreeMap::new(),
             leaders: BTreeMap::new(),
             restores: 0,
             meta: BTreeMap::new(),
+            newest: None,
+            groups: BTreeSet::new(),
+            forgotten: 0,
+            accepted: 0,
         }
     }
 
-    /// The first meta state.
-    pub(super) fn begin(&mut self, state: Arc<MetaState>) {
-        self.meta.insert(0, (0, state));
-    }
-
-    pub(super) fn newest(&self) -> Arc<MetaState> {
-        Arc::clone(&self.meta.last_key_value().expect("there is a first one").1.1)
+    /// The newest state that was agreed on; nothing while the cluster is being founded.
+    pub(super) fn newest(&self) -> Option<Arc<MetaState>> {
+        self.newest.clone()
     }
 
     /// Up to where any replica has ever applied the log of a group.
@@ -108,20 +137,75 @@ impl Oracle {
                 self.restores += 1;
                 Ok(())
             }
-            Event::MetaRestored(state) => {
-                let known = self.meta.values().rev().any(|(_, known)| *known == state);
-                if known { Ok(()) } else { Err(format!("a meta state that never was: {state:?}")) }
+            Event::Alone { write, post, .. } => self.written(&write, &post),
+            Event::MetaRestored { group, state } => {
+                let known = self.meta.range((group, 0)..(group + 1, 0)).rev().any(|(_, (_, known))| *known == state);
+                // What a group was founded with was applied by nobody.
+                let is_first = self.meta.range((group, 0)..(group + 1, 0)).next().is_none();
+                if known || is_first { Ok(()) } else { Err(format!("a meta state that never was: {state:?}")) }
             }
-            Event::Meta { at: (index, term), before, after, command, outcome } => {
-                if let Some(known) = self.meta.get(&index) {
+            Event::Meta { group, at: (index, term), before, after, command, outcome } => {
+                if let Some(known) = self.meta.get(&(group, index)) {
                     let is_same = *known == (term, after);
                     return if is_same { Ok(()) } else { Err(format!("two meta states at index {index}")) };
                 }
                 sound_transition(&before, &after, &command, &outcome)?;
-                self.meta.insert(index, (term, after));
+                self.note_groups(&before, &after)?;
+                if let (Ok(()), Command::Plan { planned, .. }) = (&outcome, &*command) {
+                    for lost in &planned.given_up {
+                        self.accepted += 1;
+                        self.forget(&before, &[lost.group]);
+                    }
+                }
+                self.meta.insert((group, index), (term, Arc::clone(&after)));
+                self.learn(&after);
                 Ok(())
             }
         }
+    }
+
+    /// A state is agreed on.
+    pub(super) fn learn(&mut self, state: &Arc<MetaState>) {
+        let is_newer = self.newest.as_ref().is_none_or(|newest| newest.version < state.version);
+        if state.open && is_newer {
+            self.groups.extend(state.view.shards.iter().map(|shard| shard.group));
+            self.newest = Some(Arc::clone(state));
+        }
+    }
+
+    /// The number of a group is never used again.
+    pub(super) fn note_groups(&mut self, before: &MetaState, after: &MetaState) -> Result<(), String> {
+        let is_new = |group: &u64| before.index_of(*group).is_none();
+        for group in after.view.shards.iter().map(|shard| shard.group).filter(is_new) {
+            if !self.groups.insert(group) && before.open {
+                return Err(format!("the number of group {group} is used again: {after:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The operator was told that the shards of these groups are lost, or go on from what is left: what their keys hold is open.
+    pub(super) fn forget(&mut self, state: &MetaState, groups: &[u64]) {
+        let hash_key: HashKey = state.hash_key;
+        for (key, register) in &mut self.registers {
+            let owner = &state.view.shards[state.view.owner(hash_key.hash(key), key)];
+            // What a shard is giving away it may still have, and its taker not yet.
+            let moving = state.change.iter().filter_map(|change| change.planned.as_ref());
+            let mut pieces = moving.flat_map(|planned| &planned.pieces);
+            let is_moving = pieces.any(|piece| {
+                (groups.contains(&piece.from) || groups.contains(&piece.to))
+                    && piece.range.contains(hash_key.hash(key), key)
+            });
+            if groups.contains(&owner.group) || is_moving {
+                (register.is_open, register.floor) = (true, 0);
+                self.forgotten += 1;
+                let of_key = |(of, ..): &(Vec<u8>, usize, WriteOutcome)| of == key;
+                self.doubtful.extend(self.done.iter().filter(|(_, done)| of_key(done)).map(|(id, _)| *id));
+                self.done.retain(|_, done| !of_key(done));
+            }
+        }
+        // Whoever goes on does so from a log of its own.
+        self.logs.retain(|group, _| !groups.contains(group));
     }
 
     fn applied_by_a_replica(&mut self, applied: Applied) -> Result<(), String> {
@@ -145,7 +229,7 @@ impl Oracle {
     }
 
     /// A write was done, by whichever shard, for the first time or because it was asked for again.
-    pub(super) fn written(&mut self, write: &Write, post: &Post) -> Result<(), String> {
+    fn written(&mut self, write: &Write, post: &Post) -> Result<(), String> {
         let (key, value, request, outcome) = write;
         let register = self.registers.get_mut(key).expect("it is there");
         if let Some((of, _, known)) = self.done.get(request) {
@@ -156,6 +240,7 @@ impl Oracle {
             if self.refused.contains(request) {
                 return Err(format!("request {request} was not applied, and then was"));
             }
+            let was_open = register.is_open;
             let was_there = register.values.last().is_some_and(Option::is_some);
             let (expected, value) = match (value, was_there) {
                 (Some(value), true) => (WriteOutcome::Updated, Some(number_in(value))),
@@ -165,19 +250,17 @@ impl Oracle {
             };
             register.values.push(value);
             self.done.insert(*request, (key.clone(), register.values.len() - 1, *outcome));
-            if post.is_some() && *outcome != expected {
+            if post.is_some() && *outcome != expected && !was_open {
                 return Err(format!(
                     "{write:?} should have come to {expected:?}: a write before it was lost"
                 ));
             }
         }
+        let Some(post) = post else { return Ok(()) };
+        let got = post.as_ref().map(|(value, _)| number_in(value));
+        register.settle(got)?;
         let last = register.values.last().copied().flatten();
-        match post {
-            Some(post) if post.as_ref().map(|(value, _)| number_in(value)) != last => {
-                Err(format!("after {write:?} there is {post:?} and not {last:?}"))
-            }
-            _ => Ok(()),
-        }
+        if got == last { Ok(()) } else { Err(format!("after {write:?} there is {post:?} and not {last:?}")) }
     }
 
     /// What somebody who asks about a key from now on must see at least.
@@ -188,9 +271,16 @@ impl Oracle {
     /// A read that began when the key had this floor.
     pub(super) fn read(&mut self, key: &[u8], got: Option<u64>, began: usize) -> Result<(), String> {
         let register = self.registers.get_mut(key).expect("it is there");
+        if register.is_open {
+            return if register.values.contains(&got) || got.is_none() {
+                Ok(())
+            } else {
+                Err(format!("{key:?} was read as {got:?}, which was never written"))
+            };
+        }
         let at = register.values.iter().skip(began).position(|value| *value == got).map(|at| at + began);
         let Some(at) = at else {
-            let values = &register.values[began.saturating_sub(3)..];
+            let values = &register.values[began.saturating_sub(3).min(register.values.len())..];
             return Err(format!(
                 "{key:?} was read as {got:?}; the last of {values:?} from {began} on may be"
             ));
@@ -206,6 +296,9 @@ impl Oracle {
         outcome: WriteOutcome,
         began: usize,
     ) -> Result<(), String> {
+        if self.doubtful.contains(&request) {
+            return Ok(());
+        }
         let Some((key, at, known)) = self.done.get(&request) else {
             return Err(format!("request {request} was acknowledged, but never done"));
         };
@@ -224,13 +317,21 @@ impl Oracle {
         if self.done.contains_key(&request) {
             return Err(format!("request {request} was done, and its client told that it was not"));
         }
-        self.refused.insert(request);
+        if !self.doubtful.contains(&request) {
+            self.refused.insert(request);
+        }
         Ok(())
     }
 
-    /// What a key holds after all writes.
-    pub(super) fn last(&self, key: &[u8]) -> Option<u64> {
-        self.registers[key].values.last().copied().flatten()
+    /// What a key holds after all writes: nothing where that is open.
+    pub(super) fn last(&self, key: &[u8]) -> Option<Option<u64>> {
+        let register = &self.registers[key];
+        (!register.is_open).then(|| register.values.last().copied().flatten())
+    }
+
+    /// A key is seen to hold this, of which it was open what it holds.
+    pub(super) fn settle(&mut self, key: &[u8], got: Option<u64>) -> Result<(), String> {
+        self.registers.get_mut(key).expect("it is there").settle(got)
     }
 
     pub(super) fn leader(&mut self, group: u64, term: u64, replica: u64) -> Result<(), String> {
@@ -241,8 +342,9 @@ impl Oracle {
     /// Counts what has happened.
     pub(super) fn count(&self, tally: &mut Tally) {
         (tally.terms, tally.restores) = (self.leaders.len() as u64, self.restores);
+        (tally.forgotten, tally.accepted) = (self.forgotten, self.accepted);
         let states: Vec<&MetaState> = self.meta.values().map(|(_, state)| &**state).collect();
-        for two in states.windows(2) {
+        for two in states.windows(2).filter(|two| two[0].group == two[1].group) {
             let id = |state: &MetaState| state.change.as_ref().map(|change| change.id);
             let moved = |state: &MetaState| {
                 let planned = state.change.iter().filter_map(|change| change.planned.as_ref());
@@ -260,6 +362,7 @@ impl Oracle {
             let ended = id(two[0]).filter(|before| id(two[1]) != Some(*before));
             let end = ended.and_then(|before| two[1].result(before));
             tally.finished += u64::from(matches!(end, Some(End::Finished(_))));
+            tally.superseded += u64::from(matches!(end, Some(End::Superseded(_))));
         }
     }
 }
@@ -267,4 +370,36 @@ impl Oracle {
 /// The number that a value is.
 pub(super) fn number_in(value: &[u8]) -> u64 {
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).expect("only numbers are put")
+}
+
+/// What one command may make of a meta state.
+///
+/// # Errors
+/// What it must not.
+fn sound_transition(
+    before: &MetaState,
+    after: &MetaState,
+    command: &Command,
+    outcome: &Result<(), Void>,
+) -> Result<(), String> {
+    let owners = after.view.ownership.rows().all(|(_, owner)| owner < after.view.shards.len());
+    let held = after.view.shards.iter().all(|shard| after.holders.contains_key(&shard.group));
+    let grows = after.version > before.version && after.view.epoch >= before.view.epoch;
+    let void = outcome.is_ok() || (&after.view, &after.change) == (&before.view, &before.change);
+    if !(owners && held && grows && void) {
+        return Err(format!("{command:?} came to {outcome:?} and made of {before:?} {after:?}"));
+    }
+    if let (Ok(()), Command::Plan { planned, .. }) = (outcome, command) {
+        let (most, least) = (planned.targets.iter().max(), planned.targets.iter().min());
+        let even = most.zip(least).is_some_and(|(most, least)| most - least <= 1);
+        // A plan moves nothing by itself, and lets nobody go.
+        let owners = |state: &MetaState| -> Vec<_> {
+            let owner = |(range, owner): (_, usize)| (range, state.view.shards[owner].group);
+            state.view.ownership.rows().map(owner).collect()
+        };
+        if planned.moved != planned.minimum || !even || owners(before) != owners(after) {
+            return Err(format!("a bad plan for {before:?}: {planned:?}"));
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,285 @@
+//! The program's host: waiting blocks the thread, and other nodes are asked over HTTP.
+
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::{HeaderMap, Method, Response};
+use ureq::{Body, SendBody};
+
+use super::ask::OrderError;
+use super::host::{Awaited, Host, Pending};
+use super::keys::{KeyReply, Operation, Request};
+use super::post;
+use super::state::Node;
+use crate::budget::Permit;
+use crate::clock::{Deadline, now};
+use crate::dice;
+use crate::error::{Applied, Error};
+use crate::model::address::Address;
+use crate::model::meta::MetaState;
+use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
+use crate::wire::pairs::Parcel;
+use crate::wire::{self, Addressed, Hello, KeyResult, Order, Refusal, Transfer};
+
+/// A node that does not answer a question about itself within this time counts as not reached.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// A node that does not act by news within this time does so later.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Answers to questions and orders are small; a longer one is refused.
+const ANSWER_BYTES: u64 = 16 << 20;
+/// A parcel is as long as its batch, or as one pair.
+const PARCEL_BYTES: u64 = (256 << 20) + (16 << 20);
+/// A longer value of another node, in bytes, takes part of the memory for large ones.
+const LARGE_VALUE: u64 = 64 * 1024;
+/// An answer to a key operation without a value is no longer than this.
+const SHORT_ANSWER: u64 = 1 << 16;
+
+/// Reaches other nodes over HTTP, and blocks meanwhile.
+pub struct Calls;
+
+impl Host for Calls {
+    fn wait<'a>(&'a self, awaited: &'a dyn Awaited, deadline: Deadline) -> Pending<'a, ()> {
+        awaited.block(deadline);
+        Box::pin(ready(()))
+    }
+
+    fn hello<'a>(&'a self, node: &'a Node, of: &'a Address) -> Pending<'a, Result<Hello, NoAnswer>> {
+        Box::pin(ready(ask_hello(&node.peers.at(of))))
+    }
+
+    fn order<'a>(
+        &'a self,
+        node: &'a Node,
+        (to, addressed): (&'a Address, &'a Addressed),
+        order: &'a Order,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<Value, OrderError>> {
+        let body = serde_json::to_vec(order).expect("our own types are JSON");
+        let answer = send(node, (to, addressed), (order.path(), body), ANSWER_BYTES, deadline);
+        Box::pin(ready(answer.and_then(|answer| {
+            serde_json::from_slice(&answer)
+                .map_err(|error| OrderError::NotReached(format!("{to}: its answer makes no sense: {error}")))
+        })))
+    }
+
+    fn transfer<'a>(
+        &'a self,
+        node: &'a Node,
+        (from, addressed): (&'a Address, &'a Addressed),
+        transfer: &'a Transfer,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<Parcel, OrderError>> {
+        let body = serde_json::to_vec(transfer).expect("our own types are JSON");
+        let answer = send(node, (from, addressed), (wire::TRANSFER, body), PARCEL_BYTES, deadline);
+        Box::pin(ready(answer.and_then(|answer| {
+            Parcel::decode(&answer).map_err(|error| OrderError::NotReached(format!("{from}: {error}")))
+        })))
+    }
+
+    fn tell<'a>(
+        &'a self,
+        node: &'a Node,
+        to: &'a Address,
+        state: &'a Arc<MetaState>,
+    ) -> Pending<'a, Result<Vec<u64>, String>> {
+        Box::pin(ready(tell(&node.peers.at(to), state)))
+    }
+
+    fn key<'a>(
+        &'a self,
+        node: &'a Node,
+        to: (&'a Address, &'a Addressed),
+        request: &'a Request<'a>,
+    ) -> Pending<'a, Result<KeyReply, NoAnswer>> {
+        Box::pin(ready(pass_on(node, to, request)))
+    }
+
+    fn greet(&self, node: &Arc<Node>, to: &Address) {
+        post::have_greeted(node, to);
+    }
+}
+
+fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
+    let challenge = format!("{:032x}", dice::draw::<u128>());
+    let request = peer.request(Method::GET, wire::HELLO).header(wire::CHALLENGE_HEADER, &challenge);
+    let request = request.body(SendBody::none()).expect("a constant path");
+    let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
+    let senseless = |reason: String| NoAnswer { kind: NoAnswerKind::Senseless, reason };
+    let body = read_refusal(response).map_err(senseless)?;
+    let hello: Hello = serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))?;
+    match peer.secret() {
+        // Nothing that needs the secret is sent to a node that has not shown that it knows it.
+        Some(secret) if hello.proof != Some(wire::proof(secret, &challenge, peer.address())) => Err(
+            senseless("it does not know this cluster's CLUSTER_SECRET, or has another address".to_owned()),
+        ),
+        _ => Ok(hello),
+    }
+}
+
+/// Asks a node whether it is there; what is known of it follows from whether it answers.
+pub fn ask_livez(peer: &Peer) {
+    let request = peer.request(Method::GET, "/livez").body(SendBody::none()).expect("a constant path");
+    let answer = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)));
+    // Reading the body to its end gives the connection back.
+    let _ = answer.and_then(|response| read_body(response, ANSWER_BYTES));
+}
+
+fn tell(peer: &Peer, state: &MetaState) -> Result<Vec<u64>, String> {
+    let body = serde_json::to_vec(state).expect("our own types are JSON");
+    let request = peer.request(Method::POST, wire::NEWS).body(body).expect("a constant path");
+    let deadline = Deadline::after(now(), NEWS_TIMEOUT);
+    let answer = peer.ask(request, Patience::Until(deadline)).map_err(|error| error.reason)?;
+    serde_json::from_slice(&read_refusal(answer)?)
+        .map_err(|error| format!("its answer makes no sense: {error}"))
+}
+
+/// The body of an answer, or what the node says against the question.
+///
+/// # Errors
+/// A sentence.
+pub fn read_refusal(response: Response<Body>) -> Result<Vec<u8>, String> {
+    read_answer(response, ANSWER_BYTES).map_err(|error| error.to_string())
+}
+
+fn read_answer(response: Response<Body>, limit: u64) -> Result<Vec<u8>, OrderError> {
+    let status = response.status();
+    let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
+    let leader = header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
+    let body = read_body(response, limit).map_err(|error| OrderError::NotReached(error.reason))?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let said = serde_json::from_slice::<Refusal>(&body).map(|body| body.error);
+    let reason = said.unwrap_or_else(|_| format!("it answered {status}"));
+    Err(match result {
+        Some(KeyResult::Gone) => OrderError::Gone(reason),
+        Some(KeyResult::NotLeader) => OrderError::NotLeader(leader, reason),
+        Some(KeyResult::LostSource) => OrderError::LostSource(reason),
+        _ => OrderError::Refused(reason),
+    })
+}
+
+/// The text of a header.
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn send(
+    node: &Node,
+    (to, addressed): (&Address, &Addressed),
+    (path, body): (&str, Vec<u8>),
+    limit: u64,
+    deadline: Deadline,
+) -> Result<Vec<u8>, OrderError> {
+    let peer = node.peers.at(to);
+    let request = peer.request(Method::POST, path).header(wire::VIEW_HEADER, addressed.to_string());
+    let request = request.body(body).expect("a constant path");
+    let answer = peer.exchange(request, Patience::Until(deadline));
+    let answer = answer.map_err(|error| OrderError::unanswered(&error));
+    answer.and_then(|answer| read_answer(answer, limit)).map_err(|error| error.of(to))
+}
+
+fn pass_on(
+    node: &Node,
+    (to, addressed): (&Address, &Addressed),
+    request: &Request,
+) -> Result<KeyReply, NoAnswer> {
+    let path = format!("{}{}", wire::KEYS, wire::encode_key(request.key));
+    let (method, body) = match request.operation {
+        Operation::Get => (Method::GET, None),
+        Operation::Put(value) => (Method::PUT, Some(value)),
+        Operation::Delete => (Method::DELETE, None),
+    };
+    let peer = node.peers.at(to);
+    let mut head = peer.request(method, &path).header(wire::VIEW_HEADER, addressed.to_string());
+    if request.operation != Operation::Get {
+        head = head.header(wire::REQUEST_HEADER, format!("{:032x}", request.id));
+    }
+    if request.is_stale {
+        head = head.header(wire::CONSISTENCY_HEADER, wire::STALE);
+    }
+    let patience = Patience::Until(request.deadline);
+    let response = match body {
+        Some(value) => peer.exchange(head.body(value).expect("a key makes a path"), patience),
+        None => peer.exchange(head.body(SendBody::none()).expect("a key makes a path"), patience),
+    }?;
+    read_reply(node, to, response)
+}
+
+fn read_reply(node: &Node, of: &Address, response: Response<Body>) -> Result<KeyReply, NoAnswer> {
+    let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
+    let short = |response| {
+        // Reading the body to its end gives the connection back.
+        let _ = read_body(response, SHORT_ANSWER);
+    };
+    Ok(match result {
+        Some(KeyResult::Again) => {
+            short(response);
+            KeyReply::Again
+        }
+        Some(KeyResult::NotLeader) => {
+            let leader = header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
+            let reason = header(response.headers(), wire::REASON_HEADER).unwrap_or_default().to_owned();
+            short(response);
+            KeyReply::NotLeader(leader, reason)
+        }
+        Some(KeyResult::Gone | KeyResult::LostSource) => {
+            short(response);
+            KeyReply::Gone
+        }
+        Some(result) => {
+            let age = header(response.headers(), wire::STALENESS_HEADER).and_then(|age| age.parse().ok());
+            match make_room(node, of, &response) {
+                Ok((length, permit)) => KeyReply::Done {
+                    result,
+                    value: (read_body(response, length)?, permit),
+                    age: age.map(Duration::from_millis),
+                },
+                Err(error) => KeyReply::Refused(error),
+            }
+        }
+        None => KeyReply::Refused(refused(of, response)),
+    })
+}
+
+/// Takes memory for the value that another node is about to send.
+fn make_room(
+    node: &Node,
+    owner: &Address,
+    response: &Response<Body>,
+) -> Result<(u64, Option<Permit>), Error> {
+    // Not asked of the body: one of length 0 says that it has none.
+    let length = header(response.headers(), "content-length").and_then(|length| length.parse().ok());
+    let Some(length) = length else {
+        return Err(Error::unavailable(owner, "its answer has no length", Applied::Unknown));
+    };
+    if length <= LARGE_VALUE {
+        return Ok((length, None));
+    }
+    let permit = usize::try_from(length).ok().and_then(|length| node.budget.take(length));
+    match permit {
+        Some(permit) => Ok((length, Some(permit))),
+        None => Err(Error::Overloaded("The memory for large answers is in use: try again later".to_owned())),
+    }
+}
+
+/// An answer without a result: the owner refused, or whoever answers there is no node.
+fn refused(owner: &Address, response: Response<Body>) -> Error {
+    let status = response.status();
+    let applied = header(response.headers(), wire::OUTCOME_HEADER).map_or(Applied::Unknown, Applied::parse);
+    let reason = header(response.headers(), wire::REASON_HEADER).map(str::to_owned);
+    let limit = header(response.headers(), wire::LIMIT_HEADER).and_then(|limit| limit.parse().ok());
+    // The body is read even where it is not needed: only then can the connection be used again.
+    let body = read_body(response, SHORT_ANSWER).ok();
+    let said = body.and_then(|body| serde_json::from_slice::<Refusal>(&body).ok()).map(|body| body.error);
+    let reason = reason.or(said).unwrap_or_else(|| format!("answered {status} without a result"));
+    // The owner's limits may be narrower than ours. That is no reason to try again.
+    match (status.as_u16(), limit) {
+        (400, Some(limit)) => return Error::KeyTooLong { limit },
+        (413, _) => return Error::TooLarge(reason),
+        _ => {}
+    }
+    Error::unavailable(owner, reason, applied)
+}

@@ -1,0 +1,345 @@
+//! What becomes of a cluster whose operator says that some of its nodes are dead: decided from what the others have said.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::model::address::Address;
+use crate::model::meta::{Command, End, LostRanges, Members, MetaState, NOBODY};
+use crate::model::range::HashRange;
+use crate::model::shard::{Claims, cover, intersection, subtract_all};
+use crate::model::view::Shard;
+use crate::wire::{Replica, Standing};
+
+/// The versions that the lost nodes may have agreed on without telling any survivor: far more than there can be.
+const VERSION_STEP: u64 = 1 << 40;
+/// The same for epochs.
+const EPOCH_STEP: u64 = 1 << 20;
+/// The same for numbers of groups.
+const GROUP_STEP: u64 = 1 << 20;
+
+/// What is known of a cluster of which some nodes are dead.
+pub(super) struct Found {
+    /// The newest state that anybody who lives has learned or applied.
+    pub(super) newest: MetaState,
+    /// Who lives.
+    pub(super) survivors: Vec<Survivor>,
+    /// Nodes of the cluster that do not answer.
+    pub(super) silent: Vec<Address>,
+}
+
+/// A node that lives.
+pub(super) struct Survivor {
+    pub(super) node: Address,
+    pub(super) instance: u64,
+    /// The meta group that it takes part in, and its voters.
+    pub(super) seat: Option<(u64, Vec<Address>)>,
+    /// What it holds.
+    pub(super) held: Vec<Standing>,
+}
+
+/// The numbers that a recovery draws.
+pub(super) struct Drawn {
+    /// The new meta group.
+    pub(super) group: u64,
+    /// Two recoveries at the same time differ in this: one of them is the newer for everybody.
+    pub(super) version: u32,
+    /// The id of a view change that had none.
+    pub(super) change: u64,
+}
+
+/// What is done.
+pub(super) enum Decision {
+    /// The meta group lives, and is told.
+    Tell(Box<Command>),
+    /// It is founded anew, with this state.
+    Found(Box<MetaState>),
+}
+
+/// What is done, and what the operator is told.
+pub(super) struct Recovery {
+    pub(super) decision: Decision,
+    pub(super) answer: Value,
+    /// The nodes that are given up: each with the start that is, where only that one is.
+    pub(super) given_up: Vec<(Address, Option<u64>)>,
+}
+
+/// How the group of a shard stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// It can agree, or is kept by one node that lives.
+    Lives {
+        members: Members,
+        claims: Claims,
+    },
+    /// Its majority is gone: it goes on from this replica.
+    GoesOn {
+        kept: Address,
+        instance: u64,
+        replica: Replica,
+        missing: Vec<Address>,
+        claims: Claims,
+    },
+    /// Nothing is left of it.
+    Lost,
+}
+
+impl Fate {
+    fn claims(&self) -> Option<&Claims> {
+        match self {
+            Self::Lives { claims, .. } | Self::GoesOn { claims, .. } => Some(claims),
+            Self::Lost => None,
+        }
+    }
+
+    fn members(&self) -> Option<Members> {
+        match self {
+            Self::Lives { members, .. } => Some(members.clone()),
+            Self::GoesOn { replica, .. } => {
+                let nodes = replica.voters.iter().map(|(_, node)| node.clone()).collect();
+                Some(Members { nodes, start: None })
+            }
+            Self::Lost => None,
+        }
+    }
+}
+
+/// Decides what is to be done.
+///
+/// # Errors
+/// [`Error::Conflict`] where nothing has lost its majority.
+pub(super) fn decide(found: &Found, drawn: &Drawn) -> Result<Recovery, Error> {
+    let state = &found.newest;
+    let fates: BTreeMap<u64, Fate> =
+        state.view.shards.iter().map(|shard| (shard.group, fate(found, shard))).collect();
+    let survivors: Vec<(u64, Address, u64)> = fates
+        .iter()
+        .filter_map(|(group, fate)| match fate {
+            Fate::GoesOn { kept, instance, .. } => Some((*group, kept.clone(), *instance)),
+            _ => None,
+        })
+        .collect();
+    let meta_lives = meta_lives(found);
+    if survivors.is_empty() {
+        meta_lives.clone()?;
+    }
+    let claims = fates.iter().filter_map(|(group, fate)| Some((*group, fate.claims()?.clone()))).collect();
+    let (decision, mut after) = if meta_lives.is_err() {
+        let (moved, lost) = reclaim(state, &claims);
+        let lost = lost_ranges(found, lost);
+        let command =
+            Command::Succeed { epoch: state.view.epoch, survivors: survivors.clone(), moved, lost };
+        let mut after = state.clone();
+        // What it comes to is what the operator is told.
+        let _ = after.apply(command.clone());
+        (Decision::Tell(Box::new(command)), after)
+    } else {
+        let after = rebuilt(found, &fates, &claims, drawn);
+        (Decision::Found(Box::new(after.clone())), after)
+    };
+    let given_up = given_up(found, &fates);
+    let mut nodes: Vec<&Address> = given_up.iter().map(|(node, _)| node).collect();
+    nodes.dedup();
+    after.version = 0;
+    let answer = json!({
+        "cluster-id": state.cluster,
+        "epoch": after.view.epoch,
+        "given-up": nodes,
+        "lost-shards": lost_shards(state, &fates, &after),
+    });
+    let answer = describe(answer, state, &fates);
+    Ok(Recovery { decision, answer, given_up })
+}
+
+/// The ids of the shards of which nothing is left, those too that only say which ranges nobody has.
+fn lost_shards(before: &MetaState, fates: &BTreeMap<u64, Fate>, after: &MetaState) -> Vec<String> {
+    let is_lost = |index: usize, shard: &Shard| {
+        let owns = after.view.ranges(index).next().is_some();
+        let is_new = before.index_of(shard.group).is_none() && !after.successors.contains_key(&shard.group);
+        owns && (is_new || fates.get(&shard.group) == Some(&Fate::Lost))
+    };
+    let shards = after.view.shards.iter().enumerate();
+    shards.filter(|(index, shard)| is_lost(*index, shard)).map(|(_, shard)| shard.id.to_string()).collect()
+}
+
+/// Says which shards go on from one replica, and what of them may be lost.
+fn describe(mut answer: Value, state: &MetaState, fates: &BTreeMap<u64, Fate>) -> Value {
+    let rows: Vec<Value> = state
+        .view
+        .shards
+        .iter()
+        .filter_map(|shard| match fates.get(&shard.group) {
+            Some(Fate::GoesOn { kept, replica, missing, .. }) => Some(json!({
+                "shard-id": shard.id.to_string(),
+                "goes-on-from": kept,
+                "missing": missing,
+                "log-index": replica.last.1,
+                "committed-index": replica.committed,
+                "may-be-lost": "what was acknowledged by the missing replicas and never reached this one",
+            })),
+            _ => None,
+        })
+        .collect();
+    if !rows.is_empty() {
+        answer["recovered-shards"] = rows.into();
+    }
+    answer
+}
+
+/// How the group of a shard stands, by all that is left of it, wherever that is.
+fn fate(found: &Found, shard: &Shard) -> Fate {
+    let of_group = |survivor: &Survivor| -> Vec<(Address, Standing)> {
+        let held = survivor.held.iter().filter(|one| one.group == shard.group && one.holds_something());
+        held.map(|one| (survivor.node.clone(), one.clone())).collect()
+    };
+    let standings: Vec<(Address, Standing)> = found.survivors.iter().flat_map(of_group).collect();
+    let version = |one: &&(Address, Standing)| one.1.claims.version;
+    let alone = standings.iter().filter(|(_, one)| one.replica.is_none()).max_by_key(version);
+    let logged = standings.iter().filter_map(|(node, one)| Some((node, one, one.replica.as_ref()?)));
+    let newest = logged.clone().max_by_key(|(_, _, replica)| replica.last);
+    // A node that keeps the shard alone does so since its log has ended; replicas that were not told of it may be left.
+    if let Some(alone) = alone.filter(|alone| newest.is_none_or(|(_, one, _)| one.claims.version <= version(alone))) {
+        let members = Members { nodes: vec![alone.0.clone()], start: Some(alone.1.instance) };
+        return Fate::Lives { members, claims: alone.1.claims.clone() };
+    }
+    let Some((kept, standing, replica)) = newest else { return Fate::Lost };
+    let is_there = |id: u64| logged.clone().any(|(_, _, one)| one.id == id);
+    let (living, missing): (Vec<_>, Vec<_>) = replica.voters.iter().partition(|(id, _)| is_there(*id));
+    let claims = standing.claims.clone();
+    let nodes = |voters: &[&(u64, Address)]| voters.iter().map(|(_, node)| node.clone()).collect();
+    if 2 * living.len() > replica.voters.len() {
+        let all: Vec<_> = replica.voters.iter().collect();
+        return Fate::Lives { members: Members { nodes: nodes(&all), start: None }, claims };
+    }
+    Fate::GoesOn {
+        kept: kept.clone(),
+        instance: standing.instance,
+        replica: replica.clone(),
+        missing: nodes(&missing),
+        claims,
+    }
+}
+
+/// The voters of the meta group that live must be too few to agree on anything.
+fn meta_lives(found: &Found) -> Result<(), Error> {
+    let seats = found.survivors.iter().filter_map(|one| Some((&one.node, one.seat.as_ref()?)));
+    let seats: Vec<_> = seats.filter(|(_, (group, _))| *group == found.newest.group).collect();
+    // Whoever sits in it knows who votes. Where nobody does, nobody is left who could agree.
+    for (_, (_, voters)) in &seats {
+        let living = voters.iter().filter(|voter| seats.iter().any(|(node, _)| node == voter)).count();
+        if 2 * living > voters.len() {
+            return Err(Error::Conflict(format!(
+                "{living} of {} voters of the meta group live and can agree: use a view change with accept-loss",
+                voters.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The nodes of the cluster that do not answer, and those that were started again and held a shard alone.
+fn given_up(found: &Found, fates: &BTreeMap<u64, Fate>) -> Vec<(Address, Option<u64>)> {
+    let state = &found.newest;
+    let mut given_up: Vec<(Address, Option<u64>)> = Vec::new();
+    let silent = found.silent.iter().filter(|node| state.nodes().contains(node));
+    given_up.extend(silent.map(|node| (node.clone(), None)));
+    for shard in state.view.shards.iter().filter(|shard| fates.get(&shard.group) == Some(&Fate::Lost)) {
+        if let [only] = &state.replicas_of(shard.group)[..]
+            && let Some(start) = state.holder(shard.group, only)
+            && !given_up.iter().any(|(node, _)| node == *only)
+        {
+            given_up.push(((*only).clone(), Some(start)));
+        }
+    }
+    given_up
+}
+
+/// The state with which the meta group is founded anew.
+fn rebuilt(
+    found: &Found,
+    fates: &BTreeMap<u64, Fate>,
+    claims: &BTreeMap<u64, Claims>,
+    drawn: &Drawn,
+) -> MetaState {
+    let mut state = found.newest.clone();
+    let (moved, lost) = reclaim(&state, claims);
+    let known = found.survivors.iter().flat_map(|one| &one.held).map(|one| one.group).max().unwrap_or(0);
+    state.view.next_group = state.view.next_group.max(known + 1) + GROUP_STEP;
+    let end = End::Failed("the meta group was lost, and recovered by the operator".to_owned());
+    match state.change.as_ref().map(|change| change.id) {
+        Some(id) => {
+            state.take_over(&moved);
+            let members = fates.iter().filter_map(|(group, fate)| Some((*group, fate.members()?))).collect();
+            state.end_unfinished(id, end, &members).expect("it runs");
+        }
+        None => {
+            state.take_over(&moved);
+            state.note_end(drawn.change, state.nodes(), end);
+        }
+    }
+    for (group, fate) in fates {
+        match fate {
+            Fate::GoesOn { kept, instance, .. } => state.succeed(*group, kept.clone(), *instance),
+            Fate::Lost => {
+                if let Some(holders) = state.holders.get_mut(group) {
+                    holders.values_mut().for_each(|start| *start = NOBODY);
+                }
+            }
+            Fate::Lives { .. } => {}
+        }
+    }
+    if let Some(lost) = lost_ranges(found, lost) {
+        state.give_up_ranges(&lost);
+    }
+    state.group = drawn.group;
+    state.version += VERSION_STEP + u64::from(drawn.version);
+    state.view.epoch += EPOCH_STEP;
+    state
+}
+
+/// Ranges that nobody has are named for a node that may have had them.
+fn lost_ranges(found: &Found, ranges: Vec<HashRange>) -> Option<LostRanges> {
+    let node = found.silent.first().or(found.newest.view.nodes().next())?.clone();
+    (!ranges.is_empty()).then_some(LostRanges { ranges, node })
+}
+
+/// Which ranges have gone over to other groups than the newest state says, and which nobody has any more.
+///
+/// A shard acts by what it has learned from its log, which may be newer than what any survivor knows by itself. So where a shard
+/// knows more than the state, it is believed; and what a shard neither owns nor has received is looked for at all others.
+fn reclaim(
+    state: &MetaState,
+    claims: &BTreeMap<u64, Claims>,
+) -> (Vec<(HashRange, u64)>, Vec<HashRange>) {
+    let mut view = state.view.clone();
+    let mut newer: Vec<_> = claims.iter().filter(|(_, claim)| claim.version > state.version).collect();
+    newer.sort_by_key(|(_, claim)| claim.version);
+    let mut moved = Vec::new();
+    for (group, claim) in newer {
+        let Some(index) = state.index_of(*group) else { continue };
+        for range in &claim.owned {
+            if !cover(&view.ranges(index).collect::<Vec<_>>(), range) {
+                view.ownership.assign(range, index);
+                moved.push((range.clone(), *group));
+            }
+        }
+    }
+    let mut lost = Vec::new();
+    for (index, shard) in view.shards.clone().iter().enumerate() {
+        // One of which nothing is left is lost as it is.
+        let Some(own) = claims.get(&shard.group) else { continue };
+        let has: Vec<HashRange> = own.owned.iter().chain(&own.prepared).cloned().collect();
+        let mut missing = subtract_all(view.ranges(index).collect(), &has);
+        let others = || claims.iter().filter(|(group, _)| **group != shard.group);
+        let owned = others().flat_map(|(group, claim)| claim.owned.iter().map(move |range| (range, *group)));
+        let ready = others().flat_map(|(group, claim)| claim.prepared.iter().map(move |range| (range, *group)));
+        for (range, group) in owned.chain(ready).filter(|(_, group)| state.index_of(*group).is_some()) {
+            let found: Vec<_> = missing.iter().filter_map(|part| intersection(part, range)).collect();
+            missing = subtract_all(missing, &found);
+            moved.extend(found.into_iter().map(|part| (part, group)));
+        }
+        lost.extend(missing);
+    }
+    (moved, lost)
+}

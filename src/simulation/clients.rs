@@ -1,0 +1,180 @@
+//! Clients that put, get and delete through any node, several at once the same key, and ask again under the same request id where they do
+//! not learn what came of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::oracle::number_in;
+use super::tasks::{at, pause, pause_for};
+use super::world::World;
+use crate::clock::{Deadline, now};
+use crate::error::{Applied, Error};
+use crate::model::shard::{Operation, RequestId, WriteOutcome};
+use crate::node::group_ops::Told;
+use crate::node::keys::{Outcome, Request as Asking};
+use crate::node::state::Node;
+use crate::wire::KeyResult;
+
+/// A node has so much time to do what a client asks.
+const REQUEST: Duration = Duration::from_millis(2_500);
+/// A client waits a little longer, in steps.
+const PATIENCE: u64 = 300;
+/// A client asks again so often.
+const ATTEMPTS: u64 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Get,
+    Put(u64),
+    Delete,
+}
+
+#[derive(Debug, Clone)]
+struct Request {
+    key: Rc<[u8]>,
+    kind: Kind,
+    id: RequestId,
+    /// What was done is remembered by the id wherever it is done.
+    is_named: bool,
+}
+
+/// What came of a request that was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Read(Option<u64>),
+    Written(WriteOutcome),
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done(Answer),
+    NotDone,
+    Unknown,
+}
+
+/// One client.
+pub(super) async fn use_keys(world: Shared) {
+    while world.harm.get() {
+        pause_for(world.draw(1..30)).await;
+        world.busy.set(world.busy.get() + 1);
+        use_key(&world).await;
+        world.busy.set(world.busy.get() - 1);
+    }
+}
+
+async fn use_key(world: &Shared) {
+    let key: Rc<[u8]> = world.keys[world.draw(0..world.keys.len())].as_slice().into();
+    let number = world.number();
+    let kind = [Kind::Get, Kind::Get, Kind::Put(number), Kind::Put(number), Kind::Delete][world.draw(0..5)];
+    let is_named = world.chance(60);
+    let request = Request { key: Rc::clone(&key), kind, id: RequestId::from(number), is_named };
+    let began = world.oracle.borrow().floor(&key);
+    let mut end = End::NotDone;
+    for attempt in 1.. {
+        let place = world.draw(0..world.nodes.len());
+        let Some(node) = world.serving(place) else { break };
+        let asked = Arc::clone(&node);
+        let got = at(world, place, PATIENCE, run(Rc::clone(world), asked, request.clone())).await;
+        if !world.is_ours(&node) {
+            // It has become a cluster of its own meanwhile, cut off from the other.
+            break;
+        }
+        match (got, end) {
+            (Some(End::Done(answer)), _) => end = End::Done(answer),
+            (Some(End::NotDone), before) => end = before,
+            _ => end = End::Unknown,
+        }
+        let is_over = matches!(end, End::Done(_)) || attempt == ATTEMPTS;
+        if is_over || (!is_named && end == End::Unknown) || world.chance(10) {
+            break;
+        }
+        world.count(|tally| tally.retried += 1);
+    }
+    note(world, &request, end, began);
+}
+
+impl World {
+    /// A node, if it serves the cluster, or will: one that is a cluster of its own is another matter to a client.
+    fn serving(&self, place: usize) -> Option<Arc<Node>> {
+        self.newest()?;
+        self.nodes[place].node().filter(|node| self.is_ours(node))
+    }
+}
+
+/// Compares the end of a request with what the oracle knows.
+fn note(world: &Shared, request: &Request, end: End, began: usize) {
+    world.trace(format!("{request:?} {end:?}"));
+    let mut oracle = world.oracle.borrow_mut();
+    let verdict = match (request.kind, end) {
+        (Kind::Get, End::Done(Answer::Read(got))) => oracle.read(&request.key, got, began),
+        (Kind::Get, End::NotDone | End::Unknown) | (_, End::Unknown) => Ok(()),
+        (_, End::Done(Answer::Written(outcome))) => oracle.acknowledged(request.id, outcome, began),
+        (_, End::NotDone) => oracle.refused(request.id),
+        other => Err(format!("a request came to {other:?}")),
+    };
+    drop(oracle);
+    world.judge(verdict.map_err(|fault| format!("{request:?}: {fault}")));
+    world.count(|tally| match (request.kind, end) {
+        (_, End::Unknown) => tally.unknown += 1,
+        (_, End::NotDone) => tally.refused += 1,
+        (Kind::Get, _) => tally.reads += 1,
+        _ => tally.writes += 1,
+    });
+}
+
+/// What a node does with a request: it asks the log of its own shard first, as the server does, or leaves all of it to the node.
+async fn run(world: Shared, node: Arc<Node>, request: Request) -> End {
+    let deadline = Deadline::after(now(), REQUEST);
+    let text = match request.kind {
+        Kind::Put(value) => value.to_string().into_bytes(),
+        Kind::Get | Kind::Delete => Vec::new(),
+    };
+    let operation = match request.kind {
+        Kind::Get => Operation::Get,
+        Kind::Put(_) => Operation::Put(&text),
+        Kind::Delete => Operation::Delete,
+    };
+    // A node draws an id where the client has not named one; ours are known to the oracle either way.
+    let id = Some(request.id);
+    let mut told = None;
+    if world.chance(50)
+        && let Some(asking) = node.asking(&request.key, operation, (request.id, None), deadline)
+    {
+        let slot = Arc::new(parking_lot::Mutex::new(None::<Told>));
+        let answer = Arc::clone(&slot);
+        node.ask_and(asking, move |heard| *answer.lock() = Some(heard));
+        while slot.lock().is_none() {
+            pause().await;
+        }
+        told = slot.lock().take().filter(|told| !told.is_elsewhere());
+    }
+    let asking = Asking::new(&request.key, operation, id, deadline).named(request.is_named);
+    match node.run(asking, told).await {
+        Ok(outcome) => End::Done(answer_of(request.kind, &outcome)),
+        Err(error) => not_done(&error),
+    }
+}
+
+fn not_done(error: &Error) -> End {
+    match error.applied() {
+        Applied::No => End::NotDone,
+        _ => End::Unknown,
+    }
+}
+
+fn answer_of(kind: Kind, outcome: &Outcome) -> Answer {
+    match outcome.result {
+        KeyResult::Found => {
+            Answer::Read(outcome.value.as_ref().map(|value| number_in(value.as_bytes())))
+        }
+        KeyResult::Absent if kind == Kind::Get => Answer::Read(None),
+        KeyResult::Absent => Answer::Written(WriteOutcome::Absent),
+        KeyResult::Added => Answer::Written(WriteOutcome::Added),
+        KeyResult::Updated => Answer::Written(WriteOutcome::Updated),
+        KeyResult::Deleted => Answer::Written(WriteOutcome::Deleted),
+        other => unreachable!("a node does not answer a client by {other:?}"),
+    }
+}

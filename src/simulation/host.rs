@@ -1,0 +1,307 @@
+//! The host of a simulated node: waiting lets others go on, and other nodes are reached by the simulated network.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Shared;
+use super::oracle::Event;
+use super::process::Process;
+use super::tasks::{pause, pause_for};
+use super::watch::{WatchedMeta, WatchedShard, post};
+use super::world::{Packet, STEP, here, place_of};
+use crate::clock::{Deadline, now};
+use crate::consensus::StateMachine;
+use crate::error::{Applied, Error};
+use crate::model::address::Address;
+use crate::model::meta::MetaState;
+use crate::model::shard::{Done, Operation, RequestId, Shard, WriteOutcome};
+use crate::node::ask::OrderError;
+use crate::node::forwarded::{NotMeant, NotServed};
+use crate::node::host::{Awaited, Host, Machine, Pending};
+use crate::node::keys::{KeyReply, Outcome, Request};
+use crate::node::post as greetings;
+use crate::node::state::Node;
+use crate::peers::client::{NoAnswer, NoAnswerKind};
+use crate::reshard::orders::Office;
+use crate::reshard::pieces;
+use crate::wire::pairs::Parcel;
+use crate::wire::{Addressed, Hello, Order, Transfer};
+
+/// A connection that is not made within so many steps is not made.
+const CONNECTING: u64 = 100;
+/// A node from which nothing comes for so many steps, and that does not answer to whether it is there, counts as down.
+const SILENCE: u64 = 130;
+/// Questions and news have so much time.
+const QUESTION: Duration = Duration::from_millis(500);
+const NEWS: Duration = Duration::from_secs(3);
+
+/// The host of the node at a place.
+pub(super) struct Simulated {
+    pub(super) place: usize,
+}
+
+impl Host for Simulated {
+    fn wait<'a>(&'a self, awaited: &'a dyn Awaited, deadline: Deadline) -> Pending<'a, ()> {
+        Box::pin(async move {
+            pause().await;
+            let is_over = || awaited.is_there() || deadline.is_over();
+            poll_fn(|_| if is_over() { Poll::Ready(()) } else { Poll::Pending }).await;
+        })
+    }
+
+    fn hello<'a>(&'a self, node: &'a Node, of: &'a Address) -> Pending<'a, Result<Hello, NoAnswer>> {
+        let work = |office: Rc<Office>| async move { office.node.hello(None) };
+        Box::pin(self.ask(node, of, Deadline::after(now(), QUESTION), work))
+    }
+
+    fn order<'a>(
+        &'a self,
+        node: &'a Node,
+        (to, addressed): (&'a Address, &'a Addressed),
+        order: &'a Order,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<Value, OrderError>> {
+        let (addressed, order) = (addressed.clone(), order.clone());
+        Box::pin(async move {
+            let work = |office: Rc<Office>| async move { office.obey_sender(Some(&addressed), &order).await };
+            let answer = self.exchange(node, to, deadline, work).await;
+            answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(to))
+        })
+    }
+
+    fn transfer<'a>(
+        &'a self,
+        node: &'a Node,
+        (from, addressed): (&'a Address, &'a Addressed),
+        transfer: &'a Transfer,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<Parcel, OrderError>> {
+        let (addressed, transfer) = (addressed.clone(), transfer.clone());
+        Box::pin(async move {
+            let work = |office: Rc<Office>| async move {
+                pieces::give_sender(&office.node, Some(&addressed), &transfer).await
+            };
+            let answer = self.exchange(node, from, deadline, work).await;
+            answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(from))
+        })
+    }
+
+    fn tell<'a>(
+        &'a self,
+        node: &'a Node,
+        to: &'a Address,
+        state: &'a Arc<MetaState>,
+    ) -> Pending<'a, Result<Vec<u64>, String>> {
+        let state = Arc::clone(state);
+        Box::pin(async move {
+            let work = |office: Rc<Office>| async move { office.node.take_news(&state).await };
+            let answer = self.ask(node, to, Deadline::after(now(), NEWS), work).await;
+            answer.map_err(|error| error.reason).flatten()
+        })
+    }
+
+    fn key<'a>(
+        &'a self,
+        node: &'a Node,
+        (to, addressed): (&'a Address, &'a Addressed),
+        request: &'a Request<'a>,
+    ) -> Pending<'a, Result<KeyReply, NoAnswer>> {
+        let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id);
+        let (deadline, is_read) = (request.deadline, request.operation == Operation::Get);
+        let value = if let Operation::Put(value) = request.operation { Some(value.to_vec()) } else { None };
+        Box::pin(async move {
+            let work = move |office: Rc<Office>| async move {
+                let operation = match &value {
+                    _ if is_read => Operation::Get,
+                    Some(value) => Operation::Put(value),
+                    None => Operation::Delete,
+                };
+                serve(&office.node, &addressed, &key, operation, id, deadline).await
+            };
+            self.exchange(node, to, deadline, work).await
+        })
+    }
+
+    fn greet(&self, node: &Arc<Node>, to: &Address) {
+        let (node, to) = (Arc::clone(node), to.clone());
+        // One greeting at a time goes to each node, as each has one thread for them.
+        if here().nodes[self.place].begin_greeting(&to) {
+            let world = here();
+            let place = self.place;
+            world.clone().spawn_at(place, async move {
+                greetings::greet(&node, &to).await;
+                world.nodes[place].end_greeting(&to);
+            });
+        }
+    }
+
+    fn machine(&self, machine: Box<dyn StateMachine>, of: Machine<'_>) -> Box<dyn StateMachine> {
+        let world = here();
+        let told = &world.nodes[self.place].told;
+        match of {
+            Machine::Meta(group) => Box::new(WatchedMeta::new(machine, group, told)),
+            Machine::Shard(shard) => Box::new(WatchedShard::new(machine, shard, told)),
+        }
+    }
+
+    fn done(&self, shard: &Shard, key: &[u8], operation: Operation, request: RequestId, done: &Done) {
+        let world = here();
+        world.touched.set(true);
+        if world.nodes[self.place].node().is_none_or(|node| !world.is_ours(&node)) {
+            return;
+        }
+        let value = match operation {
+            Operation::Get => return,
+            Operation::Put(value) => Some(value.to_vec()),
+            Operation::Delete => None,
+        };
+        let write = (key.to_vec(), value, request, WriteOutcome::from(done));
+        let event = Event::Alone { write, post: post(shard, key) };
+        let verdict = world.oracle.borrow_mut().judge(event);
+        world.judge(verdict);
+    }
+}
+
+impl Simulated {
+    /// As the program's: a node that is known to be down is not asked.
+    async fn exchange<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        node: &Node,
+        to: &Address,
+        deadline: Deadline,
+        work: impl FnOnce(Rc<Office>) -> F + 'static,
+    ) -> Result<T, NoAnswer> {
+        if node.peers.at(to).is_down() {
+            pause().await;
+            return Err(no_answer(NoAnswerKind::NotSent, "is down"));
+        }
+        self.ask(node, to, deadline, work).await
+    }
+
+    async fn ask<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        node: &Node,
+        to: &Address,
+        deadline: Deadline,
+        work: impl FnOnce(Rc<Office>) -> F + 'static,
+    ) -> Result<T, NoAnswer> {
+        let answer = self.call(place_of(to), deadline, work).await;
+        node.peers.at(to).note(answer.as_ref().err());
+        answer
+    }
+
+    /// Has something done at a node, by a message there and one back.
+    async fn call<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        to: usize,
+        deadline: Deadline,
+        work: impl FnOnce(Rc<Office>) -> F + 'static,
+    ) -> Result<T, NoAnswer> {
+        let (world, from) = (here(), self.place);
+        let life = world.nodes[to].life.get();
+        if life == 0 {
+            pause().await;
+            return Err(no_answer(NoAnswerKind::NotSent, "nobody listens there"));
+        }
+        if world.network.borrow().cut.contains(&(from, to)) || world.network.borrow().cut.contains(&(to, from)) {
+            let left = u64::try_from(deadline.left().as_millis() / STEP.as_millis()).unwrap_or(u64::MAX);
+            pause_for(CONNECTING.min(left)).await;
+            let kind = if left < CONNECTING { NoAnswerKind::NoTime } else { NoAnswerKind::NotSent };
+            return Err(no_answer(kind, "not connected in time"));
+        }
+        let answer = Rc::new(RefCell::new(None));
+        let (slot, work) = (Rc::clone(&answer), RefCell::new(Some(work)));
+        let there = Rc::clone(&world);
+        let arrive = move || {
+            let (Some(work), Some(office)) = (work.take(), there.nodes[to].office()) else { return };
+            let (world, slot, work) = (Rc::clone(&there), Rc::clone(&slot), work(office));
+            there.spawn_at(to, async move {
+                let done = RefCell::new(Some(work.await));
+                let back = move || {
+                    if let Some(done) = done.take() {
+                        slot.borrow_mut().get_or_insert(done);
+                    }
+                };
+                world.send_once(to, from, Packet::Call(Rc::new(back)));
+            });
+        };
+        world.send_once(from, to, Packet::Call(Rc::new(arrive)));
+        await_answer(&world, (from, to, life), deadline, || answer.borrow_mut().take()).await
+    }
+}
+
+async fn await_answer<T>(
+    world: &Shared,
+    (from, to, life): (usize, usize, u64),
+    deadline: Deadline,
+    mut look: impl FnMut() -> Option<T>,
+) -> Result<T, NoAnswer> {
+    let since = world.now.get();
+    loop {
+        pause().await;
+        if let Some(answer) = look() {
+            return Ok(answer);
+        }
+        if world.nodes[to].life.get() != life {
+            return Err(no_answer(NoAnswerKind::Broken, "the connection broke"));
+        }
+        if deadline.is_over() {
+            return Err(no_answer(NoAnswerKind::Late, "too late"));
+        }
+        let is_cut = world.network.borrow().cut.contains(&(from, to));
+        let is_silent = is_cut || world.nodes[to].is_paused(world.now.get());
+        if world.now.get() - since >= SILENCE && is_silent {
+            return Err(no_answer(NoAnswerKind::Silent, "silent"));
+        }
+    }
+}
+
+fn no_answer(kind: NoAnswerKind, reason: &str) -> NoAnswer {
+    NoAnswer { kind, reason: reason.to_owned() }
+}
+
+/// What a node answers that another one passes an operation on to.
+async fn serve(
+    node: &Node,
+    addressed: &Addressed,
+    key: &[u8],
+    operation: Operation<'_>,
+    request: RequestId,
+    deadline: Deadline,
+) -> KeyReply {
+    let standing = match node.check_addressed(Some(addressed)) {
+        Ok(standing) => standing,
+        Err(NotMeant::Gone(_)) => return KeyReply::Gone,
+        Err(NotMeant::NotYet(_)) => return KeyReply::Again,
+        Err(NotMeant::Unclear(reason)) => {
+            return KeyReply::Refused(Error::Unavailable { reason, applied: Applied::No });
+        }
+    };
+    let request = (operation != Operation::Get).then_some(request);
+    let done = node.run_forwarded(&standing, key, operation, (addressed.epoch, request), None, deadline).await;
+    match done {
+        Ok(Outcome { result, value, .. }) => {
+            let bytes = value.map(|value| value.as_bytes().to_vec()).unwrap_or_default();
+            KeyReply::Done { result, value: (bytes, None), age: None }
+        }
+        Err(NotServed::Again) => KeyReply::Again,
+        Err(NotServed::NotLeader(leader, reason)) => KeyReply::NotLeader(leader, reason),
+        Err(NotServed::Failed(error)) => KeyReply::Refused(error),
+    }
+}
+
+impl Process {
+    fn begin_greeting(&self, to: &Address) -> bool {
+        self.greeting.borrow_mut().insert(to.clone())
+    }
+
+    fn end_greeting(&self, to: &Address) {
+        self.greeting.borrow_mut().remove(to);
+    }
+}

@@ -1,0 +1,285 @@
+//! The process of a node: what it has in its memory, how it is started, and what its threads do.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::host::Simulated;
+use super::tasks::{pause, pause_for};
+use super::watch::Told;
+use super::world::{Packet, STEP, World, address, place_of};
+use crate::config::Settings;
+use crate::consensus::{Envelope, Status};
+use crate::model::address::Address;
+use crate::model::binary::Reader;
+use crate::model::meta::MetaState;
+use crate::model::shard::Shard;
+use crate::node::greeter::{self, Greeter};
+use crate::node::raft::{Post, Raft};
+use crate::node::state::Node;
+use crate::reshard::leave::leave;
+use crate::reshard::orders::Office;
+use crate::reshard::{Coordinator, Keeper};
+
+/// Envelopes that a round of the raft thread has sent.
+type Outbox = Arc<Mutex<Vec<(Address, Envelope)>>>;
+
+/// What a node is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The first view, as at the beginning: those outside of it are passive.
+    FirstView,
+    /// The nodes that the view has at the moment.
+    View(String, usize),
+    /// No view: a node alone.
+    Nothing,
+}
+
+#[derive(Default)]
+pub(super) struct Process {
+    /// The id of this start of the node; 0 while it does not run.
+    pub(super) life: Cell<u64>,
+    pub(super) paused_until: Cell<u64>,
+    /// It is about to stop, and takes leave of all groups before.
+    pub(super) is_leaving: Cell<bool>,
+    pub(super) back_at: Cell<u64>,
+    /// What it is started with the next time, where it is not the first view.
+    pub(super) next: RefCell<Option<Start>>,
+    /// How far its wall clock is ahead.
+    pub(super) wall: Cell<Duration>,
+    pub(super) inbox: RefCell<Vec<Packet>>,
+    /// The nodes that are being greeted.
+    pub(super) greeting: RefCell<BTreeSet<Address>>,
+    /// What its replicas have done and the oracle has not judged yet.
+    pub(super) told: Told,
+    office: RefCell<Option<Rc<Office>>>,
+    raft: RefCell<Option<Raft>>,
+    outbox: Outbox,
+}
+
+impl Process {
+    pub(super) fn is_paused(&self, now: u64) -> bool {
+        self.paused_until.get() > now
+    }
+
+    /// Whether it runs and is not about to stop.
+    pub(super) fn stays(&self) -> bool {
+        self.life.get() != 0 && !self.is_leaving.get()
+    }
+
+    /// The replicas of its groups, if it runs.
+    fn raft(&self) -> Option<RefMut<'_, Raft>> {
+        RefMut::filter_map(self.raft.borrow_mut(), Option::as_mut).ok()
+    }
+
+    pub(super) fn office(&self) -> Option<Rc<Office>> {
+        self.office.borrow().clone()
+    }
+
+    pub(super) fn node(&self) -> Option<Arc<Node>> {
+        self.office().map(|office| Arc::clone(&office.node))
+    }
+
+    /// Where its replica of a group stands at this moment.
+    pub(super) fn status(&self, group: u64) -> Option<Status> {
+        self.raft()?.driver().status(group)
+    }
+
+    /// The groups of which it has replicas.
+    pub(super) fn groups(&self) -> Vec<u64> {
+        self.raft().map_or_else(Vec::new, |mut raft| raft.driver().groups().collect())
+    }
+
+    /// The term in which its replica of a group leads.
+    pub(super) fn leads_in(&self, group: u64) -> Option<u64> {
+        self.raft()?.driver().leads_in(group)
+    }
+
+    /// Whether the log of its replica holds a change of members that it has not applied.
+    pub(super) fn has_pending_change(&self, group: u64) -> bool {
+        self.raft().is_some_and(|mut raft| raft.driver().has_pending_change(group))
+    }
+
+    /// Its replicas hand over what they lead, or are told that a replica is not reached.
+    pub(super) fn hand_over(&self) -> usize {
+        let groups = self.groups();
+        let Some(mut raft) = self.raft() else { return 0 };
+        groups.into_iter().filter(|group| raft.driver().hand_over(*group, None)).count()
+    }
+
+    /// The shards that it holds.
+    pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
+        let Some(node) = self.node() else { return Vec::new() };
+        let standing = node.standing();
+        standing.serving().map_or_else(|_| Vec::new(), |serving| {
+            serving.own.iter().map(|(_, shard)| Arc::clone(shard)).collect()
+        })
+    }
+
+    pub(super) fn shard(&self, group: u64) -> Option<Arc<Shard>> {
+        self.shards().into_iter().find(|shard| shard.group() == group)
+    }
+
+    /// The newest state that it has learned.
+    pub(super) fn state(&self) -> Option<Arc<MetaState>> {
+        self.node()?.state()
+    }
+
+    pub(super) fn end(&self) {
+        self.life.set(0);
+        self.inbox.borrow_mut().clear();
+        self.greeting.borrow_mut().clear();
+        let (office, raft) = (self.office.take(), self.raft.take());
+        drop((office, raft));
+        self.told.lock().clear();
+        self.outbox.lock().clear();
+    }
+}
+
+struct Sent(Outbox);
+
+impl Post for Sent {
+    fn send(&self, to: &Address, envelope: Envelope) {
+        self.0.lock().push((to.clone(), envelope));
+    }
+}
+
+/// What the view was at the beginning.
+fn first_view(world: &World) -> String {
+    let nodes: Vec<String> = (0..world.first.0).map(|place| address(place).to_string()).collect();
+    nodes.join(",")
+}
+
+/// Starts a node, with an empty memory.
+pub(super) fn start(world: &Shared, place: usize) {
+    let process = &world.nodes[place];
+    let start = process.next.take().unwrap_or(Start::FirstView);
+    let (view, factor) = match start {
+        Start::FirstView => (Some(first_view(world)), world.first.1),
+        Start::View(list, factor) => (Some(list), factor),
+        Start::Nothing => (None, 1),
+    };
+    let settings = Settings {
+        address: Some(address(place).to_string()),
+        view,
+        repl_factor: Some(factor.to_string()),
+        ..Settings::default()
+    };
+    let config = settings.check().expect("settings that a node may be started with");
+    let (node, inbox) = Node::new(&config, Arc::new(Simulated { place }));
+    let node = Arc::new(node);
+    process.life.set(node.instance);
+    process.is_leaving.set(false);
+    let learner = Arc::clone(&node);
+    let publish = Box::new(move || learner.publish());
+    let raft = inbox.into_raft(world.settings(), Box::new(Sent(Arc::clone(&process.outbox))), publish);
+    let office = Rc::new(Office::new(Arc::clone(&node), Arc::default()));
+    *process.office.borrow_mut() = Some(Rc::clone(&office));
+    *process.raft.borrow_mut() = Some(raft);
+    greeter::begin(&node);
+    world.spawn_at(place, greet(Rc::clone(world), Greeter::new(&node)));
+    world.spawn_at(place, keep(Keeper::new(&office)));
+    world.spawn_at(place, coordinate(Coordinator::new(&office)));
+}
+
+async fn greet(world: Shared, mut greeter: Greeter) {
+    let steps = u64::try_from(greeter::ROUND.as_millis() / STEP.as_millis()).expect("a short round");
+    loop {
+        greeter.round().await;
+        pause_for(steps + world.draw(0..3)).await;
+    }
+}
+
+async fn keep(mut keeper: Keeper) {
+    loop {
+        let rest = keeper.round().await;
+        keeper.rest(rest).await;
+        pause().await;
+    }
+}
+
+async fn coordinate(mut coordinator: Coordinator) {
+    loop {
+        coordinator.round().await;
+        pause().await;
+    }
+}
+
+/// The node is told to stop: it takes leave of its groups and ends.
+pub(super) fn stop(world: &Shared, place: usize) {
+    let process = &world.nodes[place];
+    let Some(office) = process.office() else { return };
+    if process.is_leaving.replace(true) {
+        return;
+    }
+    world.count(|tally| tally.stops += 1);
+    let there = Rc::clone(world);
+    world.spawn_at(place, async move {
+        leave(&office).await;
+        kill(&there, place);
+        pause().await;
+    });
+}
+
+/// The node forgets everything. Who waited there never learns what became of it.
+pub(super) fn kill(world: &World, place: usize) {
+    let process = &world.nodes[place];
+    log::debug!("step {}: node {place} loses its memory", world.now.get());
+    process.end();
+    process.back_at.set(world.now.get() + world.draw(10..300));
+    world.touched.set(true);
+}
+
+/// One round of a node's thread that drives its groups, with what has arrived.
+pub(super) fn turn(world: &Shared, place: usize, ticks: bool) {
+    let process = &world.nodes[place];
+    let Some(node) = process.node() else { return };
+    for packet in process.inbox.take() {
+        match packet {
+            Packet::Call(call) => call(),
+            Packet::Envelope(from, bytes) => {
+                let envelope = Envelope::decode(&mut Reader::new(&bytes)).expect("what was sent can be read");
+                node.groups.receive(address(from), vec![envelope]);
+            }
+        }
+    }
+    if !ticks && !node.groups.has_input() {
+        return;
+    }
+    let leads: Vec<_> = {
+        let Some(mut raft) = process.raft() else { return };
+        raft.turn(ticks);
+        let driver = raft.driver();
+        let leads = |group: u64| Some((group, driver.leads_in(group)?, driver.status(group)?.replica));
+        driver.groups().filter_map(leads).collect()
+    };
+    let events = std::mem::take(&mut *process.told.lock());
+    let envelopes = std::mem::take(&mut *process.outbox.lock());
+    if !events.is_empty() {
+        world.touched.set(true);
+    }
+    for event in events {
+        let verdict = world.oracle.borrow_mut().judge(event);
+        world.judge(verdict);
+    }
+    for (group, term, replica) in leads {
+        let verdict = world.oracle.borrow_mut().leader(group, term, replica);
+        world.judge(verdict);
+    }
+    for (to, envelope) in envelopes {
+        let to = place_of(&to);
+        if world.nodes[to].life.get() == 0 {
+            node.groups.unreachable(envelope.group, envelope.to);
+            continue;
+        }
+        let mut bytes = Vec::new();
+        envelope.encode(&mut bytes);
+        world.trace(&bytes);
+        world.send(place, to, Packet::Envelope(place, bytes.into()));
+    }
+}

@@ -1,0 +1,44 @@
+#![allow(clippy::disallowed_methods, reason = "the number of seeds is given to a test by the environment")]
+
+use super::*;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// `SIMULATION_SEED=7` runs that one, `SIMULATION_SEEDS=1000` so many, from `SIMULATION_FROM` on.
+#[test]
+fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
+    let from = number("SIMULATION_FROM").unwrap_or(0);
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => from..from + number("SIMULATION_SEEDS").unwrap_or(20),
+    };
+    let _ = env_logger::builder().is_test(true).format_timestamp(None).try_init();
+    let mut all = Tally::default();
+    for seed in seeds.clone() {
+        let tally = run(seed).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
+        // The least that a seed is worth.
+        let asked = tally.writes + tally.reads + tally.unknown + tally.refused;
+        let harmed = tally.crashes + tally.disasters >= 1 && tally.partitions >= 1 && tally.finished >= 1;
+        assert!(tally.steps >= 2_000 && asked >= 200 && harmed, "SIMULATION_SEED={seed}: {tally:?}");
+        all.add(&tally);
+    }
+    println!("{seeds:?}: {all:?}");
+    // It was no idle run.
+    let runs = seeds.end - seeds.start;
+    if runs >= 20 {
+        let some = [all.stops, all.pauses, all.hand_overs, all.restores, all.rejoined, all.slowed, all.jumps];
+        let others = [all.pieces, all.aborted, all.unknown, all.refused, all.retried, all.superseded];
+        let losses = [all.disasters, all.recovered, all.accepted, all.forgotten];
+        let counts = some.iter().chain(&others).chain(&losses);
+        assert!(counts.clone().all(|count| *count >= runs / 20), "{all:?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_a_run_exactly() {
+    for seed in 0..3 {
+        assert_eq!(run(seed), run(seed), "SIMULATION_SEED={seed}");
+    }
+}

@@ -1,0 +1,128 @@
+//! The state machines of the replicas, and what they tell the oracle.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::oracle::{Applied, Digest, Event, Post};
+use crate::consensus::{Pieces, StateMachine};
+use crate::model::binary::Malformed;
+use crate::model::meta::{Command, MetaState, Void};
+use crate::model::shard::{Done, Operation, Shard, ShardCommand, ShardOutcome};
+
+/// What replicas have done and the oracle has not judged yet.
+pub(super) type Told = Arc<Mutex<Vec<Event>>>;
+
+/// So often the whole state of a shard is compared while nothing but writes is applied.
+const COMPARED_EVERY: u64 = 16;
+
+/// A replica of a shard.
+pub(super) struct WatchedShard {
+    machine: Box<dyn StateMachine>,
+    shard: Arc<Shard>,
+    told: Told,
+}
+
+/// What a key holds now, if it is served.
+pub(super) fn post(shard: &Shard, key: &[u8]) -> Post {
+    let found = shard.run(shard.hash_of(key), key, Operation::Get, None);
+    found.ok().map(|done| match done {
+        Done::Found(held) => Some((held.value().to_vec(), held.version())),
+        _ => None,
+    })
+}
+
+impl WatchedShard {
+    pub(super) fn new(machine: Box<dyn StateMachine>, shard: &Arc<Shard>, told: &Told) -> Self {
+        Self { machine, shard: Arc::clone(shard), told: Arc::clone(told) }
+    }
+
+    fn digest(&self) -> Digest {
+        let audit = self.shard.audit();
+        let head = self.shard.snapshot().next().unwrap_or_default();
+        Digest { head, checksum: audit.checksum, stray: audit.stray }
+    }
+}
+
+impl StateMachine for WatchedShard {
+    fn apply(&mut self, index: u64, term: u64, bytes: &[u8]) -> Vec<u8> {
+        let outcome = self.machine.apply(index, term, bytes);
+        let command = ShardCommand::decode(bytes).expect("only commands are proposed");
+        let done = ShardOutcome::decode(&outcome).expect("the machine answers by outcomes");
+        let (mut write, mut after) = (None, None);
+        if let (ShardCommand::Write { key, value, forwarded }, ShardOutcome::Write(Ok(done))) =
+            (&command, &done)
+        {
+            write = Some((key.to_vec(), value.as_deref().map(<[u8]>::to_vec), forwarded.request, *done));
+            after = post(&self.shard, key);
+        }
+        let is_write = matches!(command, ShardCommand::Write { .. });
+        let is_compared = index.is_multiple_of(COMPARED_EVERY) || matches!(command, ShardCommand::Learn(_));
+        let digest = is_compared.then(|| self.digest());
+        let command = if is_write { write.is_none().then(|| bytes.to_vec()) } else { Some(bytes.to_vec()) };
+        let (group, at) = (self.shard.group(), (index, term));
+        let applied = Applied { group, at, command, outcome: outcome.clone(), write, post: after, digest };
+        self.told.lock().push(Event::Applied(Box::new(applied)));
+        outcome
+    }
+
+    fn snapshot(&self) -> Pieces {
+        self.machine.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
+        self.machine.restore(snapshot)?;
+        self.told.lock().push(Event::Restored);
+        Ok(())
+    }
+}
+
+/// A replica of the meta group.
+pub(super) struct WatchedMeta {
+    machine: Box<dyn StateMachine>,
+    group: u64,
+    told: Told,
+}
+
+impl WatchedMeta {
+    pub(super) fn new(machine: Box<dyn StateMachine>, group: u64, told: &Told) -> Self {
+        Self { machine, group, told: Arc::clone(told) }
+    }
+
+    fn state(&self) -> Option<MetaState> {
+        let bytes: Vec<u8> = self.machine.snapshot().flat_map(|piece| piece.to_vec()).collect();
+        serde_json::from_slice(&bytes).expect("a snapshot is a state")
+    }
+}
+
+impl StateMachine for WatchedMeta {
+    fn apply(&mut self, index: u64, term: u64, bytes: &[u8]) -> Vec<u8> {
+        let before = self.state();
+        let outcome = self.machine.apply(index, term, bytes);
+        let command = serde_json::from_slice::<Command>(bytes).expect("only commands are proposed");
+        if let (Some(before), Some(after)) = (before, self.state()) {
+            let outcome: Result<(), Void> = serde_json::from_slice(&outcome).expect("it answers by outcomes");
+            self.told.lock().push(Event::Meta {
+                group: self.group,
+                at: (index, term),
+                before: Arc::new(before),
+                after: Arc::new(after),
+                command: Box::new(command),
+                outcome,
+            });
+        }
+        outcome
+    }
+
+    fn snapshot(&self) -> Pieces {
+        self.machine.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
+        self.machine.restore(snapshot)?;
+        if let Some(state) = self.state() {
+            self.told.lock().push(Event::MetaRestored { group: self.group, state: Arc::new(state) });
+        }
+        Ok(())
+    }
+}

@@ -13,7 +13,7 @@ use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::Audit;
 use crate::model::view;
-use crate::wire::{self, GroupMembers, Hello, Order};
+use crate::wire::{self, GroupMembers, Hello, MetaSeat, Order};
 
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -46,7 +46,7 @@ impl Node {
             cluster: None,
             version: 0,
             pairs: None,
-            seat: self.meta.seat().map(|seat| (seat.group, seat.voters())),
+            seat: self.meta.seat().map(|seat| MetaSeat { group: seat.group, replica: seat.replica() }),
             bound: self.bound(),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };

@@ -25,6 +25,8 @@ use crate::wire::Order;
 pub(crate) const ROUND: Duration = Duration::from_millis(200);
 /// A founder lets this time pass first, in which members of a cluster that it may belong to greet it.
 const FOUNDING_DELAY: Duration = Duration::from_millis(400);
+/// A group that is being founded and has no leader for this long will have none.
+const FOUNDING_PATIENCE: Duration = Duration::from_secs(3);
 /// What a founder says meanwhile.
 const GREETINGS_AWAITED: &str = "waiting for greetings of a cluster that may be there already";
 /// A node that does not promise itself within this time will not.
@@ -86,6 +88,8 @@ pub(crate) struct Greeter {
     node: Arc<Node>,
     roll_call: Option<RollCall>,
     started: Instant,
+    /// Since when the group that is being founded has no leader.
+    leaderless: Option<Instant>,
 }
 
 impl Greeter {
@@ -95,7 +99,7 @@ impl Greeter {
             Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
             _ => None,
         };
-        Self { node: Arc::clone(node), roll_call, started: now() }
+        Self { node: Arc::clone(node), roll_call, started: now(), leaderless: None }
     }
 
     /// Asks and tells whom it has to, once.
@@ -103,6 +107,7 @@ impl Greeter {
         self.node.forget_old_promise();
         self.node.sweep();
         let waiting = matches!(&*self.node.standing(), Standing::Waiting(_));
+        self.give_up_founding(waiting);
         match self.node.role.clone() {
             Role::Member { view } if waiting => self.call_the_roll(&view).await,
             Role::Passive { .. } if waiting => self.look_for_a_cluster().await,
@@ -129,6 +134,20 @@ impl Greeter {
             }
         }
         self.node.end_first_round();
+    }
+
+    /// A founding that has lost its majority comes to nothing: whoever takes part in it is free for the next one after a while.
+    fn give_up_founding(&mut self, waiting: bool) {
+        let seat = self.node.meta.seat().filter(|seat| waiting && seat.leader().is_none());
+        let Some(seat) = seat else {
+            self.leaderless = None;
+            return;
+        };
+        let since = *self.leaderless.get_or_insert_with(now);
+        if now() - since >= FOUNDING_PATIENCE {
+            log::info!("the founding of group {} has come to nothing", seat.group);
+            self.node.meta.give_up(seat.group);
+        }
     }
 
     /// Everybody that this node has to do with for longer than one request.

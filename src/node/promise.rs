@@ -73,7 +73,7 @@ impl Node {
                     return Err(reason);
                 }
                 // Looked at once more, with nobody writing meanwhile.
-                if !serving.own.first().is_some_and(|(_, shard)| shard.seal()) {
+                if !serving.own.iter().all(|(_, shard)| shard.seal()) {
                     return Err(format!("{} holds pairs of its own", self.address));
                 }
             }
@@ -87,11 +87,20 @@ impl Node {
         Ok(self.instance)
     }
 
-    /// Whether a node that is a cluster of its own becomes part of another one that it learns of: it has promised itself, or is a member of it
-    /// that was started again without its view, and holds nothing.
+    /// Whether a node that knows a cluster becomes part of another one that it learns of: it has promised itself, or is a member of it that
+    /// was started again without its view, and holds nothing.
     pub(super) fn joins(&self, own: &Serving, other: &MetaState) -> bool {
-        self.has_promised(&other.cluster)
-            || self.is_claimed_by(own, other) && own.own.first().is_some_and(|(_, shard)| shard.seal())
+        if self.has_promised(&other.cluster) {
+            return true;
+        }
+        let holds_nothing = || own.own.first().is_some_and(|(_, shard)| shard.seal());
+        let is_named = other.nodes().contains(&self.address);
+        is_named && self.is_apart_from(own) || self.is_claimed_by(own, other) && holds_nothing()
+    }
+
+    /// Whether this node is no part of the cluster that it knows: it only found it, and forwards to it.
+    fn is_apart_from(&self, own: &Serving) -> bool {
+        own.own.is_empty() && !own.state.nodes().contains(&self.address)
     }
 
     /// Whether another cluster names this node, which is a cluster of its own, as its member.
@@ -137,6 +146,7 @@ impl Node {
         match &*self.standing() {
             Standing::Follower => Some(format!("{} is a follower", self.address)),
             Standing::Waiting(_) => None,
+            Standing::Serving(serving) if self.is_apart_from(serving) && self.has_address => None,
             Standing::Serving(serving) => {
                 if self.role != Role::Single || serving.state.view.nodes().count() != 1 {
                     let advice = "take it out of that one and start it again";

@@ -19,6 +19,7 @@ use crate::consensus::{
 use crate::dice;
 use crate::model::address::Address;
 use crate::threads;
+use crate::wire::Replica;
 
 /// The length of a tick.
 const TICK: Duration = Duration::from_millis(40);
@@ -72,6 +73,22 @@ impl Seat {
     /// The addresses of those who vote.
     pub fn voters(&self) -> Vec<Address> {
         self.status.voters.iter().filter_map(|id| self.status.members.get(id)).cloned().collect()
+    }
+
+    /// Its replica, as other nodes are told of it.
+    pub fn replica(&self) -> Replica {
+        let status = &self.status;
+        let named = |ids: &[u64]| -> Vec<(u64, Address)> {
+            ids.iter().filter_map(|id| Some((*id, status.members.get(id)?.clone()))).collect()
+        };
+        Replica {
+            id: status.replica,
+            leads: self.leads(),
+            voters: named(&status.voters),
+            outgoing: named(&status.outgoing),
+            last: (status.last_term, status.last),
+            committed: status.committed,
+        }
     }
 
     /// The address of the leader, where it is known.

@@ -19,7 +19,7 @@ use crate::node::group_ops::NotDone;
 use crate::node::host::Pending;
 use crate::node::raft::{Invitation, NotProposed, Seat};
 use crate::node::state::Node;
-use crate::wire::{Addressed, GroupMembers, Leads, Order, Replica, Standing, Tallied};
+use crate::wire::{Addressed, GroupMembers, Leads, Order, Standing, Tallied};
 
 /// A piece has at most so many pairs and bytes, so that it is not frozen for long.
 const PIECE: BatchLimit = BatchLimit { pairs: 8192, bytes: 4 << 20 };
@@ -248,17 +248,8 @@ impl Office {
         let rest = self.node.groups.unapplied(group, Deadline::after(now(), GROUP_TIMEOUT)).await?;
         let claims = shard.claims();
         let seat = self.node.groups.seat(group)?;
-        let status = &seat.status;
-        let voters = status.voters.iter().filter_map(|id| Some((*id, status.members.get(id)?.clone())));
-        let replica = Replica {
-            id: status.replica,
-            leads: seat.leads(),
-            voters: voters.collect(),
-            last: (status.last_term, status.last),
-            committed: status.committed,
-        };
         let claims = claims.after(rest.iter().map(|command| &command[..]));
-        Some(Standing { group, instance, replica: Some(replica), claims })
+        Some(Standing { group, instance, replica: Some(seat.replica()), claims })
     }
 
     /// The members of a shard's group that this node leads.

@@ -1,6 +1,6 @@
 //! What becomes of a cluster whose operator says that some of its nodes are dead: decided from what the others have said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::model::meta::{Command, End, LostRanges, Members, MetaState, NOBODY};
 use crate::model::range::HashRange;
 use crate::model::shard::{Claims, cover, intersection, subtract_all};
 use crate::model::view::Shard;
-use crate::wire::{Replica, Standing};
+use crate::wire::{MetaSeat, Replica, Standing};
 
 /// The versions that the lost nodes may have agreed on without telling any survivor: far more than there can be.
 const VERSION_STEP: u64 = 1 << 40;
@@ -33,8 +33,8 @@ pub(super) struct Found {
 pub(super) struct Survivor {
     pub(super) node: Address,
     pub(super) instance: u64,
-    /// The meta group that it takes part in, and its voters.
-    pub(super) seat: Option<(u64, Vec<Address>)>,
+    /// Its replica of the meta group.
+    pub(super) seat: Option<MetaSeat>,
     /// What it holds.
     pub(super) held: Vec<Standing>,
 }
@@ -205,37 +205,38 @@ fn fate(found: &Found, shard: &Shard) -> Fate {
     }
     let Some((kept, standing, replica)) = newest else { return Fate::Lost };
     let is_there = |id: u64| logged.clone().any(|(_, _, one)| one.id == id);
-    let (living, missing): (Vec<_>, Vec<_>) = replica.voters.iter().partition(|(id, _)| is_there(*id));
     let claims = standing.claims.clone();
-    let nodes = |voters: &[&(u64, Address)]| voters.iter().map(|(_, node)| node.clone()).collect();
-    if 2 * living.len() > replica.voters.len() {
-        let all: Vec<_> = replica.voters.iter().collect();
-        return Fate::Lives { members: Members { nodes: nodes(&all), start: None }, claims };
+    if replica.has_majority(is_there) {
+        let nodes = replica.voters.iter().map(|(_, node)| node.clone()).collect();
+        return Fate::Lives { members: Members { nodes, start: None }, claims };
     }
+    let voters = replica.voters.iter().chain(&replica.outgoing);
+    let missing: BTreeSet<Address> =
+        voters.filter(|(id, _)| !is_there(*id)).map(|(_, node)| node.clone()).collect();
     Fate::GoesOn {
         kept: kept.clone(),
         instance: standing.instance,
         replica: replica.clone(),
-        missing: nodes(&missing),
+        missing: missing.into_iter().collect(),
         claims,
     }
 }
 
 /// The voters of the meta group that live must be too few to agree on anything.
 fn meta_lives(found: &Found) -> Result<(), Error> {
-    let seats = found.survivors.iter().filter_map(|one| Some((&one.node, one.seat.as_ref()?)));
-    let seats: Vec<_> = seats.filter(|(_, (group, _))| *group == found.newest.group).collect();
-    // Whoever sits in it knows who votes. Where nobody does, nobody is left who could agree.
-    for (_, (_, voters)) in &seats {
-        let living = voters.iter().filter(|voter| seats.iter().any(|(node, _)| node == voter)).count();
-        if 2 * living > voters.len() {
-            return Err(Error::Conflict(format!(
-                "{living} of {} voters of the meta group live and can agree: use a view change with accept-loss",
-                voters.len()
-            )));
-        }
+    let seats = found.survivors.iter().filter_map(|one| one.seat.as_ref());
+    let seats: Vec<&Replica> =
+        seats.filter(|seat| seat.group == found.newest.group).map(|seat| &seat.replica).collect();
+    // Whoever sits in it knows who votes, and whoever is furthest knows best. Where nobody does, nobody is left who could agree.
+    let is_there = |id: u64| seats.iter().any(|replica| replica.id == id);
+    match seats.iter().max_by_key(|replica| replica.last) {
+        Some(newest) if newest.has_majority(is_there) => Err(Error::Conflict(format!(
+            "{} of {} voters of the meta group live and can agree: use a view change with accept-loss",
+            newest.voters.iter().filter(|(id, _)| is_there(*id)).count(),
+            newest.voters.len()
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The nodes of the cluster that do not answer, and those that were started again and held a shard alone.

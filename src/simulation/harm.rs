@@ -110,9 +110,16 @@ fn crash(world: &Shared, place: usize) {
     kill(world, place);
 }
 
-/// Some nodes crash at once, whatever that costs; not all of them.
+/// Some nodes crash at once, whatever that costs, but one that knows the cluster and is a part of it.
 fn disaster(world: &Shared) {
-    let spared = world.draw(0..world.nodes.len());
+    let Some(newest) = world.newest() else { return };
+    let knows = |place: &usize| {
+        let state = world.nodes[*place].state();
+        state.is_some_and(|state| state.cluster == newest.cluster)
+            && newest.view.nodes().any(|node| *node == address(*place))
+    };
+    let known: Vec<usize> = (0..world.nodes.len()).filter(knows).collect();
+    let Some(spared) = known.get(world.draw(0..known.len().max(1))).copied() else { return };
     for place in 0..world.nodes.len() {
         if place != spared && world.nodes[place].life.get() != 0 && world.chance(40) {
             world.count(|tally| tally.disasters += 1);

@@ -185,10 +185,13 @@ pub(super) async fn mend_and_change(world: Shared) {
 
 /// Nodes that became clusters of their own, cut off from the other, are started again, as their logs say.
 fn restart_strays(world: &Shared) {
-    for place in 0..world.nodes.len() {
-        if world.nodes[place].node().is_some_and(|node| !world.is_ours(&node) && node.shard().is_some_and(|one| one.size().pairs > 0)) {
-            kill(world, place);
-        }
+    let is_stray = |place: &usize| {
+        let node = world.nodes[*place].node();
+        // One that is alone and empty can be taken in.
+        node.is_some_and(|node| !world.is_ours(&node) && node.bound().is_some())
+    };
+    for place in (0..world.nodes.len()).filter(is_stray) {
+        kill(world, place);
     }
 }
 
@@ -208,7 +211,8 @@ impl World {
     fn lost_shards(&self) -> Vec<u32> {
         let Some(state) = self.newest_known() else { return Vec::new() };
         let is_held = |group: u64| {
-            self.nodes.iter().any(|node| {
+            let ours = self.nodes.iter().filter(|node| node.node().is_some_and(|node| self.is_ours(&node)));
+            ours.into_iter().any(|node| {
                 node.shards().iter().any(|shard| {
                     let holds = !shard.is_logged() || node.status(group).is_some_and(|status| status.last > 0);
                     shard.group() == group && holds

@@ -153,8 +153,8 @@ pub struct Hello {
     pub version: u64,
     /// The pairs of its shard, if it has one.
     pub pairs: Option<u64>,
-    /// The meta group that it takes part in, and its voters.
-    pub seat: Option<(u64, Vec<Address>)>,
+    /// Its replica of the meta group.
+    pub seat: Option<MetaSeat>,
     /// Why it cannot become part of another cluster, if so.
     pub bound: Option<String>,
     /// That it knows the secret of the cluster: see [`proof`].
@@ -452,6 +452,15 @@ pub struct Standing {
     pub claims: Claims,
 }
 
+/// A replica of the meta group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaSeat {
+    /// The group.
+    pub group: u64,
+    /// The replica.
+    pub replica: Replica,
+}
+
 /// A replica in its group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
@@ -461,10 +470,23 @@ pub struct Replica {
     pub leads: bool,
     /// Those who vote: replica ids and addresses.
     pub voters: Vec<(u64, Address)>,
+    /// Those who voted before a change of members that is under way: both have to agree meanwhile.
+    pub outgoing: Vec<(u64, Address)>,
     /// Term and index of the last entry of its log.
     pub last: (u64, u64),
     /// Up to where it knows that entries are committed.
     pub committed: u64,
+}
+
+impl Replica {
+    /// Whether those that are there are enough to agree on something.
+    pub fn has_majority(&self, is_there: impl Fn(u64) -> bool) -> bool {
+        let most = |voters: &[(u64, Address)]| {
+            let living = voters.iter().filter(|(id, _)| is_there(*id)).count();
+            2 * living > voters.len()
+        };
+        most(&self.voters) && (self.outgoing.is_empty() || most(&self.outgoing))
+    }
 }
 
 impl Standing {

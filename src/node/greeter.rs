@@ -25,8 +25,8 @@ use crate::wire::Order;
 pub(crate) const ROUND: Duration = Duration::from_millis(200);
 /// A founder lets this time pass first, in which members of a cluster that it may belong to greet it.
 const FOUNDING_DELAY: Duration = Duration::from_millis(400);
-/// A group that is being founded and has no leader for this long will have none.
-const FOUNDING_PATIENCE: Duration = Duration::from_secs(3);
+/// A founding that is not complete after this time has lost one of its nodes.
+const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 /// What a founder says meanwhile.
 const GREETINGS_AWAITED: &str = "waiting for greetings of a cluster that may be there already";
 /// A node that does not promise itself within this time will not.
@@ -88,8 +88,8 @@ pub(crate) struct Greeter {
     node: Arc<Node>,
     roll_call: Option<RollCall>,
     started: Instant,
-    /// Since when the group that is being founded has no leader.
-    leaderless: Option<Instant>,
+    /// The meta group that is being founded, and since when this node takes part in it.
+    founding: Option<(u64, Instant)>,
 }
 
 impl Greeter {
@@ -99,7 +99,7 @@ impl Greeter {
             Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
             _ => None,
         };
-        Self { node: Arc::clone(node), roll_call, started: now(), leaderless: None }
+        Self { node: Arc::clone(node), roll_call, started: now(), founding: None }
     }
 
     /// Asks and tells whom it has to, once.
@@ -136,17 +136,16 @@ impl Greeter {
         self.node.end_first_round();
     }
 
-    /// A founding that has lost its majority comes to nothing: whoever takes part in it is free for the next one after a while.
+    /// A founding that has lost one of its nodes comes to nothing: whoever takes part in it is free for the next one after a while.
     fn give_up_founding(&mut self, waiting: bool) {
-        let seat = self.node.meta.seat().filter(|seat| waiting && seat.leader().is_none());
-        let Some(seat) = seat else {
-            self.leaderless = None;
-            return;
-        };
-        let since = *self.leaderless.get_or_insert_with(now);
-        if now() - since >= FOUNDING_PATIENCE {
-            log::info!("the founding of group {} has come to nothing", seat.group);
-            self.node.meta.give_up(seat.group);
+        let group = self.node.meta.seat().filter(|_| waiting).map(|seat| seat.group);
+        let known = self.founding.filter(|(known, _)| Some(*known) == group);
+        self.founding = known.or_else(|| Some((group?, now())));
+        if let Some((group, since)) = self.founding
+            && now() - since >= FOUNDING_PATIENCE
+        {
+            log::info!("the founding of group {group} has come to nothing");
+            self.node.meta.give_up(group);
         }
     }
 

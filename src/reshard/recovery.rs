@@ -45,6 +45,8 @@ pub(super) struct Drawn {
     pub(super) group: u64,
     /// Two recoveries at the same time differ in this: one of them is the newer for everybody.
     pub(super) version: u32,
+    /// The same for the numbers of groups.
+    pub(super) groups: u32,
     /// The id of a view change that had none.
     pub(super) change: u64,
 }
@@ -266,7 +268,8 @@ fn rebuilt(
     let mut state = found.newest.clone();
     let (moved, lost) = reclaim(&state, claims);
     let known = found.survivors.iter().flat_map(|one| &one.held).map(|one| one.group).max().unwrap_or(0);
-    state.view.next_group = state.view.next_group.max(known + 1) + GROUP_STEP;
+    state.view.next_group =
+        state.view.next_group.max(known + 1) + GROUP_STEP * (1 + u64::from(drawn.groups));
     let end = End::Failed("the meta group was lost, and recovered by the operator".to_owned());
     match state.change.as_ref().map(|change| change.id) {
         Some(id) => {

@@ -76,12 +76,9 @@ async fn use_key(world: &Shared) {
     for attempt in 1.. {
         let place = world.draw(0..world.nodes.len());
         let Some(node) = world.serving(place) else { break };
-        let asked = Arc::clone(&node);
-        let got = at(world, place, PATIENCE, run(Rc::clone(world), asked, request.clone())).await;
-        if !world.is_ours(&node) {
-            // It has become a cluster of its own meanwhile, cut off from the other.
-            break;
-        }
+        let got = at(world, place, PATIENCE, run(Rc::clone(world), node, request.clone())).await;
+        // It has become a cluster of its own meanwhile, cut off from the other.
+        let Some(got) = got.map_or(Some(None), |got| got.map(Some)) else { break };
         match (got, end) {
             (Some(End::Done(answer)), _) => end = End::Done(answer),
             (Some(End::NotDone), before) => end = before,
@@ -125,8 +122,9 @@ fn note(world: &Shared, request: &Request, end: End, began: usize) {
     });
 }
 
-/// What a node does with a request: it asks the log of its own shard first, as the server does, or leaves all of it to the node.
-async fn run(world: Shared, node: Arc<Node>, request: Request) -> End {
+/// What a node does with a request: it asks the log of its own shard first, as the server does, or leaves all of it to the node. Nothing
+/// where the node is none of the cluster.
+async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<End> {
     let deadline = Deadline::after(now(), REQUEST);
     let text = match request.kind {
         Kind::Put(value) => value.to_string().into_bytes(),
@@ -152,10 +150,11 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> End {
         told = slot.lock().take().filter(|told| !told.is_elsewhere());
     }
     let asking = Asking::new(&request.key, operation, id, deadline).named(request.is_named);
-    match node.run(asking, told).await {
+    let end = match node.run(asking, told).await {
         Ok(outcome) => End::Done(answer_of(request.kind, &outcome)),
         Err(error) => not_done(&error),
-    }
+    };
+    world.is_ours(&node).then_some(end)
 }
 
 fn not_done(error: &Error) -> End {

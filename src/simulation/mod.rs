@@ -29,7 +29,7 @@ type Shared = Rc<World>;
 /// For so many steps harm is done, and clients are at work.
 const HARMFUL_STEPS: u64 = 2_500;
 /// So many steps later everything must be whole again.
-const RECOVERY_STEPS: u64 = 16_000;
+const RECOVERY_STEPS: u64 = 30_000;
 
 /// How a run ends that does not come to its end.
 const UNENDING: &str = "it does not become whole again";

@@ -140,7 +140,6 @@ impl Oracle {
             Event::Alone { write, post, .. } => self.written(&write, &post),
             Event::MetaRestored { group, state } => {
                 let known = self.meta.range((group, 0)..(group + 1, 0)).rev().any(|(_, (_, known))| *known == state);
-                // What a group was founded with was applied by nobody.
                 let is_first = self.meta.range((group, 0)..(group + 1, 0)).next().is_none();
                 if known || is_first { Ok(()) } else { Err(format!("a meta state that never was: {state:?}")) }
             }
@@ -156,6 +155,10 @@ impl Oracle {
                         self.accepted += 1;
                         self.forget(&before, &[lost.group]);
                     }
+                }
+                // What a group was founded with was applied by nobody.
+                if self.meta.range((group, 0)..(group + 1, 0)).next().is_none() {
+                    self.meta.insert((group, 0), (0, before));
                 }
                 self.meta.insert((group, index), (term, Arc::clone(&after)));
                 self.learn(&after);

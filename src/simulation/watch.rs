@@ -19,6 +19,8 @@ const COMPARED_EVERY: u64 = 16;
 /// A replica of a shard.
 pub(super) struct WatchedShard {
     machine: Box<dyn StateMachine>,
+    /// The group whose log it applies: the shard may be that of its successor before all of the log is applied.
+    group: u64,
     shard: Arc<Shard>,
     told: Told,
 }
@@ -34,7 +36,7 @@ pub(super) fn post(shard: &Shard, key: &[u8]) -> Post {
 
 impl WatchedShard {
     pub(super) fn new(machine: Box<dyn StateMachine>, shard: &Arc<Shard>, told: &Told) -> Self {
-        Self { machine, shard: Arc::clone(shard), told: Arc::clone(told) }
+        Self { machine, group: shard.group(), shard: Arc::clone(shard), told: Arc::clone(told) }
     }
 
     fn digest(&self) -> Digest {
@@ -60,7 +62,7 @@ impl StateMachine for WatchedShard {
         let is_compared = index.is_multiple_of(COMPARED_EVERY) || matches!(command, ShardCommand::Learn(_));
         let digest = is_compared.then(|| self.digest());
         let command = if is_write { write.is_none().then(|| bytes.to_vec()) } else { Some(bytes.to_vec()) };
-        let (group, at) = (self.shard.group(), (index, term));
+        let (group, at) = (self.group, (index, term));
         let applied = Applied { group, at, command, outcome: outcome.clone(), write, post: after, digest };
         self.told.lock().push(Event::Applied(Box::new(applied)));
         outcome

@@ -186,9 +186,14 @@ impl World {
         self.network.borrow_mut().send(self.now.get(), from, to, packet, &mut self.random.borrow_mut());
     }
 
-    /// As [`send`](Self::send), what arrives once at most; whether it is not lost.
+    /// As [`send`](Self::send), on a connection: it arrives once at most, and connections break seldom.
     pub(super) fn send_once(&self, from: usize, to: usize, packet: Packet) {
-        self.network.borrow_mut().send_once(self.now.get(), from, to, packet, &mut self.random.borrow_mut());
+        let (mut network, mut random) = (self.network.borrow_mut(), self.random.borrow_mut());
+        if random.random_ratio(1, 5) {
+            network.send_once(self.now.get(), from, to, packet, &mut random);
+        } else {
+            network.send_surely(self.now.get(), from, to, packet, &mut random);
+        }
     }
 
     /// Counts what is known when all is over.

@@ -47,6 +47,11 @@ impl<T: Clone> Network<T> {
         if random.random_range(0..1000) < self.lost {
             return;
         }
+        self.send_surely(now, from, to, message, random);
+    }
+
+    /// Sends what arrives once, unless it would cross a cut.
+    pub(crate) fn send_surely(&mut self, now: u64, from: usize, to: usize, message: T, random: &mut StdRng) {
         self.flying.push(Flying { due: self.due(now, (from, to), random), from, to, message });
     }
 

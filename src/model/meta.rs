@@ -531,7 +531,13 @@ impl MetaState {
         let new = self.view.next_group;
         self.view.next_group += 1;
         self.view.epoch += 1;
-        self.view.shards.iter_mut().filter(|shard| shard.group == group).for_each(|shard| shard.group = new);
+        for shard in self.view.shards.iter_mut().filter(|shard| shard.group == group) {
+            shard.group = new;
+            // Its replica may be one that was to leave.
+            if !shard.replicas.contains(&node) {
+                shard.replicas.push(node.clone());
+            }
+        }
         if let Some(planned) = self.change.as_mut().and_then(|change| change.planned.as_mut()) {
             planned
                 .shards

@@ -302,6 +302,10 @@ async fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize)
                     continue;
                 }
                 let instance = state.holder(lost.group, node).filter(|_| one);
+                // Nobody holds a shard alone under no start.
+                if one && instance.is_none() {
+                    continue;
+                }
                 let order = Order::Reach { node: node.clone(), instance };
                 if office.order::<bool>(member, None, &order, QUESTION_TIMEOUT).await == Ok(true) {
                     let (id, by) = (lost.id, state.view.shards[other].id);

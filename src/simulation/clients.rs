@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Shared;
 use super::oracle::number_in;
 use super::tasks::{at, pause, pause_for};
-use super::world::World;
+use super::world::{World, place_of};
 use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::shard::{Operation, RequestId, WriteOutcome};
@@ -150,11 +150,12 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<End> {
         told = slot.lock().take().filter(|told| !told.is_elsewhere());
     }
     let asking = Asking::new(&request.key, operation, id, deadline).named(request.is_named);
+    let (place, since) = (place_of(&node.address), world.now.get());
     let end = match node.run(asking, told).await {
         Ok(outcome) => End::Done(answer_of(request.kind, &outcome)),
         Err(error) => not_done(&error),
     };
-    world.is_ours(&node).then_some(end)
+    (world.is_ours(&node) && world.nodes[place].apart.get() < since.saturating_sub(1)).then_some(end)
 }
 
 fn not_done(error: &Error) -> End {

@@ -23,6 +23,9 @@ pub(super) fn step(world: &Shared) {
         if node.life.get() == 0 && node.back_at.get() <= world.now.get() {
             come_back(world, place);
         }
+        if node.node().is_some_and(|node| !world.is_ours(&node)) {
+            node.apart.set(world.now.get());
+        }
     }
     if !world.harm.get() || world.newest().is_none() {
         return;
@@ -112,13 +115,7 @@ fn crash(world: &Shared, place: usize) {
 
 /// Some nodes crash at once, whatever that costs, but one that knows the cluster and is a part of it.
 fn disaster(world: &Shared) {
-    let Some(newest) = world.newest() else { return };
-    let knows = |place: &usize| {
-        let state = world.nodes[*place].state();
-        state.is_some_and(|state| state.cluster == newest.cluster)
-            && newest.view.nodes().any(|node| *node == address(*place))
-    };
-    let known: Vec<usize> = (0..world.nodes.len()).filter(knows).collect();
+    let known = world.knowing();
     let Some(spared) = known.get(world.draw(0..known.len().max(1))).copied() else { return };
     for place in 0..world.nodes.len() {
         if place != spared && world.nodes[place].life.get() != 0 && world.chance(40) {
@@ -205,8 +202,22 @@ impl World {
         (0..self.nodes.len()).filter_map(leads).max().map(|(_, place)| place)
     }
 
+    /// The nodes that know the cluster and are a part of it: without any it is gone.
+    fn knowing(&self) -> Vec<usize> {
+        let Some(newest) = self.newest() else { return Vec::new() };
+        let knows = |place: &usize| {
+            let state = self.nodes[*place].state();
+            let is_member = newest.view.nodes().any(|node| *node == address(*place));
+            self.nodes[*place].stays() && is_member && state.is_some_and(|state| state.cluster == newest.cluster)
+        };
+        (0..self.nodes.len()).filter(knows).collect()
+    }
+
     /// Whether the cluster promises to survive that a node loses its memory now.
     fn may_lose(&self, place: usize) -> bool {
+        if !self.knowing().iter().any(|other| *other != place) {
+            return false;
+        }
         let groups: BTreeSet<u64> = self.nodes.iter().flat_map(|node| node.groups()).collect();
         groups.into_iter().all(|group| self.survives(group, place)) && !self.holds_alone(place)
     }

@@ -48,6 +48,8 @@ pub(super) struct Process {
     /// It is about to stop, and takes leave of all groups before.
     pub(super) is_leaving: Cell<bool>,
     pub(super) back_at: Cell<u64>,
+    /// When it was last seen to be a part of another cluster than the one that all is about.
+    pub(super) apart: Cell<u64>,
     /// What it is started with the next time, where it is not the first view.
     pub(super) next: RefCell<Option<Start>>,
     /// How far its wall clock is ahead.

@@ -428,7 +428,13 @@ impl MetaState {
             copied: 0,
             hold_us: 0,
         };
-        Command::Plan { id, epoch: self.view.epoch, planned: Box::new(planned), view: Box::new(view), holders }
+        Command::Plan {
+            id,
+            epoch: self.view.epoch,
+            planned: Box::new(planned),
+            view: Box::new(view),
+            holders,
+        }
     }
 
     /// How a view change ended, if it is not too long ago.
@@ -472,7 +478,8 @@ impl MetaState {
                 let running = self.change.as_ref().map(|change| change.id);
                 if let Some(id) = running.filter(|_| !moved.is_empty() || lost.is_some()) {
                     // Its plan does not fit any more.
-                    let end = End::Failed("pairs were lost, and the shards recovered by the operator".to_owned());
+                    let end =
+                        End::Failed("pairs were lost, and the shards recovered by the operator".to_owned());
                     self.end_unfinished(id, end, &BTreeMap::new())?;
                 }
                 self.take_over(&moved);

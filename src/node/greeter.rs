@@ -238,10 +238,12 @@ impl Greeter {
         let mut problems = Vec::new();
         for seed in self.node.seeds() {
             match self.node.ask_hello(&seed).await {
-                Ok(hello) if hello.cluster.is_some() => match self.node.fetch_news(&seed, hello.instance).await {
-                    Ok(()) => return,
-                    Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
-                },
+                Ok(hello) if hello.cluster.is_some() => {
+                    match self.node.fetch_news(&seed, hello.instance).await {
+                        Ok(()) => return,
+                        Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
+                    }
+                }
                 Ok(_) => problems.push(format!("{seed} serves no view yet")),
                 Err(error) => problems.push(format!("waiting for {seed} ({error})")),
             }

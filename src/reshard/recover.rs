@@ -49,8 +49,7 @@ pub async fn recover(office: &Office, asked: &Recovery) -> Result<Value, Error> 
         Error::Conflict("A recovery is under way on this node: wait for its answer".to_owned())
     })?;
     let found = look(office).await?;
-    let drawn =
-        Drawn { group: dice::id(), version: dice::draw(), groups: dice::draw(), change: dice::id() };
+    let drawn = Drawn { group: dice::id(), version: dice::draw(), groups: dice::draw(), change: dice::id() };
     let recovery = decide(&found, &drawn)?;
     refuse_if_reached(office, &found, &recovery.given_up).await?;
     if let Some(named) = &asked.given_up

@@ -135,7 +135,9 @@ impl Office {
     pub(super) async fn succeed(&self, order: &Order) -> Result<(), Error> {
         let read = |done: Option<Result<(), Void>>| done.map_or(Led::Elsewhere, Led::Answer);
         let done = self.ask_leader(order, ORDER_TIMEOUT, read).await?;
-        done.map_err(|_| Error::NotServing("The view has changed meanwhile: look again, and try again".to_owned()))
+        done.map_err(|_| {
+            Error::NotServing("The view has changed meanwhile: look again, and try again".to_owned())
+        })
     }
 
     /// How far the view change is, or how the last one ended.

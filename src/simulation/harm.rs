@@ -100,7 +100,8 @@ fn come_back(world: &Shared, place: usize) {
 fn view_of(state: &MetaState) -> Option<Start> {
     let nodes: Vec<String> = state.view.nodes().map(Address::to_string).collect();
     let factor = state.view.repl_factor;
-    let fits = nodes.len().is_multiple_of(factor) && nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
+    let fits =
+        nodes.len().is_multiple_of(factor) && nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
     fits.then(|| Start::View(nodes.join(","), factor))
 }
 
@@ -208,7 +209,9 @@ impl World {
         let knows = |place: &usize| {
             let state = self.nodes[*place].state();
             let is_member = newest.view.nodes().any(|node| *node == address(*place));
-            self.nodes[*place].stays() && is_member && state.is_some_and(|state| state.cluster == newest.cluster)
+            self.nodes[*place].stays()
+                && is_member
+                && state.is_some_and(|state| state.cluster == newest.cluster)
         };
         (0..self.nodes.len()).filter(knows).collect()
     }

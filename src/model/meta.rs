@@ -451,7 +451,7 @@ impl MetaState {
         match command {
             Command::Open => self.open = true,
             Command::Begin { id, wanted, supersedes, members } => {
-                self.begin(id, wanted, supersedes, members)?;
+                self.begin(id, wanted, supersedes, &members)?;
             }
             Command::Plan { id, epoch, planned, view, holders } => {
                 let change = running(&mut self.change, id)?;
@@ -500,7 +500,7 @@ impl MetaState {
         id: u64,
         wanted: Wanted,
         supersedes: Option<u64>,
-        members: BTreeMap<u64, Members>,
+        members: &BTreeMap<u64, Members>,
     ) -> Result<(), Void> {
         if self.result(id).is_some() {
             // It was asked for twice, and is over by now.
@@ -510,7 +510,7 @@ impl MetaState {
             if supersedes != Some(running) {
                 return Err(Void::Running(running));
             }
-            self.end_unfinished(running, End::Superseded(id), &members)?;
+            self.end_unfinished(running, End::Superseded(id), members)?;
         }
         self.change = Some(Change { id, wanted, planned: None });
         Ok(())
@@ -605,7 +605,7 @@ impl MetaState {
         self.settle(change.planned.expect("it is planned").shards);
         self.holders.extend(holders);
         self.forget_holders();
-        self.note_end(id, before, end);
+        self.note_end(id, &before, end);
         Ok(())
     }
 
@@ -639,7 +639,7 @@ impl MetaState {
         self.holders.extend(alone);
         self.forget_holders();
         self.change = None;
-        self.note_end(id, before, end);
+        self.note_end(id, &before, end);
         Ok(())
     }
 
@@ -667,9 +667,9 @@ impl MetaState {
     }
 
     /// Notes how a view change has ended that began with these nodes.
-    pub fn note_end(&mut self, id: u64, before: Vec<Address>, end: End) {
+    pub fn note_end(&mut self, id: u64, before: &[Address], end: End) {
         let now = self.nodes();
-        let left: Vec<Address> = before.into_iter().filter(|node| !now.contains(node)).collect();
+        let left: Vec<Address> = before.iter().filter(|node| !now.contains(node)).cloned().collect();
         self.former.extend(left.iter().cloned());
         self.former.retain(|node| !now.contains(node));
         while self.former.len() > KEPT_FORMER {

@@ -28,10 +28,12 @@ pub(super) struct Shards<'a> {
 /// next.
 #[derive(Default)]
 struct Answers {
-    /// By shard: what was asked, and the answer.
-    counted: BTreeMap<usize, (Vec<HashRange>, Vec<u64>)>,
-    places: BTreeMap<usize, (Vec<(HashRange, u64)>, Vec<Point>)>,
+    counted: Asked<HashRange, u64>,
+    places: Asked<(HashRange, u64), Point>,
 }
+
+/// By shard: what was asked, and the answers.
+type Asked<Q, A> = BTreeMap<usize, (Vec<Q>, Vec<A>)>;
 
 /// What was not answered yet.
 enum Question {

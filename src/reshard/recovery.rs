@@ -262,23 +262,21 @@ fn rebuilt(
     let known = found.survivors.iter().flat_map(|one| &one.held).map(|one| one.group).max().unwrap_or(0);
     state.view.next_group = state.view.next_group.max(known + 1) + GROUP_STEP * (1 + u64::from(drawn.groups));
     let end = End::Failed("the meta group was lost, and recovered by the operator".to_owned());
-    match state.change.as_ref().map(|change| change.id) {
-        Some(id) => {
-            state.take_over(&moved);
-            let members = fates.iter().filter_map(|(group, fate)| Some((*group, fate.members()?))).collect();
-            state.end_unfinished(id, end, &members).expect("it runs");
-        }
-        None => {
-            state.take_over(&moved);
-            state.note_end(drawn.change, state.nodes(), end);
-        }
+    state.take_over(&moved);
+    if let Some(id) = state.change.as_ref().map(|change| change.id) {
+        let members = fates.iter().filter_map(|(group, fate)| Some((*group, fate.members()?))).collect();
+        state.end_unfinished(id, end, &members).expect("it runs");
+    } else {
+        state.note_end(drawn.change, &state.nodes(), end);
     }
     for (group, fate) in fates {
         match fate {
             Fate::GoesOn { kept, instance, .. } => state.succeed(*group, kept.clone(), *instance),
             Fate::Lost => {
                 if let Some(holders) = state.holders.get_mut(group) {
-                    holders.values_mut().for_each(|start| *start = NOBODY);
+                    for start in holders.values_mut() {
+                        *start = NOBODY;
+                    }
                 }
             }
             Fate::Lives { .. } => {}

@@ -31,19 +31,19 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) async fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
     let running = office.node.meta.state().and_then(|state| state.change.clone());
     let blocked = office.desk.blocked();
-    let superseded = running.filter(|running| blocked == Some(running.id));
+    let before = running.filter(|running| blocked == Some(running.id));
     let mut members = BTreeMap::new();
-    if let Some(superseded) = &superseded {
+    if let Some(before) = &before {
         // One that would be refused, or is the same again, must not end the other half-way.
-        if superseded.wanted == *wanted {
-            return Begun::Running(superseded.id);
+        if before.wanted == *wanted {
+            return Begun::Running(before.id);
         }
         match prepare::holders(office, wanted).await {
             Ok(holders) => members = holders,
             Err(reason) => return Begun::Refused(reason),
         }
     }
-    let supersedes = superseded.map(|superseded| superseded.id);
+    let supersedes = before.map(|before| before.id);
     let command = Command::Begin { id, wanted: wanted.clone(), supersedes, members };
     match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {

@@ -120,7 +120,7 @@ pub(super) fn at_the_end(world: &Shared) -> Result<(), String> {
         }
     }
     let (most, least) = (sizes.iter().max(), sizes.iter().min());
-    let is_there = |key: &&Vec<u8>| world.oracle.borrow().last(key).is_some_and(|last| last.is_some());
+    let is_there = |key: &&Vec<u8>| world.oracle.borrow().last(key).is_some();
     let there = world.keys.iter().filter(is_there).count() as u64;
     if most.zip(least).is_none_or(|(most, least)| most - least > 1) || found != there {
         return Err(format!("shards of {sizes:?} pairs hold {there} keys"));
@@ -142,7 +142,7 @@ fn look_at_keys(world: &Shared, state: &MetaState, index: usize, held: &Shard) -
         }
         let last = world.oracle.borrow().last(key);
         match got {
-            Ok(got) if is_mine && Some(got) == last => {}
+            Ok(got) if is_mine && got == last => {}
             Err(_) if !is_mine => {}
             _ => return Err(format!("{key:?} is {got:?} in the end, in shard {index}, and not {last:?}")),
         }

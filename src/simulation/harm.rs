@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::process::{Start, kill, start, stop};
+use super::process::{Process, Start, kill, start, stop};
 use super::world::{World, address, place_of};
 use crate::consensus::Status;
 use crate::model::address::Address;
@@ -62,7 +62,7 @@ pub(super) fn step(world: &Shared) {
         29..31 => slow_down(world, place),
         31..33 => {
             world.count(|tally| tally.jumps += 1);
-            world.nodes[place].wall.set(Duration::from_mins(world.draw(0..600)) * 0);
+            world.nodes[place].wall.set(Duration::from_millis(world.draw(0..600)));
         }
         33 if world.is_harsh => disaster(world),
         _ => {}
@@ -139,7 +139,7 @@ fn report_unreachable(world: &Shared, place: usize) {
         .into_iter()
         .filter_map(|group| Some((group, world.nodes[place].status(group)?.replica)))
         .collect();
-    for node in world.nodes.iter().filter_map(|node| node.node()) {
+    for node in world.nodes.iter().filter_map(Process::node) {
         for (group, replica) in &replicas {
             node.groups.unreachable(*group, *replica);
         }
@@ -221,7 +221,7 @@ impl World {
         if !self.knowing().iter().any(|other| *other != place) {
             return false;
         }
-        let groups: BTreeSet<u64> = self.nodes.iter().flat_map(|node| node.groups()).collect();
+        let groups: BTreeSet<u64> = self.nodes.iter().flat_map(Process::groups).collect();
         groups.into_iter().all(|group| self.survives(group, place)) && !self.holds_alone(place)
     }
 

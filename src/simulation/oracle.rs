@@ -344,10 +344,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// What a key holds after all writes: nothing where that is open.
-    pub(super) fn last(&self, key: &[u8]) -> Option<Option<u64>> {
-        let register = &self.registers[key];
-        (!register.is_open).then(|| register.values.last().copied().flatten())
+    /// What a key holds after all writes, once it was seen where that was open.
+    pub(super) fn last(&self, key: &[u8]) -> Option<u64> {
+        self.registers[key].values.last().copied().flatten()
     }
 
     /// A key is seen to hold this, of which it was open what it holds.

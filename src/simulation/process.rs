@@ -180,7 +180,7 @@ pub(super) fn start(world: &Shared, place: usize) {
     process.is_leaving.set(false);
     let learner = Arc::clone(&node);
     let publish = Box::new(move || learner.publish());
-    let raft = inbox.into_raft(world.settings(), Box::new(Sent(Arc::clone(&process.outbox))), publish);
+    let raft = inbox.into_raft(World::settings(), Box::new(Sent(Arc::clone(&process.outbox))), publish);
     let office = Rc::new(Office::new(Arc::clone(&node), Arc::default()));
     *process.office.borrow_mut() = Some(Rc::clone(&office));
     *process.raft.borrow_mut() = Some(raft);

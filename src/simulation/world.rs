@@ -38,7 +38,7 @@ pub(super) fn enter(world: Option<&Shared>) {
 
 /// The world of this thread.
 pub(super) fn here() -> Shared {
-    WORLD.with_borrow(|world| world.clone()).expect("a simulation runs")
+    WORLD.with_borrow(Clone::clone).expect("a simulation runs")
 }
 
 /// What is on its way.
@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    pub(super) fn settings() -> Settings {
         Settings {
             heartbeat_ticks: 2,
             max_waiting: 60,

@@ -431,3 +431,40 @@ fn describe(state: &MetaState, plan: &Plan) -> PlannedView {
         moves: moves.into_values().collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_counts_as_lost_that_anybody_holds() {
+        let node: Address = "n2".parse().unwrap();
+        let shard = Shard { id: 4, group: 9, replicas: vec!["n1".parse().unwrap()] };
+        let members = Members { nodes: vec![node.clone()], start: Some(7) };
+        let led = || Held::Led { by: node.clone(), members: members.clone() };
+        let leaderless = || Held::Leaderless(node.clone(), "no leader".to_owned());
+        let gone = || Held::Nobody(OrderError::Gone("n1 was started again".to_owned()));
+        let unreached = || Held::Nobody(OrderError::NotSent("n1 is down".to_owned()));
+        // Who holds it, whether it owns anything, whether its loss is accepted; what is said of it, and when.
+        let rows: [(Held, bool, bool, Result<bool, &str>, &str); 9] = [
+            (led(), true, false, Ok(true), "as it should be"),
+            (led(), false, false, Ok(true), "a shard that owns nothing"),
+            (led(), true, true, Err("n2:13800 answers"), "it has moved to another node"),
+            (leaderless(), true, true, Err("n2:13800 holds a replica"), "recover goes on from it"),
+            (leaderless(), true, false, Err("although n2:13800 holds a replica"), "no leader"),
+            (leaderless(), false, false, Ok(false), "nothing is lost by it"),
+            (gone(), true, false, Err("shard 4 is lost"), "its only node was started again"),
+            (unreached(), true, false, Err("shard 4 is not reached"), "its only node is dead"),
+            (unreached(), true, true, Ok(false), "its loss is accepted"),
+        ];
+        for (held, owns, accepted, wanted, when) in rows {
+            match (judge(&shard, owns, accepted, held), wanted) {
+                (Ok(members), Ok(is_held)) => assert_eq!(members.is_some(), is_held, "{when}"),
+                (Err(NotPlanned::Refused(reason)), Err(part)) => {
+                    assert!(reason.contains(part), "{when}: {reason}");
+                }
+                (got, wanted) => panic!("{when}: {got:?} and not {wanted:?}"),
+            }
+        }
+    }
+}

@@ -334,3 +334,135 @@ fn reclaim(state: &MetaState, claims: &BTreeMap<u64, Claims>) -> (Vec<(HashRange
     }
     (moved, lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::hash::HashKey;
+    use crate::model::meta::Wanted;
+    use crate::model::view::View;
+
+    const DRAWN: Drawn = Drawn { group: 99, version: 5, groups: 0, change: 77 };
+
+    fn node(number: u64) -> Address {
+        format!("n{number}").parse().unwrap()
+    }
+
+    /// Nodes n1 and so on, whose starts are their numbers.
+    fn cluster(nodes: u64, factor: usize) -> MetaState {
+        let nodes: Vec<Address> = (1..=nodes).map(node).collect();
+        let starts = (1..).zip(&nodes).map(|(start, node)| (node.clone(), start)).collect();
+        let view = View::first(&nodes, factor).unwrap();
+        let mut state = MetaState::first("c".to_owned(), 50, HashKey::PUBLISHED, view, &starts);
+        state.open = true;
+        state
+    }
+
+    fn owned(state: &MetaState, group: u64) -> Vec<HashRange> {
+        state.view.ranges(state.index_of(group).unwrap()).collect()
+    }
+
+    fn claims(state: &MetaState, group: u64) -> Claims {
+        Claims { version: state.version, owned: owned(state, group), ..Claims::default() }
+    }
+
+    /// A replica, whose id is its node's number, of a group that these nodes vote in.
+    fn replica(state: &MetaState, group: u64, id: u64, voters: &[u64], last: u64) -> Standing {
+        let named = |ids: &[u64]| ids.iter().map(|id| (*id, node(*id))).collect();
+        let replica = Replica {
+            id,
+            leads: false,
+            voters: named(voters),
+            outgoing: Vec::new(),
+            last: (2, last),
+            committed: last,
+        };
+        Standing { group, instance: id, replica: Some(replica), claims: claims(state, group) }
+    }
+
+    fn survivor(number: u64, held: Vec<Standing>) -> Survivor {
+        Survivor { node: node(number), instance: number, seat: None, held }
+    }
+
+    fn decided(newest: MetaState, survivors: Vec<Survivor>, silent: &[u64]) -> (MetaState, Value) {
+        let found = Found { newest, survivors, silent: silent.iter().map(|number| node(*number)).collect() };
+        let Ok(recovery) = decide(&found, &DRAWN) else { panic!("it is refused") };
+        let Decision::Found(state) = recovery.decision else { panic!("the meta group lives") };
+        (*state, recovery.answer)
+    }
+
+    #[test]
+    fn a_shard_of_which_only_restarted_nodes_are_left_is_lost_and_said_to_be() {
+        // n4 to n6 are there, and were started again: they hold replicas that wait for a first entry.
+        let state = cluster(6, 3);
+        let empty = |number: u64| survivor(number, vec![replica(&state, 2, 40 + number, &[], 0)]);
+        let living = |number: u64| survivor(number, vec![replica(&state, 1, number, &[1, 2, 3], 9)]);
+        let survivors = [living(2), living(3), empty(4), empty(5), empty(6)];
+        let (after, answer) = decided(state.clone(), survivors.into(), &[1]);
+        assert_eq!(answer["lost-shards"], json!(["2"]), "{answer}");
+        assert_eq!(answer["given-up"], json!(["n1:13800"]), "{answer}");
+        assert_eq!(after.view.shards[0].group, 1, "two of three live");
+    }
+
+    #[test]
+    fn a_group_goes_on_from_the_furthest_replica_under_a_number_that_never_was() {
+        let state = cluster(3, 3);
+        let held = |number: u64, last: u64| vec![replica(&state, 1, number, &[1, 2, 3, 4, 5], last)];
+        let survivors = vec![survivor(2, held(2, 7)), survivor(3, held(3, 8))];
+        let (after, answer) = decided(state.clone(), survivors, &[1]);
+        assert_eq!(answer["recovered-shards"][0]["goes-on-from"], "n3:13800", "{answer}");
+        assert!(after.view.shards[0].group > GROUP_STEP, "{after:?}");
+        assert_eq!(after.successors.values().collect::<Vec<_>>(), [&1]);
+        assert!(after.view.epoch > EPOCH_STEP && after.version > VERSION_STEP);
+    }
+
+    #[test]
+    fn both_halves_of_a_joint_majority_are_needed() {
+        let state = cluster(3, 3);
+        let mut joint = replica(&state, 1, 2, &[2, 3], 8);
+        joint.replica.as_mut().unwrap().outgoing = vec![(1, node(1)), (2, node(2)), (4, node(4))];
+        let survivors = vec![survivor(2, vec![joint]), survivor(3, vec![replica(&state, 1, 3, &[2, 3], 7)])];
+        let (_, answer) = decided(state, survivors, &[1]);
+        assert_eq!(answer["recovered-shards"][0]["missing"], json!(["n1:13800", "n4:13800"]), "{answer}");
+    }
+
+    #[test]
+    fn what_a_shard_has_learned_from_its_log_counts_although_no_node_knows_it() {
+        let state = cluster(2, 1);
+        let range = owned(&state, 1)[0].clone();
+        // It was handed over to group 2, which group 1 knows; group 2 has received it and was not told.
+        let giver = Claims { version: state.version + 3, ..Claims::default() };
+        let taker = Claims { prepared: vec![range.clone()], ..claims(&state, 2) };
+        let all = BTreeMap::from([(1, giver.clone()), (2, taker)]);
+        assert_eq!(reclaim(&state, &all), (vec![(range.clone(), 2)], Vec::new()));
+        // The other way round: the taker knows, and the giver does not.
+        let taker = Claims { version: state.version + 3, owned: vec![range.clone()], ..claims(&state, 2) };
+        let all = BTreeMap::from([(1, claims(&state, 1)), (2, taker)]);
+        assert_eq!(reclaim(&state, &all).0, [(range.clone(), 2)]);
+        // Nobody has it any more: it is named, as a shard that is lost.
+        let all = BTreeMap::from([(1, giver), (2, claims(&state, 2))]);
+        assert_eq!(reclaim(&state, &all), (Vec::new(), vec![range.clone()]));
+        let alone = |number: u64, claims: Claims| {
+            survivor(number, vec![Standing { group: number, instance: number, replica: None, claims }])
+        };
+        let giver = Claims { version: state.version + 3, ..Claims::default() };
+        let survivors = vec![alone(1, giver), alone(2, claims(&state, 2))];
+        let (after, answer) = decided(state, survivors, &[]);
+        assert_eq!(answer["lost-shards"], json!(["3"]), "{answer}");
+        let lost = after.view.shards.last().unwrap();
+        assert_eq!(after.holder(lost.group, &lost.replicas[0]), Some(NOBODY));
+    }
+
+    #[test]
+    fn a_view_change_that_is_ended_leaves_the_members_that_the_groups_have() {
+        let mut state = cluster(3, 1);
+        let nodes: Vec<Address> = (1..=3).map(node).collect();
+        let wanted = Wanted { nodes, repl_factor: 3, accept_loss: Vec::new() };
+        state.apply(Command::Begin { id: 7, wanted, supersedes: None, members: BTreeMap::new() }).unwrap();
+        let held = |number: u64| vec![replica(&state, 1, number, &[1, 2, 3], 9)];
+        let survivors = vec![survivor(2, held(2)), survivor(3, held(3))];
+        let (after, _) = decided(state, survivors, &[1]);
+        assert_eq!(after.change, None);
+        assert_eq!(after.view.shards[0].replicas, [node(1), node(2), node(3)]);
+    }
+}

@@ -301,3 +301,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_plan_fits_only_the_view_that_it_was_made_from() {
+    let mut state = first();
+    state.apply(begin(1, None)).unwrap();
+    let plan = plan(&state, 1, 3);
+    let survivors = vec![(1, node(1), 7)];
+    let recovered = Command::Succeed { epoch: state.view.epoch, survivors, moved: Vec::new(), lost: None };
+    state.apply(recovered.clone()).unwrap();
+    assert_eq!(state.apply(plan), Err(Void::Outdated), "it would put the old group back");
+    assert_eq!(state.apply(recovered), Err(Void::Outdated), "it was found out about another view");
+}
+
+#[test]
+fn a_change_that_is_superseded_leaves_the_members_that_the_groups_have() {
+    let members =
+        |nodes: &[usize], start| Members { nodes: nodes.iter().map(|one| node(*one)).collect(), start };
+    let supersede = |members| {
+        let wanted = Wanted { nodes: vec![node(2)], repl_factor: 1, accept_loss: Vec::new() };
+        Command::Begin { id: 2, wanted, supersedes: Some(1), members }
+    };
+    let mut moved = planned_state();
+    for index in 0..2 {
+        moved.apply(hand_over(piece(1, index, 0))).unwrap();
+    }
+    // Those who say so.
+    let mut state = moved.clone();
+    let said = BTreeMap::from([(1, members(&[2, 3], None)), (3, members(&[9], Some(5)))]);
+    state.apply(supersede(said)).unwrap();
+    let held = |state: &MetaState, group| state.view.shards[state.index_of(group).unwrap()].replicas.clone();
+    assert_eq!(held(&state, 1), [node(2), node(3)]);
+    assert_eq!((held(&state, 3), state.holder(3, &node(9))), (vec![node(9)], Some(5)));
+    // Of those who do not, all that may.
+    moved.apply(supersede(BTreeMap::new())).unwrap();
+    assert_eq!(held(&moved, 1), [node(1)], "view and plan name the same");
+    // A change that has moved replicas is not cancelled any more.
+    let mut state = planned_state();
+    state.change.as_mut().unwrap().planned.as_mut().unwrap().pieces.clear();
+    assert_eq!(state.apply(end(1, End::Cancelled)), Err(Void::Outdated));
+}

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::moving::{Incoming, PieceId};
+use super::PieceId;
+use super::moving::Incoming;
 use super::ranges::{cover, intersection};
 use super::{HashRange, Shard, ShardCommand};
 
@@ -17,7 +18,7 @@ pub struct Claims {
     pub prepared: Vec<HashRange>,
     /// What of it is under way, not wholly received.
     #[serde(skip)]
-    coming: Vec<(PieceId, HashRange)>,
+    pub(crate) coming: Vec<(PieceId, HashRange)>,
 }
 
 impl Claims {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::model::address::{Address, DEFAULT_PORT};
-use crate::model::view::View;
+use crate::model::view::{MOST_REPLICAS, View};
 
 /// The longest value of a shard with several replicas, in bytes: it goes through the log of its group whole.
 const LONGEST_LOGGED_VALUE: usize = 48 << 20;
@@ -166,7 +166,8 @@ impl Settings {
         let large_memory = number("LARGE_MEMORY", self.large_memory.as_ref(), 128 << 20, 1 << 20..=1 << 40)?;
         if large_memory < 2 * max_value_length {
             return Err(format!(
-                "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: allowed is a LARGE_MEMORY of at least twice MAX_VALUE_LENGTH"
+                "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: allowed is a LARGE_MEMORY of at least {}, twice MAX_VALUE_LENGTH",
+                2 * max_value_length
             ));
         }
         if let Role::Member { view } = &role
@@ -240,7 +241,7 @@ impl Settings {
             }
             return Ok(Role::Follower { main });
         }
-        let factor: usize = number("REPL_FACTOR", self.repl_factor.as_ref(), 1, 1..=64)?;
+        let factor: usize = number("REPL_FACTOR", self.repl_factor.as_ref(), 1, 1..=MOST_REPLICAS)?;
         let nodes = match (view, own) {
             (None, _) => vec![own.cloned().unwrap_or_else(|| "127.0.0.1".parse().expect("an address"))],
             (Some(_), None) => {

@@ -141,14 +141,16 @@ impl<W> Group<W> {
         let log = self.raft.store();
         let (next, end) = (log.applied() + 1, log.last() + 1);
         let rest = log.entries(next, end, None, GetEntriesContext::empty(false)).unwrap_or_default();
-        let is_command = |entry: &Entry| entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty();
+        let is_command =
+            |entry: &Entry| entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty();
         rest.into_iter().filter(is_command).collect()
     }
 
     /// Grows whenever a learner of this leader gets entries, or a replica a piece of a snapshot.
     pub(super) fn fed(&self) -> u64 {
         let learners = self.raft.store().members().learners.iter();
-        let matched = learners.filter_map(|id| self.raft.raft.prs().get(*id)).map(|progress| progress.matched);
+        let matched =
+            learners.filter_map(|id| self.raft.raft.prs().get(*id)).map(|progress| progress.matched);
         matched.sum::<u64>() + self.outgoing.acknowledged()
     }
 

@@ -14,8 +14,8 @@ use super::routes::Route;
 use super::server::Server;
 use crate::clock::now;
 use crate::error::{Applied, Error};
-use crate::node::host;
 use crate::model::meta::{End, MetaState};
+use crate::node::host;
 
 /// How often it is looked whether the view change has ended, at least.
 const ROUND: Duration = Duration::from_millis(50);

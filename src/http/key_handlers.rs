@@ -18,8 +18,8 @@ use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::shard::RequestId;
-use crate::node::host;
 use crate::node::group_ops::Told;
+use crate::node::host;
 use crate::node::keys::{Operation, Outcome, Owner, Request};
 use crate::wire::{KeyResult, STALE, STALENESS_HEADER};
 

@@ -21,9 +21,9 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::meta::MetaState;
-use crate::node::host;
 use crate::node::ask::OrderError;
 use crate::node::forwarded::{NotMeant, NotServed};
+use crate::node::host;
 use crate::node::keys::{Operation, Outcome};
 use crate::node::state::Node;
 use crate::reshard::{pieces, recover};
@@ -206,7 +206,8 @@ fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
         };
         serde_json::from_slice(&body.bytes).map_err(wrong)?
     };
-    host::run(recover::recover(&server.office, &asked)).map(|body| Answer::json(200, body.to_string().into_bytes()))
+    host::run(recover::recover(&server.office, &asked))
+        .map(|body| Answer::json(200, body.to_string().into_bytes()))
 }
 
 fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {

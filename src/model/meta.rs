@@ -3,7 +3,7 @@
 //! The state is a document with a version. The group's leader changes it by commands; every node learns it, whole, in any
 //! order, and acts by the newest it has seen.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -321,14 +321,12 @@ impl MetaState {
 
     /// All nodes of the view and of the change that is under way, in the order of the view.
     pub fn nodes(&self) -> Vec<Address> {
-        let mut nodes: Vec<Address> = self.view.nodes().cloned().collect();
         let planned = self.change.iter().filter_map(|change| change.planned.as_ref());
-        for node in planned.flat_map(|planned| &planned.shards).flat_map(|shard| &shard.replicas) {
-            if !nodes.contains(node) {
-                nodes.push(node.clone());
-            }
-        }
-        nodes
+        let planned = planned.flat_map(|planned| &planned.shards).flat_map(|shard| &shard.replicas);
+        let of_view: HashSet<&Address> = self.view.nodes().collect();
+        let mut seen = HashSet::new();
+        let new = planned.filter(|node| !of_view.contains(node) && seen.insert(*node));
+        self.view.nodes().chain(new).cloned().collect()
     }
 
     /// Where each group is held: the start of the node at an address.
@@ -400,7 +398,8 @@ impl MetaState {
         given_up: Vec<GivenUp>,
         instances: &BTreeMap<Address, u64>,
     ) -> Command {
-        let is_new = |shard: &&Shard| !self.view.shards.iter().any(|old| old.group == shard.group);
+        let old: HashSet<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
+        let is_new = |shard: &&Shard| !old.contains(&shard.group);
         let added: Vec<&Shard> = plan.view.shards.iter().filter(is_new).collect();
         // Until the change is finished its new shards have ids after those that there are.
         let highest = self.view.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
@@ -428,7 +427,13 @@ impl MetaState {
             copied: 0,
             hold_us: 0,
         };
-        Command::Plan { id, epoch: self.view.epoch, planned: Box::new(planned), view: Box::new(view), holders }
+        Command::Plan {
+            id,
+            epoch: self.view.epoch,
+            planned: Box::new(planned),
+            view: Box::new(view),
+            holders,
+        }
     }
 
     /// How a view change ended, if it is not too long ago.
@@ -472,7 +477,8 @@ impl MetaState {
                 let running = self.change.as_ref().map(|change| change.id);
                 if let Some(id) = running.filter(|_| !moved.is_empty() || lost.is_some()) {
                     // Its plan does not fit any more.
-                    let end = End::Failed("pairs were lost, and the shards recovered by the operator".to_owned());
+                    let end =
+                        End::Failed("pairs were lost, and the shards recovered by the operator".to_owned());
                     self.end_unfinished(id, end, &BTreeMap::new())?;
                 }
                 self.take_over(&moved);
@@ -655,7 +661,7 @@ impl MetaState {
 
     /// Notes how a view change has ended that began with these nodes.
     pub fn note_end(&mut self, id: u64, before: Vec<Address>, end: End) {
-        let now = self.nodes();
+        let now: HashSet<Address> = self.nodes().into_iter().collect();
         let left: Vec<Address> = before.into_iter().filter(|node| !now.contains(node)).collect();
         self.former.extend(left.iter().cloned());
         self.former.retain(|node| !now.contains(node));
@@ -671,9 +677,10 @@ impl MetaState {
     /// Makes these the shards of the view. Those that go own nothing.
     fn settle(&mut self, shards: Vec<Shard>) {
         let old = std::mem::take(&mut self.view.shards);
+        let places: HashMap<u64, usize> = shards.iter().map(|shard| shard.group).zip(0..).collect();
         let index = |owner: usize| {
-            let group = old[owner].group;
-            shards.iter().position(|shard| shard.group == group).expect("a shard that owns something stays")
+            let place = places.get(&old[owner].group);
+            *place.expect("a shard that owns something stays")
         };
         self.view.ownership = self.view.ownership.renumbered(index);
         if shards != old {
@@ -684,7 +691,7 @@ impl MetaState {
     }
 
     fn forget_holders(&mut self) {
-        let groups: Vec<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
+        let groups: HashSet<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
         self.holders.retain(|group, _| groups.contains(group));
         self.origins.retain(|group, _| groups.contains(group));
         self.successors.retain(|group, _| groups.contains(group));

@@ -1,7 +1,7 @@
 //! The thread that looks after the other nodes: it calls the roll of a first view, finds a cluster, tells news, and notices who is
 //! up again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,6 +128,7 @@ impl Greeter {
         let known = self.known_nodes();
         self.node.peers.keep(&known);
         self.node.posts.keep(&known);
+        let known: HashSet<Address> = known.into_iter().collect();
         for peer in self.node.peers.down().iter().filter(|peer| known.contains(peer.address())) {
             if self.node.main().is_none() {
                 self.node.host.greet(&self.node, peer.address());
@@ -239,10 +240,12 @@ impl Greeter {
         let mut problems = Vec::new();
         for seed in self.node.seeds() {
             match self.node.ask_hello(&seed).await {
-                Ok(hello) if hello.cluster.is_some() => match self.node.fetch_news(&seed, hello.instance).await {
-                    Ok(()) => return,
-                    Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
-                },
+                Ok(hello) if hello.cluster.is_some() => {
+                    match self.node.fetch_news(&seed, hello.instance).await {
+                        Ok(()) => return,
+                        Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
+                    }
+                }
                 Ok(_) => problems.push(format!("{seed} serves no view yet")),
                 Err(error) => problems.push(format!("waiting for {seed} ({error})")),
             }

@@ -412,7 +412,9 @@ impl Node {
                 let by = (!self.is_of(serving, shard)).then(|| node.clone());
                 Ok(Asked::Done(Outcome::received(result, value, by)))
             }
-            Ok(KeyReply::Refused(error @ Error::Unavailable { .. })) if !is_only => Ok(Asked::Elsewhere(error)),
+            Ok(KeyReply::Refused(error @ Error::Unavailable { .. })) if !is_only => {
+                Ok(Asked::Elsewhere(error))
+            }
             Ok(KeyReply::Refused(error)) => Err(error),
             Err(error) => {
                 let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };

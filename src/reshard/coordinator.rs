@@ -265,12 +265,8 @@ impl Coordinator {
             Phase::Counting(change) => self.plan(state, change).await,
             Phase::Fencing(change, planned) => self.fence(change.id, planned).await,
             Phase::Telling(..) => self.tell_planned().await,
-            Phase::Moving(change, planned, index) => {
-                self.move_piece(state, change.id, planned, index).await
-            }
-            Phase::Finishing(change, planned) => {
-                finish::finish(self, seat, state, change.id, planned).await
-            }
+            Phase::Moving(change, planned, index) => self.move_piece(state, change.id, planned, index).await,
+            Phase::Finishing(change, planned) => finish::finish(self, seat, state, change.id, planned).await,
         };
         let leading = self.leading();
         match done {
@@ -399,9 +395,7 @@ impl Coordinator {
         let mut preparing = None;
         match self.try_piece(state, planned, piece, stamp, &mut preparing).await {
             Ok(()) => Ok(()),
-            Err(error) => {
-                self.abort(state, planned, (piece, id), error, preparing.unwrap_or_else(now)).await
-            }
+            Err(error) => self.abort(state, planned, (piece, id), error, preparing.unwrap_or_else(now)).await,
         }
     }
 

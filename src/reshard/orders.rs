@@ -138,11 +138,9 @@ impl Office {
             Order::BeginChange { id, wanted } => Ok(json(&requests::begin_here(self, *id, wanted).await)),
             Order::CancelChange => Ok(json(&requests::cancel_here(self).await)),
             Order::ChangeProgress => Ok(json(&self.desk.progress(&node.address))),
-            Order::PlanChange { wanted } => Ok(json(&if node.meta.leads() {
-                Some(prepare::plan_only(self, wanted).await)
-            } else {
-                None
-            })),
+            Order::PlanChange { wanted } => {
+                Ok(json(&if node.meta.leads() { Some(prepare::plan_only(self, wanted).await) } else { None }))
+            }
         }
     }
 

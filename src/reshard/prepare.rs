@@ -133,8 +133,8 @@ pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
     if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
         return Some(error.to_string());
     }
-    let is_shard = |id: &&u32| state.view.shards.iter().any(|shard| shard.id == **id);
-    let unknown = wanted.accept_loss.iter().find(|id| !is_shard(id))?;
+    let ids: BTreeSet<u32> = state.view.shards.iter().map(|shard| shard.id).collect();
+    let unknown = wanted.accept_loss.iter().find(|id| !ids.contains(id))?;
     Some(format!("accept-loss names shard {unknown}, which there is not: allowed are ids of lost shards"))
 }
 
@@ -199,16 +199,14 @@ fn judge(shard: &Shard, owns: bool, accepted: bool, held: Held) -> Result<Option
             refuse(format!("shard {id} is not lost, {by} answers: leave it out of accept-loss"))
         }
         Held::Led { members, .. } => Ok(Some(members)),
-        Held::Leaderless(node, _) if accepted => refuse(format!(
-            "shard {id} is not lost: {node} holds a replica; evenkv recover goes on from it"
-        )),
+        Held::Leaderless(node, _) if accepted => {
+            refuse(format!("shard {id} is not lost: {node} holds a replica; evenkv recover goes on from it"))
+        }
         Held::Leaderless(node, reason) if owns => refuse(format!(
             "shard {id} has no leader, although {node} holds a replica: {reason}; {}",
             advice(shard)
         )),
-        Held::Nobody(OrderError::Gone(_)) if owns && !accepted => {
-            refuse(lost_shard(id, &shard.replicas[0]))
-        }
+        Held::Nobody(OrderError::Gone(_)) if owns && !accepted => refuse(lost_shard(id, &shard.replicas[0])),
         Held::Nobody(error) if owns && !accepted => {
             refuse(format!("shard {id} is not reached: {error}; {}", advice(shard)))
         }
@@ -381,9 +379,20 @@ async fn command(
                 .extend(cut.into_iter().map(|(range, pairs)| Piece::new(range, (step.from, step.to), pairs)));
         }
     }
-    let members: Vec<(u64, Members)> =
-        old.shards.iter().zip(&found.members).filter_map(|(shard, one)| Some((shard.group, one.clone()?))).collect();
-    Ok(state.plan_command(id, &members.into_iter().collect(), plan, pieces, found.given_up.clone(), &found.starts))
+    let members: Vec<(u64, Members)> = old
+        .shards
+        .iter()
+        .zip(&found.members)
+        .filter_map(|(shard, one)| Some((shard.group, one.clone()?)))
+        .collect();
+    Ok(state.plan_command(
+        id,
+        &members.into_iter().collect(),
+        plan,
+        pieces,
+        found.given_up.clone(),
+        &found.starts,
+    ))
 }
 
 fn describe(state: &MetaState, plan: &Plan) -> PlannedView {

@@ -69,18 +69,9 @@ pub(super) struct Recovery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
     /// It can agree, or is kept by one node that lives.
-    Lives {
-        members: Members,
-        claims: Claims,
-    },
+    Lives { members: Members, claims: Claims },
     /// Its majority is gone: it goes on from this replica.
-    GoesOn {
-        kept: Address,
-        instance: u64,
-        replica: Replica,
-        missing: Vec<Address>,
-        claims: Claims,
-    },
+    GoesOn { kept: Address, instance: u64, replica: Replica, missing: Vec<Address>, claims: Claims },
     /// Nothing is left of it.
     Lost,
 }
@@ -128,8 +119,7 @@ pub(super) fn decide(found: &Found, drawn: &Drawn) -> Result<Recovery, Error> {
     let (decision, mut after) = if meta_lives.is_err() {
         let (moved, lost) = reclaim(state, &claims);
         let lost = lost_ranges(found, lost);
-        let command =
-            Command::Succeed { epoch: state.view.epoch, survivors: survivors.clone(), moved, lost };
+        let command = Command::Succeed { epoch: state.view.epoch, survivors: survivors.clone(), moved, lost };
         let mut after = state.clone();
         // What it comes to is what the operator is told.
         let _ = after.apply(command.clone());
@@ -199,7 +189,9 @@ fn fate(found: &Found, shard: &Shard) -> Fate {
     let logged = standings.iter().filter_map(|(node, one)| Some((node, one, one.replica.as_ref()?)));
     let newest = logged.clone().max_by_key(|(_, _, replica)| replica.last);
     // A node that keeps the shard alone does so since its log has ended; replicas that were not told of it may be left.
-    if let Some(alone) = alone.filter(|alone| newest.is_none_or(|(_, one, _)| one.claims.version <= version(alone))) {
+    if let Some(alone) =
+        alone.filter(|alone| newest.is_none_or(|(_, one, _)| one.claims.version <= version(alone)))
+    {
         let members = Members { nodes: vec![alone.0.clone()], start: Some(alone.1.instance) };
         return Fate::Lives { members, claims: alone.1.claims.clone() };
     }
@@ -309,10 +301,7 @@ fn lost_ranges(found: &Found, ranges: Vec<HashRange>) -> Option<LostRanges> {
 ///
 /// A shard acts by what it has learned from its log, which may be newer than what any survivor knows by itself. So where a shard
 /// knows more than the state, it is believed; and what a shard neither owns nor has received is looked for at all others.
-fn reclaim(
-    state: &MetaState,
-    claims: &BTreeMap<u64, Claims>,
-) -> (Vec<(HashRange, u64)>, Vec<HashRange>) {
+fn reclaim(state: &MetaState, claims: &BTreeMap<u64, Claims>) -> (Vec<(HashRange, u64)>, Vec<HashRange>) {
     let mut view = state.view.clone();
     let mut newer: Vec<_> = claims.iter().filter(|(_, claim)| claim.version > state.version).collect();
     newer.sort_by_key(|(_, claim)| claim.version);
@@ -334,7 +323,8 @@ fn reclaim(
         let mut missing = subtract_all(view.ranges(index).collect(), &has);
         let others = || claims.iter().filter(|(group, _)| **group != shard.group);
         let owned = others().flat_map(|(group, claim)| claim.owned.iter().map(move |range| (range, *group)));
-        let ready = others().flat_map(|(group, claim)| claim.prepared.iter().map(move |range| (range, *group)));
+        let ready =
+            others().flat_map(|(group, claim)| claim.prepared.iter().map(move |range| (range, *group)));
         for (range, group) in owned.chain(ready).filter(|(_, group)| state.index_of(*group).is_some()) {
             let found: Vec<_> = missing.iter().filter_map(|part| intersection(part, range)).collect();
             missing = subtract_all(missing, &found);

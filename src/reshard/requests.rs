@@ -1,6 +1,6 @@
 //! What clients ask about view changes, at any node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +135,9 @@ impl Office {
     pub(super) async fn succeed(&self, order: &Order) -> Result<(), Error> {
         let read = |done: Option<Result<(), Void>>| done.map_or(Led::Elsewhere, Led::Answer);
         let done = self.ask_leader(order, ORDER_TIMEOUT, read).await?;
-        done.map_err(|_| Error::NotServing("The view has changed meanwhile: look again, and try again".to_owned()))
+        done.map_err(|_| {
+            Error::NotServing("The view has changed meanwhile: look again, and try again".to_owned())
+        })
     }
 
     /// How far the view change is, or how the last one ended.
@@ -224,13 +226,9 @@ impl Office {
         let mut all: Vec<Address> = leader.into_iter().chain(members).collect();
         all.extend(wanted_voters(&nodes).iter().cloned());
         all.extend(nodes);
-        let mut candidates: Vec<Address> = Vec::new();
-        for node in all {
-            if !candidates.contains(&node) {
-                candidates.push(node);
-            }
-        }
-        candidates
+        let mut seen = HashSet::new();
+        all.retain(|node| seen.insert(node.clone()));
+        all
     }
 
     async fn ask_leader<T: DeserializeOwned, U>(

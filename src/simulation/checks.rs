@@ -31,7 +31,8 @@ fn agreed(world: &World, nodes: &[&Process], group: u64) -> Option<Arc<Shard>> {
 /// For each key at most one shard takes operations.
 pub(super) fn at_most_one_accepts(world: &World) {
     let Some(state) = world.newest() else { return };
-    let of_cluster = world.nodes.iter().filter(|node| node.state().is_some_and(|one| one.cluster == state.cluster));
+    let of_cluster =
+        world.nodes.iter().filter(|node| node.state().is_some_and(|one| one.cluster == state.cluster));
     // A node that was given up drops what it has when it learns of it.
     let knows: Vec<&Process> =
         of_cluster.filter(|node| node.state().is_some_and(|one| one.group == state.group)).collect();
@@ -164,7 +165,10 @@ pub(super) fn describe(world: &World) -> String {
             .collect();
         let (address, role) = (address(place), &node.role);
         let unready = node.unready();
-        let _ = write!(text, "\n{address}: {role:?} knows {known:?}, shards {shards:?}, {unready:?}, {statuses:?}");
+        let _ = write!(
+            text,
+            "\n{address}: {role:?} knows {known:?}, shards {shards:?}, {unready:?}, {statuses:?}"
+        );
     }
     text
 }

@@ -167,9 +167,7 @@ fn not_done(error: &Error) -> End {
 
 fn answer_of(kind: Kind, outcome: &Outcome) -> Answer {
     match outcome.result {
-        KeyResult::Found => {
-            Answer::Read(outcome.value.as_ref().map(|value| number_in(value.as_bytes())))
-        }
+        KeyResult::Found => Answer::Read(outcome.value.as_ref().map(|value| number_in(value.as_bytes()))),
         KeyResult::Absent if kind == Kind::Get => Answer::Read(None),
         KeyResult::Absent => Answer::Written(WriteOutcome::Absent),
         KeyResult::Added => Answer::Written(WriteOutcome::Added),

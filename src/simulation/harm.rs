@@ -97,7 +97,8 @@ fn come_back(world: &Shared, place: usize) {
 fn view_of(state: &MetaState) -> Option<Start> {
     let nodes: Vec<String> = state.view.nodes().map(Address::to_string).collect();
     let factor = state.view.repl_factor;
-    let fits = nodes.len().is_multiple_of(factor) && nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
+    let fits =
+        nodes.len().is_multiple_of(factor) && nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
     fits.then(|| Start::View(nodes.join(","), factor))
 }
 

@@ -209,7 +209,9 @@ impl Simulated {
             pause().await;
             return Err(no_answer(NoAnswerKind::NotSent, "nobody listens there"));
         }
-        if world.network.borrow().cut.contains(&(from, to)) || world.network.borrow().cut.contains(&(to, from)) {
+        if world.network.borrow().cut.contains(&(from, to))
+            || world.network.borrow().cut.contains(&(to, from))
+        {
             let left = u64::try_from(deadline.left().as_millis() / STEP.as_millis()).unwrap_or(u64::MAX);
             pause_for(CONNECTING.min(left)).await;
             let kind = if left < CONNECTING { NoAnswerKind::NoTime } else { NoAnswerKind::NotSent };
@@ -284,7 +286,8 @@ async fn serve(
         }
     };
     let request = (operation != Operation::Get).then_some(request);
-    let done = node.run_forwarded(&standing, key, operation, (addressed.epoch, request), None, deadline).await;
+    let done =
+        node.run_forwarded(&standing, key, operation, (addressed.epoch, request), None, deadline).await;
     match done {
         Ok(Outcome { result, value, .. }) => {
             let bytes = value.map(|value| value.as_bytes().to_vec()).unwrap_or_default();

@@ -75,9 +75,8 @@ async fn bring_back(world: &Shared) -> bool {
         }
         None => return false,
     };
-    let named = |field: &str| -> Vec<String> {
-        serde_json::from_value(planned[field].clone()).unwrap_or_default()
-    };
+    let named =
+        |field: &str| -> Vec<String> { serde_json::from_value(planned[field].clone()).unwrap_or_default() };
     let given_up: Vec<Address> = named("given-up").iter().filter_map(|node| node.parse().ok()).collect();
     // What the operator says is true: who is given up is dead.
     for dead in given_up.iter().map(place_of) {
@@ -128,7 +127,10 @@ impl World {
         let known = self.nodes.iter().filter_map(super::process::Process::state);
         let newest = self.newest()?;
         let known = known.filter(|state| state.cluster == newest.cluster);
-        known.chain([std::sync::Arc::clone(&newest)]).max_by_key(|state| state.version).map(|state| (*state).clone())
+        known
+            .chain([std::sync::Arc::clone(&newest)])
+            .max_by_key(|state| state.version)
+            .map(|state| (*state).clone())
     }
 
     /// Some nodes that run, for a view.
@@ -214,15 +216,15 @@ impl World {
             let ours = self.nodes.iter().filter(|node| node.node().is_some_and(|node| self.is_ours(&node)));
             ours.into_iter().any(|node| {
                 node.shards().iter().any(|shard| {
-                    let holds = !shard.is_logged() || node.status(group).is_some_and(|status| status.last > 0);
+                    let holds =
+                        !shard.is_logged() || node.status(group).is_some_and(|status| status.last > 0);
                     shard.group() == group && holds
                 })
             })
         };
         let shards = state.view.shards.iter().enumerate();
-        let lost = shards.filter(|(index, shard)| {
-            state.view.ranges(*index).next().is_some() && !is_held(shard.group)
-        });
+        let lost = shards
+            .filter(|(index, shard)| state.view.ranges(*index).next().is_some() && !is_held(shard.group));
         lost.map(|(_, shard)| shard.id).collect()
     }
 }

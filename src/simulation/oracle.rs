@@ -44,7 +44,10 @@ pub(super) enum Event {
     Applied(Box<Applied>),
     Restored,
     /// A write to a shard that is kept by one node, without a log.
-    Alone { write: Write, post: Post },
+    Alone {
+        write: Write,
+        post: Post,
+    },
     Meta {
         group: u64,
         at: (u64, u64),
@@ -53,7 +56,10 @@ pub(super) enum Event {
         command: Box<Command>,
         outcome: Result<(), Void>,
     },
-    MetaRestored { group: u64, state: Arc<MetaState> },
+    MetaRestored {
+        group: u64,
+        state: Arc<MetaState>,
+    },
 }
 
 /// A key, as a register.
@@ -139,10 +145,15 @@ impl Oracle {
             }
             Event::Alone { write, post, .. } => self.written(&write, &post),
             Event::MetaRestored { group, state } => {
-                let known = self.meta.range((group, 0)..(group + 1, 0)).rev().any(|(_, (_, known))| *known == state);
+                let known =
+                    self.meta.range((group, 0)..(group + 1, 0)).rev().any(|(_, (_, known))| *known == state);
                 // What a group was founded with was applied by nobody.
                 let is_first = self.meta.range((group, 0)..(group + 1, 0)).next().is_none();
-                if known || is_first { Ok(()) } else { Err(format!("a meta state that never was: {state:?}")) }
+                if known || is_first {
+                    Ok(())
+                } else {
+                    Err(format!("a meta state that never was: {state:?}"))
+                }
             }
             Event::Meta { group, at: (index, term), before, after, command, outcome } => {
                 if let Some(known) = self.meta.get(&(group, index)) {

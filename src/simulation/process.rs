@@ -116,9 +116,10 @@ impl Process {
     pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
         let Some(node) = self.node() else { return Vec::new() };
         let standing = node.standing();
-        standing.serving().map_or_else(|_| Vec::new(), |serving| {
-            serving.own.iter().map(|(_, shard)| Arc::clone(shard)).collect()
-        })
+        standing.serving().map_or_else(
+            |_| Vec::new(),
+            |serving| serving.own.iter().map(|(_, shard)| Arc::clone(shard)).collect(),
+        )
     }
 
     pub(super) fn shard(&self, group: u64) -> Option<Arc<Shard>> {

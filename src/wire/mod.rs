@@ -636,10 +636,7 @@ impl ChangePhase {
 
     /// Whether it goes on.
     pub fn runs(self) -> bool {
-        matches!(
-            self,
-            Self::Preparing | Self::Counting | Self::Moving | Self::Finishing | Self::Blocked
-        )
+        matches!(self, Self::Preparing | Self::Counting | Self::Moving | Self::Finishing | Self::Blocked)
     }
 }
 

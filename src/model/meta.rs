@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::hash::HashKey;
+use super::limits::{Limits, WantedLimits};
 use super::plan::Plan;
 use super::range::HashRange;
 use super::shard::{Directive, PieceId};
@@ -34,6 +35,9 @@ pub struct MetaState {
     pub open: bool,
     /// The key of the hash function, drawn when the cluster was founded.
     pub hash_key: HashKey,
+    /// How long keys and values may be: as the founder was set, and as view changes have raised it since.
+    #[serde(default)]
+    pub limits: Limits,
     /// The view.
     pub view: View,
     /// Which start of which node holds each group: by group, address and instance. Of a group with several replicas it says
@@ -72,6 +76,9 @@ pub struct Wanted {
     pub repl_factor: usize,
     /// The ids of shards whose pairs are given up.
     pub accept_loss: Vec<u32>,
+    /// The limits that are to be raised.
+    #[serde(default)]
+    pub limits: WantedLimits,
 }
 
 /// A planned view change and how far it is.
@@ -299,6 +306,7 @@ impl MetaState {
             version: 1,
             open: false,
             hash_key,
+            limits: Limits::default(),
             view,
             holders,
             origins,
@@ -315,6 +323,7 @@ impl MetaState {
         let planned = planned.flat_map(|planned| &planned.shards);
         let mut shards = self.view.shards.iter().chain(planned);
         !self.view.shards.is_empty()
+            && self.limits.max_key_length > 0
             && shards.all(|shard| !shard.replicas.is_empty())
             && self.view.ownership.is_sound(self.view.shards.len())
     }
@@ -594,7 +603,10 @@ impl MetaState {
         }
         let before: Vec<Address> = self.nodes();
         let change = self.change.take().expect("it runs");
-        self.view.repl_factor = change.wanted.repl_factor;
+        let limits = self.limits.raised(&change.wanted.limits);
+        // Who is asked under a newer epoch than it knows does not judge by limits of old.
+        self.view.epoch += u64::from(limits != self.limits);
+        (self.view.repl_factor, self.limits) = (change.wanted.repl_factor, limits);
         self.settle(change.planned.expect("it is planned").shards);
         self.holders.extend(holders);
         self.forget_holders();

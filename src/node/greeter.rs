@@ -66,7 +66,9 @@ fn found_alone(node: &Node) {
     found(node, state);
 }
 
-fn found(node: &Node, state: MetaState) {
+fn found(node: &Node, mut state: MetaState) {
+    // Those of whoever founds a cluster are the cluster's.
+    state.limits = node.own_limits;
     let replica = dice::id();
     node.take_seat(state.group, replica);
     node.meta.found(state.group, replica, &node.address, state.clone());
@@ -96,7 +98,7 @@ impl Greeter {
     /// A node that has asked nobody yet.
     pub(crate) fn new(node: &Arc<Node>) -> Self {
         let roll_call = match &node.role {
-            Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
+            Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view, node.own_limits)),
             _ => None,
         };
         Self { node: Arc::clone(node), roll_call, started: now(), leaderless: None }

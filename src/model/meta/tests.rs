@@ -19,7 +19,12 @@ fn first() -> MetaState {
 }
 
 fn begin(id: u64, supersedes: Option<u64>) -> Command {
-    let wanted = Wanted { nodes: vec![node(1), node(3)], repl_factor: 1, accept_loss: Vec::new() };
+    let wanted = Wanted {
+        nodes: vec![node(1), node(3)],
+        repl_factor: 1,
+        accept_loss: Vec::new(),
+        limits: WantedLimits::default(),
+    };
     Command::Begin { id, wanted, supersedes, members: BTreeMap::new() }
 }
 
@@ -299,5 +304,28 @@ proptest! {
             let is_over = state.change.is_none();
             prop_assert!(!is_over || state.former.iter().all(|node| !nodes.contains(node)));
         }
+    }
+}
+
+#[test]
+fn the_limits_are_raised_by_a_change_that_finishes_and_by_no_other() {
+    let wanted = WantedLimits { max_key_length: Some(2000), max_value_length: Some(5) };
+    let raised = Limits { max_key_length: 2000, ..Limits::default() };
+    let table: [(&[Command], Limits); 4] = [
+        (&[hand_over(piece(1, 0, 0)), hand_over(piece(1, 1, 0)), end(1, finished())], raised),
+        (&[hand_over(piece(1, 0, 0)), hand_over(piece(1, 1, 0))], Limits::default()),
+        (&[end(1, End::Cancelled)], Limits::default()),
+        (&[hand_over(piece(1, 0, 0)), begin(2, Some(1))], Limits::default()),
+    ];
+    for (commands, limits) in table {
+        let (mut state, mut other) = (planned_state(), planned_state());
+        state.change.as_mut().unwrap().wanted.limits = wanted;
+        for command in commands {
+            state.apply(command.clone()).unwrap();
+            other.apply(command.clone()).unwrap();
+        }
+        assert_eq!(state.limits, limits, "{commands:?}");
+        let is_newer = state.view.epoch > other.view.epoch;
+        assert_eq!(is_newer, limits == raised, "whoever has not heard of it asks: {commands:?}");
     }
 }

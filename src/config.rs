@@ -9,10 +9,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::model::address::{Address, DEFAULT_PORT};
-use crate::model::view::View;
-
-/// The longest value of a shard with several replicas, in bytes: it goes through the log of its group whole.
-const LONGEST_LOGGED_VALUE: usize = 48 << 20;
+use crate::model::limits::{LONGEST_KEY, LONGEST_LOGGED_VALUE, LONGEST_VALUE, Limits};
+use crate::model::view::{MOST_REPLICAS, View};
 
 /// The settings as they were given: each a flag and an environment variable of the same name, the flag
 /// wins, and an empty one counts as unset.
@@ -112,21 +110,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What the node is.
     pub role: Role,
-    /// What keys and values may be, and how long an answer may take.
+    /// What keys and values may be, as far as the node's cluster does not say otherwise.
     pub limits: Limits,
-    /// The server's pools and queues.
-    pub server: ServerLimits,
-}
-
-/// Limits of the key operations.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Longest key, in bytes.
-    pub max_key_length: usize,
-    /// Longest value, in bytes of JSON text.
-    pub max_value_length: usize,
     /// Every key request is answered within this time after it has come in wholly.
     pub request_timeout: Duration,
+    /// The server's pools and queues.
+    pub server: ServerLimits,
 }
 
 /// Sizes of the server's pools, queues and buffers.
@@ -161,12 +150,19 @@ impl Settings {
         let address = address("ADDRESS", self.address.as_deref())?;
         let listen = listen(self.listen.as_deref(), address.as_ref())?;
         let role = self.role(address.as_ref())?;
-        let max_value_length =
-            number("MAX_VALUE_LENGTH", self.max_value_length.as_ref(), 8 << 20, 1..=256 << 20)?;
+        let unset = Limits::default();
+        let (key, value) = (self.max_key_length.as_ref(), self.max_value_length.as_ref());
+        let limits = Limits {
+            max_key_length: number("MAX_KEY_LENGTH", key, unset.max_key_length, 1..=LONGEST_KEY)?,
+            max_value_length: number("MAX_VALUE_LENGTH", value, unset.max_value_length, 1..=LONGEST_VALUE)?,
+        };
+        let max_value_length = limits.max_value_length;
         let large_memory = number("LARGE_MEMORY", self.large_memory.as_ref(), 128 << 20, 1 << 20..=1 << 40)?;
-        if large_memory < 2 * max_value_length {
+        if large_memory < limits.memory() {
             return Err(format!(
-                "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: allowed is a LARGE_MEMORY of at least twice MAX_VALUE_LENGTH"
+                "LARGE_MEMORY is {large_memory} and MAX_VALUE_LENGTH {max_value_length}: \
+                 allowed is a LARGE_MEMORY of at least {}, twice MAX_VALUE_LENGTH",
+                limits.memory()
             ));
         }
         if let Role::Member { view } = &role
@@ -191,16 +187,13 @@ impl Settings {
             address: address.unwrap_or_else(|| local_name(listen)),
             listen,
             role,
-            limits: Limits {
-                max_key_length: number("MAX_KEY_LENGTH", self.max_key_length.as_ref(), 1024, 1..=65_536)?,
-                max_value_length,
-                request_timeout: millis(number(
-                    "REQUEST_TIMEOUT_MS",
-                    self.request_timeout_ms.as_ref(),
-                    5000,
-                    10..=600_000,
-                )?),
-            },
+            limits,
+            request_timeout: millis(number(
+                "REQUEST_TIMEOUT_MS",
+                self.request_timeout_ms.as_ref(),
+                5000,
+                10..=600_000,
+            )?),
             server: ServerLimits {
                 client_workers: number("CLIENT_WORKERS", self.client_workers.as_ref(), 16, 1..=1024)?,
                 forwarded_workers: number(
@@ -240,7 +233,7 @@ impl Settings {
             }
             return Ok(Role::Follower { main });
         }
-        let factor: usize = number("REPL_FACTOR", self.repl_factor.as_ref(), 1, 1..=64)?;
+        let factor: usize = number("REPL_FACTOR", self.repl_factor.as_ref(), 1, 1..=MOST_REPLICAS)?;
         let nodes = match (view, own) {
             (None, _) => vec![own.cloned().unwrap_or_else(|| "127.0.0.1".parse().expect("an address"))],
             (Some(_), None) => {

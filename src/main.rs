@@ -107,7 +107,7 @@ fn serve(settings: &Settings) -> ExitCode {
         "limits: keys {} bytes, values {} bytes, answers within {} ms",
         config.limits.max_key_length,
         config.limits.max_value_length,
-        config.limits.request_timeout.as_millis()
+        config.request_timeout.as_millis()
     );
     let (caught, signal) = bounded(1);
     let watching = threads::spawn("signals", move || {

@@ -155,7 +155,20 @@ fn a_follower_passes_every_row_on() {
 
 #[test]
 fn every_node_of_a_cluster_answers_every_row() {
-    let cluster = Cluster::with(3, &[("MAX_VALUE_LENGTH", &limit())]);
+    run_rows_on(&Cluster::with(3, &[("MAX_VALUE_LENGTH", &limit())]));
+}
+
+#[test]
+fn nodes_that_are_set_otherwise_answer_every_row_by_the_limits_of_the_founder() {
+    let limit = limit();
+    run_rows_on(&Cluster::each(&[
+        &[("MAX_VALUE_LENGTH", &limit)],
+        &[("MAX_KEY_LENGTH", "8"), ("MAX_VALUE_LENGTH", "10")],
+        &[("MAX_KEY_LENGTH", "65536"), ("MAX_VALUE_LENGTH", "50000000")],
+    ]));
+}
+
+fn run_rows_on(cluster: &Cluster) {
     let mut clients = cluster.clients();
     let mut tally = Tally { failed: Vec::new() };
     for prefix in PREFIXES {
@@ -165,7 +178,7 @@ fn every_node_of_a_cluster_answers_every_row() {
             for row in rows::rows().iter().filter(|row| row.place != Where::OneNodeView) {
                 let target = target_of(row, prefix, &run);
                 let owner = match row.address {
-                    Address::ByOwner => agreed_owner(&cluster, &mut clients, &target),
+                    Address::ByOwner => agreed_owner(cluster, &mut clients, &target),
                     Address::NotSaid => 0,
                 };
                 let named = (distance > 0).then(|| cluster.nodes[owner].address());

@@ -203,7 +203,13 @@ fn keys_of(length: usize) -> [String; 3] {
 
 #[test]
 fn keys_up_to_the_limit_are_taken_and_none_above_it() {
-    for (limit, settings) in [(1024, None), (50, Some(("MAX_KEY_LENGTH", "50")))] {
+    let limits = [
+        (1024, None),
+        (50, Some(("MAX_KEY_LENGTH", "50"))),
+        // Encoded, such keys are longer than what some libraries take for a path.
+        (65_536, Some(("MAX_KEY_LENGTH", "65536"))),
+    ];
+    for (limit, settings) in limits {
         let settings: Vec<_> = settings.into_iter().collect();
         let main = Node::single(&settings);
         let follower = Node::follower(main.address(), &[]);

@@ -90,6 +90,14 @@ const WRONG: &[Wrong] = &[
     env(&[("ADDRESS", A), ("MAX_KEY_LENGTH", "-1")], &["MAX_KEY_LENGTH", "-1"]),
     env(&[("ADDRESS", A), ("MAX_KEY_LENGTH", "0")], &["MAX_KEY_LENGTH", "1"]),
     env(&[("ADDRESS", A), ("MAX_VALUE_LENGTH", "8MiB")], &["MAX_VALUE_LENGTH", "8MiB"]),
+    env(&[("ADDRESS", A), ("MAX_VALUE_LENGTH", "268435457")], &["MAX_VALUE_LENGTH", "268435456"]),
+    env(&[("ADDRESS", A), ("MAX_KEY_LENGTH", "65537")], &["MAX_KEY_LENGTH", "65536"]),
+    env(
+        &[("ADDRESS", A), ("VIEW", TWO), ("REPL_FACTOR", "2"), ("MAX_VALUE_LENGTH", "50331649")],
+        &["MAX_VALUE_LENGTH", "REPL_FACTOR", "50331648"],
+    ),
+    env(&[("ADDRESS", A), ("LARGE_MEMORY", "16777215")], &["LARGE_MEMORY", "MAX_VALUE_LENGTH", "16777216"]),
+    env(&[("ADDRESS", A), ("REPL_FACTOR", "65")], &["REPL_FACTOR", "64"]),
     env(&[("ADDRESS", A), ("REQUEST_TIMEOUT_MS", "0")], &["REQUEST_TIMEOUT_MS"]),
     env(&[("ADDRESS", A), ("REQUEST_TIMEOUT_MS", "5s")], &["REQUEST_TIMEOUT_MS", "5s"]),
     env(&[("ADDRESS", A), ("CLIENT_WORKERS", "0")], &["CLIENT_WORKERS", "1"]),
@@ -120,6 +128,22 @@ fn wrong_settings_end_with_2_and_say_what_is_allowed() {
         }
         assert!(!lower.contains("panicked"), "{context}");
     }
+}
+
+#[test]
+fn a_view_has_1024_addresses_at_most() {
+    // Nobody is at the other ones.
+    let others = (0..1024).map(|port| format!("127.0.0.9:{}", 20_000 + port));
+    let addresses: Vec<String> = std::iter::once(ports::free_address()).chain(others).collect();
+    // As a node of that view, and as one that only looks for a cluster there.
+    for own in [addresses[0].as_str(), A] {
+        let output = run(&[("ADDRESS", own), ("VIEW", &addresses.join(","))], &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("VIEW") && said.contains("1024"), "{said}");
+    }
+    let node = Node::start(&addresses[0], &[("VIEW", &addresses[..1024].join(","))]);
+    node.wait_live();
 }
 
 #[test]

@@ -6,9 +6,10 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, Conf
 
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader, put_bytes, put_number};
+use crate::model::view::MOST_REPLICAS;
 
-/// The most members that a group may have, voters and learners together.
-pub(super) const MAX_MEMBERS: usize = 64;
+/// The most members that a group may have, voters and learners together: all replicas may be on their way to other nodes at once.
+pub(super) const MAX_MEMBERS: usize = 2 * MOST_REPLICAS;
 
 /// The longest address that is believed.
 const MAX_ADDRESS_BYTES: usize = 300;

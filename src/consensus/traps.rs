@@ -10,6 +10,7 @@ use super::machine::{Answer, Pieces, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::status::{Role, Status};
 use crate::model::binary::Malformed;
+use crate::model::view::MOST_REPLICAS;
 
 const GROUP: u64 = 5;
 
@@ -200,6 +201,19 @@ fn a_change_that_the_crate_refuses_is_not_reported_as_done() {
     for refused in ["second", "a voter already", "the leader"] {
         assert_eq!(cluster.answers[refused], Answer::NotApplied(Refusal::ChangeRefused), "{refused}");
     }
+}
+
+#[test]
+fn every_replica_of_the_largest_group_can_be_replaced() {
+    let replicas: Vec<u64> = (1..=MOST_REPLICAS as u64).collect();
+    let mut cluster = Cluster::founded(&replicas);
+    for learner in replicas.iter().map(|replica| 1000 + replica) {
+        cluster.node(1).change(GROUP, &add(learner), "add");
+        cluster.settle();
+        let added = cluster.answers.remove("add");
+        assert!(matches!(added, Some(Answer::Applied { .. })), "learner {learner}: {added:?}");
+    }
+    assert_eq!(cluster.status(1).learners.len(), replicas.len());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Questions about the cluster, and view changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tiny_http::Method;
 
 use super::answer::Answer;
@@ -14,6 +16,7 @@ use super::routes::Route;
 use super::server::{Found, Server};
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::model::limits::WantedLimits;
 use crate::model::meta::Wanted;
 use crate::model::shard::Audit;
 use crate::model::store::Checksum;
@@ -110,30 +113,21 @@ fn change(
     Ok(Reply::Later(id))
 }
 
+/// A request that is wrong: what, and what is allowed.
+fn wrong<T>(what: &str, allowed: &str) -> Result<T, Error> {
+    Err(Error::BadRequest(format!("{what}: allowed is {allowed}")))
+}
+
 /// Reads what a view change is asked to do.
 fn read_wanted(node: &Node, body: &[u8]) -> Result<(Wanted, bool), Error> {
-    let wrong = |what: &str, allowed: &str| Err(Error::BadRequest(format!("{what}: allowed is {allowed}")));
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| Error::BadRequest(format!("The body is not JSON: {error}; allowed is {FORM}")))?;
     let Value::Object(fields) = &body else { return wrong("The body is no JSON object", FORM) };
-    let known = ["view", "repl-factor", "dry-run", "accept-loss", "causal-context"];
+    let known = ["view", "repl-factor", "limits", "dry-run", "accept-loss", "causal-context"];
     if let Some(name) = fields.keys().find(|name| !known.contains(&name.as_str())) {
         return wrong(&format!("There is no field {name}"), FORM);
     }
-    let nodes = match fields.get("view") {
-        Some(Value::String(list)) => Address::parse_list(list),
-        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
-            let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
-            // A comma within one of them must not make two of it.
-            match list.iter().find(|text| text.contains(',')) {
-                Some(text) => text.parse::<Address>().map(|address| vec![address]),
-                None => Address::parse_list(&list.join(",")),
-            }
-        }
-        Some(_) => return wrong("view is neither a text nor a list of texts", FORM),
-        None => return wrong("view is missing", FORM),
-    };
-    let nodes = nodes.map_err(|error| Error::BadRequest(format!("view: {error}")))?;
+    let nodes = read_nodes(fields)?;
     let standing = node.standing();
     let serving = standing.serving()?;
     let repl_factor = match fields.get("repl-factor") {
@@ -148,32 +142,65 @@ fn read_wanted(node: &Node, body: &[u8]) -> Result<(Wanted, bool), Error> {
         Some(Value::Bool(dry_run)) => *dry_run,
         Some(_) => return wrong("dry-run is neither true nor false", FORM),
     };
-    let accept_loss = match fields.get("accept-loss") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(ids)) => {
-            let ids: Option<Vec<u32>> = ids.iter().map(|id| id.as_str()?.parse().ok()).collect();
-            match ids {
-                Some(ids) => ids,
-                None => return wrong("accept-loss has something else than ids of shards", FORM),
-            }
-        }
-        Some(_) => return wrong("accept-loss is no list", FORM),
-    };
+    let (limits, accept_loss) = (read_limits(fields)?, read_accept_loss(fields)?);
     if !node.has_address && nodes.iter().any(|named| *named != node.address) {
         return wrong(
             "This node was started without ADDRESS, so others cannot be told where it is",
             "a view of other nodes once it is started with ADDRESS",
         );
     }
-    let wanted = Wanted { nodes, repl_factor, accept_loss };
+    let wanted = Wanted { nodes, repl_factor, accept_loss, limits };
     match prepare::wrong(&serving.state, &wanted) {
         Some(reason) => Err(Error::BadRequest(reason)),
         None => Ok((wanted, dry_run)),
     }
 }
 
+fn read_nodes(fields: &Map<String, Value>) -> Result<Vec<Address>, Error> {
+    let nodes = match fields.get("view") {
+        Some(Value::String(list)) => Address::parse_list(list),
+        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+            let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+            // A comma within one of them must not make two of it.
+            match list.iter().find(|text| text.contains(',')) {
+                Some(text) => text.parse::<Address>().map(|address| vec![address]),
+                None => Address::parse_list(&list.join(",")),
+            }
+        }
+        Some(_) => return wrong("view is neither a text nor a list of texts", FORM),
+        None => return wrong("view is missing", FORM),
+    };
+    nodes.map_err(|error| Error::BadRequest(format!("view: {error}")))
+}
+
+fn read_limits(fields: &Map<String, Value>) -> Result<WantedLimits, Error> {
+    match fields.get("limits") {
+        None | Some(Value::Null) => Ok(WantedLimits::default()),
+        Some(Value::Object(limits)) => WantedLimits::deserialize(limits)
+            .or_else(|error| wrong(&format!("limits is wrong, {error}"), LIMITS_FORM)),
+        Some(_) => wrong("limits is no JSON object", LIMITS_FORM),
+    }
+}
+
+fn read_accept_loss(fields: &Map<String, Value>) -> Result<Vec<u32>, Error> {
+    match fields.get("accept-loss") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(ids)) => {
+            // As a set: a list of any length that names one shard is no more work than one name.
+            let ids: Option<BTreeSet<u32>> = ids.iter().map(|id| id.as_str()?.parse().ok()).collect();
+            match ids {
+                Some(ids) => Ok(ids.into_iter().collect()),
+                None => wrong("accept-loss has something else than ids of shards", FORM),
+            }
+        }
+        Some(_) => wrong("accept-loss is no list", FORM),
+    }
+}
+
 /// What the body of a view change looks like.
-const FORM: &str = r#"{"view":"host:port,host:port","repl-factor":1,"dry-run":false,"accept-loss":["2"]}, all but view optional"#;
+const FORM: &str = r#"{"view":"host:port,host:port","repl-factor":1,"limits":{"max-key-length":1024,"max-value-length":8388608},"dry-run":false,"accept-loss":["2"]}, all but view optional"#;
+/// What its limits look like.
+const LIMITS_FORM: &str = r#"{"max-key-length":1024,"max-value-length":8388608}, in bytes, both optional"#;
 
 fn question(node: &Node, route: &Route) -> Result<Value, Error> {
     let standing = node.standing();

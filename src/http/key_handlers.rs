@@ -9,6 +9,7 @@ use tiny_http::Method;
 
 use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
+use super::framing::Framing;
 use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::{Route, decode_key};
@@ -17,10 +18,12 @@ use crate::clock::Deadline;
 use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::limits::Limits;
 use crate::model::shard::RequestId;
 use crate::node::group_ops::Told;
 use crate::node::host;
 use crate::node::keys::{Operation, Outcome, Owner, Request};
+use crate::node::state::Node;
 use crate::wire::{KeyResult, STALE, STALENESS_HEADER};
 
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
@@ -33,7 +36,8 @@ const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 /// key length, size, JSON, value.
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Handled {
     let method = job.arrival.request.method().clone();
-    let body = read_body(server, job);
+    let limits = limits_for(&server.office.node, job, encoded);
+    let body = read_body(server, job, limits);
     let payload = match &body {
         Ok(body) => Payload::parse(&body.bytes),
         Err(error) => Err(error.clone()),
@@ -46,8 +50,8 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     };
     let more = |address: Option<&Address>| more_fields(address, causal);
     let checked = key.and_then(|key| {
-        check_key(server, &key)?;
-        let operation = operation(server, &method, route, &payload)?;
+        check_key(limits, &key)?;
+        let operation = operation(limits, &method, route, &payload)?;
         Ok((key, operation))
     });
     let (key, operation) = match checked {
@@ -58,7 +62,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         }
         Err(error) => return Handled::Answer(Answer::error(&error, &method, &more(owner.address()))),
     };
-    let deadline = Deadline::after(job.complete, server.office.node.limits.request_timeout);
+    let deadline = Deadline::after(job.complete, server.office.node.request_timeout);
     if method == Method::Get && is_stale(job.arrival.request.url()) {
         return Handled::Answer(match host::run(server.office.node.run_stale(&key, deadline)) {
             Ok((outcome, age)) => {
@@ -83,7 +87,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
             let more = more(outcome.by.as_ref());
             done(&method, outcome, more)
         }
-        // The owner's limits are narrower than ours: it has judged the request, and is named.
+        // The owner has not heard yet that the limits were raised: it has judged the request, and is named.
         Err(error @ (Error::KeyTooLong { .. } | Error::TooLarge(_))) => {
             Answer::error(&error, &method, &more(owner.address()))
         }
@@ -98,8 +102,24 @@ fn is_stale(target: &str) -> bool {
     query.split('&').any(|parameter| parameter.strip_prefix("consistency=") == Some(STALE))
 }
 
-fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
-    let allowed = server.office.node.limits.max_value_length;
+/// The limits by which a request is judged. A node that is no member is the last to be told that they were raised: it looks for news
+/// before it refuses what may be over those that it knows.
+fn limits_for(node: &Node, job: &Job, encoded: &str) -> Limits {
+    let known = node.limits();
+    let body = match job.arrival.framing {
+        Framing::Buffered(length) | Framing::OnItsWay { length: Some(length), .. } => length,
+        Framing::OnItsWay { length: None, .. } => usize::MAX,
+        Framing::Empty | Framing::Refused { .. } => 0,
+    };
+    if encoded.len() <= known.max_key_length && body <= known.max_value_length {
+        return known;
+    }
+    host::run(node.catch_up());
+    node.limits()
+}
+
+fn read_body(server: &Server, job: &mut Job, limits: Limits) -> Result<BodyBytes, Error> {
+    let allowed = limits.max_value_length;
     let limit = Limit { bytes: allowed + ENVELOPE, allowed };
     job.read_body(limit, &server.office.node.budget)
 }
@@ -108,13 +128,13 @@ fn read_body(server: &Server, job: &mut Job) -> Result<BodyBytes, Error> {
 ///
 /// # Errors
 /// [`Error::KeyTooLong`].
-pub fn check_key(server: &Server, key: &[u8]) -> Result<(), Error> {
-    let limit = server.office.node.limits.max_key_length;
+pub fn check_key(limits: Limits, key: &[u8]) -> Result<(), Error> {
+    let limit = limits.max_key_length;
     if key.len() > limit { Err(Error::KeyTooLong { limit }) } else { Ok(()) }
 }
 
 fn operation<'a>(
-    server: &Server,
+    limits: Limits,
     method: &Method,
     route: &Route,
     payload: &Result<Payload<'a>, Error>,
@@ -126,7 +146,7 @@ fn operation<'a>(
             let payload = payload.as_ref().map_err(Clone::clone)?;
             payload.causal_context()?;
             let value = payload.value.ok_or(Error::ValueMissing)?.as_bytes();
-            check_value(server, value)?;
+            check_value(limits, value)?;
             return Ok(Operation::Put(value));
         }
         _ => return Err(Error::MethodNotAllowed(route.allow())),
@@ -143,8 +163,8 @@ fn operation<'a>(
 ///
 /// # Errors
 /// [`Error::TooLarge`].
-pub fn check_value(server: &Server, value: &[u8]) -> Result<(), Error> {
-    let limit = server.office.node.limits.max_value_length;
+fn check_value(limits: Limits, value: &[u8]) -> Result<(), Error> {
+    let limit = limits.max_value_length;
     if value.len() > limit {
         return Err(Error::TooLarge(format!("The value is too large: allowed are {limit} bytes")));
     }

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
-use super::body::Limit;
-use super::key_handlers::{check_key, check_value};
+use super::body::{BodyBytes, Limit};
+use super::key_handlers::check_key;
 use super::lanes::Job;
 use super::payload::is_json;
 use super::routes::{Route, decode_key};
@@ -125,13 +125,17 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     let request = header(&job.arrival.request, wire::REQUEST_HEADER);
     let request = request.and_then(|id| u128::from_str_radix(&id, 16).ok());
     let key = decode_key(encoded)?;
-    check_key(server, &key)?;
-    let allowed = node.limits.max_value_length;
-    let limit = Limit { bytes: allowed, allowed };
-    let body = job.read_body(limit, &node.budget)?;
+    let is_behind = standing.serving().is_ok_and(|serving| serving.state.view.epoch < epoch);
+    let body = match read_within_limits(node, job, &key) {
+        // The sender may know of higher limits.
+        Err(Error::KeyTooLong { .. } | Error::TooLarge(_)) if is_behind => {
+            let reason = "this node has not heard yet what keys and values may be";
+            return Ok(Handled::Answer(no_result(KeyResult::Again, reason)));
+        }
+        body => body?,
+    };
     let operation = match method {
         Method::Put => {
-            check_value(server, &body.bytes)?;
             if !is_json(&body.bytes) {
                 return Err(Error::BadRequest("The body is not one JSON value".to_owned()));
             }
@@ -150,7 +154,7 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
             None => no_result(KeyResult::Again, "this node's replica is catching up"),
         }));
     }
-    let deadline = Deadline::after(job.complete, node.limits.request_timeout);
+    let deadline = Deadline::after(job.complete, node.request_timeout);
     if job.may_ask() && server.has_room_in_log() {
         let request = (request.unwrap_or_else(dice::draw), Some(epoch));
         if let Some(asking) = node.asking(&key, operation, request, deadline) {
@@ -169,6 +173,14 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
         Err(NotServed::NotLeader(leader, reason)) => not_leader(leader, &reason),
         Err(NotServed::Failed(error)) => return Err(error),
     }))
+}
+
+/// The body of a request about a key, which is the value itself.
+fn read_within_limits(node: &Node, job: &mut Job, key: &[u8]) -> Result<BodyBytes, Error> {
+    let limits = node.limits();
+    check_key(limits, key)?;
+    let allowed = limits.max_value_length;
+    job.read_body(Limit { bytes: allowed, allowed }, &node.budget)
 }
 
 /// What was done, for the node that has passed it on.

@@ -22,7 +22,8 @@ pub fn answer(server: &Arc<Server>, job: &Job, route: &Route) -> Answer {
         Route::Readyz => {
             let reasons = server.office.node.unready();
             let status = if reasons.is_empty() { 200 } else { 503 };
-            let body = json!({ "ready": reasons.is_empty(), "reasons": reasons });
+            let notes = server.office.node.notes();
+            let body = json!({ "ready": reasons.is_empty(), "reasons": reasons, "notes": notes });
             Answer::json(status, body.to_string().into_bytes())
         }
         _ => {

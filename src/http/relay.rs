@@ -63,7 +63,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
 fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
     let hops = next_hops(&job.arrival.request, &server.office.node.trace)?;
     let onward = Onward { target: target(job.arrival.request.url()), hops };
-    let patience = server.office.node.limits.request_timeout;
+    let patience = server.office.node.request_timeout;
     let response = match job.arrival.framing.clone() {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
             if length.is_some_and(|length| length > LONGEST_STREAM) {

@@ -1,5 +1,6 @@
 //! The identity of a node.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// The port of an address that names none, and the one a node listens on by default.
 pub const DEFAULT_PORT: u16 = 13800;
+
+/// The most nodes of a view: a longer list is refused before anything is done about it.
+pub const MOST_NODES: usize = 1024;
 
 /// A node's identity: `host:port` as the other nodes reach it.
 ///
@@ -44,18 +48,24 @@ impl Address {
     /// Parses a comma-separated list such as `VIEW`; blanks around an address are ignored.
     ///
     /// # Errors
-    /// The first address that is malformed or stands there twice.
+    /// The first address that is malformed or stands there twice; [`AddressError::TooMany`] before one is looked at.
     pub fn parse_list(list: &str) -> Result<Vec<Self>, AddressError> {
-        let mut addresses: Vec<Self> = Vec::new();
-        for part in list.split(',') {
-            let address: Self = part.parse()?;
-            if addresses.contains(&address) {
-                return Err(AddressError::Repeated(address));
-            }
-            addresses.push(address);
+        let count = list.split(',').count();
+        if count > MOST_NODES {
+            return Err(AddressError::TooMany(count));
         }
-        Ok(addresses)
+        let addresses = list.split(',').map(str::parse).collect::<Result<Vec<Self>, _>>()?;
+        match first_repeated(&addresses) {
+            Some(address) => Err(AddressError::Repeated(address.clone())),
+            None => Ok(addresses),
+        }
     }
+}
+
+/// The first address that stood in a list before.
+pub(super) fn first_repeated(addresses: &[Address]) -> Option<&Address> {
+    let mut seen = HashSet::with_capacity(addresses.len());
+    addresses.iter().find(|address| !seen.insert(*address))
 }
 
 /// Why a text is no address, or a list no list of nodes.
@@ -65,6 +75,8 @@ pub enum AddressError {
     Malformed(String),
     /// The node is named twice in one list.
     Repeated(Address),
+    /// So many addresses are more than a view can have.
+    TooMany(usize),
 }
 
 impl fmt::Display for AddressError {
@@ -76,6 +88,9 @@ impl fmt::Display for AddressError {
                  (IPv6 in brackets) and the port is 1 to 65535, {DEFAULT_PORT} if left out"
             ),
             Self::Repeated(address) => write!(f, "{address} is named twice: each node may be named once"),
+            Self::TooMany(count) => {
+                write!(f, "{count} addresses are named: allowed are {MOST_NODES} nodes at most")
+            }
         }
     }
 }
@@ -187,5 +202,8 @@ mod tests {
         assert_eq!(Address::parse_list("a:1, b:2").unwrap().len(), 2);
         assert!(matches!(Address::parse_list("a:1,A:1"), Err(AddressError::Repeated(_))));
         assert!(matches!(Address::parse_list("a:1,,b:2"), Err(AddressError::Malformed(_))));
+        let many = |count: usize| vec!["a:1"; count].join(",");
+        assert!(matches!(Address::parse_list(&many(MOST_NODES)), Err(AddressError::Repeated(_))));
+        assert_eq!(Address::parse_list(&many(MOST_NODES + 1)), Err(AddressError::TooMany(MOST_NODES + 1)));
     }
 }

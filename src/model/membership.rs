@@ -1,7 +1,12 @@
 //! Which shards stay, come and go in a view change, and which nodes hold them.
 
+use std::collections::{HashMap, HashSet};
+
 use super::address::Address;
 use super::view::{Shard, View};
+
+/// Where each of the wanted nodes stands in their list.
+type Places<'a> = HashMap<&'a Address, usize>;
 
 /// The shards of a view change: those of the old view, in its order, then the new ones.
 pub(super) struct Membership {
@@ -21,8 +26,9 @@ impl Membership {
     /// keep most nodes, then those with most pairs.
     pub(super) fn new(old: &View, wanted: &[Address], repl_factor: usize, counts: &[u64]) -> Self {
         let size = wanted.len() / repl_factor;
+        let places: Places = wanted.iter().zip(0..).collect();
         let survivors =
-            |shard: usize| old.shards[shard].replicas.iter().filter(|node| wanted.contains(node)).count();
+            |shard: usize| old.shards[shard].replicas.iter().filter(|node| places.contains_key(node)).count();
         // One whose pairs are given up has no replica left that others could be made of.
         let mut staying: Vec<usize> =
             (0..old.shards.len()).filter(|shard| !old.shards[*shard].replicas.is_empty()).collect();
@@ -39,7 +45,7 @@ impl Membership {
         let ids = ids(&staying.iter().map(|shard| old.shards[*shard].id).collect::<Vec<_>>(), size);
         let mut next_group = old.next_group;
         let mut shards: Vec<(Option<usize>, Shard)> = Vec::with_capacity(size);
-        let mut kept = kept_replicas(old, &staying, wanted, repl_factor);
+        let mut kept = kept_replicas(old, &staying, &places, repl_factor);
         for (index, id) in ids.into_iter().enumerate() {
             let from = staying.get(index).copied();
             let group = from.map_or(next_group, |shard| old.shards[shard].group);
@@ -55,7 +61,7 @@ impl Membership {
             }
         }
         let mut shards = shards.into_iter().map(|(_, shard)| shard).collect::<Vec<_>>();
-        fill(&mut shards, wanted, repl_factor);
+        fill(&mut shards, wanted, &places, repl_factor);
         Self { stays_as, shards, next_group }
     }
 }
@@ -64,14 +70,23 @@ impl Membership {
 ///
 /// A view change that was superseded may have left a node with replicas of several shards. It keeps that of one, where possible of one
 /// that keeps few others.
-fn kept_replicas(old: &View, staying: &[usize], wanted: &[Address], repl_factor: usize) -> Vec<Vec<Address>> {
-    let held = |at: usize| wanted.iter().filter(move |node| old.shards[staying[at]].replicas.contains(node));
+fn kept_replicas(old: &View, staying: &[usize], places: &Places, repl_factor: usize) -> Vec<Vec<Address>> {
+    let held = |shard: &usize| {
+        let replicas = old.shards[*shard].replicas.iter();
+        let mut held: Vec<&Address> = replicas.filter(|node| places.contains_key(node)).collect();
+        held.sort_by_key(|node| places[node]);
+        held
+    };
+    let held: Vec<Vec<&Address>> = staying.iter().map(held).collect();
     let mut kept = vec![Vec::new(); staying.len()];
+    let mut taken: HashSet<&Address> = HashSet::new();
     let mut poorest: Vec<usize> = (0..staying.len()).collect();
-    poorest.sort_by_key(|at| held(*at).count());
+    poorest.sort_by_key(|at| held[*at].len());
     for at in poorest {
-        let free = held(at).filter(|node| !kept.iter().flatten().any(|other| other == *node));
-        kept[at] = free.take(repl_factor).cloned().collect();
+        let free = held[at].iter().copied().filter(|node| !taken.contains(node));
+        let keeps: Vec<&Address> = free.take(repl_factor).collect();
+        kept[at] = keeps.iter().copied().cloned().collect();
+        taken.extend(keeps);
     }
     kept
 }
@@ -79,21 +94,23 @@ fn kept_replicas(old: &View, staying: &[usize], wanted: &[Address], repl_factor:
 /// The ids of the staying shards, given with their present ids ascending, and of the new ones after them.
 fn ids(present: &[u32], size: usize) -> Vec<u32> {
     let fits = |id: u32| id as usize <= size;
-    let mut free = (1..).filter(|id| !present.contains(id));
+    let taken: HashSet<u32> = present.iter().copied().collect();
+    let mut free = (1..).filter(|id| !taken.contains(id));
     let new = std::iter::repeat_n(u32::MAX, size - present.len());
     let old_and_new = present.iter().copied().chain(new);
     old_and_new.map(|id| if fits(id) { id } else { free.next().expect("numbers do not end") }).collect()
 }
 
 /// Puts the nodes that hold no shard yet, in the order of the list, where replicas are missing.
-fn fill(shards: &mut [Shard], wanted: &[Address], repl_factor: usize) {
-    let is_held = |node: &&Address| shards.iter().any(|shard| shard.replicas.contains(node));
-    let mut free = wanted.iter().filter(|node| !is_held(node)).cloned().collect::<Vec<_>>().into_iter();
+fn fill(shards: &mut [Shard], wanted: &[Address], places: &Places, repl_factor: usize) {
+    let held: HashSet<&Address> = shards.iter().flat_map(|shard| &shard.replicas).collect();
+    let free = wanted.iter().filter(|node| !held.contains(node)).cloned().collect::<Vec<_>>();
+    let mut free = free.into_iter();
     for shard in shards {
         let missing = repl_factor - shard.replicas.len();
         shard.replicas.extend(free.by_ref().take(missing));
         assert_eq!(shard.replicas.len(), repl_factor, "the nodes can be shared out evenly");
-        shard.replicas.sort_by_key(|node| wanted.iter().position(|named| named == node));
+        shard.replicas.sort_by_key(|node| places[node]);
     }
     assert_eq!(free.len(), 0, "every wanted node holds a shard");
 }

@@ -3,12 +3,13 @@
 //! The state is a document with a version. The group's leader changes it by commands; every node learns it, whole, in any
 //! order, and acts by the newest it has seen.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::hash::HashKey;
+use super::limits::{Limits, WantedLimits};
 use super::plan::Plan;
 use super::range::HashRange;
 use super::shard::{Directive, PieceId};
@@ -34,6 +35,9 @@ pub struct MetaState {
     pub open: bool,
     /// The key of the hash function, drawn when the cluster was founded.
     pub hash_key: HashKey,
+    /// How long keys and values may be: as the founder was set, and as view changes have raised it since.
+    #[serde(default)]
+    pub limits: Limits,
     /// The view.
     pub view: View,
     /// Which start of which node holds each group: by group, address and instance. Of a group with several replicas it says
@@ -72,6 +76,9 @@ pub struct Wanted {
     pub repl_factor: usize,
     /// The ids of shards whose pairs are given up.
     pub accept_loss: Vec<u32>,
+    /// The limits that are to be raised.
+    #[serde(default)]
+    pub limits: WantedLimits,
 }
 
 /// A planned view change and how far it is.
@@ -299,6 +306,7 @@ impl MetaState {
             version: 1,
             open: false,
             hash_key,
+            limits: Limits::default(),
             view,
             holders,
             origins,
@@ -315,20 +323,19 @@ impl MetaState {
         let planned = planned.flat_map(|planned| &planned.shards);
         let mut shards = self.view.shards.iter().chain(planned);
         !self.view.shards.is_empty()
+            && self.limits.max_key_length > 0
             && shards.all(|shard| !shard.replicas.is_empty())
             && self.view.ownership.is_sound(self.view.shards.len())
     }
 
     /// All nodes of the view and of the change that is under way, in the order of the view.
     pub fn nodes(&self) -> Vec<Address> {
-        let mut nodes: Vec<Address> = self.view.nodes().cloned().collect();
         let planned = self.change.iter().filter_map(|change| change.planned.as_ref());
-        for node in planned.flat_map(|planned| &planned.shards).flat_map(|shard| &shard.replicas) {
-            if !nodes.contains(node) {
-                nodes.push(node.clone());
-            }
-        }
-        nodes
+        let planned = planned.flat_map(|planned| &planned.shards).flat_map(|shard| &shard.replicas);
+        let of_view: HashSet<&Address> = self.view.nodes().collect();
+        let mut seen = HashSet::new();
+        let new = planned.filter(|node| !of_view.contains(node) && seen.insert(*node));
+        self.view.nodes().chain(new).cloned().collect()
     }
 
     /// Where each group is held: the start of the node at an address.
@@ -400,7 +407,8 @@ impl MetaState {
         given_up: Vec<GivenUp>,
         instances: &BTreeMap<Address, u64>,
     ) -> Command {
-        let is_new = |shard: &&Shard| !self.view.shards.iter().any(|old| old.group == shard.group);
+        let old: HashSet<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
+        let is_new = |shard: &&Shard| !old.contains(&shard.group);
         let added: Vec<&Shard> = plan.view.shards.iter().filter(is_new).collect();
         // Until the change is finished its new shards have ids after those that there are.
         let highest = self.view.shards.iter().map(|shard| shard.id).max().unwrap_or(0);
@@ -601,7 +609,10 @@ impl MetaState {
         }
         let before: Vec<Address> = self.nodes();
         let change = self.change.take().expect("it runs");
-        self.view.repl_factor = change.wanted.repl_factor;
+        let limits = self.limits.raised(&change.wanted.limits);
+        // Who is asked under a newer epoch than it knows does not judge by limits of old.
+        self.view.epoch += u64::from(limits != self.limits);
+        (self.view.repl_factor, self.limits) = (change.wanted.repl_factor, limits);
         self.settle(change.planned.expect("it is planned").shards);
         self.holders.extend(holders);
         self.forget_holders();
@@ -668,7 +679,7 @@ impl MetaState {
 
     /// Notes how a view change has ended that began with these nodes.
     pub fn note_end(&mut self, id: u64, before: &[Address], end: End) {
-        let now = self.nodes();
+        let now: HashSet<Address> = self.nodes().into_iter().collect();
         let left: Vec<Address> = before.iter().filter(|node| !now.contains(node)).cloned().collect();
         self.former.extend(left.iter().cloned());
         self.former.retain(|node| !now.contains(node));
@@ -684,9 +695,10 @@ impl MetaState {
     /// Makes these the shards of the view. Those that go own nothing.
     fn settle(&mut self, shards: Vec<Shard>) {
         let old = std::mem::take(&mut self.view.shards);
+        let places: HashMap<u64, usize> = shards.iter().map(|shard| shard.group).zip(0..).collect();
         let index = |owner: usize| {
-            let group = old[owner].group;
-            shards.iter().position(|shard| shard.group == group).expect("a shard that owns something stays")
+            let place = places.get(&old[owner].group);
+            *place.expect("a shard that owns something stays")
         };
         self.view.ownership = self.view.ownership.renumbered(index);
         if shards != old {
@@ -697,7 +709,7 @@ impl MetaState {
     }
 
     fn forget_holders(&mut self) {
-        let groups: Vec<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
+        let groups: HashSet<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
         self.holders.retain(|group, _| groups.contains(group));
         self.origins.retain(|group, _| groups.contains(group));
         self.successors.retain(|group, _| groups.contains(group));

@@ -9,6 +9,7 @@ pub mod binary;
 pub mod changes;
 pub mod hash;
 mod hex;
+pub mod limits;
 mod membership;
 pub mod meta;
 pub mod ownership;

@@ -50,10 +50,12 @@ impl Ownership {
 
     /// All ranges with their owners, ascending.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = (HashRange, usize)> {
-        self.starts.iter().enumerate().map(|(row, (from, owner))| {
-            let to = self.starts.get(row + 1).map(|(next, _)| next.clone());
-            (HashRange { from: from.clone(), to }, *owner)
-        })
+        self.starts.iter().enumerate().map(|(row, (_, owner))| (self.range(row), *owner))
+    }
+
+    fn range(&self, row: usize) -> HashRange {
+        let to = self.starts.get(row + 1).map(|(next, _)| next.clone());
+        HashRange { from: self.starts[row].0.clone(), to }
     }
 
     /// How many rows the table has.
@@ -64,7 +66,8 @@ impl Ownership {
 
     /// The ranges of one owner, ascending.
     pub fn ranges(&self, owner: usize) -> impl Iterator<Item = HashRange> {
-        self.rows().filter(move |(_, of)| *of == owner).map(|(range, _)| range)
+        let rows = self.starts.iter().enumerate().filter(move |(_, (_, of))| *of == owner);
+        rows.map(|(row, _)| self.range(row))
     }
 
     /// Gives a range, whoever owned its parts, to one owner.

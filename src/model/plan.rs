@@ -174,8 +174,9 @@ fn count<C: Census>(
     census: &mut C,
 ) -> Result<Vec<u64>, PlanError<C::Error>> {
     let mut pairs = vec![0; rows.len()];
-    for shard in 0..old.shards.len() {
-        let of_shard: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].1 == shard).collect();
+    let mut by_shard = vec![Vec::new(); old.shards.len()];
+    rows.iter().enumerate().for_each(|(row, (_, shard))| by_shard[*shard].push(row));
+    for (shard, of_shard) in by_shard.into_iter().enumerate() {
         let ranges: Vec<HashRange> = of_shard.iter().map(|row| rows[*row].0.clone()).collect();
         let counts = census.counts(shard, &ranges).map_err(PlanError::Census)?;
         if counts.len() != ranges.len() {

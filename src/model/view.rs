@@ -4,10 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::Address;
+use super::address::{Address, MOST_NODES, first_repeated};
 use super::hash::KeyHash;
 use super::ownership::Ownership;
 use super::range::{HashRange, Point};
+
+/// The most replicas of a shard.
+pub const MOST_REPLICAS: usize = 64;
 
 /// The nodes, their shards, and who owns which range; unchanged for as long as an epoch lasts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,10 @@ pub struct Shard {
 pub enum ViewError {
     /// There is no node.
     Empty,
+    /// So many nodes are more than a view can have.
+    TooMany(usize),
+    /// So many replicas are more than a shard can have.
+    TooManyReplicas(usize),
     /// The factor is zero, or the number of nodes is no multiple of it.
     Uneven {
         /// How many nodes were named.
@@ -55,6 +62,13 @@ impl fmt::Display for ViewError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("a view needs at least one node"),
+            Self::TooMany(nodes) => write!(f, "{nodes} nodes are named: allowed are {MOST_NODES} at most"),
+            Self::TooManyReplicas(repl_factor) => {
+                write!(
+                    f,
+                    "repl-factor is {repl_factor}: allowed are {MOST_REPLICAS} replicas of a shard at most"
+                )
+            }
             Self::Uneven { nodes, repl_factor } => write!(
                 f,
                 "{nodes} nodes cannot be shared out among shards of {repl_factor} replicas: the number of \
@@ -87,16 +101,22 @@ impl View {
     /// Whether nodes can be shared out among shards.
     ///
     /// # Errors
-    /// When there is none, one is named twice, or their number is no multiple of the factor.
+    /// When there is none or there are too many, one is named twice, their number is no multiple of the factor, or that is too large.
     pub fn check(nodes: &[Address], repl_factor: usize) -> Result<(), ViewError> {
         if nodes.is_empty() {
             return Err(ViewError::Empty);
         }
+        if nodes.len() > MOST_NODES {
+            return Err(ViewError::TooMany(nodes.len()));
+        }
+        if repl_factor > MOST_REPLICAS {
+            return Err(ViewError::TooManyReplicas(repl_factor));
+        }
         if repl_factor == 0 || !nodes.len().is_multiple_of(repl_factor) {
             return Err(ViewError::Uneven { nodes: nodes.len(), repl_factor });
         }
-        match nodes.iter().enumerate().find(|(index, node)| nodes[..*index].contains(node)) {
-            Some((_, node)) => Err(ViewError::Repeated(node.clone())),
+        match first_repeated(nodes) {
+            Some(node) => Err(ViewError::Repeated(node.clone())),
             None => Ok(()),
         }
     }
@@ -153,6 +173,9 @@ mod tests {
         assert_eq!(View::first(&[], 1), Err(ViewError::Empty));
         assert_eq!(View::first(&nodes(3), 2), Err(ViewError::Uneven { nodes: 3, repl_factor: 2 }));
         assert_eq!(View::first(&nodes(3), 0), Err(ViewError::Uneven { nodes: 3, repl_factor: 0 }));
+        assert_eq!(View::first(&nodes(1025), 1), Err(ViewError::TooMany(1025)));
+        assert_eq!(View::first(&nodes(65), 65), Err(ViewError::TooManyReplicas(65)));
+        assert_eq!(View::first(&nodes(1024), 64).unwrap().shards.len(), 16);
         let twice = [nodes(2), nodes(1)].concat();
         assert_eq!(View::first(&twice, 1), Err(ViewError::Repeated(nodes(1)[0].clone())));
     }

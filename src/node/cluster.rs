@@ -48,6 +48,7 @@ impl Node {
             pairs: None,
             seat: self.meta.seat().map(|seat| MetaSeat { group: seat.group, replica: seat.replica() }),
             bound: self.bound(),
+            large_memory: Some(self.large_memory),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };
         match (&*self.standing(), &self.role) {

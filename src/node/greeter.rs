@@ -1,7 +1,7 @@
 //! The thread that looks after the other nodes: it calls the roll of a first view, finds a cluster, tells news, and notices who is
 //! up again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +66,9 @@ fn found_alone(node: &Node) {
     found(node, state);
 }
 
-fn found(node: &Node, state: MetaState) {
+fn found(node: &Node, mut state: MetaState) {
+    // Those of whoever founds a cluster are the cluster's.
+    state.limits = node.own_limits;
     let replica = dice::id();
     node.take_seat(state.group, replica);
     node.meta.found(state.group, replica, &node.address, state.clone());
@@ -96,7 +98,7 @@ impl Greeter {
     /// A node that has asked nobody yet.
     pub(crate) fn new(node: &Arc<Node>) -> Self {
         let roll_call = match &node.role {
-            Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view)),
+            Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view, node.own_limits)),
             _ => None,
         };
         Self { node: Arc::clone(node), roll_call, started: now(), founding: None }
@@ -128,6 +130,7 @@ impl Greeter {
         let known = self.known_nodes();
         self.node.peers.keep(&known);
         self.node.posts.keep(&known);
+        let known: HashSet<Address> = known.into_iter().collect();
         for peer in self.node.peers.down().iter().filter(|peer| known.contains(peer.address())) {
             if self.node.main().is_none() {
                 self.node.host.greet(&self.node, peer.address());

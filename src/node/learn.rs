@@ -73,6 +73,7 @@ impl Node {
         if let Some(id) = lost.filter(|_| !was_lost) {
             log::warn!("{}", super::state::lost_shard(id, &self.address));
         }
+        self.note_limits(known.map(|serving| &*serving.state), state);
         self.set_standing(Standing::Serving(Serving { state: Arc::clone(state), own, lost }));
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::model::address::Address;
+use crate::model::limits::Limits;
 use crate::model::view::View;
 use crate::wire::{Hello, HelloView};
 
@@ -14,6 +15,8 @@ pub enum Greeting {
     Missing(String),
     /// It names another view, or is not the node that it should be.
     Differs(String),
+    /// It cannot hold what the cluster will: why.
+    Unfit(String),
     /// It names the same view, and has learned of no cluster yet.
     Agrees {
         /// The id of this start of it.
@@ -27,6 +30,8 @@ pub struct RollCall {
     own: Address,
     own_instance: u64,
     view: HelloView,
+    /// The limits of the cluster, where this node founds it.
+    limits: Option<Limits>,
     greetings: BTreeMap<Address, Greeting>,
 }
 
@@ -41,13 +46,14 @@ pub enum Roll {
 
 impl RollCall {
     /// Nobody but the node itself has said anything.
-    pub fn new(own: &Address, own_instance: u64, view: &View) -> Self {
+    pub fn new(own: &Address, own_instance: u64, view: &View, limits: Limits) -> Self {
         let greetings = view
             .nodes()
             .filter(|node| *node != own)
             .map(|node| (node.clone(), Greeting::Missing("not asked yet".to_owned())))
             .collect();
-        Self { own: own.clone(), own_instance, view: hello_view(view), greetings }
+        let limits = (view.nodes().next() == Some(own)).then_some(limits);
+        Self { own: own.clone(), own_instance, view: hello_view(view), limits, greetings }
     }
 
     /// The nodes to ask. All of them, in each round: one that agreed a while ago may be gone.
@@ -68,6 +74,9 @@ impl RollCall {
         if hello.address != *node {
             return Greeting::Differs(format!("the node there calls itself {}", hello.address));
         }
+        if let Some(reason) = self.limits.and_then(|limits| limits.lack(hello.large_memory)) {
+            return Greeting::Unfit(reason);
+        }
         match (&hello.view, &hello.cluster) {
             (Some(view), _) if *view == self.view => Greeting::Agrees { instance: hello.instance },
             (Some(view), _) => Greeting::Differs(format!("its view is {}", describe(view))),
@@ -86,6 +95,7 @@ impl RollCall {
                 Greeting::Differs(reason) => {
                     problems.push(format!("{node} differs: {reason}, ours is {}", describe(&self.view)));
                 }
+                Greeting::Unfit(reason) => problems.push(format!("{node} cannot take part: {reason}")),
                 Greeting::Agrees { instance } => {
                     instances.insert(node.clone(), *instance);
                 }
@@ -124,6 +134,7 @@ mod tests {
             pairs: None,
             seat: None,
             bound: None,
+            large_memory: Some(16 << 20),
             proof: None,
         }
     }
@@ -132,7 +143,7 @@ mod tests {
     fn a_node_waits_for_all_and_names_who_differs() {
         let view = View::first(&nodes("a,b,c"), 1).unwrap();
         let [a, b, c] = nodes("a,b,c").try_into().unwrap();
-        let mut call = RollCall::new(&a, 2, &view);
+        let mut call = RollCall::new(&a, 2, &view, Limits::default());
         assert_eq!(call.others(), [b.clone(), c.clone()]);
 
         call.note(&b, Ok::<_, String>(hello("b", "a,b,c")));
@@ -150,6 +161,15 @@ mod tests {
         call.note(&c, Ok::<_, String>(hello("c", "a,b,c")));
         let instances = nodes("a,b,c").into_iter().zip([2, 7, 7]).collect();
         assert_eq!(call.standing(), Roll::Complete(instances));
+
+        let narrow = Hello { large_memory: Some(5), ..hello("c", "a,b,c") };
+        call.note(&c, Ok::<_, String>(narrow.clone()));
+        let Roll::Incomplete(problems) = call.standing() else { panic!("c has too little memory") };
+        assert!(problems[0].contains("c:13800 cannot take part: LARGE_MEMORY is 5,"), "{problems:?}");
+        let mut other = RollCall::new(&b, 3, &view, Limits::default());
+        other.note(&a, Ok::<_, String>(hello("a", "a,b,c")));
+        other.note(&c, Ok::<_, String>(narrow));
+        assert!(matches!(other.standing(), Roll::Complete(_)), "the founder's limits count");
 
         let taken = Hello { view: None, cluster: Some("x".to_owned()), ..hello("c", "a,b,c") };
         call.note(&c, Ok::<_, String>(taken));

@@ -11,6 +11,7 @@ mod inbox;
 pub mod keys;
 mod leaders;
 pub mod learn;
+mod limits;
 pub mod membership;
 pub mod meta_group;
 pub mod post;

@@ -2,7 +2,7 @@
 //! snapshots and one for greetings. A greeting waits until the other node acts by the news, for which its groups may need messages; and a
 //! piece of a snapshot takes long. So neither may hold up messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -86,6 +86,7 @@ impl Posts {
 
     /// Ends the threads of all other nodes.
     pub fn keep(&self, nodes: &[Address]) {
+        let nodes: HashSet<&Address> = nodes.iter().collect();
         self.counted.write().retain(|(node, _), _| nodes.contains(node));
         self.queues.lock().retain(|(node, _), _| nodes.contains(node));
     }

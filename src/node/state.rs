@@ -16,10 +16,11 @@ use super::replicas::Replicas;
 use super::stale::Freshness;
 use crate::budget::Budget;
 use crate::clock::{Deadline, now};
-use crate::config::{Config, Limits, Role};
+use crate::config::{Config, Role};
 use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::model::limits::Limits;
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard as Held;
 use crate::model::view::Shard;
@@ -39,8 +40,12 @@ pub struct Node {
     pub has_address: bool,
     /// What it is by its settings.
     pub role: Role,
-    /// What keys and values may be.
-    pub limits: Limits,
+    /// What keys and values may be by its settings: see [`Node::limits`].
+    pub(super) own_limits: Limits,
+    /// Every key request is answered within this time after it has come in wholly.
+    pub request_timeout: Duration,
+    /// The memory for large bodies and answers, in bytes.
+    pub large_memory: usize,
     /// How it waits, and reaches others.
     pub host: Arc<dyn Host>,
     /// The other nodes.
@@ -121,7 +126,9 @@ impl Node {
             address: config.address.clone(),
             has_address: config.has_address,
             role: config.role.clone(),
-            limits: config.limits.clone(),
+            own_limits: config.limits,
+            request_timeout: config.request_timeout,
+            large_memory: config.server.large_memory,
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
             internal_budget: Budget::new(INTERNAL_MEMORY),
@@ -265,6 +272,7 @@ impl Node {
             Standing::Follower => Vec::new(),
         };
         reasons.extend(self.claim());
+        reasons.extend(self.lack_of_memory());
         if self.is_leaving() {
             reasons.push("the node is stopping".to_owned());
         }

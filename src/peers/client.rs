@@ -1,6 +1,6 @@
 //! Exchanges with other nodes, and whether each was last seen up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use ureq::config::AutoHeaderValue;
 use ureq::http::{Method, Request, Response, request};
 use ureq::{Agent, AsSendBody, Body};
 
+use super::long_target::{LongTarget, send_with};
 use super::resolver::CachedNames;
 use super::transport::{Failure, NodeConnector};
 use crate::clock::Deadline;
@@ -123,6 +124,7 @@ impl Peers {
     /// Forgets nodes that were down when last seen, all but these.
     pub fn keep(&self, nodes: &[Address]) {
         if self.known.read().values().any(|peer| peer.is_down()) {
+            let nodes: HashSet<&Address> = nodes.iter().collect();
             self.known.write().retain(|address, peer| !peer.is_down() || nodes.contains(address));
         }
     }
@@ -160,7 +162,11 @@ impl Peer {
 
     /// A request to this node.
     pub fn request(&self, method: Method, path: &str) -> request::Builder {
-        let request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        let (target, long) = LongTarget::of(path);
+        let mut request = Request::builder().method(method).uri(format!("http://{}{target}", self.address));
+        if let Some(long) = long {
+            request = request.extension(long);
+        }
         // Who somebody is, is asked before it is known whether the secret may be told.
         match self.secret.as_deref().filter(|_| path.starts_with("/node/") && path != wire::HELLO) {
             Some(secret) => request.header(wire::SECRET_HEADER, secret),
@@ -192,12 +198,13 @@ impl Peer {
         request: Request<S>,
         patience: Patience,
     ) -> Result<Response<Body>, NoAnswer> {
+        let target = request.extensions().get::<LongTarget>().cloned();
         let configured = self.agent.configure_request(request);
         let request = match patience {
             Patience::Until(deadline) => configured.timeout_global(Some(deadline.left())).build(),
             Patience::Streaming(head) => configured.timeout_recv_response(Some(head)).build(),
         };
-        let result = self.agent.run(request).map_err(|error| no_answer(&error));
+        let result = send_with(target, || self.agent.run(request)).map_err(|error| no_answer(&error));
         self.note(result.as_ref().err());
         result
     }

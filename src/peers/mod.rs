@@ -1,6 +1,7 @@
 //! Talking to other nodes: one HTTP client with our own resolver and transport, and what is known of each node.
 
 pub mod client;
+mod long_target;
 pub mod probe;
 pub mod resolver;
 pub mod stream;

@@ -14,8 +14,8 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::probe;
 use super::resolver::CachedNames;
+use super::{long_target, probe};
 use crate::clock::{Deadline, now};
 
 /// A connection that is not made in this time will not be made.
@@ -149,6 +149,24 @@ impl NodeTransport {
         }
     }
 
+    /// Writes so many bytes, where `write` writes some after those that were sent.
+    fn write_all(
+        &mut self,
+        length: usize,
+        timeout: NextTimeout,
+        write: impl Fn(&mut Self, usize) -> io::Result<usize>,
+    ) -> Result<(), ureq::Error> {
+        let mut sent = 0;
+        while sent < length {
+            let count = self.until_progress(timeout, |this| write(this, sent))?;
+            if count == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+            sent += count;
+        }
+        Ok(())
+    }
+
     fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = timeout.max(Duration::from_millis(1));
         if timeout != self.timeout {
@@ -170,18 +188,15 @@ impl Transport for NodeTransport {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let mut sent = 0;
-        while sent < amount {
-            let count = self.until_progress(timeout, |this| {
-                let output = &this.buffers.output()[sent..amount];
-                this.stream.write(output)
-            })?;
-            if count == 0 {
-                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
-            }
-            sent += count;
+        let mut start = 0;
+        if let Some((beginning, replaced)) = long_target::beginning(&self.buffers.output()[..amount]) {
+            self.write_all(beginning.len(), timeout, |this, sent| this.stream.write(&beginning[sent..]))?;
+            start = replaced;
         }
-        Ok(())
+        self.write_all(amount - start, timeout, |this, sent| {
+            let output = &this.buffers.output()[start + sent..amount];
+            this.stream.write(output)
+        })
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {

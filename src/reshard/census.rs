@@ -16,6 +16,11 @@ const CENSUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// A census that writers made void is taken again so often.
 const CENSUS_ATTEMPTS: usize = 3;
 
+/// The keys at the places that are asked for at one time have so many bytes at most on their way: half of what an answer may have.
+const PLACES_BYTES: usize = 8 << 20;
+/// So many of them stand for a byte of a key.
+const BYTES_OF_KEY_BYTE: usize = 4;
+
 /// The shards of a view, each asked at its leader; nothing for one whose pairs are given up.
 pub(super) struct Shards<'a> {
     pub(super) office: &'a Office,
@@ -120,12 +125,23 @@ impl Shards<'_> {
             Question::Places(shard, questions) => {
                 // Where no pairs are counted there are no places to ask for.
                 let group = self.groups[shard].ok_or(Again::Void)?;
-                let order = Order::Places { group, change: self.change, questions: questions.clone() };
-                let places = self.ask::<Option<Vec<Point>>>(group, &order).await.map_err(Again::Silent)?;
-                answers.places.insert(shard, (questions, places.ok_or(Again::Void)?));
+                let places = self.places(group, &questions).await?;
+                answers.places.insert(shard, (questions, places));
             }
         }
         Ok(())
+    }
+
+    /// Asks for places, for so many at one time that the answer is not too long.
+    async fn places(&self, group: u64, questions: &[(HashRange, u64)]) -> Result<Vec<Point>, Again> {
+        let at_once = PLACES_BYTES / (BYTES_OF_KEY_BYTE * self.state.limits.max_key_length);
+        let mut places = Vec::with_capacity(questions.len());
+        for questions in questions.chunks(at_once.max(1)) {
+            let order = Order::Places { group, change: self.change, questions: questions.to_vec() };
+            let some = self.ask::<Option<Vec<Point>>>(group, &order).await.map_err(Again::Silent)?;
+            places.extend(some.ok_or(Again::Void)?);
+        }
+        Ok(places)
     }
 
     /// No more is asked.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::coordinator::{Coordinator, Stuck};
 use super::voters::{self, Voters};
 use crate::model::address::Address;
+use crate::model::limits::WantedLimits;
 use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::shard::Tally;
 use crate::model::view::Shard;
@@ -127,7 +128,10 @@ async fn receipt(
     shards.sort_by_key(|(shard, _)| *shard);
     let hold = coordinator.longest_hold(id).as_micros();
     let hold_us = planned.hold_us.max(u64::try_from(hold).unwrap_or(u64::MAX));
-    let epoch = state.view.epoch + u64::from(planned.shards != state.view.shards);
+    let wanted = state.change.iter().map(|change| change.wanted.limits).find(WantedLimits::are_named);
+    let limits = wanted.map_or(state.limits, |wanted| state.limits.raised(&wanted));
+    let changed = [planned.shards != state.view.shards, limits != state.limits];
+    let epoch = state.view.epoch + changed.into_iter().map(u64::from).sum::<u64>();
     let mut receipt = json!({
         "message": "View change successful",
         "shards": shards.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
@@ -143,6 +147,9 @@ async fn receipt(
         // A piece is handed over only where both sums are equal.
         "checksums-match": planned.pieces.iter().all(|piece| piece.handed_over),
     });
+    if wanted.is_some() {
+        receipt["limits"] = json!(limits);
+    }
     if !planned.given_up.is_empty() {
         let rows = planned.given_up.iter().map(|lost| {
             json!({ "shard-id": lost.id.to_string(), "replicas": lost.replicas, "key-count": lost.pairs })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::orders::led;
 use crate::clock::{Deadline, now};
 use crate::model::range::HashRange;
-use crate::model::shard::{Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
+use crate::model::shard::{Delta, Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
 use crate::node::forwarded::NotMeant;
@@ -16,6 +16,8 @@ use crate::wire::{Addressed, Prepared, Source, Transfer};
 
 /// What is sent at one time.
 const BATCH: BatchLimit = BatchLimit { pairs: 2048, bytes: 1 << 20 };
+/// What is installed by one command of a log, in bytes, or one larger pair: such an entry is shorter than the longest that a log takes.
+const INSTALLED_BYTES: usize = 8 << 20;
 /// A source that does not send its next parcel within this time will not.
 const PARCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A group that does not take an order about a piece within this time may yet: the attempt is given up.
@@ -109,7 +111,7 @@ pub async fn copy(
 ) -> Result<(), OrderError> {
     let shard = led(node, group)?;
     change(node, &shard, &ShardCommand::BeginIncoming { stamp, range: range.clone() }).await?;
-    let install = async |delta| change(node, &shard, &ShardCommand::Install { stamp, delta }).await;
+    let install = async |delta| install(node, &shard, stamp, delta).await;
     let Some(source) = source else { return Ok(()) };
     let ask = async |transfer: &Transfer| ask(node, source, transfer, PARCEL_TIMEOUT).await;
     let given = source.group;
@@ -137,6 +139,14 @@ pub async fn copy(
     Ok(())
 }
 
+/// Has a shard install what the source sent, in parts that its log takes.
+async fn install(node: &Node, shard: &Shard, stamp: Stamp, delta: Delta) -> Result<(), OrderError> {
+    for delta in delta.parts(INSTALLED_BYTES) {
+        change(node, shard, &ShardCommand::Install { stamp, delta }).await?;
+    }
+    Ok(())
+}
+
 /// The part of the target in the end: has the range frozen, receives the rest, and compares.
 ///
 /// # Errors
@@ -155,7 +165,7 @@ pub async fn prepare(
         Some(source) => {
             let freeze = Transfer::Freeze { stamp, group: source.group };
             let parcel = ask(node, source, &freeze, limit).await?;
-            change(node, &shard, &ShardCommand::Install { stamp, delta: parcel.delta }).await?;
+            install(node, &shard, stamp, parcel.delta).await?;
             parcel.frozen.ok_or_else(|| format!("{}: the last parcel is missing", source.node))?
         }
     };

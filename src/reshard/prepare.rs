@@ -7,6 +7,7 @@ use super::census::Shards;
 use super::orders::Office;
 use crate::dice;
 use crate::model::address::Address;
+use crate::model::limits::Limits;
 use crate::model::meta::{Command, GivenUp, Members, MetaState, Piece, Wanted};
 use crate::model::plan::Plan;
 use crate::model::view::{Shard, View};
@@ -133,8 +134,11 @@ pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
     if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
         return Some(error.to_string());
     }
-    let is_shard = |id: &&u32| state.view.shards.iter().any(|shard| shard.id == **id);
-    let unknown = wanted.accept_loss.iter().find(|id| !is_shard(id))?;
+    if let Err(error) = state.limits.check(&wanted.limits, wanted.repl_factor) {
+        return Some(error.to_string());
+    }
+    let ids: BTreeSet<u32> = state.view.shards.iter().map(|shard| shard.id).collect();
+    let unknown = wanted.accept_loss.iter().find(|id| !ids.contains(id))?;
     Some(format!("accept-loss names shard {unknown}, which there is not: allowed are ids of lost shards"))
 }
 
@@ -165,7 +169,7 @@ async fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<
     let held: BTreeSet<&Address> = found.members.iter().flatten().flat_map(|one| &one.nodes).collect();
     let held: BTreeSet<Address> = held.into_iter().cloned().collect();
     for node in &wanted.nodes {
-        let start = meet(office, state, node).await?;
+        let start = meet(office, state, node, state.limits.raised(&wanted.limits)).await?;
         if !held.contains(node) {
             found.fresh.insert(node.clone(), start);
         }
@@ -317,11 +321,15 @@ async fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize)
     Ok(())
 }
 
-/// The start of a wanted node.
-async fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64, NotPlanned> {
+/// The start of a wanted node, which must be able to take all that the limits allow.
+async fn meet(office: &Office, state: &MetaState, node: &Address, limits: Limits) -> Result<u64, NotPlanned> {
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
+    let lack = |memory| {
+        let reason = limits.lack(memory)?;
+        Some(format!("{node} cannot take part: {reason}; start it with that, or leave it out of the view"))
+    };
     if *node == office.node.address {
-        return Ok(office.node.instance);
+        return lack(Some(office.node.large_memory)).map_or(Ok(office.node.instance), refuse);
     }
     match office.node.ask_hello(node).await {
         Ok(hello) if hello.address != *node => {
@@ -330,7 +338,7 @@ async fn meet(office: &Office, state: &MetaState, node: &Address) -> Result<u64,
         Ok(hello) if hello.cluster.as_ref() != Some(&state.cluster) && hello.bound.is_some() => {
             refuse(hello.bound.unwrap_or_default())
         }
-        Ok(hello) => Ok(hello.instance),
+        Ok(hello) => lack(hello.large_memory).map_or(Ok(hello.instance), refuse),
         Err(error) => {
             refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view"))
         }

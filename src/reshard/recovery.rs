@@ -339,7 +339,7 @@ fn reclaim(state: &MetaState, claims: &BTreeMap<u64, Claims>) -> (Vec<(HashRange
 mod tests {
     use super::*;
     use crate::model::hash::HashKey;
-    use crate::model::meta::Wanted;
+    use crate::model::meta::{Wanted, WantedLimits};
     use crate::model::view::View;
 
     const DRAWN: Drawn = Drawn { group: 99, version: 5, groups: 0, change: 77 };
@@ -457,7 +457,8 @@ mod tests {
     fn a_view_change_that_is_ended_leaves_the_members_that_the_groups_have() {
         let mut state = cluster(3, 1);
         let nodes: Vec<Address> = (1..=3).map(node).collect();
-        let wanted = Wanted { nodes, repl_factor: 3, accept_loss: Vec::new() };
+        let wanted =
+            Wanted { nodes, repl_factor: 3, accept_loss: Vec::new(), limits: WantedLimits::default() };
         state.apply(Command::Begin { id: 7, wanted, supersedes: None, members: BTreeMap::new() }).unwrap();
         let held = |number: u64| vec![replica(&state, 1, number, &[1, 2, 3], 9)];
         let survivors = vec![survivor(2, held(2)), survivor(3, held(3))];

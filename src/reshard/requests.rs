@@ -1,6 +1,6 @@
 //! What clients ask about view changes, at any node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,13 +226,9 @@ impl Office {
         let mut all: Vec<Address> = leader.into_iter().chain(members).collect();
         all.extend(wanted_voters(&nodes).iter().cloned());
         all.extend(nodes);
-        let mut candidates: Vec<Address> = Vec::new();
-        for node in all {
-            if !candidates.contains(&node) {
-                candidates.push(node);
-            }
-        }
-        candidates
+        let mut seen = HashSet::new();
+        all.retain(|node| seen.insert(node.clone()));
+        all
     }
 
     async fn ask_leader<T: DeserializeOwned, U>(

@@ -8,6 +8,7 @@ use super::tasks::{at, pause, pause_for};
 use super::world::{World, address, place_of};
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::model::limits::WantedLimits;
 use crate::model::meta::{End, MetaState, Wanted};
 use crate::model::view::View;
 use crate::reshard::orders::Office;
@@ -152,7 +153,7 @@ impl World {
         if View::check(&nodes, repl_factor).is_err() {
             nodes = vec![address(0)];
         }
-        Wanted { nodes, repl_factor, accept_loss: Vec::new() }
+        Wanted { nodes, repl_factor, accept_loss: Vec::new(), limits: WantedLimits::default() }
     }
 }
 

@@ -157,6 +157,9 @@ pub struct Hello {
     pub seat: Option<MetaSeat>,
     /// Why it cannot become part of another cluster, if so.
     pub bound: Option<String>,
+    /// The memory that it has for large values, in bytes.
+    #[serde(default)]
+    pub large_memory: Option<usize>,
     /// That it knows the secret of the cluster: see [`proof`].
     pub proof: Option<String>,
 }

@@ -18,7 +18,12 @@ impl Cluster {
 
     /// The same with further settings for each node.
     pub(crate) fn with(count: usize, settings: &[(&str, &str)]) -> Self {
-        let cluster = Self::starting(count, settings);
+        Self::each(&vec![settings; count])
+    }
+
+    /// A node for each of these settings, all of them ready.
+    pub(crate) fn each(settings: &[&[(&str, &str)]]) -> Self {
+        let cluster = Self::starting_each(settings);
         for node in &cluster.nodes {
             node.wait_ready();
         }
@@ -27,11 +32,19 @@ impl Cluster {
 
     /// The same without waiting.
     pub(crate) fn starting(count: usize, settings: &[(&str, &str)]) -> Self {
-        let addresses: Vec<String> = (0..count).map(|_| ports::free_address()).collect();
+        Self::starting_each(&vec![settings; count])
+    }
+
+    /// A node for each of these settings, without waiting; the first one founds the cluster.
+    pub(crate) fn starting_each(settings: &[&[(&str, &str)]]) -> Self {
+        let addresses: Vec<String> = settings.iter().map(|_| ports::free_address()).collect();
         let view = addresses.join(",");
-        let mut all = vec![("VIEW", view.as_str())];
-        all.extend_from_slice(settings);
-        let nodes = addresses.iter().map(|address| Node::start(address, &all)).collect();
+        let start = |(address, own): (&String, &&[(&str, &str)])| {
+            let mut all = vec![("VIEW", view.as_str())];
+            all.extend_from_slice(own);
+            Node::start(address, &all)
+        };
+        let nodes = addresses.iter().zip(settings).map(start).collect();
         Self { nodes, view }
     }
 

@@ -34,6 +34,7 @@ Clients are served meanwhile. Ctrl-C ends this program and leaves the change run
 Examples:
   evenkv view-change --dry-run node1,node2,node3,node4
   evenkv view-change node1,node2,node3,node4
+  evenkv view-change node1,node2,node3,node4 --max-value-length 16777216
   evenkv view-change --status
 
 Exit codes: 0 the change is finished (planned, cancelled), 1 it is not, 2 wrong usage, 3 any other error.")]
@@ -50,6 +51,12 @@ pub struct ViewChangeArgs {
     /// Replicas per shard; unset: as many as now
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["status", "cancel"])]
     repl_factor: Option<u32>,
+    /// Longest key that the cluster is to take, in bytes; it is never lowered
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["status", "cancel"])]
+    max_key_length: Option<u64>,
+    /// Longest value, likewise
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["status", "cancel"])]
+    max_value_length: Option<u64>,
     /// Print what would be moved, and change nothing
     #[arg(long, conflicts_with_all = ["status", "cancel"])]
     dry_run: bool,
@@ -73,10 +80,22 @@ struct Wanted {
     view: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     repl_factor: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     accept_loss: Vec<String>,
+}
+
+/// The limits that are to be raised.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Limits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_key_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_value_length: Option<u64>,
 }
 
 /// The body of the answer to a change that was accepted or cancelled.
@@ -107,9 +126,12 @@ pub(super) fn view_change(args: &ViewChangeArgs) -> Result<bool, Failure> {
 }
 
 fn body(args: &ViewChangeArgs) -> Result<Vec<u8>, Failure> {
+    let limits = Limits { max_key_length: args.max_key_length, max_value_length: args.max_value_length };
+    let are_named = limits.max_key_length.or(limits.max_value_length).is_some();
     let wanted = Wanted {
         view: args.nodes.iter().map(ToString::to_string).collect(),
         repl_factor: args.repl_factor,
+        limits: are_named.then_some(limits),
         dry_run: args.dry_run,
         accept_loss: args.accept_loss.clone(),
     };

@@ -21,6 +21,15 @@ pub(super) struct Receipt {
     checksums_match: Option<bool>,
     #[serde(default)]
     given_up: Vec<GivenUp>,
+    limits: Option<Limits>,
+}
+
+/// The limits of the cluster, where the change was asked to raise them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Limits {
+    max_key_length: Option<u64>,
+    max_value_length: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -76,7 +85,7 @@ impl Receipt {
             Some(false) => "DIFFER",
             None => "unknown",
         };
-        [
+        let facts = [
             ("change", self.change_id.clone().unwrap_or_else(|| "unknown".to_owned())),
             ("epoch", figure(self.epoch)),
             ("keys", figure(self.keys)),
@@ -87,9 +96,14 @@ impl Receipt {
             ("deleted meanwhile", figure(self.deleted_meanwhile)),
             ("longest hold", hold),
             ("checksums", checksums.to_owned()),
-        ]
-        .map(|(name, value)| vec![name.to_owned(), value])
-        .to_vec()
+        ];
+        let limits = self.limits.iter().flat_map(|limits| {
+            [
+                ("longest key", figure(limits.max_key_length)),
+                ("longest value", figure(limits.max_value_length)),
+            ]
+        });
+        facts.into_iter().chain(limits).map(|(name, value)| vec![name.to_owned(), value]).collect()
     }
 }
 

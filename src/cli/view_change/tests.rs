@@ -134,12 +134,14 @@ fn a_receipt_is_two_tables_and_a_third_where_something_was_given_up() {
     let receipt = r#"{"shards":[{"shard-id":"1","key-count":51,"key-count-at-cut":50,"replicas":["a:1","b:1"]}],
         "change-id":"c1","epoch":4,"keys":50,"moved":0,"minimum":0,"copied":50,"created-meanwhile":1,
         "deleted-meanwhile":0,"hold-ms":3.25,"checksums-match":true,
-        "given-up":[{"shard-id":"2","replicas":["c:1"],"key-count":null}]}"#;
+        "given-up":[{"shard-id":"2","replicas":["c:1"],"key-count":null}],
+        "limits":{"max-key-length":1024,"max-value-length":9000000}}"#;
     let expected = "shard  keys  at the cut  nodes\n1      51    50          a:1 b:1\n\n\
         given up  keys     nodes\n2         unknown  c:1\n\n\
         change             c1\nepoch              4\nkeys               50\nmoved              0\n\
         minimum            0\ncopied             50\ncreated meanwhile  1\ndeleted meanwhile  0\n\
-        longest hold       3.2 ms\nchecksums          match";
+        longest hold       3.2 ms\nchecksums          match\n\
+        longest key        1024\nlongest value      9000000";
     assert_eq!(serde_json::from_str::<Receipt>(receipt).unwrap().rendered(), expected);
 }
 
@@ -172,7 +174,8 @@ fn the_request_says_what_was_asked_for() {
         state.script(GET, &[(200, MOVING), (200, FINISHED), (200, r#"{"phase":"failed","change-id":"c1"}"#)]);
         state.script(DELETE, &[(200, cancelled), (404, refused)]);
     });
-    let full = ["view-change", "a:1,B", "--repl-factor", "2", "--accept-loss", "2,3"];
+    let full =
+        ["view-change", "a:1,B", "--repl-factor", "2", "--accept-loss", "2,3", "--max-value-length", "9"];
     for (words, expected) in [
         (&["view-change", "a:1,B", "--dry-run"][..], 0),
         (&full, 0),
@@ -191,7 +194,7 @@ fn the_request_says_what_was_asked_for() {
             (asked.body.as_str(), prefer.map(|header| header.value.as_str()))
         };
         assert_eq!(sent(0), (r#"{"view":["a:1","b:13800"],"dry-run":true}"#, None));
-        let whole = r#"{"view":["a:1","b:13800"],"repl-factor":2,"accept-loss":["2","3"]}"#;
+        let whole = r#"{"view":["a:1","b:13800"],"repl-factor":2,"limits":{"max-value-length":9},"accept-loss":["2","3"]}"#;
         assert_eq!(sent(1), (whole, Some("respond-async")));
         assert_eq!(sent(2), (r#"{"view":["a:1"]}"#, Some("respond-async")));
     });

@@ -19,7 +19,12 @@ fn first() -> MetaState {
 }
 
 fn begin(id: u64, supersedes: Option<u64>) -> Command {
-    let wanted = Wanted { nodes: vec![node(1), node(3)], repl_factor: 1, accept_loss: Vec::new() };
+    let wanted = Wanted {
+        nodes: vec![node(1), node(3)],
+        repl_factor: 1,
+        accept_loss: Vec::new(),
+        limits: WantedLimits::default(),
+    };
     Command::Begin { id, wanted, supersedes, members: BTreeMap::new() }
 }
 
@@ -319,7 +324,12 @@ fn a_change_that_is_superseded_leaves_the_members_that_the_groups_have() {
     let members =
         |nodes: &[usize], start| Members { nodes: nodes.iter().map(|one| node(*one)).collect(), start };
     let supersede = |members| {
-        let wanted = Wanted { nodes: vec![node(2)], repl_factor: 1, accept_loss: Vec::new() };
+        let wanted = Wanted {
+            nodes: vec![node(2)],
+            repl_factor: 1,
+            accept_loss: Vec::new(),
+            limits: WantedLimits::default(),
+        };
         Command::Begin { id: 2, wanted, supersedes: Some(1), members }
     };
     let mut moved = planned_state();
@@ -340,4 +350,27 @@ fn a_change_that_is_superseded_leaves_the_members_that_the_groups_have() {
     let mut state = planned_state();
     state.change.as_mut().unwrap().planned.as_mut().unwrap().pieces.clear();
     assert_eq!(state.apply(end(1, End::Cancelled)), Err(Void::Outdated));
+}
+
+#[test]
+fn the_limits_are_raised_by_a_change_that_finishes_and_by_no_other() {
+    let wanted = WantedLimits { max_key_length: Some(2000), max_value_length: Some(5) };
+    let raised = Limits { max_key_length: 2000, ..Limits::default() };
+    let table: [(&[Command], Limits); 4] = [
+        (&[hand_over(piece(1, 0, 0)), hand_over(piece(1, 1, 0)), end(1, finished())], raised),
+        (&[hand_over(piece(1, 0, 0)), hand_over(piece(1, 1, 0))], Limits::default()),
+        (&[end(1, End::Cancelled)], Limits::default()),
+        (&[hand_over(piece(1, 0, 0)), begin(2, Some(1))], Limits::default()),
+    ];
+    for (commands, limits) in table {
+        let (mut state, mut other) = (planned_state(), planned_state());
+        state.change.as_mut().unwrap().wanted.limits = wanted;
+        for command in commands {
+            state.apply(command.clone()).unwrap();
+            other.apply(command.clone()).unwrap();
+        }
+        assert_eq!(state.limits, limits, "{commands:?}");
+        let is_newer = state.view.epoch > other.view.epoch;
+        assert_eq!(is_newer, limits == raised, "whoever has not heard of it asks: {commands:?}");
+    }
 }

@@ -341,6 +341,32 @@ pub struct Delta {
     pub deleted: Vec<Box<[u8]>>,
 }
 
+impl Delta {
+    /// The same in parts, each of so many bytes of keys and values at most or of one larger pair, to be installed one after the other. A log
+    /// takes no entry of any length, and writers may have changed a piece more than it was long.
+    pub fn parts(self, bytes: usize) -> Vec<Self> {
+        let (mut parts, mut taken) = (vec![Self::default()], 0);
+        for pair in self.pairs {
+            let size = pair.key.len() + pair.value.bytes().len();
+            Self::part_for(size, bytes, &mut parts, &mut taken).pairs.push(pair);
+        }
+        for key in self.deleted {
+            Self::part_for(key.len(), bytes, &mut parts, &mut taken).deleted.push(key);
+        }
+        parts
+    }
+
+    /// The last part, or a new one where the last, of which so much is taken, has no room.
+    fn part_for<'a>(size: usize, bytes: usize, parts: &'a mut Vec<Self>, taken: &mut usize) -> &'a mut Self {
+        if *taken > 0 && *taken + size > bytes {
+            parts.push(Self::default());
+            *taken = 0;
+        }
+        *taken += size;
+        parts.last_mut().expect("there is one")
+    }
+}
+
 /// At the target.
 impl Shard {
     /// Makes room for a piece: whatever an earlier attempt has left of it is removed.

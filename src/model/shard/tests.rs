@@ -154,6 +154,32 @@ fn a_range_is_served_by_one_shard_in_every_state_of_a_move() {
 }
 
 #[test]
+fn a_delta_is_installed_in_parts() {
+    let (source, target, moved) = two();
+    let at = stamp(0, 1, 2);
+    target.begin_incoming(&at, &moved).unwrap();
+    source.begin_outgoing(&at, &moved).unwrap();
+    for number in 110..117 {
+        assert!(put(&source, number, &"1".repeat(if number == 113 { 50 } else { 4 })).is_ok());
+    }
+    assert!(delete(&source, 117).is_ok() && delete(&source, 118).is_ok());
+    let size = |delta: &Delta| -> usize {
+        let pairs = delta.pairs.iter().map(|pair| pair.key.len() + pair.value.bytes().len());
+        pairs.chain(delta.deleted.iter().map(|key| key.len())).sum()
+    };
+    let whole = freeze(&source, &at).unwrap().0;
+    let (pairs, deleted, bytes) = (whole.pairs.len(), whole.deleted.len(), size(&whole));
+    assert_eq!((pairs, deleted), (7, 2));
+    let parts = whole.parts(20);
+    assert!(parts.len() > 3 && parts.iter().all(|part| size(part) <= 20 || part.pairs.len() == 1));
+    assert_eq!(parts.iter().map(size).sum::<usize>(), bytes);
+    assert_eq!(parts.iter().map(|part| part.pairs.len()).sum::<usize>(), pairs);
+    assert_eq!(parts.iter().map(|part| part.deleted.len()).sum::<usize>(), deleted);
+    assert!(parts.iter().all(|part| part.pairs.len() + part.deleted.len() > 0));
+    assert_eq!(Delta::default().parts(20).len(), 1, "nothing is a part, too");
+}
+
+#[test]
 fn a_piece_that_is_handed_over_is_served_by_its_target_and_leaves_its_source() {
     let (source, target, moved) = two();
     let at = stamp(0, 1, 2);

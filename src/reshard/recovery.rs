@@ -339,7 +339,8 @@ fn reclaim(state: &MetaState, claims: &BTreeMap<u64, Claims>) -> (Vec<(HashRange
 mod tests {
     use super::*;
     use crate::model::hash::HashKey;
-    use crate::model::meta::{Wanted, WantedLimits};
+    use crate::model::limits::WantedLimits;
+    use crate::model::meta::Wanted;
     use crate::model::view::View;
 
     const DRAWN: Drawn = Drawn { group: 99, version: 5, groups: 0, change: 77 };

@@ -104,6 +104,9 @@ pub(super) struct Oracle {
     groups: BTreeSet<u64>,
     forgotten: u64,
     accepted: u64,
+    receipts: u64,
+    /// The view change that was begun last, and under whom. Another leader counts anew: then the figures of its receipt are of two cuts.
+    begun: Option<(u64, u64, u64)>,
 }
 
 impl Oracle {
@@ -122,6 +125,8 @@ impl Oracle {
             groups: BTreeSet::new(),
             forgotten: 0,
             accepted: 0,
+            receipts: 0,
+            begun: None,
         }
     }
 
@@ -161,6 +166,16 @@ impl Oracle {
                 }
                 sound_transition(&before, &after, &command, &outcome)?;
                 self.note_groups(&before, &after)?;
+                match (&outcome, &*command) {
+                    (Ok(()), Command::Begin { id, .. }) => self.begun = Some((*id, group, term)),
+                    (Ok(()), Command::End { id, end: End::Finished(receipt), .. })
+                        if self.begun == Some((*id, group, term)) =>
+                    {
+                        self.receipts += 1;
+                        sound_receipt(receipt)?;
+                    }
+                    _ => {}
+                }
                 if let (Ok(()), Command::Plan { planned, .. }) = (&outcome, &*command) {
                     for lost in &planned.given_up {
                         self.accepted += 1;
@@ -213,6 +228,7 @@ impl Oracle {
             if groups.contains(&owner.group) || is_moving {
                 (register.is_open, register.floor) = (true, 0);
                 self.forgotten += 1;
+                self.begun = None;
                 let of_key = |(of, ..): &(Vec<u8>, usize, WriteOutcome)| of == key;
                 self.doubtful.extend(self.done.iter().filter(|(_, done)| of_key(done)).map(|(id, _)| *id));
                 self.done.retain(|_, done| !of_key(done));
@@ -261,7 +277,7 @@ impl Oracle {
             if self.refused.contains(request) {
                 return Err(format!("request {request} was not applied, and then was"));
             }
-            let was_open = register.is_open;
+            let was_open = register.is_open || self.doubtful.contains(request);
             let was_there = register.values.last().is_some_and(Option::is_some);
             let (expected, value) = match (value, was_there) {
                 (Some(value), true) => (WriteOutcome::Updated, Some(number_in(value))),
@@ -362,7 +378,7 @@ impl Oracle {
     /// Counts what has happened.
     pub(super) fn count(&self, tally: &mut Tally) {
         (tally.terms, tally.restores) = (self.leaders.len() as u64, self.restores);
-        (tally.forgotten, tally.accepted) = (self.forgotten, self.accepted);
+        (tally.forgotten, tally.accepted, tally.receipts) = (self.forgotten, self.accepted, self.receipts);
         let states: Vec<&MetaState> = self.meta.values().map(|(_, state)| &**state).collect();
         for two in states.windows(2).filter(|two| two[0].group == two[1].group) {
             let id = |state: &MetaState| state.change.as_ref().map(|change| change.id);
@@ -385,6 +401,18 @@ impl Oracle {
             tally.superseded += u64::from(matches!(end, Some(End::Superseded(_))));
         }
     }
+}
+
+/// Nothing came and went in a view change but what clients created and deleted.
+fn sound_receipt(receipt: &str) -> Result<(), String> {
+    let receipt: serde_json::Value = serde_json::from_str(receipt).expect("receipts are JSON");
+    let figure = |name: &str| receipt[name].as_u64().expect("a figure");
+    let shards = receipt["shards"].as_array().expect("a list");
+    let pairs: u64 = shards.iter().filter_map(|shard| shard["key-count"].as_u64()).sum();
+    if figure("keys") + figure("created-meanwhile") == pairs + figure("deleted-meanwhile") {
+        return Ok(());
+    }
+    Err(format!("a receipt that does not add up: {receipt}"))
 }
 
 /// The number that a value is.

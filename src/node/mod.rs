@@ -13,6 +13,7 @@ mod leaders;
 pub mod learn;
 pub mod membership;
 pub mod meta_group;
+pub mod passing;
 pub mod post;
 pub mod promise;
 pub mod raft;

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
+use super::passing::Passing;
 use super::post::Posts;
 use super::promise::Promises;
 use super::raft::{Groups, GroupsInbox};
@@ -65,6 +66,8 @@ pub struct Node {
     pub(super) leaders: Leaders,
     /// How old what the replicas hold may be.
     pub(super) freshness: Freshness,
+    /// The writes that it passes on.
+    pub(super) passing: Arc<Passing>,
     /// What other nodes are sent without waiting for it.
     pub posts: Posts,
     /// What the node has promised.
@@ -134,6 +137,7 @@ impl Node {
             replicas: Replicas::default(),
             leaders: Leaders::default(),
             freshness: Freshness::default(),
+            passing: Arc::default(),
             posts: Posts::default(),
             promises: Promises::default(),
             standing: RwLock::new(Arc::new(standing)),

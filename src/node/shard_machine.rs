@@ -61,3 +61,74 @@ impl StateMachine for ShardMachine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::model::hash::HashKey;
+    use crate::model::range::HashRange;
+    use crate::model::shard::{Forwarded, RequestId, WriteOutcome, encode_write};
+
+    /// A replica on a node whose clock shows something else than those of the others.
+    struct Replica {
+        machine: ShardMachine,
+        ticks_ms: Arc<AtomicU64>,
+    }
+
+    impl Replica {
+        fn new(ticks_ms: u64, owned: Option<HashRange>) -> Self {
+            let ticks_ms = Arc::new(AtomicU64::new(ticks_ms));
+            let (clock, shard) = (Arc::clone(&ticks_ms), Shard::new(1, HashKey::PUBLISHED, owned, 1));
+            let machine = ShardMachine::with_clock(Arc::new(shard), move || clock.load(Ordering::Relaxed));
+            Self { machine, ticks_ms }
+        }
+
+        fn time(&self) -> u64 {
+            self.machine.shard.time(self.ticks_ms.load(Ordering::Relaxed))
+        }
+    }
+
+    fn wait(replicas: &[Replica], millis: u64) {
+        for replica in replicas {
+            replica.ticks_ms.fetch_add(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// A write under this id that one of the replicas proposes and all apply: whether it was done, and not answered from memory.
+    fn is_done(replicas: &mut [Replica], leader: usize, term: u64, id: u128) -> bool {
+        let request = RequestId::Timed { id, fingerprint: 0 };
+        replicas[leader].machine.shard.lead(term);
+        let now_ms = replicas[leader].time();
+        let forwarded = Forwarded { request, epoch: 1, now_ms, keep_ms: 50_000 };
+        let command = encode_write(b"k", Some(b"1"), &forwarded);
+        let before = replicas[leader].machine.shard.audit().index;
+        for replica in &mut *replicas {
+            let outcome = ShardOutcome::decode(&replica.machine.apply(1, term, &command)).unwrap();
+            assert!(matches!(outcome, ShardOutcome::Write(Ok(WriteOutcome::Added | WriteOutcome::Updated))));
+        }
+        replicas[leader].machine.shard.audit().index > before
+    }
+
+    #[test]
+    fn a_named_write_is_remembered_for_its_time_by_leaders_whose_clocks_show_anything() {
+        let mut replicas = [5_000, 900_000_000].map(|ticks| Replica::new(ticks, Some(HashRange::all())));
+        assert!(is_done(&mut replicas, 0, 1, 1));
+        wait(&replicas, 20_000);
+        assert!(is_done(&mut replicas, 0, 1, 2));
+        wait(&replicas, 29_000);
+        // The other leads: for it, too, 49 s have passed.
+        assert!(!is_done(&mut replicas, 1, 2, 1));
+        wait(&replicas, 1_000);
+        assert!(is_done(&mut replicas, 1, 2, 1), "after 50 s it is forgotten");
+        assert!(!is_done(&mut replicas, 0, 3, 2));
+        // One that is filled anew learns the time at which it was, although nobody has written for long.
+        wait(&replicas, 15_000);
+        let mut fresh = Replica::new(77, None);
+        let snapshot: Vec<u8> = replicas[0].machine.snapshot().flatten().collect();
+        fresh.machine.restore(&snapshot).unwrap();
+        assert_eq!((fresh.time(), replicas[1].time()), (replicas[0].time(), replicas[0].time()));
+        assert!(fresh.machine.restore(&snapshot[..7]).is_err());
+    }
+}

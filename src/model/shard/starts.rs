@@ -93,12 +93,13 @@ impl Starts {
 
     /// Learns which starts the nodes have. Those that are over are forgotten.
     pub(super) fn learn(&mut self, named: &[(Address, u64)], time_ms: u64) {
-        let is_over = |number: u64, start: &Start| {
-            let node = start.node.as_ref();
-            named.iter().any(|(other, current)| Some(other) == node && *current != number)
-        };
-        self.by_start.retain(|number, start| start.is_known(time_ms) && !is_over(*number, start));
-        self.by_start.values_mut().for_each(|start| start.is_current = false);
+        let current: BTreeMap<&Address, u64> = named.iter().map(|(node, start)| (node, *start)).collect();
+        self.by_start.retain(|number, start| {
+            let is_known = start.is_known(time_ms);
+            start.is_current = false;
+            let of_node = start.node.as_ref().and_then(|node| current.get(node));
+            is_known && of_node.is_none_or(|current| current == number)
+        });
         for (node, number) in named {
             let start = self.by_start.entry(*number).or_default();
             (start.node, start.is_current) = (Some(node.clone()), true);
@@ -108,10 +109,12 @@ impl Starts {
 
     /// Adds what came with a range, after the state was learned that has handed it over: it is newer than what the source knew.
     pub(super) fn install(&mut self, marks: &[StartMark], records: impl IntoIterator<Item = NumberedRecord>) {
+        let named = self.by_start.iter().filter(|(_, start)| start.is_current);
+        let current: BTreeMap<Address, u64> =
+            named.filter_map(|(number, start)| Some((start.node.clone()?, *number))).collect();
         for mark in marks {
-            let mut named = self.by_start.iter().filter(|(_, start)| start.is_current);
-            let is_over = named.any(|(number, start)| start.node == mark.node && *number != mark.start);
-            if !is_over {
+            let of_node = mark.node.as_ref().and_then(|node| current.get(node));
+            if of_node.is_none_or(|current| *current == mark.start) {
                 let start = self.by_start.entry(mark.start).or_default();
                 start.node = start.node.take().or_else(|| mark.node.clone());
                 start.raise(mark);

@@ -1,5 +1,6 @@
 //! The one place that reads the clocks.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 /// The monotonic clock.
@@ -20,6 +21,8 @@ pub(crate) mod simulated {
 
     thread_local! {
         pub(super) static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+        static START: Cell<Option<Instant>> = const { Cell::new(None) };
+        static UPTIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
         static WALL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
@@ -27,6 +30,16 @@ pub(crate) mod simulated {
     pub(crate) fn stop() {
         NOW.set(None);
         NOW.set(Some(super::now()));
+        START.set(NOW.get());
+    }
+
+    /// The processes that run from now on were started so long before the simulation.
+    pub(crate) fn set_uptime(uptime: Duration) {
+        UPTIME.set(uptime);
+    }
+
+    pub(super) fn ticks() -> Option<Duration> {
+        Some(NOW.get()? - START.get()? + UPTIME.get())
     }
 
     /// The clock goes on.
@@ -49,7 +62,19 @@ pub(crate) mod simulated {
     }
 }
 
-/// The wall clock, for what people and HTTP headers read, and for the age of what is kept for a while.
+/// Milliseconds of the monotonic clock since this process has first asked for them. On Linux it goes on while a process is stopped, and
+/// stands still while the machine sleeps: what is kept for a while is then kept for longer.
+pub fn ticks_ms() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    #[cfg(test)]
+    if let Some(ticks) = simulated::ticks() {
+        return u64::try_from(ticks.as_millis()).expect("a simulation is short");
+    }
+    let since = now() - *START.get_or_init(now);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The wall clock, for what people and HTTP headers read, and for nothing else.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn wall() -> SystemTime {
     #[cfg(test)]
@@ -57,12 +82,6 @@ pub fn wall() -> SystemTime {
         return now;
     }
     SystemTime::now()
-}
-
-/// Milliseconds of the wall clock.
-pub fn wall_ms() -> u64 {
-    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The moment by which something has to be done.

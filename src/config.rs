@@ -12,6 +12,11 @@ use crate::model::address::{Address, DEFAULT_PORT};
 use crate::model::limits::{LONGEST_KEY, LONGEST_LOGGED_VALUE, LONGEST_VALUE, Limits};
 use crate::model::view::{MOST_REPLICAS, View};
 
+/// A named write is remembered for so many times as long as a request takes at most,
+const REMEMBERED_REQUESTS: u32 = 10;
+/// and for this long at least.
+const REMEMBERED_AT_LEAST: Duration = Duration::from_secs(50);
+
 /// The settings as they were given: each a flag and an environment variable of the same name, the flag
 /// wins, and an empty one counts as unset.
 #[derive(Args, Debug, Clone, Default)]
@@ -67,6 +72,9 @@ pub struct Settings {
     /// Requests that one connection may have sent ahead; one that sends more is cut off (default 128)
     #[arg(long, env = "PIPELINE_DEPTH", value_name = "NUMBER", hide_env_values = true)]
     pub pipeline_depth: Option<String>,
+    /// Bytes that a shard may take to remember named writes (Idempotency-Key); further names are answered 503 (default 67108864)
+    #[arg(long, env = "RETRY_MEMORY", value_name = "BYTES", hide_env_values = true)]
+    pub retry_memory: Option<String>,
     /// Bytes of large bodies and answers held at one time; further ones are answered 503 (default 134217728)
     #[arg(long, env = "LARGE_MEMORY", value_name = "BYTES", hide_env_values = true)]
     pub large_memory: Option<String>,
@@ -114,8 +122,18 @@ pub struct Config {
     pub limits: Limits,
     /// Every key request is answered within this time after it has come in wholly.
     pub request_timeout: Duration,
+    /// Bytes that a shard may take to remember named writes; further names are refused.
+    pub retry_memory: usize,
     /// The server's pools and queues.
     pub server: ServerLimits,
+}
+
+impl Config {
+    /// For so many milliseconds a named write is remembered: its client may send it again for longer than it waits for one answer.
+    pub fn remembered_ms(&self) -> u64 {
+        let long = (self.request_timeout * REMEMBERED_REQUESTS).max(REMEMBERED_AT_LEAST);
+        u64::try_from(long.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Sizes of the server's pools, queues and buffers.
@@ -194,6 +212,8 @@ impl Settings {
                 5000,
                 10..=600_000,
             )?),
+            // All of it may go along with one range, as one entry of a log.
+            retry_memory: number("RETRY_MEMORY", self.retry_memory.as_ref(), 64 << 20, 65_536..=100 << 20)?,
             server: ServerLimits {
                 client_workers: number("CLIENT_WORKERS", self.client_workers.as_ref(), 16, 1..=1024)?,
                 forwarded_workers: number(

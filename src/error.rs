@@ -50,6 +50,8 @@ pub enum Error {
     TooLarge(String),
     /// A PUT has no `value`.
     ValueMissing,
+    /// The name of the request stands for another request on the same key. Name it anew.
+    OtherRequest,
     /// There is nothing under this path, or no such thing.
     NotFound(String),
     /// The path takes other methods: those given.
@@ -120,6 +122,10 @@ impl fmt::Display for Error {
             Self::ChangeRuns(id) => write!(f, "View change {id} is running"),
             Self::KeyTooLong { .. } => f.write_str("Key is too long"),
             Self::ValueMissing => f.write_str("Value is missing"),
+            Self::OtherRequest => f.write_str(
+                "This Idempotency-Key was used for another request on this key: \
+                 send that request unchanged, or this one with another Idempotency-Key",
+            ),
             Self::MethodNotAllowed(allow) => {
                 write!(f, "This path does not take this method: allowed is {allow}")
             }

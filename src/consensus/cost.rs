@@ -28,7 +28,7 @@ struct Pairs(Arc<Store>);
 
 fn put(store: &Store, command: &[u8]) -> bool {
     let (key, value) = command.split_at(16);
-    store.put(HashKey::PUBLISHED.hash(key), key, value)
+    store.put(HashKey::PUBLISHED.hash(key), key, value).0
 }
 
 impl StateMachine for Pairs {

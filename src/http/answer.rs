@@ -102,6 +102,7 @@ impl Answer {
             Error::MethodNotAllowed(_) => 405,
             Error::TooSlow(_) => 408,
             Error::TooLarge(_) => 413,
+            Error::OtherRequest => 422,
             Error::Internal => 500,
             Error::ChangeRuns(_) | Error::Conflict(_) => 409,
             Error::Overloaded(_)

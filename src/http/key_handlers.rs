@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use tiny_http::Method;
 
 use super::answer::{Answer, Body};
@@ -15,7 +15,6 @@ use super::payload::Payload;
 use super::routes::{Route, decode_key};
 use super::server::{Handled, Server};
 use crate::clock::Deadline;
-use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::limits::Limits;
@@ -72,10 +71,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
             Err(error) => Answer::error(&error, &method, &more(None)),
         });
     }
-    let named = idempotency_key(job, &method, &key);
+    let named = named(job, &key, operation);
     if job.may_ask() && server.has_room_in_log() {
-        let id = named.unwrap_or_else(dice::draw);
-        if let Some(asking) = server.office.node.asking(&key, operation, (id, None), deadline) {
+        if let Some(asking) = server.office.node.asking(&key, operation, (named, None), deadline) {
             if let Ok(body) = body {
                 job.keep(body);
             }
@@ -171,20 +169,28 @@ fn check_value(limits: Limits, value: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. It is a hash of
-/// name, method and key, so that the name of another request does not stand for this one.
-fn idempotency_key(job: &Job, method: &Method, key: &[u8]) -> Option<RequestId> {
+/// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. The id is a hash of
+/// name and key, so that the name stands for another request on another key. What the request says is the fingerprint.
+fn named(job: &Job, key: &[u8], operation: Operation) -> Option<RequestId> {
+    let (method, value) = match operation {
+        Operation::Get => return None,
+        Operation::Put(value) => (&b"PUT"[..], value),
+        Operation::Delete => (&b"DELETE"[..], &b""[..]),
+    };
     let headers = job.arrival.request.headers();
     let named = headers.iter().find(|header| header.field.equiv(IDEMPOTENCY_HEADER))?;
-    if !matches!(method, Method::Put | Method::Delete) {
-        return None;
-    }
+    let id = hash_of([named.value.as_str().as_bytes(), key]);
+    let fingerprint = hash_of([method, value]).h1;
+    Some(RequestId::Timed { id: id.as_u128(), fingerprint })
+}
+
+fn hash_of(parts: [&[u8]; 2]) -> Hash128 {
     let mut hasher = SipHasher24::new();
-    for part in [named.value.as_str().as_bytes(), method.as_str().as_bytes(), key] {
+    for part in parts {
         hasher.write(&(part.len() as u64).to_le_bytes());
         hasher.write(part);
     }
-    Some(hasher.finish128().as_u128())
+    hasher.finish128()
 }
 
 fn run(server: &Server, request: Request, told: Option<Told>) -> Result<Outcome, Error> {
@@ -214,6 +220,7 @@ fn done(method: &Method, Outcome { result, value, .. }: Outcome, more: String) -
         KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
         KeyResult::Deleted => (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\""),
         KeyResult::Found => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
+        KeyResult::OtherRequest => return Answer::error(&Error::OtherRequest, method, &more),
         _ => {
             return absent(method, &more);
         }

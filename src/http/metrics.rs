@@ -48,6 +48,7 @@ struct Gauges {
     busy: IntGauge,
     pairs: IntGauge,
     bytes: IntGauge,
+    retries: IntGauge,
     epoch: IntGauge,
     leads: IntGauge,
     threads: IntGauge,
@@ -69,6 +70,8 @@ pub struct Sample {
     pub pairs: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// Bytes of what is remembered of writes.
+    pub retries: u64,
     /// The epoch of the view, 0 without one.
     pub epoch: u64,
     /// Whether the node leads the meta group.
@@ -77,7 +80,8 @@ pub struct Sample {
     pub port: u16,
 }
 
-const STATUSES: [u16; 16] = [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 417, 431, 500, 503, 508, 0];
+const STATUSES: [u16; 17] =
+    [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 417, 422, 431, 500, 503, 508, 0];
 
 impl Metrics {
     /// All figures at zero.
@@ -185,6 +189,10 @@ impl Gauges {
             busy: gauge("evenkv_connections_busy", "Connections with a request in progress"),
             pairs: gauge("evenkv_pairs", "Pairs held"),
             bytes: gauge("evenkv_pair_bytes", "Bytes of the keys and values held"),
+            retries: gauge(
+                "evenkv_retry_bytes",
+                "Bytes of what is remembered of writes, so that one that is sent again is done once",
+            ),
             epoch: gauge("evenkv_epoch", "Epoch of the view, 0 without one"),
             leads: gauge(
                 "evenkv_meta_leader",
@@ -205,6 +213,7 @@ impl Gauges {
         self.busy.set(signed(sample.busy as u64));
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
+        self.retries.set(signed(sample.retries));
         self.epoch.set(signed(sample.epoch));
         self.leads.set(i64::from(sample.leads));
         self.connections.set(signed(sockets::open(sample.port).map_or(0, |open| open.len() as u64)));
@@ -248,6 +257,7 @@ mod tests {
             busy: 1,
             pairs: 2,
             bytes: 5,
+            retries: 128,
             epoch: 1,
             leads: true,
             port: 1,
@@ -260,6 +270,7 @@ mod tests {
             "evenkv_sheds_total{lane=\"forwarded\"} 1",
             "evenkv_queue_length{lane=\"client\"} 3",
             "evenkv_pairs 2",
+            "evenkv_retry_bytes 128",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");
         }

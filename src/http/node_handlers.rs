@@ -16,11 +16,11 @@ use super::routes::{Route, decode_key};
 use super::server::{Handled, Server};
 use crate::clock::Deadline;
 use crate::consensus::Envelope;
-use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::meta::MetaState;
+use crate::model::shard::RequestId;
 use crate::node::ask::OrderError;
 use crate::node::forwarded::{NotMeant, NotServed};
 use crate::node::host;
@@ -123,7 +123,7 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     };
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
     let request = header(&job.arrival.request, wire::REQUEST_HEADER);
-    let request = request.and_then(|id| u128::from_str_radix(&id, 16).ok());
+    let request = request.and_then(|id| RequestId::parse(&id));
     let key = decode_key(encoded)?;
     let is_behind = standing.serving().is_ok_and(|serving| serving.state.view.epoch < epoch);
     let body = match read_within_limits(node, job, &key) {
@@ -156,8 +156,7 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
     }
     let deadline = Deadline::after(job.complete, node.request_timeout);
     if job.may_ask() && server.has_room_in_log() {
-        let request = (request.unwrap_or_else(dice::draw), Some(epoch));
-        if let Some(asking) = node.asking(&key, operation, request, deadline) {
+        if let Some(asking) = node.asking(&key, operation, (request, Some(epoch)), deadline) {
             job.keep(body);
             return Ok(Handled::InLog(asking));
         }
@@ -171,6 +170,7 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
             no_result(KeyResult::Again, "the key is on its way from one shard to another")
         }
         Err(NotServed::NotLeader(leader, reason)) => not_leader(leader, &reason),
+        Err(NotServed::Full) => no_result(KeyResult::Full, "the shard can remember no more named writes"),
         Err(NotServed::Failed(error)) => return Err(error),
     }))
 }

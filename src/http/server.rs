@@ -286,7 +286,10 @@ impl Server {
 
     /// The figures that are looked up when they are asked for.
     pub fn sample(&self) -> Sample {
-        let size = self.office.node.shard().map(|shard| shard.rough_size()).unwrap_or_default();
+        let standing = self.office.node.standing();
+        let own = standing.serving().map_or(&[][..], |serving| &serving.own);
+        let size = own.first().map(|(_, shard)| shard.rough_size()).unwrap_or_default();
+        let retries: usize = own.iter().map(|(_, shard)| shard.remembered_bytes()).sum();
         Sample {
             queued: LaneId::ALL.map(|lane| (lane, self.lanes.waiting(lane))).to_vec(),
             in_log: self.in_log.0.load(Ordering::Relaxed),
@@ -296,6 +299,7 @@ impl Server {
             leads: self.office.node.meta.leads(),
             pairs: size.pairs,
             bytes: size.bytes,
+            retries: retries as u64,
             port: self.port.get().copied().unwrap_or(0),
         }
     }

@@ -48,6 +48,10 @@ pub struct MetaState {
     /// The groups that took the place of others whose majority was lost: each founded by one of its holders from what that held of the other.
     #[serde(default)]
     pub successors: BTreeMap<u64, u64>,
+    /// Which start of each node is there, as the leader of the meta group has last heard from it: under it the node numbers the writes that it
+    /// passes on. Shards forget what they remember of a start when the state names another one for its node.
+    #[serde(default)]
+    pub starts: BTreeMap<Address, u64>,
     /// Nodes that have left or were given up.
     pub former: VecDeque<Address>,
     /// The view change that is under way.
@@ -257,6 +261,15 @@ pub enum Command {
         #[serde(default)]
         lost: Option<LostRanges>,
     },
+    /// A node was heard under another start than before.
+    Started {
+        /// The node.
+        node: Address,
+        /// The start that the state has named when the node was asked; where it names another one by now, the answer is too old.
+        was: Option<u64>,
+        /// The start that has answered.
+        start: u64,
+    },
     /// Ends a view change.
     End {
         /// The view change.
@@ -311,6 +324,7 @@ impl MetaState {
             holders,
             origins,
             successors: BTreeMap::new(),
+            starts: instances.clone(),
             former: VecDeque::new(),
             change: None,
             results: VecDeque::new(),
@@ -393,7 +407,15 @@ impl MetaState {
             epoch: self.view.epoch,
             mine: self.view.ranges(index).collect(),
             open: self.open_pieces(),
+            starts: self.starts.iter().map(|(node, start)| (node.clone(), *start)).collect(),
         }
+    }
+
+    /// The command that says which start of a node has answered, where that is news of one of the nodes.
+    pub fn started_command(&self, node: &Address, start: u64) -> Option<Command> {
+        let was = self.starts.get(node).copied();
+        let is_news = was != Some(start) && self.nodes().contains(node);
+        is_news.then(|| Command::Started { node: node.clone(), was, start })
     }
 
     /// The command that sets a plan, which was made from this view with the `members` that its groups really have; `instances` are the starts
@@ -497,6 +519,12 @@ impl MetaState {
                 if let Some(lost) = &lost {
                     self.give_up_ranges(lost);
                 }
+            }
+            Command::Started { node, was, start } => {
+                if self.starts.get(&node).copied() != was || !self.nodes().contains(&node) {
+                    return Err(Void::Outdated);
+                }
+                self.starts.insert(node, start);
             }
             Command::End { id, end, holders } => self.end(id, end, holders)?,
         }
@@ -683,6 +711,7 @@ impl MetaState {
         let left: Vec<Address> = before.iter().filter(|node| !now.contains(node)).cloned().collect();
         self.former.extend(left.iter().cloned());
         self.former.retain(|node| !now.contains(node));
+        self.starts.retain(|node, _| now.contains(node));
         while self.former.len() > KEPT_FORMER {
             self.former.pop_front();
         }

@@ -72,7 +72,7 @@ impl From<NotDone> for OrderError {
         match error {
             NotDone::NotLeader(leader) => Self::NotLeader(leader, reason),
             NotDone::Unknown => Self::NotReached(reason),
-            NotDone::Again | NotDone::Busy | NotDone::TooLarge => Self::Refused(reason),
+            NotDone::Again | NotDone::Busy | NotDone::TooLarge | NotDone::Full => Self::Refused(reason),
         }
     }
 }

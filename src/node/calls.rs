@@ -194,8 +194,8 @@ fn pass_on(
     };
     let peer = node.peers.at(to);
     let mut head = peer.request(method, &path).header(wire::VIEW_HEADER, addressed.to_string());
-    if request.operation != Operation::Get {
-        head = head.header(wire::REQUEST_HEADER, format!("{:032x}", request.id));
+    if let Some(id) = request.id() {
+        head = head.header(wire::REQUEST_HEADER, id.to_string());
     }
     if request.is_stale {
         head = head.header(wire::CONSISTENCY_HEADER, wire::STALE);
@@ -228,6 +228,10 @@ fn read_reply(node: &Node, of: &Address, response: Response<Body>) -> Result<Key
         Some(KeyResult::Gone | KeyResult::LostSource) => {
             short(response);
             KeyReply::Gone
+        }
+        Some(KeyResult::Full) => {
+            short(response);
+            KeyReply::Full
         }
         Some(result) => {
             let age = header(response.headers(), wire::STALENESS_HEADER).and_then(|age| age.parse().ok());

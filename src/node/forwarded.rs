@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::group_ops::{NotDone, Told};
 use super::keys::{Asked, Operation, Outcome, not_agreed};
+use super::passing::Passed;
 use super::state::{Node, Standing};
-use crate::clock::{Deadline, wall_ms};
-use crate::dice;
+use crate::clock::Deadline;
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::shard::{Done, Forwarded, Refused, RequestId};
+use crate::model::shard::{Done, Refused, RequestId};
 use crate::model::view;
 use crate::wire::Addressed;
 
@@ -20,6 +20,8 @@ pub enum NotServed {
     Again,
     /// Nothing was done: another replica leads, where one is known, or why there is none.
     NotLeader(Option<Address>, String),
+    /// Nothing was done: the shard can remember no more named writes.
+    Full,
     /// The error says whether it was done.
     Failed(Error),
 }
@@ -86,13 +88,18 @@ impl Node {
             return Err(NotServed::NotLeader(None, reason));
         };
         if !own.is_logged() {
-            let forwarded = request.map(|request| Forwarded { request, epoch, now_ms: wall_ms() });
-            let done = self.run_alone(own, (hash, key), operation, request.unwrap_or(0), forwarded);
-            return done.map(Outcome::from).map_err(|_| NotServed::Again);
+            let forwarded = request.map(|request| self.stamp(own, request, epoch));
+            if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
+                return Err(NotServed::Full);
+            }
+            let done = self.run_alone(own, (hash, key), operation, request, forwarded);
+            return self.told_of_forwarded(shard, Ok(done), operation);
         }
-        let request = request.unwrap_or_else(dice::draw);
-        let forwarded = Forwarded { request, epoch, now_ms: wall_ms() };
-        let done = self.run_in_group(own, (hash, key), operation, &forwarded, deadline).await;
+        let write = (operation != Operation::Get).then(|| {
+            let request = request.unwrap_or_else(|| Passed::drawn().request);
+            self.stamp(own, request, epoch)
+        });
+        let done = self.run_in_group(own, (hash, key), operation, write, deadline).await;
         self.told_of_forwarded(shard, done, operation)
     }
 
@@ -104,7 +111,9 @@ impl Node {
     ) -> Result<Outcome, NotServed> {
         match done {
             Ok(Ok(done)) => Ok(done.into()),
+            Ok(Err(Refused::OtherRequest)) => Ok(Outcome::other_request()),
             Ok(Err(_)) | Err(NotDone::Again) => Err(NotServed::Again),
+            Err(NotDone::Full) => Err(NotServed::Full),
             Err(NotDone::NotLeader(leader)) => {
                 let voters = self.groups.seat(shard.group).map(|seat| seat.voters()).unwrap_or_default();
                 let reason = if leader.is_none() { self.leaderless(shard, &voters) } else { String::new() };

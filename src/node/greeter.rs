@@ -169,6 +169,7 @@ impl Greeter {
     /// The leader of the meta group tells the news to those who have not heard them, also to those who have left.
     fn greet_all(&self) {
         let Some(state) = self.node.state() else { return };
+        self.node.note_start(&state, &self.node.address, self.node.instance);
         for node in state.nodes().iter().chain(&state.former).filter(|node| **node != self.node.address) {
             self.node.host.greet(&self.node, node);
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::passing::Passed;
 use super::raft::{ANSWER_TIME, NotProposed};
 use super::state::Node;
-use crate::clock::{Deadline, wall_ms};
+use crate::clock::Deadline;
 use crate::consensus::{Answer, Refusal};
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
@@ -18,28 +19,22 @@ use crate::model::shard::{
 /// What is asked of the log of a shard.
 pub struct Asking {
     shard: Arc<Shard>,
-    request: RequestId,
-    /// A write; a read has none.
-    command: Option<Bytes>,
+    /// A write and its id; a read has none.
+    command: Option<(Bytes, Passed)>,
 }
 
 /// What came of it.
 pub struct Told {
     shard: Arc<Shard>,
-    /// The id of the request.
-    pub(super) request: RequestId,
+    /// The id of the request, where it is a write.
+    pub(super) passed: Option<Passed>,
     answer: Answer,
 }
 
-impl Asking {
-    fn new(shard: &Arc<Shard>, key: &[u8], operation: Operation, forwarded: &Forwarded) -> Self {
-        let command = match operation {
-            Operation::Get => None,
-            Operation::Put(value) => Some(encode_write(key, Some(value), forwarded).into()),
-            Operation::Delete => Some(encode_write(key, None, forwarded).into()),
-        };
-        Self { shard: Arc::clone(shard), request: forwarded.request, command }
-    }
+/// The command that has a write done.
+fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Bytes {
+    let value = if let Operation::Put(value) = operation { Some(value) } else { None };
+    encode_write(key, value, forwarded).into()
 }
 
 impl Told {
@@ -60,6 +55,8 @@ pub enum NotDone {
     Busy,
     /// Nothing was done: a command of this length is never taken.
     TooLarge,
+    /// Nothing was done: the shard can remember no more named writes.
+    Full,
     /// It may have been done, or may yet be. Asked again under the same id it is done once.
     Unknown,
 }
@@ -74,6 +71,7 @@ impl std::fmt::Display for NotDone {
             Self::Again => f.write_str("the shard is changing"),
             Self::Busy => f.write_str("too much waits for the shard's replicas"),
             Self::TooLarge => f.write_str("too large for the log of the shard's replicas"),
+            Self::Full => f.write_str("the shard can remember no more named writes"),
             Self::Unknown => f.write_str("the shard's replicas did not agree in time"),
         }
     }
@@ -108,7 +106,7 @@ impl Node {
         self.groups.read(group, deadline).await.map(|_| ()).map_err(|error| self.not_done(group, error))
     }
 
-    /// Does an operation on a key of a shard that has a log, where this node leads its group.
+    /// Does an operation on a key of a shard that has a log, where this node leads its group; a write with all that the log has to say.
     ///
     /// # Errors
     /// [`NotDone`], or [`Refused`], with which nothing was done either.
@@ -117,41 +115,55 @@ impl Node {
         shard: &Arc<Shard>,
         (hash, key): (KeyHash, &[u8]),
         operation: Operation<'_>,
-        forwarded: &Forwarded,
+        write: Option<Forwarded>,
         deadline: Deadline,
     ) -> Result<Result<Done, Refused>, NotDone> {
-        let asking = Asking::new(shard, key, operation, forwarded);
-        let told = self.groups.wait(deadline, |told| self.ask_and(asking, move |heard| told(heard.answer)));
+        self.leads(shard)?;
+        if write.is_some_and(|write| !self.has_room_for(shard, hash, &write)) {
+            return Err(NotDone::Full);
+        }
+        let command = write.map(|write| command(key, operation, &write));
+        let told = self.groups.wait(deadline, |told| self.ask_log(shard.group(), command, told));
         let answer = told.await.map_err(|_| NotDone::Unknown)?;
-        let told = Told { shard: Arc::clone(shard), request: forwarded.request, answer };
-        self.conclude(told, (hash, key), operation)
+        self.conclude(Told { shard: Arc::clone(shard), passed: None, answer }, (hash, key), operation)
     }
 
-    /// What to ask the log of a key's shard, if that can be done without waiting for it: this node leads the shard's group, and the time
-    /// allows for the longest that an answer may take.
+    /// What to ask the log of a key's shard, if that can be done without waiting for it: this node leads the shard's group, has room to
+    /// remember the request, which may have an id already, and the time allows for the longest that an answer may take.
     pub fn asking(
         &self,
         key: &[u8],
         operation: Operation,
-        (request, epoch): (RequestId, Option<u64>),
+        (request, epoch): (Option<RequestId>, Option<u64>),
         deadline: Deadline,
     ) -> Option<Asking> {
         let standing = self.standing();
         let serving = standing.serving().ok()?;
-        let (_, shard) = serving.shard_of(key);
+        let (hash, shard) = serving.shard_of(key);
         let own = serving.own_of(shard.group).filter(|own| own.is_logged())?;
         if self.leads(own).is_err() || deadline.left() <= ANSWER_TIME {
             return None;
         }
+        let shard = Arc::clone(own);
+        if operation == Operation::Get {
+            return Some(Asking { shard, command: None });
+        }
+        let passed = request.map_or_else(|| self.pass(&serving.state), Passed::named);
         let epoch = epoch.unwrap_or(serving.state.view.epoch);
-        Some(Asking::new(own, key, operation, &Forwarded { request, epoch, now_ms: wall_ms() }))
+        let write = self.stamp(own, passed.request, epoch);
+        let has_room = self.has_room_for(own, hash, &write);
+        has_room.then(|| Asking { shard, command: Some((command(key, operation, &write), passed)) })
     }
 
     /// Asks the log of a shard, and has somebody told what came of it: by the raft thread, which is held up for as long as that takes.
     pub fn ask_and(&self, asking: Asking, told: impl FnOnce(Told) + Send + 'static) {
-        let Asking { shard, request, command } = asking;
+        let Asking { shard, command } = asking;
+        let (command, passed) = command.unzip();
         let group = shard.group();
-        let told = move |answer| told(Told { shard, request, answer });
+        self.ask_log(group, command, move |answer| told(Told { shard, passed, answer }));
+    }
+
+    fn ask_log(&self, group: u64, command: Option<Bytes>, told: impl FnOnce(Answer) + Send + 'static) {
         match command {
             Some(command) => self.groups.propose_and(group, command, told),
             None => self.groups.read_and(group, told),
@@ -167,7 +179,7 @@ impl Node {
         shard: &Shard,
         (hash, key): (KeyHash, &[u8]),
         operation: Operation,
-        request: RequestId,
+        request: Option<RequestId>,
         forwarded: Option<Forwarded>,
     ) -> Result<Done, Refused> {
         let done = shard.run(hash, key, operation, forwarded)?;
@@ -229,13 +241,16 @@ impl Node {
         }
     }
 
-    /// Whether this node leads a shard; the leader where it does not and one is known.
+    /// Whether this node leads a shard, by whose clock the group's time goes on then; the leader where it does not and one is known.
     pub fn leads(&self, shard: &Shard) -> Result<(), NotDone> {
         if !shard.is_logged() {
             return Ok(());
         }
         match self.groups.seat(shard.group()) {
-            Some(seat) if seat.leads() => Ok(()),
+            Some(seat) if seat.leads() => {
+                shard.lead(seat.status.term);
+                Ok(())
+            }
             Some(seat) => {
                 Err(NotDone::NotLeader(seat.leader().filter(|leader| **leader != self.address).cloned()))
             }

@@ -88,7 +88,7 @@ pub trait Host: Send + Sync {
     }
 
     /// Sees what was done to a shard that has no log.
-    fn done(&self, _shard: &Shard, _key: &[u8], _operation: Operation, _request: RequestId, _done: &Done) {}
+    fn done(&self, _: &Shard, _key: &[u8], _: Operation, _: Option<RequestId>, _done: &Done) {}
 }
 
 /// Whose state a machine keeps.

@@ -1,12 +1,14 @@
 //! Key operations: here, or at the node that owns the key.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::group_ops::{NotDone, Told};
+use super::passing::{Passed, full};
 use super::state::{Node, Serving, Standing, advice, lost_shard};
 use crate::budget::Permit;
-use crate::clock::{Deadline, wall_ms};
+use crate::clock::Deadline;
 use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -72,6 +74,11 @@ impl From<Done> for Outcome {
 }
 
 impl Outcome {
+    /// Nothing was done, since another request was under the same name.
+    pub(super) fn other_request() -> Self {
+        Self { result: KeyResult::OtherRequest, value: None, by: None }
+    }
+
     /// What another node has answered.
     pub(super) fn received(
         result: KeyResult,
@@ -108,12 +115,25 @@ impl Owner {
 pub struct Request<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) operation: Operation<'a>,
-    pub(crate) id: RequestId,
-    /// The client has named the id itself and may send the request again: what was done is remembered by it wherever it is done.
+    /// The id by which it is passed on, once it has been. Where the client has named it, it has one from the beginning: the client may send
+    /// the request again, so what was done is remembered by it wherever it is done.
+    passed: OnceCell<Passed>,
     is_named: bool,
+    #[cfg(test)]
+    trail: Option<Trail>,
     /// Any replica may answer.
     pub(crate) is_stale: bool,
     pub(crate) deadline: Deadline,
+}
+
+/// The ids that a write which no client has named was given on its way, for somebody who knows all that was done.
+#[cfg(test)]
+#[derive(Clone)]
+pub(crate) struct Trail {
+    /// What it is called where it is done without an id.
+    pub(crate) without: RequestId,
+    /// In their order.
+    pub(crate) ids: Arc<parking_lot::Mutex<Vec<RequestId>>>,
 }
 
 /// What another node answers to an operation that was passed on to it.
@@ -133,6 +153,8 @@ pub enum KeyReply {
     NotLeader(Option<Address>, String),
     /// Nothing was done: the node was started again since.
     Gone,
+    /// Nothing was done: the shard can remember no more named writes.
+    Full,
     /// The error says whether it was done.
     Refused(Error),
 }
@@ -145,14 +167,34 @@ impl<'a> Request<'a> {
         named: Option<RequestId>,
         deadline: Deadline,
     ) -> Self {
-        let id = named.unwrap_or_else(dice::draw);
-        Self { key, operation, id, is_named: named.is_some(), is_stale: false, deadline }
+        let is_named = named.is_some();
+        let passed = named.map_or_else(OnceCell::new, |named| Passed::named(named).into());
+        let is_stale = false;
+        Self {
+            key,
+            operation,
+            passed,
+            is_named,
+            #[cfg(test)]
+            trail: None,
+            is_stale,
+            deadline,
+        }
     }
 
-    /// The same, and whether the client may send it again under its id.
+    /// The same, and a trail of it.
     #[cfg(test)]
-    pub(crate) fn named(self, is_named: bool) -> Self {
-        Self { is_named, ..self }
+    pub(crate) fn traced(self, trail: Trail) -> Self {
+        Self { trail: Some(trail), ..self }
+    }
+
+    /// Leaves a trail where somebody follows it.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests follow it"))]
+    fn leave_trail(&self, _id: RequestId) {
+        #[cfg(test)]
+        if let Some(trail) = &self.trail {
+            trail.ids.lock().push(_id);
+        }
     }
 
     /// Whether its time is over.
@@ -162,7 +204,32 @@ impl<'a> Request<'a> {
 
     /// A read that any replica may answer.
     pub(super) fn stale(key: &'a [u8], deadline: Deadline) -> Self {
-        Self { key, operation: Operation::Get, id: 0, is_named: false, is_stale: true, deadline }
+        Self { is_stale: true, ..Self::new(key, Operation::Get, None, deadline) }
+    }
+
+    /// The id by which it is passed on, where it is a write that was or is.
+    pub(crate) fn id(&self) -> Option<RequestId> {
+        self.passed.get().map(|passed| passed.request)
+    }
+
+    /// Nothing was done, maybe since the shard does not know the start of the node by which the request has its number: it goes on by an id
+    /// that any shard takes.
+    fn give_up_number(&mut self) {
+        if matches!(self.id(), Some(RequestId::Numbered { .. })) {
+            let drawn = Passed::drawn();
+            self.leave_trail(drawn.request);
+            self.passed = drawn.into();
+        }
+    }
+
+    /// What the host is told that it is called where it is done without being passed on.
+    fn shown_id(&self) -> Option<RequestId> {
+        #[cfg(test)]
+        if let (None, Some(trail)) = (self.id(), &self.trail) {
+            self.leave_trail(trail.without);
+            return Some(trail.without);
+        }
+        self.id()
     }
 }
 
@@ -245,8 +312,9 @@ impl Node {
         self.count_operation();
         self.refuse_if_claimed()?;
         let (operation, deadline) = (request.operation, request.deadline);
-        if let Some(told) = &told_by_log {
-            request.id = told.request;
+        if let Some(passed) = told_by_log.as_mut().and_then(|told| told.passed.take()) {
+            request.leave_trail(passed.request);
+            request.passed = passed.into();
         }
         let mut pause = FIRST_PAUSE;
         let (mut unclear, mut not_done): (Option<Error>, Option<Error>) = (None, None);
@@ -268,6 +336,7 @@ impl Node {
             let sent_on = matches!(asked, Ok(Asked::AtLeader)) && !was_sent_on;
             match asked {
                 Ok(Asked::Done(outcome)) => return Ok(outcome),
+                Ok(Asked::Again) if unclear.is_none() => request.give_up_number(),
                 Ok(Asked::Again | Asked::AtLeader) => {}
                 Ok(Asked::Told(reason)) => told = Some(reason),
                 Ok(Asked::Elsewhere(error)) if error.applied() == Applied::Unknown => unclear = Some(error),
@@ -313,21 +382,44 @@ impl Node {
                 self.ask_only_replica(serving, shard, request).await
             };
         };
-        let (request_id, epoch, now_ms) = (request.id, serving.state.view.epoch, wall_ms());
-        let forwarded = Forwarded { request: request_id, epoch, now_ms };
         if own.is_logged() {
-            return self.ask_own_group(serving, (shard, own), hash, request, &forwarded).await;
+            return self.ask_own_group(serving, (shard, own), hash, request).await;
         }
         // Another node may have done it already, before the key came here, and its record came along.
-        let forwarded = (is_retry || request.is_named).then_some(forwarded);
-        match self.run_alone(own, (hash, request.key), request.operation, request.id, forwarded) {
+        let may_be_done = is_retry || request.is_named;
+        let forwarded = if may_be_done { self.stamp_own(serving, own, request) } else { None };
+        if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
+            return Err(Error::Overloaded(full()));
+        }
+        match self.run_alone(own, (hash, request.key), request.operation, request.shown_id(), forwarded) {
             Ok(done) => Ok(Asked::Done(done.into())),
-            Err(Refused::Moving | Refused::NotOwned | Refused::Logged) => Ok(Asked::Again),
+            Err(Refused::OtherRequest) => Ok(Asked::Done(Outcome::other_request())),
+            Err(Refused::Moving | Refused::NotOwned | Refused::Logged | Refused::Forgotten) => {
+                Ok(Asked::Again)
+            }
             Err(Refused::Sealed) => Err(Error::Unavailable {
                 reason: "the node is about to become part of another cluster".to_owned(),
                 applied: Applied::No,
             }),
         }
+    }
+
+    /// The id by which a write is passed on; a read needs none.
+    fn passed<'a>(&self, serving: &Serving, request: &'a Request) -> Option<&'a Passed> {
+        let is_write = request.operation != Operation::Get;
+        is_write.then(|| {
+            request.passed.get_or_init(|| {
+                let passed = self.pass(&serving.state);
+                request.leave_trail(passed.request);
+                passed
+            })
+        })
+    }
+
+    /// A client's write, as a shard takes it that this node leads.
+    fn stamp_own(&self, serving: &Serving, own: &Shard, request: &Request) -> Option<Forwarded> {
+        let passed = self.passed(serving, request)?;
+        Some(self.stamp(own, passed.request, serving.state.view.epoch))
     }
 
     /// Has it done by the group that this node has a replica of, by itself or by the one that leads it.
@@ -337,7 +429,6 @@ impl Node {
         (shard, own): (&view::Shard, &Arc<Shard>),
         hash: KeyHash,
         request: &Request<'_>,
-        forwarded: &Forwarded,
     ) -> Result<Asked, Error> {
         if let Err(NotDone::NotLeader(leader)) = self.leads(own) {
             if let Some(leader) = leader {
@@ -347,7 +438,8 @@ impl Node {
             return Ok(Asked::Told(self.leaderless(shard, &voters)));
         }
         let place = (hash, request.key);
-        let done = self.run_in_group(own, place, request.operation, forwarded, request.deadline).await;
+        let write = self.stamp_own(serving, own, request);
+        let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
         asked_log(shard, done, request.operation)
     }
 
@@ -397,6 +489,7 @@ impl Node {
         let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
         let addressed = Addressed { cluster, epoch, instance };
         let is_only = instance.is_some();
+        self.passed(serving, request);
         let reply = self.host.key(self, (node, &addressed), request).await;
         if !is_only {
             self.note_leader(shard.group, node, &reply);
@@ -408,6 +501,7 @@ impl Node {
             Ok(KeyReply::Gone) => {
                 Err(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No })
             }
+            Ok(KeyReply::Full) => Err(Error::Overloaded(full())),
             Ok(KeyReply::Done { result, value, .. }) => {
                 let by = (!self.is_of(serving, shard)).then(|| node.clone());
                 Ok(Asked::Done(Outcome::received(result, value, by)))
@@ -440,7 +534,7 @@ impl Node {
                 }
             }
             Err(_) => self.leaders.forget(group, node),
-            Ok(KeyReply::Again | KeyReply::Gone | KeyReply::Refused(_)) => {}
+            Ok(KeyReply::Again | KeyReply::Gone | KeyReply::Full | KeyReply::Refused(_)) => {}
         }
     }
 }
@@ -452,8 +546,10 @@ fn asked_log(
 ) -> Result<Asked, Error> {
     match done {
         Ok(Ok(done)) => Ok(Asked::Done(done.into())),
+        Ok(Err(Refused::OtherRequest)) => Ok(Asked::Done(Outcome::other_request())),
         Ok(Err(_)) | Err(NotDone::Again) => Ok(Asked::Again),
         Err(NotDone::NotLeader(_)) => Ok(Asked::AtLeader),
+        Err(NotDone::Full) => Err(Error::Overloaded(full())),
         Err(error) => not_agreed(shard, &error, operation),
     }
 }

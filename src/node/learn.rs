@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::{Node, Serving, Standing};
-use crate::clock::{Deadline, now};
+use crate::clock::{Deadline, now, ticks_ms};
 use crate::dice;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
@@ -130,6 +130,8 @@ impl Node {
         let Ok(serving) = standing.serving() else { return };
         let mut dropped = false;
         for (_, shard) in &serving.own {
+            shard.pass_time(shard.time(ticks_ms()));
+            shard.forget_old();
             while shard.sweep() {
                 dropped = true;
             }

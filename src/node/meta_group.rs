@@ -107,6 +107,14 @@ impl MetaGroup {
         Ok(serde_json::from_slice(&outcome).expect("our own types are JSON"))
     }
 
+    /// Has a command applied, without waiting for it. Whether it is, the state shows.
+    pub fn propose_at_leisure(&self, command: &Command) {
+        if let Ok(group) = self.own_group() {
+            let bytes = serde_json::to_vec(command).expect("our own types are JSON");
+            self.groups.propose_and(group, bytes.into(), |_| ());
+        }
+    }
+
     /// Waits until this node is known to lead still and has applied everything that was ever acknowledged.
     pub async fn confirm(&self, deadline: Deadline) -> bool {
         let Ok(group) = self.own_group() else { return false };

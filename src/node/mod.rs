@@ -14,6 +14,7 @@ pub mod learn;
 mod limits;
 pub mod membership;
 pub mod meta_group;
+pub mod passing;
 pub mod post;
 pub mod promise;
 pub mod raft;

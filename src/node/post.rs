@@ -94,8 +94,12 @@ impl Posts {
 
 /// Greets a node: asks it who it is, and tells it the news if it does not know them.
 pub async fn greet(node: &Node, to: &Address) {
+    let known = node.state();
     let Ok(hello) = node.ask_hello(to).await else { return };
     node.posts.note(&hello);
+    if let Some(known) = known.filter(|_| hello.address == *to) {
+        node.note_start(&known, to, hello.instance);
+    }
     if let Some(state) = node.state()
         && (hello.cluster.as_ref() != Some(&state.cluster) || hello.version < state.version)
         && let Err(error) = node.tell(to, &state).await

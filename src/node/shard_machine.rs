@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::clock::ticks_ms;
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
 use crate::model::shard::{Shard, ShardCommand, ShardOutcome};
@@ -10,20 +13,33 @@ use crate::model::shard::{Shard, ShardCommand, ShardOutcome};
 /// [`ShardOutcome`].
 pub struct ShardMachine {
     shard: Arc<Shard>,
+    /// The monotonic clock of the node.
+    ticks_ms: Box<dyn Fn() -> u64 + Send>,
 }
 
 impl ShardMachine {
     /// The machine of a replica that has this shard, and from now on all writes to it.
     pub fn new(shard: Arc<Shard>) -> Self {
+        Self::with_clock(shard, ticks_ms)
+    }
+
+    /// The same by a clock that shows milliseconds since any moment.
+    pub fn with_clock(shard: Arc<Shard>, ticks_ms: impl Fn() -> u64 + Send + 'static) -> Self {
         shard.set_logged(true);
-        Self { shard }
+        Self { shard, ticks_ms: Box::new(ticks_ms) }
     }
 }
 
 impl StateMachine for ShardMachine {
-    fn apply(&mut self, _index: u64, _term: u64, command: &[u8]) -> Vec<u8> {
+    fn apply(&mut self, _index: u64, term: u64, command: &[u8]) -> Vec<u8> {
         let outcome = match ShardCommand::decode(command) {
-            Ok(command) => self.shard.apply(&command),
+            Ok(command) => {
+                let outcome = self.shard.apply(&command);
+                if command.time_ms().is_some() {
+                    self.shard.set_clock_by(term, (self.ticks_ms)());
+                }
+                outcome
+            }
             Err(malformed) => {
                 log::error!("group {}: a command cannot be read: {malformed}", self.shard.group());
                 ShardOutcome::Malformed
@@ -32,11 +48,87 @@ impl StateMachine for ShardMachine {
         outcome.encode()
     }
 
+    /// The time at which it is sent goes before it, which is no part of the state.
     fn snapshot(&self) -> Pieces {
-        Box::new(self.shard.snapshot())
+        let time_ms = Bytes::copy_from_slice(&self.shard.time((self.ticks_ms)()).to_le_bytes());
+        Box::new(std::iter::once(time_ms).chain(self.shard.snapshot()))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
-        self.shard.restore(snapshot)
+        let (time_ms, state) = snapshot.split_first_chunk().ok_or(Malformed("cut off"))?;
+        self.shard.restore(state)?;
+        self.shard.set_clock(u64::from_le_bytes(*time_ms), (self.ticks_ms)());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::model::hash::HashKey;
+    use crate::model::range::HashRange;
+    use crate::model::shard::{Forwarded, RequestId, WriteOutcome, encode_write};
+
+    /// A replica on a node whose clock shows something else than those of the others.
+    struct Replica {
+        machine: ShardMachine,
+        ticks_ms: Arc<AtomicU64>,
+    }
+
+    impl Replica {
+        fn new(ticks_ms: u64, owned: Option<HashRange>) -> Self {
+            let ticks_ms = Arc::new(AtomicU64::new(ticks_ms));
+            let (clock, shard) = (Arc::clone(&ticks_ms), Shard::new(1, HashKey::PUBLISHED, owned, 1));
+            let machine = ShardMachine::with_clock(Arc::new(shard), move || clock.load(Ordering::Relaxed));
+            Self { machine, ticks_ms }
+        }
+
+        fn time(&self) -> u64 {
+            self.machine.shard.time(self.ticks_ms.load(Ordering::Relaxed))
+        }
+    }
+
+    fn wait(replicas: &[Replica], millis: u64) {
+        for replica in replicas {
+            replica.ticks_ms.fetch_add(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// A write under this id that one of the replicas proposes and all apply: whether it was done, and not answered from memory.
+    fn is_done(replicas: &mut [Replica], leader: usize, term: u64, id: u128) -> bool {
+        let request = RequestId::Timed { id, fingerprint: 0 };
+        replicas[leader].machine.shard.lead(term);
+        let now_ms = replicas[leader].time();
+        let forwarded = Forwarded { request, epoch: 1, now_ms, keep_ms: 50_000 };
+        let command = encode_write(b"k", Some(b"1"), &forwarded);
+        let before = replicas[leader].machine.shard.audit().index;
+        for replica in &mut *replicas {
+            let outcome = ShardOutcome::decode(&replica.machine.apply(1, term, &command)).unwrap();
+            assert!(matches!(outcome, ShardOutcome::Write(Ok(WriteOutcome::Added | WriteOutcome::Updated))));
+        }
+        replicas[leader].machine.shard.audit().index > before
+    }
+
+    #[test]
+    fn a_named_write_is_remembered_for_its_time_by_leaders_whose_clocks_show_anything() {
+        let mut replicas = [5_000, 900_000_000].map(|ticks| Replica::new(ticks, Some(HashRange::all())));
+        assert!(is_done(&mut replicas, 0, 1, 1));
+        wait(&replicas, 20_000);
+        assert!(is_done(&mut replicas, 0, 1, 2));
+        wait(&replicas, 29_000);
+        // The other leads: for it, too, 49 s have passed.
+        assert!(!is_done(&mut replicas, 1, 2, 1));
+        wait(&replicas, 1_000);
+        assert!(is_done(&mut replicas, 1, 2, 1), "after 50 s it is forgotten");
+        assert!(!is_done(&mut replicas, 0, 3, 2));
+        // One that is filled anew learns the time at which it was, although nobody has written for long.
+        wait(&replicas, 15_000);
+        let mut fresh = Replica::new(77, None);
+        let snapshot: Vec<u8> = replicas[0].machine.snapshot().flatten().collect();
+        fresh.machine.restore(&snapshot).unwrap();
+        assert_eq!((fresh.time(), replicas[1].time()), (replicas[0].time(), replicas[0].time()));
+        assert!(fresh.machine.restore(&snapshot[..7]).is_err());
     }
 }

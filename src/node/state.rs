@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
+use super::passing::Passing;
 use super::post::Posts;
 use super::promise::Promises;
 use super::raft::{Groups, GroupsInbox};
@@ -44,6 +45,10 @@ pub struct Node {
     pub(super) own_limits: Limits,
     /// Every key request is answered within this time after it has come in wholly.
     pub request_timeout: Duration,
+    /// For so many milliseconds a named write is remembered.
+    pub(super) remembered_ms: u64,
+    /// Bytes that a shard may take to remember named writes.
+    pub(super) retry_memory: usize,
     /// The memory for large bodies and answers, in bytes.
     pub large_memory: usize,
     /// How it waits, and reaches others.
@@ -70,6 +75,8 @@ pub struct Node {
     pub(super) leaders: Leaders,
     /// How old what the replicas hold may be.
     pub(super) freshness: Freshness,
+    /// The writes that it passes on.
+    pub(super) passing: Arc<Passing>,
     /// What other nodes are sent without waiting for it.
     pub posts: Posts,
     /// What the node has promised.
@@ -128,6 +135,8 @@ impl Node {
             role: config.role.clone(),
             own_limits: config.limits,
             request_timeout: config.request_timeout,
+            remembered_ms: config.remembered_ms(),
+            retry_memory: config.retry_memory,
             large_memory: config.server.large_memory,
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
@@ -141,6 +150,7 @@ impl Node {
             replicas: Replicas::default(),
             leaders: Leaders::default(),
             freshness: Freshness::default(),
+            passing: Arc::default(),
             posts: Posts::default(),
             promises: Promises::default(),
             standing: RwLock::new(Arc::new(standing)),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::orders::led;
-use crate::clock::{Deadline, now};
+use crate::clock::{Deadline, now, ticks_ms};
 use crate::model::range::HashRange;
 use crate::model::shard::{Delta, Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
 use crate::model::store::BatchLimit;
@@ -76,7 +76,7 @@ async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
             let frozen = change(node, &shard, &ShardCommand::Freeze { stamp: *stamp }).await;
             point!("source-frozen");
             frozen?;
-            let (delta, frozen) = shard.frozen_parcel(stamp).map_err(own)?;
+            let (delta, frozen) = shard.frozen_parcel(stamp, shard.time(ticks_ms())).map_err(own)?;
             (parcel.delta, parcel.frozen) = (delta, Some(frozen));
         }
     }
@@ -169,7 +169,7 @@ pub async fn prepare(
             parcel.frozen.ok_or_else(|| format!("{}: the last parcel is missing", source.node))?
         }
     };
-    let prepared = ShardCommand::Prepare { stamp, frozen };
+    let prepared = ShardCommand::Prepare { stamp, frozen, now_ms: shard.time(ticks_ms()) };
     let received = match node.apply(&shard, &prepared, Deadline::after(now(), CHANGE_TIMEOUT)).await? {
         ShardOutcome::Prepared(Ok(received)) => received,
         ShardOutcome::Prepared(Err(error)) => {

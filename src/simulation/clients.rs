@@ -13,7 +13,7 @@ use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::shard::{Operation, RequestId, WriteOutcome};
 use crate::node::group_ops::Told;
-use crate::node::keys::{Outcome, Request as Asking};
+use crate::node::keys::{Outcome, Request as Asking, Trail};
 use crate::node::state::Node;
 use crate::wire::KeyResult;
 
@@ -35,9 +35,8 @@ enum Kind {
 struct Request {
     key: Rc<[u8]>,
     kind: Kind,
-    id: RequestId,
-    /// What was done is remembered by the id wherever it is done.
-    is_named: bool,
+    /// Where the client has named it.
+    name: Option<RequestId>,
 }
 
 /// What came of a request that was done.
@@ -70,13 +69,16 @@ async fn use_key(world: &Shared) {
     let number = world.number();
     let kind = [Kind::Get, Kind::Get, Kind::Put(number), Kind::Put(number), Kind::Delete][world.draw(0..5)];
     let is_named = world.chance(60);
-    let request = Request { key: Rc::clone(&key), kind, id: RequestId::from(number), is_named };
+    let name = is_named.then(|| RequestId::from(number));
+    let request = Request { key: Rc::clone(&key), kind, name };
     let began = world.oracle.borrow().floor(&key);
-    let mut end = End::NotDone;
+    let (mut end, mut ids) = (End::NotDone, Vec::from_iter(name));
     for attempt in 1.. {
         let place = world.draw(0..world.nodes.len());
         let Some(node) = world.serving(place) else { break };
-        let got = at(world, place, PATIENCE, run(Rc::clone(world), node, request.clone())).await;
+        let trail = Trail { without: RequestId::from(world.number()), ids: Arc::default() };
+        let work = run(Rc::clone(world), node, request.clone(), trail.clone());
+        let got = at(world, place, PATIENCE, work).await;
         // It has become a cluster of its own meanwhile, cut off from the other.
         let Some(got) = got.map_or(Some(None), |got| got.map(Some)) else { break };
         match (got, end) {
@@ -84,13 +86,27 @@ async fn use_key(world: &Shared) {
             (Some(End::NotDone), before) => end = before,
             _ => end = End::Unknown,
         }
+        if name.is_none() {
+            ids = std::mem::take(&mut *trail.ids.lock());
+            note_unnamed(world, &request, &ids, end);
+        }
         let is_over = matches!(end, End::Done(_)) || attempt == ATTEMPTS;
-        if is_over || (!is_named && end == End::Unknown) || world.chance(10) {
+        if is_over || (name.is_none() && end == End::Unknown) || world.chance(10) {
             break;
         }
         world.count(|tally| tally.retried += 1);
     }
-    note(world, &request, end, began);
+    note(world, &request, &ids, end, began);
+}
+
+/// Without a name a node gives a write another id each time, and may give it several before anything is done.
+fn note_unnamed(world: &Shared, request: &Request, ids: &[RequestId], end: End) {
+    if end == End::NotDone && request.kind != Kind::Get {
+        for id in ids {
+            let verdict = world.oracle.borrow_mut().refused(*id);
+            world.judge(verdict.map_err(|fault| format!("{request:?}: {fault}")));
+        }
+    }
 }
 
 impl World {
@@ -102,14 +118,18 @@ impl World {
 }
 
 /// Compares the end of a request with what the oracle knows.
-fn note(world: &Shared, request: &Request, end: End, began: usize) {
-    world.trace(format!("{request:?} {end:?}"));
+fn note(world: &Shared, request: &Request, ids: &[RequestId], end: End, began: usize) {
+    world.trace(format!("{request:?} {ids:?} {end:?}"));
     let mut oracle = world.oracle.borrow_mut();
     let verdict = match (request.kind, end) {
         (Kind::Get, End::Done(Answer::Read(got))) => oracle.read(&request.key, got, began),
         (Kind::Get, End::NotDone | End::Unknown) | (_, End::Unknown) => Ok(()),
-        (_, End::Done(Answer::Written(outcome))) => oracle.acknowledged(request.id, outcome, began),
-        (_, End::NotDone) => oracle.refused(request.id),
+        // The last is that under which it was done.
+        (_, End::Done(Answer::Written(outcome))) => match ids.last() {
+            Some(id) => oracle.acknowledged(*id, outcome, began),
+            None => Err("a write without an id was acknowledged".to_owned()),
+        },
+        (_, End::NotDone) => ids.iter().try_for_each(|id| oracle.refused(*id)),
         other => Err(format!("a request came to {other:?}")),
     };
     drop(oracle);
@@ -124,7 +144,7 @@ fn note(world: &Shared, request: &Request, end: End, began: usize) {
 
 /// What a node does with a request: it asks the log of its own shard first, as the server does, or leaves all of it to the node. Nothing
 /// where the node is none of the cluster.
-async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<End> {
+async fn run(world: Shared, node: Arc<Node>, request: Request, trail: Trail) -> Option<End> {
     let deadline = Deadline::after(now(), REQUEST);
     let text = match request.kind {
         Kind::Put(value) => value.to_string().into_bytes(),
@@ -135,11 +155,9 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<End> {
         Kind::Put(_) => Operation::Put(&text),
         Kind::Delete => Operation::Delete,
     };
-    // A node draws an id where the client has not named one; ours are known to the oracle either way.
-    let id = Some(request.id);
     let mut told = None;
     if world.chance(50)
-        && let Some(asking) = node.asking(&request.key, operation, (request.id, None), deadline)
+        && let Some(asking) = node.asking(&request.key, operation, (request.name, None), deadline)
     {
         let slot = Arc::new(parking_lot::Mutex::new(None::<Told>));
         let answer = Arc::clone(&slot);
@@ -149,7 +167,7 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<End> {
         }
         told = slot.lock().take().filter(|told| !told.is_elsewhere());
     }
-    let asking = Asking::new(&request.key, operation, id, deadline).named(request.is_named);
+    let asking = Asking::new(&request.key, operation, request.name, deadline).traced(trail);
     let (place, since) = (place_of(&node.address), world.now.get());
     let end = match node.run(asking, told).await {
         Ok(outcome) => End::Done(answer_of(request.kind, &outcome)),

@@ -62,7 +62,7 @@ pub(super) fn step(world: &Shared) {
         29..31 => slow_down(world, place),
         31..33 => {
             world.count(|tally| tally.jumps += 1);
-            world.nodes[place].wall.set(Duration::from_millis(world.draw(0..600)));
+            world.nodes[place].wall.set(Duration::from_secs(world.draw(0..86_400)));
         }
         33 if world.is_harsh => disaster(world),
         _ => {}

@@ -112,7 +112,7 @@ impl Host for Simulated {
         (to, addressed): (&'a Address, &'a Addressed),
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<KeyReply, NoAnswer>> {
-        let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id);
+        let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id());
         let (deadline, is_read) = (request.deadline, request.operation == Operation::Get);
         let value = if let Operation::Put(value) = request.operation { Some(value.to_vec()) } else { None };
         Box::pin(async move {
@@ -150,7 +150,7 @@ impl Host for Simulated {
         }
     }
 
-    fn done(&self, shard: &Shard, key: &[u8], operation: Operation, request: RequestId, done: &Done) {
+    fn done(&self, shard: &Shard, key: &[u8], operation: Operation, request: Option<RequestId>, done: &Done) {
         let world = here();
         world.touched.set(true);
         if world.nodes[self.place].node().is_none_or(|node| !world.is_ours(&node)) {
@@ -161,6 +161,7 @@ impl Host for Simulated {
             Operation::Put(value) => Some(value.to_vec()),
             Operation::Delete => None,
         };
+        let request = request.expect("every write of the simulation has an id");
         let write = (key.to_vec(), value, request, WriteOutcome::from(done));
         let event = Event::Alone { write, post: post(shard, key) };
         let verdict = world.oracle.borrow_mut().judge(event);
@@ -274,7 +275,7 @@ async fn serve(
     addressed: &Addressed,
     key: &[u8],
     operation: Operation<'_>,
-    request: RequestId,
+    request: Option<RequestId>,
     deadline: Deadline,
 ) -> KeyReply {
     let standing = match node.check_addressed(Some(addressed)) {
@@ -285,7 +286,6 @@ async fn serve(
             return KeyReply::Refused(Error::Unavailable { reason, applied: Applied::No });
         }
     };
-    let request = (operation != Operation::Get).then_some(request);
     let done =
         node.run_forwarded(&standing, key, operation, (addressed.epoch, request), None, deadline).await;
     match done {
@@ -295,6 +295,7 @@ async fn serve(
         }
         Err(NotServed::Again) => KeyReply::Again,
         Err(NotServed::NotLeader(leader, reason)) => KeyReply::NotLeader(leader, reason),
+        Err(NotServed::Full) => KeyReply::Full,
         Err(NotServed::Failed(error)) => KeyReply::Refused(error),
     }
 }

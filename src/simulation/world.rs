@@ -176,10 +176,12 @@ impl World {
         self.fault.borrow_mut().take().map_or(Ok(()), Err)
     }
 
-    /// The wall clock is that of the machine of a node from now on.
+    /// The clocks are those of a node from now on.
     pub(super) fn show_clock(&self, place: usize) {
         let steps = u32::try_from(self.now.get()).expect("a short run");
         simulated::set_wall(EPOCH + STEP * steps + self.nodes[place].wall.get());
+        // The monotonic clock of each start of a node begins anywhere within a week.
+        simulated::set_uptime(Duration::from_secs(self.nodes[place].life.get() % (7 * 24 * 3600)));
     }
 
     pub(super) fn send(&self, from: usize, to: usize, packet: Packet) {

@@ -42,7 +42,7 @@ pub const VIEW_HEADER: &str = "Evenkv-View";
 pub const SECRET_HEADER: &str = "Evenkv-Secret";
 /// In a question who a node is, where `CLUSTER_SECRET` is set: a random text that the answer must prove the secret for.
 pub const CHALLENGE_HEADER: &str = "Evenkv-Challenge";
-/// In a forwarded write: the id of the client's request.
+/// In a forwarded write: the id of the client's request, a [`RequestId`](crate::model::shard::RequestId).
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
 pub const RESULT_HEADER: &str = "Evenkv-Result";
@@ -84,10 +84,14 @@ pub enum KeyResult {
     NotLeader,
     /// Of an order to take a piece: its source is not the one that is meant, since it was started again.
     LostSource,
+    /// Nothing was done: another request on the key was done under the same name.
+    OtherRequest,
+    /// Nothing was done: the shard can remember no more named writes.
+    Full,
 }
 
 impl KeyResult {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Added, "added"),
         (Self::Updated, "updated"),
         (Self::Found, "found"),
@@ -97,6 +101,8 @@ impl KeyResult {
         (Self::Gone, "gone"),
         (Self::NotLeader, "not-leader"),
         (Self::LostSource, "lost-source"),
+        (Self::OtherRequest, "other-request"),
+        (Self::Full, "full"),
     ];
 
     /// The value of the header.

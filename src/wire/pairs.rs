@@ -2,7 +2,7 @@
 
 use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes};
 use crate::model::range::HashRange;
-use crate::model::shard::{Delta, Frozen, RetryRecord};
+use crate::model::shard::{Delta, Frozen, Remembered};
 
 /// What a source sends.
 #[derive(Default)]
@@ -25,8 +25,9 @@ impl Parcel {
             serde_json::to_vec(&(&self.rest, &self.frozen, self.busy)).expect("our own types are JSON");
         put_bytes(&mut out, &described);
         self.delta.encode(&mut out);
-        let records = self.frozen.as_ref().map_or(&[][..], |frozen| &frozen.records);
-        RetryRecord::encode_all(records, &mut out);
+        if let Some(frozen) = &self.frozen {
+            frozen.remembered.encode(&mut out);
+        }
         out
     }
 
@@ -40,9 +41,8 @@ impl Parcel {
         let (rest, mut frozen, busy): (_, Option<Frozen>, _) =
             described.map_err(|_| Malformed("not a description of a parcel"))?;
         let delta = Delta::decode(&mut reader)?;
-        let records = RetryRecord::decode_all(&mut reader)?;
         if let Some(frozen) = &mut frozen {
-            frozen.records = records;
+            frozen.remembered = Remembered::decode(&mut reader)?;
         }
         reader.end()?;
         Ok(Self { delta, rest, frozen, busy })

@@ -73,6 +73,11 @@ impl Row {
         self
     }
 
+    fn named(mut self, id: &'static str) -> Self {
+        self.request_headers.push(("Idempotency-Key", id));
+        self
+    }
+
     fn answers(mut self, status: u16, body: &'static str) -> Self {
         (self.status, self.want) = (status, Want::Json(body));
         self
@@ -130,6 +135,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.extend(values());
     rows.extend(limits_and_their_order());
     rows.extend(causal_contexts());
+    rows.extend(named_writes());
     rows.extend(short_form());
     rows.extend(wrong_requests());
     rows
@@ -300,6 +306,41 @@ fn causal_contexts() -> Vec<Row> {
         );
     }
     rows
+}
+
+/// Each name stands for one request on its key, which is done once.
+fn named_writes() -> Vec<Row> {
+    let (key, other) = ("/keys/{k}named", "/keys/{k}namedtoo");
+    let row = |name, method, key, id| Row::new(name, method, key).named(id);
+    let put = |name, key, id| row(name, "PUT", key, id).body(r#"{"value":1}"#);
+    let reused = |row: Row| row.fails(422, &["idempotency-key"]).header("Evenkv-Outcome", "not-applied");
+    vec![
+        put("a named PUT", key, "a").answers(201, ADDED),
+        Row::new("a PUT after it", "PUT", key).body(r#"{"value":2}"#).answers(200, UPDATED),
+        put("the named PUT again", key, "a").answers(201, ADDED),
+        row("the same value in another body", "PUT", key, "a")
+            .body(r#"{ "x": 1, "value": 1 }"#)
+            .answers(201, ADDED),
+        reused(row("its name for another value", "PUT", key, "a").body(r#"{"value":3}"#)),
+        reused(row("its name for another method", "DELETE", key, "a")),
+        reused(
+            row("its name with a causal context", "PUT", key, "a")
+                .body(r#"{"value":3,"causal-context":{}}"#)
+                .causal(),
+        ),
+        Row::new("nothing of that was done", "GET", key).finds("2"),
+        put("its name for another key", other, "a").answers(201, ADDED),
+        row("a name on a GET says nothing", "GET", key, "a").finds("2"),
+        row("a named DELETE", "DELETE", key, "b").answers(200, DELETED),
+        row("a named DELETE of nothing", "DELETE", key, "c").answers(404, ABSENT_DELETE),
+        put("a PUT under another name", key, "d").answers(201, ADDED),
+        row("the first named DELETE again", "DELETE", key, "b").answers(200, DELETED),
+        row("the named DELETE of nothing again", "DELETE", key, "c").answers(404, ABSENT_DELETE),
+        reused(put("the name of a DELETE for a PUT", key, "c")),
+        row("what is refused is not remembered", "PUT", key, "e").body("{}").answers(400, NO_VALUE),
+        put("so its name is free", key, "e").answers(200, UPDATED),
+        Row::new("the last named PUT counts", "GET", key).finds("1"),
+    ]
 }
 
 /// `/<key>` beside `/keys/<key>` while the view has one node.

@@ -223,6 +223,29 @@ fn what_is_kept_of_the_past_is_bounded() {
     assert_eq!((state.holders.len(), state.view.shards.len()), (2, 2));
 }
 
+#[test]
+fn a_start_takes_the_place_of_the_one_that_was_known_when_it_was_heard() {
+    let mut state = first();
+    let started = |number, was, start| Command::Started { node: node(number), was: Some(was), start };
+    assert_eq!(state.started_command(&node(2), 7), None, "it is known");
+    assert_eq!(state.started_command(&node(2), 8), Some(started(2, 7, 8)));
+    assert_eq!(state.started_command(&node(3), 8), None, "it is no node of the view");
+    state.apply(started(2, 7, 8)).unwrap();
+    assert_eq!(state.apply(started(2, 7, 9)), Err(Void::Outdated), "heard before that");
+    assert_eq!(state.directive(0).starts, [(node(1), 7), (node(2), 8)]);
+    // A node that has left is named no more, and one that comes as it is heard.
+    state.apply(begin(1, None)).unwrap();
+    let plan = plan(&state, 1, 3);
+    state.apply(plan).unwrap();
+    let heard = state.started_command(&node(3), 5).unwrap();
+    state.apply(heard).unwrap();
+    state.apply(hand_over(piece(1, 0, 0))).unwrap();
+    state.apply(hand_over(piece(1, 1, 0))).unwrap();
+    state.apply(end(1, finished())).unwrap();
+    assert_eq!(state.directive(0).starts, [(node(1), 7), (node(3), 5)]);
+    assert_eq!(state.apply(started(2, 8, 9)), Err(Void::Outdated));
+}
+
 /// What is drawn for a step; what it names depends on the state.
 fn command(state: &MetaState, (kind, a, b): (u8, u64, u32)) -> Command {
     let running = state.change.as_ref().map_or(0, |change| change.id);
@@ -243,6 +266,7 @@ fn command(state: &MetaState, (kind, a, b): (u8, u64, u32)) -> Command {
             id,
             [End::Cancelled, End::Failed(String::new()), End::Refused(String::new())][b as usize % 3].clone(),
         ),
+        12 => Command::Started { node: node((b % 8) as usize), was: (b % 2 == 0).then_some(a % 3), start: a },
         _ => end(id, finished()),
     }
 }
@@ -301,6 +325,7 @@ proptest! {
             }
             prop_assert!(state.former.len() <= KEPT_FORMER && state.results.len() <= KEPT_RESULTS);
             let nodes = state.nodes();
+            prop_assert!(state.starts.keys().all(|node| nodes.contains(node)));
             let is_over = state.change.is_none();
             prop_assert!(!is_over || state.former.iter().all(|node| !nodes.contains(node)));
         }

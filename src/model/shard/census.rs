@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::ranges::intersection;
-use super::{Changes, Done, HashRange, KeyHash, Mutex, Point, Shard, Table};
+use super::{Changes, HashRange, KeyHash, Mutex, Point, Shard, Table, WriteOutcome, Written};
 use crate::model::store::{BatchLimit, Size};
 
 /// With more creates and deletes than this between the count and the cut, the census is void and is taken again.
@@ -47,25 +47,25 @@ impl Tallying {
     }
 
     /// Does a write and notes what it did, in the order in which writes are done.
-    pub(super) fn note(&self, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Done) -> Done {
+    pub(super) fn note(&self, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Written) -> Written {
         let mut changes = self.changes.as_ref().map(Mutex::lock);
-        let done = write();
-        match done {
-            Done::Added => {
+        let written = write();
+        match written.outcome {
+            WriteOutcome::Added => {
                 self.created.fetch_add(1, Ordering::Relaxed);
                 if let Some(changes) = changes.as_mut().filter(|changes| changes.len() < MAX_CHANGES) {
                     changes.note_created(Point::of(hash, key));
                 }
             }
-            Done::Deleted => {
+            WriteOutcome::Deleted => {
                 self.deleted.fetch_add(1, Ordering::Relaxed);
                 if let Some(changes) = changes.as_mut().filter(|changes| changes.len() < MAX_CHANGES) {
                     changes.note_deleted(Point::of(hash, key));
                 }
             }
-            _ => {}
+            WriteOutcome::Updated | WriteOutcome::Absent => {}
         }
-        done
+        written
     }
 }
 

@@ -6,9 +6,9 @@
 use super::form::{put_checksum, read_checksum};
 use super::{
     CensusCount, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation, Refused,
-    Shard, Stamp, WriteOutcome,
+    RequestId, Shard, Stamp, WriteOutcome,
 };
-use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_wide};
+use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number};
 
 /// A change of a shard.
 pub enum ShardCommand {
@@ -18,7 +18,7 @@ pub enum ShardCommand {
         key: Box<[u8]>,
         /// The raw JSON text of the value; nothing to delete the key.
         value: Option<Box<[u8]>>,
-        /// The request, the epoch it was routed by, and the time.
+        /// The request, the epoch it was routed by, and the times by which it is remembered.
         forwarded: Forwarded,
     },
     /// [`Shard::begin_outgoing`].
@@ -58,6 +58,8 @@ pub enum ShardCommand {
         stamp: Stamp,
         /// What has to be here.
         frozen: Frozen,
+        /// The group's time in milliseconds: what goes along is as old as it was when it came.
+        now_ms: u64,
     },
     /// [`Shard::learn`].
     Learn(Directive),
@@ -106,12 +108,13 @@ const CLOSE_CENSUS: u8 = 10;
 
 /// The binary form of [`ShardCommand::Write`], without copying key and value into one first.
 pub fn encode_write(key: &[u8], value: Option<&[u8]>, forwarded: &Forwarded) -> Vec<u8> {
-    // Kind, request, two numbers of at most ten bytes, two lengths of at most five.
-    let mut out = Vec::with_capacity(1 + 16 + 20 + 10 + key.len() + value.map_or(0, <[u8]>::len));
+    // Kind, request, three numbers of at most ten bytes, two lengths of at most five.
+    let mut out = Vec::with_capacity(1 + 30 + 30 + 10 + key.len() + value.map_or(0, <[u8]>::len));
     out.push(if value.is_some() { PUT } else { DELETE });
-    put_wide(&mut out, forwarded.request);
+    forwarded.request.encode(&mut out);
     put_number(&mut out, forwarded.epoch);
     put_number(&mut out, forwarded.now_ms);
+    put_number(&mut out, forwarded.keep_ms);
     put_bytes(&mut out, key);
     if let Some(value) = value {
         put_bytes(&mut out, value);
@@ -120,6 +123,15 @@ pub fn encode_write(key: &[u8], value: Option<&[u8]>, forwarded: &Forwarded) -> 
 }
 
 impl ShardCommand {
+    /// The group's time when it was proposed, where what it does depends on that.
+    pub fn time_ms(&self) -> Option<u64> {
+        match self {
+            Self::Write { forwarded, .. } => Some(forwarded.now_ms),
+            Self::Prepare { now_ms, .. } => Some(*now_ms),
+            _ => None,
+        }
+    }
+
     /// Its binary form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -143,9 +155,10 @@ impl ShardCommand {
                 order(INSTALL, stamp);
                 delta.encode(&mut out);
             }
-            Self::Prepare { stamp, frozen } => {
+            Self::Prepare { stamp, frozen, now_ms } => {
                 order(PREPARE, stamp);
                 frozen.encode(&mut out);
+                put_number(&mut out, *now_ms);
             }
             Self::Learn(directive) => {
                 out.push(LEARN);
@@ -172,10 +185,11 @@ impl ShardCommand {
         let reader = &mut Reader::new(bytes);
         let command = match reader.byte()? {
             kind @ (PUT | DELETE) => {
-                let (request, epoch, now_ms) = (reader.wide()?, reader.number()?, reader.number()?);
+                let (request, epoch) = (RequestId::decode(reader)?, reader.number()?);
+                let (now_ms, keep_ms) = (reader.number()?, reader.number()?);
                 let key = reader.bytes(LONGEST_BYTES)?.into();
                 let value = if kind == PUT { Some(reader.bytes(LONGEST_BYTES)?.into()) } else { None };
-                Self::Write { key, value, forwarded: Forwarded { request, epoch, now_ms } }
+                Self::Write { key, value, forwarded: Forwarded { request, epoch, now_ms, keep_ms } }
             }
             BEGIN_OUTGOING => {
                 Self::BeginOutgoing { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
@@ -186,7 +200,11 @@ impl ShardCommand {
                 Self::BeginIncoming { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
             }
             INSTALL => Self::Install { stamp: Stamp::decode(reader)?, delta: Delta::decode(reader)? },
-            PREPARE => Self::Prepare { stamp: Stamp::decode(reader)?, frozen: Frozen::decode(reader)? },
+            PREPARE => Self::Prepare {
+                stamp: Stamp::decode(reader)?,
+                frozen: Frozen::decode(reader)?,
+                now_ms: reader.number()?,
+            },
             LEARN => Self::Learn(Directive::decode(reader)?),
             CENSUS => Self::Census { change: reader.number()?, ranges: reader.list(HashRange::decode)? },
             CLOSE_CENSUS => Self::CloseCensus { change: reader.number()? },
@@ -247,7 +265,14 @@ impl ShardOutcome {
 }
 
 fn read_refused(reader: &mut Reader<'_>) -> Result<Refused, Malformed> {
-    let all = [Refused::Moving, Refused::NotOwned, Refused::Sealed, Refused::Logged];
+    let all = [
+        Refused::Moving,
+        Refused::NotOwned,
+        Refused::Sealed,
+        Refused::Logged,
+        Refused::OtherRequest,
+        Refused::Forgotten,
+    ];
     all.get(usize::from(reader.byte()?)).copied().ok_or(Malformed("unknown refusal"))
 }
 
@@ -279,6 +304,9 @@ impl Shard {
     /// Does what a command says; also where direct writes are refused. Commands that are applied in the same order to equal shards lead
     /// to equal shards and equal outcomes, whatever each has swept.
     pub fn apply(&self, command: &ShardCommand) -> ShardOutcome {
+        if let Some(now_ms) = command.time_ms() {
+            self.clock.pass(now_ms);
+        }
         match command {
             ShardCommand::Write { key, value, forwarded } => {
                 let hash = self.store.hash_key().hash(key);
@@ -295,7 +323,9 @@ impl Shard {
                 ShardOutcome::Moved(self.begin_incoming(stamp, range))
             }
             ShardCommand::Install { stamp, delta } => ShardOutcome::Moved(self.install(stamp, delta)),
-            ShardCommand::Prepare { stamp, frozen } => ShardOutcome::Prepared(self.prepare(stamp, frozen)),
+            ShardCommand::Prepare { stamp, frozen, now_ms: _ } => {
+                ShardOutcome::Prepared(self.prepare(stamp, frozen))
+            }
             ShardCommand::Learn(directive) => {
                 self.learn(directive);
                 ShardOutcome::Done

@@ -1,6 +1,7 @@
 //! The binary forms of what commands, parcels and snapshots have in common.
 
-use super::{Checksum, Delta, Directive, Frozen, HashRange, PieceId, RetryRecord, Stamp};
+use super::retries::{put_random, read_address, read_random};
+use super::{Checksum, Delta, Directive, Frozen, HashRange, PieceId, Remembered, Stamp};
 use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
 };
@@ -30,31 +31,16 @@ impl Delta {
     }
 }
 
-impl RetryRecord {
-    /// Appends the binary form of several.
-    pub fn encode_all(records: &[Self], out: &mut Vec<u8>) {
-        put_list(out, records.iter(), Self::encode);
-    }
-
-    /// Reads them.
-    ///
-    /// # Errors
-    /// When the bytes are no records.
-    pub fn decode_all(reader: &mut Reader<'_>) -> Result<Vec<Self>, Malformed> {
-        reader.list(Self::decode)
-    }
-}
-
 impl Frozen {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         put_checksum(out, &self.checksum);
         put_number(out, self.index);
-        RetryRecord::encode_all(&self.records, out);
+        self.remembered.encode(out);
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (checksum, index) = (read_checksum(reader)?, reader.number()?);
-        Ok(Self { checksum, index, records: RetryRecord::decode_all(reader)? })
+        Ok(Self { checksum, index, remembered: Remembered::decode(reader)? })
     }
 }
 
@@ -103,6 +89,10 @@ impl Directive {
         put_number(out, self.epoch);
         put_list(out, self.mine.iter(), HashRange::encode);
         put_list(out, self.open.iter(), PieceId::encode);
+        put_list(out, self.starts.iter(), |(node, start), out| {
+            put_bytes(out, node.as_str().as_bytes());
+            put_random(out, *start);
+        });
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -114,6 +104,7 @@ impl Directive {
             epoch: reader.number()?,
             mine: reader.list(HashRange::decode)?,
             open: reader.list(PieceId::decode)?,
+            starts: reader.list(|reader| Ok((read_address(reader)?, read_random(reader)?)))?,
         })
     }
 }

@@ -7,12 +7,16 @@
 
 mod census;
 mod claims;
+mod clock;
 mod command;
 mod form;
 mod moving;
+mod once;
 mod ranges;
 mod retries;
 mod snapshot;
+mod starts;
+mod timed;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,9 +24,11 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use self::census::Tallying;
+use self::clock::GroupClock;
 use self::moving::{Incoming, Outgoing};
 use self::ranges::OwnedRanges;
-use self::retries::Retries;
+use self::starts::Starts;
+use self::timed::Timed;
 use super::changes::Changes;
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
@@ -33,7 +39,10 @@ pub use self::claims::Claims;
 pub use self::command::{ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
-pub use self::retries::{RequestId, RetryRecord, WriteOutcome};
+pub use self::retries::{
+    NumberedRecord, Recorded, Remembered, RequestId, RetryRecord, StartMark, TimedRecord, WriteOutcome,
+    Written,
+};
 pub use self::snapshot::Snapshot;
 
 /// What is asked of a key.
@@ -72,17 +81,24 @@ pub enum Refused {
     Sealed,
     /// Writes of this shard go through the log of its group: propose it there.
     Logged,
+    /// Another request on this key was done under the same name.
+    OtherRequest,
+    /// The number of the write says nothing here: the shard has not learned of the start that has given it, or that is over; or the node
+    /// has said that it does not wait for it any more. Ask again under another id if nothing is unclear.
+    Forgotten,
 }
 
-/// A write as another node passed it on.
+/// A write that may be sent again, as another node has passed it on or as it stands in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forwarded {
     /// The id of the client's request: sent again under the same id, it is done once.
     pub request: RequestId,
     /// The epoch that the sender routed by.
     pub epoch: u64,
-    /// The time in milliseconds, by which old records leave.
+    /// The group's time in milliseconds, as [`Shard::time`] says it to whoever leads the shard.
     pub now_ms: u64,
+    /// For so long a named write is remembered at least.
+    pub keep_ms: u64,
 }
 
 /// What an audit finds.
@@ -103,7 +119,8 @@ pub struct Shard {
     group: AtomicU64,
     store: Store,
     table: RwLock<Table>,
-    retries: Retries,
+    timed: Timed,
+    clock: GroupClock,
 }
 
 #[derive(Default)]
@@ -120,6 +137,8 @@ struct Table {
     version: u64,
     /// The attempts that were open in it.
     open: Vec<PieceId>,
+    /// The writes that nodes of the view pass on.
+    starts: Starts,
     tallying: Option<Tallying>,
     /// A view change is planned by what was counted: nobody may count anew.
     planned: bool,
@@ -139,7 +158,8 @@ impl Shard {
         let mut table = Table::default();
         owned.into_iter().for_each(|range| table.owned.add(range, epoch));
         let group = AtomicU64::new(group);
-        Self { group, store: Store::new(hash_key), table: RwLock::new(table), retries: Retries::default() }
+        let (timed, clock) = (Timed::default(), GroupClock::default());
+        Self { group, store: Store::new(hash_key), table: RwLock::new(table), timed, clock }
     }
 
     /// The number of the group, which is never reused.
@@ -150,6 +170,7 @@ impl Shard {
     /// The shard is that of another group from now on, which takes the place of one whose majority is gone for good.
     pub fn succeed(&self, group: u64) {
         self.group.store(group, Ordering::Relaxed);
+        self.clock.lead_no_more();
     }
 
     /// The hash of a key.
@@ -167,6 +188,7 @@ impl Shard {
     /// kind is under way any more.
     pub fn set_logged(&self, logged: bool) {
         self.table.write().logged = logged;
+        self.clock.lead_no_more();
     }
 
     /// Whether writes are done only by [`apply`](Self::apply).
@@ -189,6 +211,9 @@ impl Shard {
         if table.logged && operation != Operation::Get {
             return Err(Refused::Logged);
         }
+        if let Some(forwarded) = &forwarded {
+            self.clock.pass(forwarded.now_ms);
+        }
         self.run_in(&table, hash, key, operation, forwarded)
     }
 
@@ -208,30 +233,39 @@ impl Shard {
             return Err(Refused::Sealed);
         }
         match forwarded {
-            None => Ok(self.write(table, hash, key, operation)),
+            None => Ok(self.write(table, hash, key, operation).outcome.into()),
             // It may have been done before the range came here, and its record may have been forgotten since.
             Some(forwarded) if forwarded.epoch < gained => Err(Refused::NotOwned),
             Some(forwarded) => {
-                Ok(self.retries.once(&forwarded, hash, || self.write(table, hash, key, operation)))
+                let write = || self.write(table, hash, key, operation);
+                self.once(table, &forwarded, hash, write).map(|written| written.outcome.into())
             }
         }
     }
 
-    fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation) -> Done {
-        let write = || match operation {
-            Operation::Put(value) if self.store.put(hash, key, value) => Done::Updated,
-            Operation::Put(_) => Done::Added,
-            _ if self.store.delete(hash, key) => Done::Deleted,
-            _ => Done::Absent,
+    fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation) -> Written {
+        let write = || {
+            let (outcome, version) = match operation {
+                Operation::Put(value) => match self.store.put(hash, key, value) {
+                    (true, version) => (WriteOutcome::Updated, version),
+                    (false, version) => (WriteOutcome::Added, version),
+                },
+                _ => match self.store.delete(hash, key) {
+                    Some(version) => (WriteOutcome::Deleted, version),
+                    None => (WriteOutcome::Absent, 0),
+                },
+            };
+            Written { outcome, version }
         };
-        let done = match &table.tallying {
+        let written = match &table.tallying {
             Some(tallying) => tallying.note(hash, key, write),
             None => write(),
         };
-        if let Some(piece) = table.outgoing_piece(hash, key).filter(|_| !matches!(done, Done::Absent)) {
+        let has_changed = written.outcome != WriteOutcome::Absent;
+        if let Some(piece) = table.outgoing_piece(hash, key).filter(|_| has_changed) {
             piece.note(key);
         }
-        done
+        written
     }
 
     /// How many pairs the owned ranges hold, and the bytes of everything that lies here.
@@ -347,5 +381,7 @@ impl Table {
 
 #[cfg(test)]
 mod replicas;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod tests;

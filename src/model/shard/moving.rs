@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{cover, overlap};
-use super::retries::RetryRecord;
-use super::{HashRange, Shard, Table};
+use super::{HashRange, Remembered, Shard, Table};
+use crate::model::address::Address;
 use crate::model::store::{Batch, BatchLimit, Checksum, Copied};
 
 /// One attempt to move one piece.
@@ -84,9 +84,9 @@ pub struct Frozen {
     pub checksum: Checksum,
     /// The counter of versions, which the target's must not be behind.
     pub index: u64,
-    /// What was done for which request; they travel in a form of their own.
+    /// What was done for which request; it travels in a form of its own.
     #[serde(skip)]
-    pub records: Vec<RetryRecord>,
+    pub remembered: Remembered,
 }
 
 /// What a newly learned state means for a shard.
@@ -106,6 +106,8 @@ pub struct Directive {
     pub mine: Vec<HashRange>,
     /// The attempts that are not decided: neither handed over nor aborted.
     pub open: Vec<PieceId>,
+    /// The nodes, and which start of each passes on writes.
+    pub starts: Vec<(Address, u64)>,
 }
 
 /// A piece that leaves.
@@ -148,8 +150,8 @@ pub(super) struct Incoming {
     pub(super) pairs: AtomicU64,
     /// Nothing is added any more, since it is being compared with the source.
     pub(super) complete: bool,
-    /// Everything is here and agrees with the source: the piece may be handed over.
-    pub(super) prepared: Option<Vec<RetryRecord>>,
+    /// Everything is here and agrees with the source: the piece may be handed over, and this goes along.
+    pub(super) prepared: Option<Remembered>,
 }
 
 impl Incoming {
@@ -270,24 +272,25 @@ impl Shard {
         Ok(())
     }
 
-    /// What a frozen range has in the end: its last delta, and what the target has to hold.
+    /// What a frozen range has in the end: its last delta, and what the target has to hold. What is remembered of its writes is so for
+    /// as long as is left by the group's time, [`Shard::time`].
     ///
     /// # Errors
     /// [`MoveError`]; [`MoveError::NotUnderWay`] also where the range is not frozen.
-    pub fn frozen_parcel(&self, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
-        let (range, taken) = {
+    pub fn frozen_parcel(&self, stamp: &Stamp, now_ms: u64) -> Result<(Delta, Frozen), MoveError> {
+        let (range, taken, remembered) = {
             let table = self.table.read();
             let one = table.outgoing_of(stamp)?;
             if !one.frozen {
                 return Err(MoveError::NotUnderWay);
             }
-            (one.range.clone(), one.taken.clone())
+            (one.range.clone(), one.taken.clone(), self.remembered(&table, &one.range))
         };
         // Nobody writes to the range any more; the rest of the shard goes on.
         let delta = self.delta(&taken);
         let checksum = self.store.checksum(&range);
-        let records = self.retries.of_range(&range);
-        Ok((delta, Frozen { checksum, index: self.store.index(), records }))
+        let (index, remembered) = (self.store.index(), remembered.left_at(now_ms));
+        Ok((delta, Frozen { checksum, index, remembered }))
     }
 
     fn delta(&self, keys: &HashSet<Box<[u8]>>) -> Delta {
@@ -430,7 +433,7 @@ impl Shard {
         }
         for key in &delta.deleted {
             let hash = self.store.hash_key().hash(key);
-            if incoming.range.contains(hash, key) && self.store.delete(hash, key) {
+            if incoming.range.contains(hash, key) && self.store.delete(hash, key).is_some() {
                 incoming.pairs.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -461,7 +464,7 @@ impl Shard {
         if !incoming.complete {
             return Err(MoveError::NotUnderWay);
         }
-        incoming.prepared = Some(frozen.records.clone());
+        incoming.prepared = Some(frozen.remembered.clone().from_moment(self.clock.time()));
         Ok(received)
     }
 }
@@ -485,6 +488,7 @@ impl Shard {
         {
             tallying.close();
         }
+        table.starts.learn(&directive.starts, self.clock.time());
         let mine = |range: &HashRange| cover(&directive.mine, range);
         // An attempt that began after this state is not judged by it: it may be handed over in a later one.
         let open = |piece: &PieceId, since: u64| since > directive.version || directive.open.contains(piece);
@@ -492,7 +496,7 @@ impl Shard {
         table.outgoing.retain(|one| open(&one.piece, one.since));
         for one in std::mem::take(&mut table.incoming) {
             if one.prepared.is_some() && mine(&one.range) {
-                self.retries.install(one.prepared.as_deref().unwrap_or_default());
+                self.remember(&mut table, &one.prepared.unwrap_or_default());
                 table.owned.add(one.range, directive.epoch);
             } else if open(&one.piece, one.since) {
                 table.incoming.push(one);
@@ -504,6 +508,7 @@ impl Shard {
         for range in table.owned.beyond(&directive.mine) {
             let pairs = self.store.size_of(&range).pairs;
             table.owned.remove(&range);
+            self.timed.forget_range(&range);
             table.outgoing.retain(|one| !overlap(&one.range, &range));
             table.dropped.push((range, pairs));
         }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::model::address::Address;
 use crate::model::binary::Reader;
 use crate::model::pages::Record;
 use crate::model::store::{Copied, Value};
@@ -60,10 +61,12 @@ type Pairs = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;
 fn content(shard: &Shard) -> (Vec<u8>, Pairs) {
     let bytes = snapshot(shard);
     let mut reader = Reader::new(&bytes);
-    // The form, the hash key and the counter of versions.
-    let _ = (reader.number().unwrap(), reader.wide().unwrap(), reader.number().unwrap());
+    // The form, the hash key, the counter of versions and the time.
+    let _ = (reader.number().unwrap(), reader.wide().unwrap());
+    let _ = (reader.number().unwrap(), reader.number().unwrap());
     Table::decode(&mut reader).unwrap();
-    RetryRecord::decode_all(&mut reader).unwrap();
+    reader.list(|reader| Ok((StartMark::decode(reader)?, reader.flag()?))).unwrap();
+    reader.list(RetryRecord::decode).unwrap();
     let head = bytes[..bytes.len() - reader.rest().len()].to_vec();
     let mut pairs = Pairs::new();
     loop {
@@ -89,7 +92,7 @@ fn told(shard: &Shard) -> String {
             deleted.sort();
             format!("{pairs:?} {deleted:?}")
         });
-        (delta, shard.frozen_parcel(&stamp).map(|(_, frozen)| frozen))
+        (delta, shard.frozen_parcel(&stamp, shard.time(0)).map(|(_, frozen)| frozen))
     });
     let deltas: Vec<_> = deltas.collect();
     // Nobody asks for places of what was dropped, which may still be there.
@@ -115,7 +118,7 @@ enum Step {
     Write {
         key: u8,
         value: Option<u8>,
-        request: u8,
+        request: RequestId,
         epoch: u64,
         later_ms: u64,
     },
@@ -135,6 +138,7 @@ enum Step {
         fits: bool,
         index: u64,
         record: u8,
+        remembered: Remembered,
     },
     Learn {
         mine: Vec<u8>,
@@ -142,6 +146,7 @@ enum Step {
         counting: bool,
         planned: bool,
         meta_group: u64,
+        starts: Vec<(u8, u64)>,
     },
     Census(u64),
     CloseCensus(u64),
@@ -151,10 +156,64 @@ enum Step {
     Restore,
 }
 
+/// Of two nodes, each of which may be started twice.
+fn start() -> impl Strategy<Value = (u8, u64)> {
+    (0_u8..2, 0_u64..2).prop_map(|(node, start)| (node, 10 * u64::from(node) + start))
+}
+
+/// Mostly both nodes are named.
+fn starts() -> impl Strategy<Value = Vec<(u8, u64)>> {
+    prop::collection::vec(start(), 0..8).prop_map(|mut starts| {
+        starts.sort_unstable();
+        starts.dedup_by_key(|(node, _)| *node);
+        starts
+    })
+}
+
+fn request() -> impl Strategy<Value = RequestId> {
+    let timed = (0_u128..40, 0_u64..2);
+    let numbered = (start(), 0_u64..30, 0_u64..12);
+    prop_oneof![
+        timed.prop_map(|(id, fingerprint)| RequestId::Timed { id, fingerprint }),
+        numbered.prop_map(|((_, start), number, behind)| {
+            RequestId::Numbered { start, number, lowest: number.saturating_sub(behind) }
+        }),
+    ]
+}
+
+fn remembered() -> impl Strategy<Value = Remembered> {
+    let mark = (start(), any::<bool>(), 0_u64..20, 0_u64..60_000).prop_map(
+        |((node, start), is_named, lowest, until_ms)| StartMark {
+            start,
+            node: is_named.then(|| address(node)),
+            lowest,
+            until_ms,
+        },
+    );
+    let record = (request(), 0..KEYS, 0_u64..60_000).prop_map(|(request, number, until_ms)| {
+        let written = Written { outcome: WriteOutcome::Added, version: u64::from(number) };
+        let done = Recorded { hash: HASH_KEY.hash(&key(number)).0, written };
+        match request {
+            RequestId::Timed { id, fingerprint } => {
+                RetryRecord::Timed(TimedRecord { id, fingerprint, until_ms, done })
+            }
+            RequestId::Numbered { start, number, .. } => {
+                RetryRecord::Numbered(NumberedRecord { start, number, done })
+            }
+        }
+    });
+    (prop::collection::vec(mark, 0..3), prop::collection::vec(record, 0..6))
+        .prop_map(|(starts, records)| Remembered { starts, records })
+}
+
+fn address(node: u8) -> Address {
+    format!("node{node}").parse().unwrap()
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let at = || (0..RANGES, 0_u32..2);
     let of = |make: fn(u8, u32) -> Step| at().prop_map(move |(range, attempt)| make(range, attempt));
-    let write = (0..KEYS, prop::option::weighted(0.7, 0_u8..20), 0_u8..40, 0_u64..4, 0_u64..9);
+    let write = (0..KEYS, prop::option::weighted(0.7, 0_u8..20), request(), 0_u64..4, 0_u64..9);
     let write = write.prop_map(|(key, value, request, epoch, later)| Step::Write {
         key,
         value,
@@ -168,16 +227,23 @@ fn step() -> impl Strategy<Value = Step> {
         let key = at.0 * (KEYS / RANGES) + key;
         Step::Install { at, key, value, version, deleted }
     });
-    let prepare = (at(), prop::bool::weighted(0.8), 0_u64..300, 0..KEYS);
-    let prepare = prepare.prop_map(|(at, fits, index, record)| Step::Prepare { at, fits, index, record });
+    let prepare = (at(), prop::bool::weighted(0.8), 0_u64..300, 0..KEYS, remembered());
+    let prepare = prepare.prop_map(|(at, fits, index, record, remembered)| Step::Prepare {
+        at,
+        fits,
+        index,
+        record,
+        remembered,
+    });
     let lists = (prop::sample::subsequence(vec![0, 1, 2, 3], 0..=4), prop::collection::vec(at(), 0..5));
-    let learn = (lists, any::<bool>(), prop::bool::weighted(0.2), 0_u64..12);
-    let learn = learn.prop_map(|((mine, open), counting, planned, group)| Step::Learn {
+    let learn = (lists, any::<bool>(), prop::bool::weighted(0.2), 0_u64..12, starts());
+    let learn = learn.prop_map(|((mine, open), counting, planned, group, starts)| Step::Learn {
         mine,
         open,
         counting,
         planned,
         meta_group: 1 + u64::from(group == 0),
+        starts,
     });
     prop_oneof![
         12 => write,
@@ -209,7 +275,8 @@ impl Orders {
         Some(match step {
             Step::Write { key: number, value: text, request, epoch, later_ms } => {
                 self.now_ms += later_ms;
-                let forwarded = Forwarded { request: (*request).into(), epoch: *epoch, now_ms: self.now_ms };
+                let (request, epoch) = (*request, *epoch);
+                let forwarded = Forwarded { request, epoch, now_ms: self.now_ms, keep_ms: 50_000 };
                 ShardCommand::Write { key: key(*number), value: text.map(value), forwarded }
             }
             Step::BeginOutgoing(number, attempt) => {
@@ -225,15 +292,19 @@ impl Orders {
                 let delta = Delta { pairs: vec![pair], deleted: vec![key(*deleted)] };
                 ShardCommand::Install { stamp: of(*at), delta }
             }
-            Step::Prepare { at, fits, index, record } => {
+            Step::Prepare { at, fits, index, record, remembered } => {
                 let mut checksum = shard.store.checksum(&range(at.0));
                 checksum.sum += u128::from(!fits);
-                let (hash, request) = (HASH_KEY.hash(&key(*record)).0, 1000 + u128::from(*record));
-                let outcome = WriteOutcome::Added;
-                let records = vec![RetryRecord { request, hash, outcome, at_ms: self.now_ms }];
-                ShardCommand::Prepare { stamp: of(*at), frozen: Frozen { checksum, index: *index, records } }
+                let mut remembered = remembered.clone();
+                let written = Written { outcome: WriteOutcome::Added, version: 1 };
+                let done = Recorded { hash: HASH_KEY.hash(&key(*record)).0, written };
+                let (id, fingerprint, until_ms) = (1000 + u128::from(*record), 0, 40_000);
+                let record = TimedRecord { id, fingerprint, until_ms, done };
+                remembered.records.push(RetryRecord::Timed(record));
+                let frozen = Frozen { checksum, index: *index, remembered };
+                ShardCommand::Prepare { stamp: of(*at), frozen, now_ms: self.now_ms }
             }
-            Step::Learn { mine, open, counting, planned, meta_group } => {
+            Step::Learn { mine, open, counting, planned, meta_group, starts } => {
                 self.version = next;
                 ShardCommand::Learn(Directive {
                     version: next,
@@ -243,6 +314,7 @@ impl Orders {
                     epoch: next / 4,
                     mine: mine.iter().map(|number| range(*number)).collect(),
                     open: open.iter().map(|at| of(*at).piece).collect(),
+                    starts: starts.iter().map(|(node, start)| (address(*node), *start)).collect(),
                 })
             }
             Step::Census(change) => {
@@ -276,6 +348,7 @@ proptest! {
                 }
                 None if matches!(step, Step::Sweep) => {
                     other.sweep();
+                    other.forget_old();
                 }
                 None => other = restored(&other),
             }
@@ -327,8 +400,8 @@ proptest! {
     }
 }
 
-fn write(shard: &Shard, number: u8, text: Option<u8>, request: RequestId) -> ShardOutcome {
-    let forwarded = Forwarded { request, epoch: 1, now_ms: 1 };
+fn write(shard: &Shard, number: u8, text: Option<u8>, request: u64) -> ShardOutcome {
+    let forwarded = Forwarded { request: request.into(), epoch: 1, now_ms: 1, keep_ms: 1000 };
     let command = encode_write(&key(number), text.map(value).as_deref(), &forwarded);
     shard.apply(&ShardCommand::decode(&command).unwrap())
 }

@@ -1,55 +1,120 @@
 //! What was done for which request, so that one that is sent again is done once.
+//!
+//! A request that a client has named, or that comes from a node of which the shard knows nothing, is remembered [for a time](super::timed).
+//! The nodes of the view number the writes that they pass on, and say with each which is the lowest that they have no answer to yet. So
+//! those are remembered [for as long as they are needed](super::starts), and no longer (RIFL: Lee and others, "Implementing
+//! Linearizability at Large Scale and Low Latency", SOSP 2015; its leases are our meta state, which names the start of each node).
 
-use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
-use parking_lot::Mutex;
-
-use super::{Done, Forwarded};
-use crate::model::binary::{Malformed, Reader, put_number, put_wide};
-use crate::model::hash::KeyHash;
+use super::Done;
+use crate::model::address::Address;
+use crate::model::binary::{
+    LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
+};
 use crate::model::range::HashRange;
 
-/// The id of a client's request, drawn at random by the node that was asked.
-pub type RequestId = u128;
-
-/// Locks among which the records are spread, by the lower bits of the hash: the upper ones are much the same in a shard.
-const STRIPES: usize = 64;
-/// The most records of a stripe, 131,072 in all: some 12 MB.
-const RECORDS_PER_STRIPE: usize = 2048;
-/// A record is kept for this long, ten times the longest that a request takes unless it is set otherwise, if there is room.
-const KEPT_MS: u64 = 50_000;
-
-/// What was done for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryRecord {
-    /// The request.
-    pub request: RequestId,
-    /// The hash of its key.
-    pub hash: u128,
-    /// What was done.
-    pub outcome: WriteOutcome,
-    /// When, in milliseconds.
-    pub at_ms: u64,
+/// The id of a client's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RequestId {
+    /// What the client or the node that was asked has named it; it is remembered for a time.
+    Timed {
+        /// A hash of the name and the key, or drawn at random.
+        id: u128,
+        /// A hash of all else that the request says: under the same name it must be the same.
+        fingerprint: u64,
+    },
+    /// The number that the node which was asked has given it.
+    Numbered {
+        /// The start of that node.
+        start: u64,
+        /// The number.
+        number: u64,
+        /// All below are answered, or given up: nobody will ask for them again.
+        lowest: u64,
+    },
 }
 
-impl RetryRecord {
+const TIMED: u8 = 0;
+const NUMBERED: u8 = 1;
+
+impl RequestId {
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let id = match parts.next()? {
+            "t" => Self::Timed {
+                id: u128::from_str_radix(parts.next()?, 16).ok()?,
+                fingerprint: u64::from_str_radix(parts.next()?, 16).ok()?,
+            },
+            "n" => Self::Numbered {
+                start: u64::from_str_radix(parts.next()?, 16).ok()?,
+                number: parts.next()?.parse().ok()?,
+                lowest: parts.next()?.parse().ok()?,
+            },
+            _ => return None,
+        };
+        let is_sound = !matches!(id, Self::Numbered { number, lowest, .. } if lowest > number);
+        (is_sound && parts.next().is_none()).then_some(id)
+    }
+
     /// Appends its binary form.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        put_wide(out, self.request);
-        put_wide(out, self.hash);
-        out.push(self.outcome as u8);
-        put_number(out, self.at_ms);
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Timed { id, fingerprint } => {
+                out.push(TIMED);
+                put_wide(out, *id);
+                put_random(out, *fingerprint);
+            }
+            Self::Numbered { start, number, lowest } => {
+                out.push(NUMBERED);
+                put_random(out, *start);
+                put_number(out, *number);
+                put_number(out, number.saturating_sub(*lowest));
+            }
+        }
     }
 
     /// Reads it.
-    ///
-    /// # Errors
-    /// When the bytes are no record.
-    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (request, hash) = (reader.wide()?, reader.wide()?);
-        let outcome = WriteOutcome::from_byte(reader.byte()?)?;
-        Ok(Self { request, hash, outcome, at_ms: reader.number()? })
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match reader.byte()? {
+            TIMED => Ok(Self::Timed { id: reader.wide()?, fingerprint: read_random(reader)? }),
+            NUMBERED => {
+                let (start, number) = (read_random(reader)?, reader.number()?);
+                let lowest = number.checked_sub(reader.number()?);
+                let lowest = lowest.ok_or(Malformed("a request is above the lowest without an answer"))?;
+                Ok(Self::Numbered { start, number, lowest })
+            }
+            _ => Err(Malformed("unknown kind of request id")),
+        }
     }
+}
+
+/// One that a simulation has given.
+#[cfg(test)]
+impl From<u64> for RequestId {
+    fn from(id: u64) -> Self {
+        Self::Timed { id: id.into(), fingerprint: 0 }
+    }
+}
+
+/// As headers have it.
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timed { id, fingerprint } => write!(f, "t.{id:032x}.{fingerprint:016x}"),
+            Self::Numbered { start, number, lowest } => write!(f, "n.{start:016x}.{number}.{lowest}"),
+        }
+    }
+}
+
+/// A number that was drawn at random: it is not shorter in groups of seven bits.
+pub(super) fn put_random(out: &mut Vec<u8>, number: u64) {
+    out.extend(number.to_le_bytes());
+}
+
+pub(super) fn read_random(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    reader.take(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes")))
 }
 
 /// What a write did.
@@ -72,100 +137,200 @@ impl WriteOutcome {
     }
 }
 
-pub(super) struct Retries {
-    stripes: Vec<Mutex<Stripe>>,
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The outcome.
+    pub outcome: WriteOutcome,
+    /// The version that the write has drawn; 0 where it has changed nothing.
+    pub version: u64,
 }
 
-#[derive(Default)]
-struct Stripe {
-    by_request: HashMap<RequestId, RetryRecord>,
-    order: VecDeque<RequestId>,
+/// What was done to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// The hash of the key.
+    pub hash: u128,
+    /// What was done.
+    pub written: Written,
 }
 
-impl Default for Retries {
-    fn default() -> Self {
-        Self { stripes: (0..STRIPES).map(|_| Mutex::default()).collect() }
+impl Recorded {
+    /// Whether the key lies in a range, or may: where a cut falls between two keys of one hash, those of both sides do.
+    pub(super) fn may_lie_in(&self, range: &HashRange) -> bool {
+        self.hash >= range.from.hash && range.to.as_ref().is_none_or(|to| self.hash <= to.hash)
+    }
+
+    /// Whether the key lies in a range for sure.
+    pub(super) fn lies_in(&self, range: &HashRange) -> bool {
+        let is_after =
+            self.hash > range.from.hash || (self.hash == range.from.hash && range.from.key.is_empty());
+        is_after && range.to.as_ref().is_none_or(|to| self.hash < to.hash)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_wide(out, self.hash);
+        out.push(self.written.outcome as u8);
+        put_number(out, self.written.version);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (hash, outcome) = (reader.wide()?, WriteOutcome::from_byte(reader.byte()?)?);
+        Ok(Self { hash, written: Written { outcome, version: reader.number()? } })
     }
 }
 
-impl Retries {
-    /// Does a write, or says what it did when it was done before.
-    pub(super) fn once(&self, forwarded: &Forwarded, hash: KeyHash, write: impl FnOnce() -> Done) -> Done {
-        let mut stripe = self.stripe(hash).lock();
-        if let Some(record) = stripe.by_request.get(&forwarded.request) {
-            return record.outcome.into();
+/// What was done for a request that is remembered for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedRecord {
+    /// The request.
+    pub id: u128,
+    /// What else it said.
+    pub fingerprint: u64,
+    /// Until when it is remembered, in milliseconds.
+    pub until_ms: u64,
+    /// What was done.
+    pub done: Recorded,
+}
+
+/// What was done for a request with a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberedRecord {
+    /// The start that has passed it on.
+    pub start: u64,
+    /// Its number.
+    pub number: u64,
+    /// What was done.
+    pub done: Recorded,
+}
+
+/// What was done for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryRecord {
+    /// It is remembered for a time.
+    Timed(TimedRecord),
+    /// It is remembered until the node that has passed it on needs that no more.
+    Numbered(NumberedRecord),
+}
+
+impl RetryRecord {
+    /// Appends its binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Timed(TimedRecord { id, fingerprint, until_ms, done }) => {
+                out.push(TIMED);
+                put_wide(out, *id);
+                put_random(out, *fingerprint);
+                put_number(out, *until_ms);
+                done.encode(out);
+            }
+            Self::Numbered(NumberedRecord { start, number, done }) => {
+                out.push(NUMBERED);
+                put_random(out, *start);
+                put_number(out, *number);
+                done.encode(out);
+            }
         }
-        let done = write();
-        let outcome = WriteOutcome::from(&done);
-        let record =
-            RetryRecord { request: forwarded.request, hash: hash.0, outcome, at_ms: forwarded.now_ms };
-        stripe.keep(record);
-        done
     }
 
-    /// What the records of a snapshot come to: for each stripe those that it kept, in their order.
+    /// Reads it.
     ///
     /// # Errors
-    /// When a record stands there twice, or there are more than a stripe keeps.
-    pub(super) fn restored(records: Vec<RetryRecord>) -> Result<Self, Malformed> {
-        let retries = Self::default();
-        for record in records {
-            let mut stripe = retries.stripe(KeyHash(record.hash)).lock();
-            // Not by `keep`: what left when was decided by the times of those that came after it then.
-            let is_double = stripe.by_request.insert(record.request, record).is_some();
-            stripe.order.push_back(record.request);
-            if is_double || stripe.order.len() > RECORDS_PER_STRIPE {
-                return Err(Malformed("retry records that no shard can have"));
+    /// When the bytes are no record.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match reader.byte()? {
+            TIMED => {
+                let (id, fingerprint) = (reader.wide()?, read_random(reader)?);
+                let (until_ms, done) = (reader.number()?, Recorded::decode(reader)?);
+                Ok(Self::Timed(TimedRecord { id, fingerprint, until_ms, done }))
             }
+            NUMBERED => {
+                let (start, number) = (read_random(reader)?, reader.number()?);
+                Ok(Self::Numbered(NumberedRecord { start, number, done: Recorded::decode(reader)? }))
+            }
+            _ => Err(Malformed("unknown kind of retry record")),
         }
-        Ok(retries)
-    }
-
-    /// Takes over all records of another.
-    pub(super) fn replace(&self, other: Self) {
-        for (stripe, fresh) in self.stripes.iter().zip(other.stripes) {
-            *stripe.lock() = fresh.into_inner();
-        }
-    }
-
-    /// The records of a range. Where a cut falls between two keys of one hash, those of both sides.
-    pub(super) fn of_range(&self, range: &HashRange) -> Vec<RetryRecord> {
-        let lies_in =
-            |hash: u128| hash >= range.from.hash && range.to.as_ref().is_none_or(|to| hash <= to.hash);
-        let mut found = Vec::new();
-        for stripe in &self.stripes {
-            let stripe = stripe.lock();
-            let records = stripe.order.iter().filter_map(|request| stripe.by_request.get(request));
-            found.extend(records.filter(|record| lies_in(record.hash)));
-        }
-        found
-    }
-
-    /// Adds the records that came with a range.
-    pub(super) fn install(&self, records: &[RetryRecord]) {
-        for record in records {
-            self.stripe(KeyHash(record.hash)).lock().keep(*record);
-        }
-    }
-
-    fn stripe(&self, hash: KeyHash) -> &Mutex<Stripe> {
-        &self.stripes[usize::try_from(hash.low() % STRIPES as u64).expect("fewer than there are stripes")]
     }
 }
 
-impl Stripe {
-    fn keep(&mut self, record: RetryRecord) {
-        if self.by_request.insert(record.request, record).is_none() {
-            self.order.push_back(record.request);
+/// How far a start of a node has come with the writes that it has passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartMark {
+    /// The start.
+    pub start: u64,
+    /// The node, where a state that was learned has named the start.
+    pub node: Option<Address>,
+    /// All its writes below are answered, or given up.
+    pub lowest: u64,
+    /// Until when it is remembered, in milliseconds, if no state names it any more.
+    pub until_ms: u64,
+}
+
+impl StartMark {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_random(out, self.start);
+        put_option(out, self.node.as_ref(), |node, out| put_bytes(out, node.as_str().as_bytes()));
+        put_number(out, self.lowest);
+        put_number(out, self.until_ms);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let start = read_random(reader)?;
+        let node = reader.option(read_address)?;
+        Ok(Self { start, node, lowest: reader.number()?, until_ms: reader.number()? })
+    }
+}
+
+pub(super) fn read_address(reader: &mut Reader<'_>) -> Result<Address, Malformed> {
+    let text = std::str::from_utf8(reader.bytes(LONGEST_BYTES)?).ok();
+    text.and_then(|text| text.parse().ok()).ok_or(Malformed("not an address"))
+}
+
+/// What goes along with a range that is handed over. Times count from a moment that source and target agree on: when it is sent, it
+/// arrives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Of all starts that the source knows.
+    pub starts: Vec<StartMark>,
+    /// Of the range.
+    pub records: Vec<RetryRecord>,
+}
+
+impl Remembered {
+    /// Appends its binary form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_list(out, self.starts.iter(), StartMark::encode);
+        put_list(out, self.records.iter(), RetryRecord::encode);
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are something else.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { starts: reader.list(StartMark::decode)?, records: reader.list(RetryRecord::decode)? })
+    }
+
+    /// With the times that are left at a moment.
+    pub(super) fn left_at(self, now_ms: u64) -> Self {
+        self.with_times(|until_ms| until_ms.saturating_sub(now_ms))
+    }
+
+    /// The opposite.
+    pub(super) fn from_moment(self, now_ms: u64) -> Self {
+        self.with_times(|left_ms| left_ms.saturating_add(now_ms))
+    }
+
+    fn with_times(mut self, change: impl Fn(u64) -> u64) -> Self {
+        for mark in &mut self.starts {
+            mark.until_ms = change(mark.until_ms);
         }
-        while let Some(oldest) = self.order.front() {
-            let at_ms = self.by_request.get(oldest).map_or(0, |oldest| oldest.at_ms);
-            if self.order.len() <= RECORDS_PER_STRIPE && at_ms.saturating_add(KEPT_MS) > record.at_ms {
-                break;
+        for record in &mut self.records {
+            if let RetryRecord::Timed(timed) = record {
+                timed.until_ms = change(timed.until_ms);
             }
-            let oldest = self.order.pop_front().expect("it was just looked at");
-            self.by_request.remove(&oldest);
         }
+        self
     }
 }
 

@@ -12,8 +12,11 @@ use parking_lot::Mutex;
 use super::census::Tallying;
 use super::moving::{Incoming, Outgoing};
 use super::ranges::OwnedRanges;
-use super::retries::Retries;
-use super::{Changes, HashKey, HashRange, PieceId, Point, RetryRecord, Shard, Store, Table};
+use super::starts::Starts;
+use super::timed::Timed;
+use super::{
+    Changes, HashKey, HashRange, PieceId, Point, Remembered, RetryRecord, Shard, StartMark, Store, Table,
+};
 use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
 };
@@ -22,7 +25,7 @@ use crate::model::pages::Record;
 use crate::model::store::StoreCopy;
 
 /// The number of this form: a replica of another version of the program does not guess.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// A piece ends after so many bytes of pairs; with a large pair it is longer.
 const PIECE_BYTES: usize = 256 << 10;
 /// A piece has so many retry records at most, some 300 KB.
@@ -81,8 +84,13 @@ impl Shard {
         put_number(&mut head, FORMAT);
         put_wide(&mut head, self.store.hash_key().number());
         put_number(&mut head, self.store.index());
+        put_number(&mut head, self.clock.time());
         table.encode(&mut head);
-        let records = self.retries.of_range(&HashRange::all());
+        put_list(&mut head, table.starts.marks(self.clock.time()).iter(), |(mark, is_current), out| {
+            mark.encode(out);
+            out.push(u8::from(*is_current));
+        });
+        let records = self.remembered(table, &HashRange::all()).records;
         put_number(&mut head, records.len() as u64);
         let dropped: Vec<HashRange> = table.dropped.iter().map(|(range, _)| range.clone()).collect();
         let (head, records) = (Some(head.into()), records.into_iter());
@@ -103,9 +111,11 @@ impl Shard {
         if reader.wide()? != hash_key.number() {
             return Err(Malformed("a snapshot of a shard with another hash key"));
         }
-        let index = reader.number()?;
+        let (index, time_ms) = (reader.number()?, reader.number()?);
         let mut fresh = Table::decode(reader)?;
-        let retries = Retries::restored(RetryRecord::decode_all(reader)?)?;
+        fresh.starts =
+            Starts::restored(reader.list(|reader| Ok((StartMark::decode(reader)?, reader.flag()?)))?)?;
+        let timed = read_records(reader, &mut fresh.starts)?;
         let store = read_pairs(reader, hash_key)?;
         store.raise_index(index);
         reader.end()?;
@@ -116,12 +126,24 @@ impl Shard {
         let mut table = self.table.write();
         fresh.logged = table.logged;
         self.store.replace(store);
-        self.retries.replace(retries);
+        self.timed.replace(timed);
+        self.clock.replace(time_ms);
         let old = mem::replace(&mut *table, fresh);
         drop(table);
         drop(old);
         Ok(())
     }
+}
+
+fn read_records(reader: &mut Reader<'_>, starts: &mut Starts) -> Result<Timed, Malformed> {
+    let mut timed = Timed::default();
+    for _ in 0..reader.count(usize::MAX)? {
+        match RetryRecord::decode(reader)? {
+            RetryRecord::Timed(record) => timed.restore(record)?,
+            RetryRecord::Numbered(record) => starts.restore(record)?,
+        }
+    }
+    Ok(timed)
 }
 
 fn read_pairs(reader: &mut Reader<'_>, hash_key: HashKey) -> Result<Store, Malformed> {
@@ -152,6 +174,8 @@ impl Table {
             term,
             version,
             open,
+            // They follow, and their records with the others.
+            starts: _,
             tallying,
             planned,
             sealed,
@@ -182,6 +206,7 @@ impl Table {
             term: reader.number()?,
             version: reader.number()?,
             open: reader.list(PieceId::decode)?,
+            starts: Starts::default(),
             tallying: reader.option(Tallying::decode)?,
             planned: reader.flag()?,
             sealed: reader.flag()?,
@@ -232,7 +257,7 @@ impl Incoming {
         put_number(out, *since);
         range.encode(out);
         out.push(u8::from(*complete));
-        put_option(out, prepared.as_ref(), |records, out| RetryRecord::encode_all(records, out));
+        put_option(out, prepared.as_ref(), Remembered::encode);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -242,7 +267,7 @@ impl Incoming {
             range: HashRange::decode(reader)?,
             pairs: AtomicU64::new(0),
             complete: reader.flag()?,
-            prepared: reader.option(RetryRecord::decode_all)?,
+            prepared: reader.option(Remembered::decode)?,
         })
     }
 }

@@ -51,7 +51,7 @@ fn delete(shard: &Shard, number: u8) -> Result<Done, Refused> {
 
 #[expect(clippy::unnecessary_wraps, reason = "it is always given to `run`")]
 fn forwarded(request: RequestId, epoch: u64) -> Option<Forwarded> {
-    Some(Forwarded { request, epoch, now_ms: 1 })
+    Some(Forwarded { request, epoch, now_ms: 1, keep_ms: 1000 })
 }
 
 fn stamp(attempt: u32, term: u64, version: u64) -> Stamp {
@@ -68,6 +68,7 @@ fn directive(version: u64, epoch: u64, mine: &[HashRange], open: &[Stamp]) -> Di
         epoch,
         mine: mine.to_vec(),
         open: open.iter().map(|stamp| stamp.piece).collect(),
+        starts: Vec::new(),
     }
 }
 
@@ -89,7 +90,7 @@ fn delta(source: &Shard, stamp: &Stamp) -> Result<Delta, MoveError> {
 
 fn freeze(source: &Shard, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
     source.freeze(stamp)?;
-    source.frozen_parcel(stamp)
+    source.frozen_parcel(stamp, 1)
 }
 
 /// Freezes the source and prepares the target.
@@ -135,7 +136,7 @@ fn a_range_is_served_by_one_shard_in_every_state_of_a_move() {
     assert_eq!((taken.pairs.len(), taken.deleted.len()), (2, 1));
     target.install(&stamp, &taken).unwrap();
     assert!(delete(&source, 112).is_ok());
-    assert!(matches!(source.frozen_parcel(&stamp), Err(MoveError::NotUnderWay)), "it is not frozen");
+    assert!(matches!(source.frozen_parcel(&stamp, 1), Err(MoveError::NotUnderWay)), "it is not frozen");
     let (_, first) = freeze(&source, &stamp).unwrap();
     let (delta, frozen) = freeze(&source, &stamp).unwrap();
     assert_eq!(first, frozen, "frozen again it is the same");
@@ -264,7 +265,8 @@ fn an_order_for_what_does_not_fit_is_refused() {
 fn a_request_that_is_sent_again_is_done_once_also_where_its_range_has_moved() {
     let (source, target, moved) = two();
     let (hash, name) = key(110);
-    let delete = |shard: &Shard, epoch: u64| shard.run(hash, &name, Operation::Delete, forwarded(7, epoch));
+    let delete =
+        |shard: &Shard, epoch: u64| shard.run(hash, &name, Operation::Delete, forwarded(7.into(), epoch));
     assert!(matches!(delete(&source, 1), Ok(Done::Deleted)));
     assert!(put(&source, 110, "2").is_ok());
     assert!(matches!(delete(&source, 1), Ok(Done::Deleted)));
@@ -275,7 +277,7 @@ fn a_request_that_is_sent_again_is_done_once_also_where_its_range_has_moved() {
     assert_eq!(delete(&target, 1).err(), Some(Refused::NotOwned));
     assert!(matches!(delete(&target, 2), Ok(Done::Deleted)));
     assert_eq!(get(&target, 110), Ok(Some("2".to_owned())));
-    assert!(matches!(target.run(hash, &name, Operation::Delete, forwarded(8, 2)), Ok(Done::Deleted)));
+    assert!(matches!(target.run(hash, &name, Operation::Delete, forwarded(8.into(), 2)), Ok(Done::Deleted)));
     assert_eq!(get(&target, 110), Ok(None));
 }
 

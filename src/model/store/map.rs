@@ -131,8 +131,8 @@ impl Store {
         stripe.large.find(hash.low(), |pair| pair.key() == key).cloned().map(Held::Large)
     }
 
-    /// Inserts or replaces a pair; true where one was replaced.
-    pub fn put(&self, hash: KeyHash, key: &[u8], value: &[u8]) -> bool {
+    /// Inserts or replaces a pair: whether one was replaced, and the version that was drawn.
+    pub fn put(&self, hash: KeyHash, key: &[u8], value: &[u8]) -> (bool, u64) {
         self.set(hash, key, value, || self.next_version())
     }
 
@@ -143,9 +143,10 @@ impl Store {
             self.raise_index(version);
             version
         })
+        .0
     }
 
-    fn set(&self, hash: KeyHash, key: &[u8], value: &[u8], version: impl FnOnce() -> u64) -> bool {
+    fn set(&self, hash: KeyHash, key: &[u8], value: &[u8], version: impl FnOnce() -> u64) -> (bool, u64) {
         // A large value is copied before the lock is taken, and an old one is freed after it is let go.
         let large = (key.len() + value.len() > SMALL_BYTES).then(|| Pair::new(key, value));
         let mut stripe = self.stripe(hash).write();
@@ -159,24 +160,22 @@ impl Store {
         stripe.bytes += (key.len() + value.len()) as u64;
         drop(stripe);
         drop(old);
-        replaced
+        (replaced, version)
     }
 
     fn next_version(&self) -> u64 {
         self.versions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Deletes a key; true where it was there. Only then it draws a version.
-    pub fn delete(&self, hash: KeyHash, key: &[u8]) -> bool {
+    /// Deletes a key: the version that was drawn, where it was there.
+    pub fn delete(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
         let mut stripe = self.stripe(hash).write();
         let was_small = stripe.remove_small(hash, key);
         let old = if was_small { None } else { stripe.remove_large(hash, key) };
-        let deleted = was_small || old.is_some();
-        if deleted {
-            self.next_version();
-        }
+        let version = (was_small || old.is_some()).then(|| self.next_version());
         drop(stripe);
-        deleted
+        drop(old);
+        version
     }
 
     /// How much is held now: exact for each stripe at the moment it is looked at.
@@ -217,7 +216,7 @@ mod tests {
     use super::*;
 
     fn put(store: &Store, key: &[u8], value: &[u8]) -> bool {
-        store.put(HashKey::PUBLISHED.hash(key), key, value)
+        store.put(HashKey::PUBLISHED.hash(key), key, value).0
     }
 
     #[test]
@@ -229,7 +228,7 @@ mod tests {
         assert!(put(&store, b"k", b"2"));
         let second = version();
         assert!(first < second);
-        assert!(store.delete(HashKey::PUBLISHED.hash(b"k"), b"k"));
+        assert!(store.delete(HashKey::PUBLISHED.hash(b"k"), b"k").is_some());
         assert!(!put(&store, b"k", b"3"));
         assert!(second < version());
     }
@@ -262,8 +261,8 @@ mod tests {
     fn equal_hashes_are_told_apart_by_their_keys() {
         let store = Store::new(HashKey::PUBLISHED);
         let hash = KeyHash(7);
-        assert!(!store.put(hash, b"a", b"1"));
-        assert!(!store.put(hash, b"b", b"2"));
+        assert!(!store.put(hash, b"a", b"1").0);
+        assert!(!store.put(hash, b"b", b"2").0);
         assert_eq!(store.get(hash, b"a").unwrap().value(), b"1");
         assert_eq!(store.get(hash, b"b").unwrap().value(), b"2");
         assert!(store.get(hash, b"c").is_none());
@@ -291,8 +290,8 @@ mod tests {
                 let hash = HashKey::PUBLISHED.hash(&key);
                 let value = [number.to_le_bytes()[0]].repeat(length);
                 match step {
-                    0 | 1 => prop_assert_eq!(store.put(hash, &key, &value), map.insert(key, value).is_some()),
-                    2 => prop_assert_eq!(store.delete(hash, &key), map.remove(&key).is_some()),
+                    0 | 1 => prop_assert_eq!(store.put(hash, &key, &value).0, map.insert(key, value).is_some()),
+                    2 => prop_assert_eq!(store.delete(hash, &key).is_some(), map.remove(&key).is_some()),
                     _ => prop_assert_eq!(
                         store.get(hash, &key).map(|held| held.value().to_vec()),
                         map.get(&key).cloned()

@@ -112,7 +112,7 @@ impl Trial {
         match step {
             Step::Put(key, value) => {
                 self.now.index += 1;
-                let replaced = self.store.put(KeyHash(key.hash), &key.key, &value);
+                let (replaced, _) = self.store.put(KeyHash(key.hash), &key.key, &value);
                 assert_eq!(replaced, self.set(key, value, self.now.index));
             }
             Step::Install(key, value, version) => {
@@ -122,7 +122,7 @@ impl Trial {
             }
             Step::Delete(key) => {
                 let deleted = self.now.pairs.remove(&key).is_some();
-                assert_eq!(self.store.delete(KeyHash(key.hash), &key.key), deleted);
+                assert_eq!(self.store.delete(KeyHash(key.hash), &key.key).is_some(), deleted);
                 self.now.index += u64::from(deleted);
                 if deleted {
                     self.since.note_deleted(key);
@@ -288,10 +288,10 @@ fn versions_are_drawn_by_what_changes_a_pair_and_raised_by_what_is_installed() {
     let store = Store::new(HashKey::PUBLISHED);
     let (a, hash) = (&b"a"[..], HashKey::PUBLISHED.hash(b"a"));
     assert_eq!(store.index(), 0);
-    assert!(!store.delete(hash, a));
+    assert!(store.delete(hash, a).is_none());
     assert_eq!(store.index(), 0);
     store.put(hash, a, b"1");
-    assert!(store.delete(hash, a));
+    assert!(store.delete(hash, a).is_some());
     assert_eq!(store.index(), 2);
     assert!(!store.install(hash, a, b"2", 10));
     assert_eq!((store.index(), store.get(hash, a).unwrap().version()), (10, 10));

@@ -1,4 +1,4 @@
-//! `audit`: what every shard holds, counted and summed up at one point of its log.
+//! `audit`: what every shard holds, counted and summed up at one point of its log, and whether all of its replicas hold the same.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ const AUDIT_TIMEOUT: Duration = Duration::from_mins(5);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The checksum of the whole is over keys, values and versions in any order: a view change \
-    without writes leaves it as it is. A stray pair is one that lies on a shard which does not own it.\n\n\
+    without writes leaves it as it is. A stray pair is one that lies on a shard which does not own it. Below the \
+    table stands whatever is wrong, and with which shard and replica.\n\n\
     Exit codes: 0 all is well, 1 it is not, 2 wrong usage, 3 any other error."
 )]
 pub struct AuditArgs {
@@ -32,6 +33,8 @@ struct Audit {
     keys: Option<u64>,
     checksum: Option<String>,
     shards: Vec<Shard>,
+    #[serde(default)]
+    problems: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +47,19 @@ struct Shard {
     key_count: Option<u64>,
     log_index: Option<u64>,
     checksum: Option<String>,
+    stray: Option<u64>,
+    #[serde(default)]
+    replicas_checked: Vec<Replica>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Replica {
+    replica: String,
+    key_count: Option<u64>,
+    log_index: Option<u64>,
+    checksum: Option<String>,
+    #[serde(default)]
     stray: Option<u64>,
 }
 
@@ -67,6 +83,16 @@ fn rendered(audit: &Audit) -> String {
             shown(&shard.checksum),
             shard.replicas.join(" "),
         ]);
+        let differs = |one: &&Replica| (one.key_count, &one.checksum) != (shard.key_count, &shard.checksum);
+        for one in shard.replicas_checked.iter().filter(differs) {
+            rows.push(vec![
+                format!("  {}", one.replica),
+                figure(one.key_count),
+                figure(one.stray),
+                figure(one.log_index),
+                shown(&one.checksum),
+            ]);
+        }
     }
     let stray = audit.shards.iter().map(|shard| shard.stray).sum();
     rows.push(vec![
@@ -76,7 +102,9 @@ fn rendered(audit: &Audit) -> String {
         "-".to_owned(),
         shown(&audit.checksum),
     ]);
-    format!("epoch {}: {}\n{}", audit.epoch, if audit.ok { "ok" } else { "NOT OK" }, table(&rows))
+    let verdict = if audit.ok { "ok" } else { "NOT OK" };
+    let problems: String = audit.problems.iter().map(|problem| format!("\n- {problem}")).collect();
+    format!("epoch {}: {verdict}\n{}{problems}", audit.epoch, table(&rows))
 }
 
 #[cfg(test)]
@@ -96,6 +124,28 @@ mod tests {
             1      3        0        12         0f        a:1\n\
             2      unknown  unknown  unknown    unknown   b:1\n\
             total  unknown  unknown  -          unknown";
+        assert_eq!(rendered(&audit), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_and_whose_sums_differ_is_said() {
+        let audit: Audit = serde_json::from_str(
+            r#"{"ok":false,"epoch":3,"keys":3,"checksum":"0f","shards":[{"shard-id":"1","replicas":["a:1","b:1","c:1"],
+            "key-count":3,"log-index":12,"checksum":"0f","stray":0,"replicas-checked":[
+            {"replica":"a:1","key-count":3,"log-index":12,"checksum":"0f","stray":0},
+            {"replica":"b:1","key-count":3,"log-index":12,"checksum":"0e","stray":0},
+            {"replica":"c:1","key-count":null,"log-index":null,"checksum":null,"stray":null}]}],
+            "problems":["shard 1: c:1 is not summed up: it is away","shard 1: b:1 differs from a:1"]}"#,
+        )
+        .unwrap();
+        let expected = "epoch 3: NOT OK\n\
+            shard  keys     stray    log index  checksum  nodes\n\
+            1      3        0        12         0f        a:1 b:1 c:1\n  \
+            b:1  3        0        12         0e\n  \
+            c:1  unknown  unknown  unknown    unknown\n\
+            total  3        0        -          0f\n\
+            - shard 1: c:1 is not summed up: it is away\n\
+            - shard 1: b:1 differs from a:1";
         assert_eq!(rendered(&audit), expected);
     }
 

@@ -18,9 +18,10 @@ use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::limits::WantedLimits;
 use crate::model::meta::Wanted;
+use crate::model::range::HashRange;
 use crate::model::shard::Audit;
 use crate::model::store::Checksum;
-use crate::model::view;
+use crate::node::audits::ClusterAudit;
 use crate::node::host;
 use crate::node::state::{Node, Serving};
 use crate::reshard::prepare;
@@ -59,7 +60,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
         (_, Route::ViewChange, Method::Get) => {
             host::run(server.office.status()).map(|body| Reply::Body(200, body))
         }
-        (_, Route::Audit, Method::Get) => audit(&server.office.node).map(|body| Reply::Body(200, body)),
+        (_, Route::Audit, Method::Get) => audit(server).map(|body| Reply::Body(200, body)),
         (_, _, Method::Get) => question(&server.office.node, route).map(|body| Reply::Body(200, body)),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
@@ -262,86 +263,53 @@ fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     }))
 }
 
-/// An audit during which the state has changed says little about either: it is made again, so often at most.
-const AUDIT_ATTEMPTS: usize = 5;
-
-fn audit(node: &Node) -> Result<Value, Error> {
-    let mut attempt = 1;
-    loop {
-        let standing = node.standing();
-        let serving = standing.serving()?;
-        let body = audit_as(node, serving);
-        let is_old = node.state().is_some_and(|state| state.version > serving.state.version);
-        if !is_old || attempt == AUDIT_ATTEMPTS {
-            return Ok(body);
-        }
-        attempt += 1;
-    }
+fn audit(server: &Server) -> Result<Value, Error> {
+    server.audits.share(|| host::run(server.office.node.audit()).map(|audit| shown_audit(&audit)))
 }
 
-/// The audit of all shards as a state has them.
-fn audit_as(node: &Node, serving: &Serving) -> Value {
-    let view = &serving.state.view;
-    let (mut sum, mut ok, mut rows) = (Checksum::default(), true, Vec::new());
-    for shard in &view.shards {
-        let (replicas, audit) = agreed_audit(node, serving, shard);
-        ok &= audit.is_some_and(|audit| audit.stray == 0);
-        // Where the replicas do not agree, one of them is shown.
-        let shown = audit.or_else(|| replicas.iter().find_map(|(_, audit)| *audit));
-        sum = shown.map_or(sum, |audit| sum + audit.checksum);
-        let mut row = json!({
-            "shard-id": shard.id.to_string(),
-            "replicas": shard.replicas,
-            "key-count": shown.map(|audit| audit.pairs),
-            "log-index": shown.map(|audit| audit.index),
-            "checksum": shown.map(|audit| format!("{:032x}", audit.checksum.sum)),
-            "stray": shown.map(|audit| audit.stray),
-        });
-        if replicas.len() > 1 {
-            let checked = replicas.iter().map(|(replica, audit)| {
-                json!({
-                    "replica": replica,
-                    "key-count": audit.map(|audit| audit.pairs),
-                    "log-index": audit.map(|audit| audit.index),
-                    "checksum": audit.map(|audit| format!("{:032x}", audit.checksum.sum)),
-                })
+fn shown_audit(audit: &ClusterAudit) -> Value {
+    let ClusterAudit { state, shards, verdict } = audit;
+    let sum: Checksum = verdict.shown.iter().flatten().map(|audit| audit.checksum).sum();
+    let shards = state.view.shards.iter().zip(shards).zip(&verdict.shown).map(|((shard, audits), shown)| {
+        let mut row = json!({ "shard-id": shard.id.to_string(), "replicas": shard.replicas });
+        merge(&mut row, figures(shown.as_ref()));
+        if shard.replicas.len() > 1 {
+            let checked = audits.replicas.iter().map(|(replica, audit)| {
+                let mut row = json!({ "replica": replica });
+                merge(&mut row, figures(audit.as_ref().ok()));
+                row
             });
             row["replicas-checked"] = checked.collect();
         }
-        rows.push(row);
-    }
+        row
+    });
+    let span = |range: &HashRange| json!({ "from": range.from_hex(), "to": range.to_hex() });
+    let doubled = verdict.coverage.doubled.iter().map(|(range, owners)| {
+        let owners: Vec<String> = owners.iter().map(u32::to_string).collect();
+        let mut row = span(range);
+        row["shards"] = owners.into();
+        row
+    });
     json!({
         "message": "Audit retrieved successfully",
-        "ok": ok,
-        "epoch": view.epoch,
+        "ok": verdict.is_ok(),
+        "epoch": state.view.epoch,
         "keys": sum.pairs,
         "checksum": format!("{:032x}", sum.sum),
-        "shards": rows,
+        "shards": shards.collect::<Vec<_>>(),
+        "missing-ranges": verdict.coverage.missing.iter().map(span).collect::<Vec<_>>(),
+        "doubled-ranges": doubled.collect::<Vec<_>>(),
+        "problems": verdict.problems,
     })
 }
 
-/// The audits of a shard's replicas, and the one that all of them agree on. Replicas that were summed up at different moments
-/// of their log, since clients write, are summed up again.
-fn agreed_audit(
-    node: &Node,
-    serving: &Serving,
-    shard: &view::Shard,
-) -> (Vec<(Address, Option<Audit>)>, Option<Audit>) {
-    let mut attempt = 1;
-    loop {
-        let replicas = host::run(node.audits_of(&serving.state, shard));
-        let audits: Option<Vec<Audit>> = replicas.iter().map(|(_, audit)| *audit).collect();
-        let Some(audits) = audits else { return (replicas, None) };
-        if audits.iter().all(|audit| *audit == audits[0]) {
-            let agreed = Some(audits[0]);
-            return (replicas, agreed);
-        }
-        let same_moment = audits.iter().all(|audit| audit.index == audits[0].index);
-        if same_moment || attempt == AUDIT_ATTEMPTS {
-            return (replicas, None);
-        }
-        attempt += 1;
-    }
+fn figures(audit: Option<&Audit>) -> Value {
+    json!({
+        "key-count": audit.map(|audit| audit.pairs),
+        "log-index": audit.map(|audit| audit.index),
+        "checksum": audit.map(|audit| format!("{:032x}", audit.checksum.sum)),
+        "stray": audit.map(|audit| audit.stray),
+    })
 }
 
 fn merge(body: &mut Value, more: Value) {

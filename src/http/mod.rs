@@ -22,6 +22,7 @@ pub mod linger;
 pub mod metrics;
 pub mod sockets;
 pub mod streams;
+pub mod turns;
 
 pub mod accept;
 pub mod kicker;

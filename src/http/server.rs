@@ -21,11 +21,13 @@ use super::lanes::{self, Arrival, Job, LaneId, Lanes, Log, Ticket, Work};
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
+use super::turns::Turns;
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets, streams};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::node::audits;
 use crate::node::calls::Calls;
 use crate::node::greeter;
 use crate::node::group_ops::Asking;
@@ -50,6 +52,8 @@ pub struct Server {
     pub office: Office,
     /// The requests that wait for a view change.
     pub changes: Changes,
+    /// Audits are made one at a time.
+    pub audits: Turns,
     /// Its figures.
     pub metrics: Arc<Metrics>,
     lanes: Lanes,
@@ -105,7 +109,7 @@ pub struct Running {
     /// The thread that watches the accept loops ends when this is dropped.
     stop_accept: Option<Sender<()>>,
     /// The threads that watch end when these are dropped.
-    _stop: [Sender<()>; 4],
+    _stop: [Sender<()>; 5],
 }
 
 impl Server {
@@ -134,6 +138,7 @@ impl Server {
             metrics,
             office: Office::new(node, Arc::default()),
             changes: Changes::default(),
+            audits: Turns::default(),
         });
         let node = Arc::clone(&server.office.node);
         let learner = Arc::clone(&node);
@@ -161,7 +166,10 @@ impl Server {
         let (stop_keeper, stopped) = bounded(0);
         let office = server.office.clone();
         threads::spawn("keeper", move || reshard::keep(&office, &stopped))?;
-        let stop = [stop_greeter, stop_changes, stop_reshard, stop_keeper];
+        let (stop_audit, stopped) = bounded(0);
+        let node = Arc::clone(&server.office.node);
+        threads::spawn("audit", move || audits::run(&node, &stopped))?;
+        let stop = [stop_greeter, stop_changes, stop_reshard, stop_keeper, stop_audit];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
 

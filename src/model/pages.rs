@@ -24,6 +24,13 @@ pub struct Place {
     offset: u32,
 }
 
+impl Place {
+    /// The number of the page.
+    pub fn page(self) -> u32 {
+        self.page
+    }
+}
+
 /// A record as it lies in its page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -131,10 +138,15 @@ impl Pages {
         self.sparse.pop()
     }
 
-    /// All records of a page, the dead ones, too.
+    /// How many pages there are, the free ones, too: their numbers are below this.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.all.len()).expect("fewer than 2^32 pages")
+    }
+
+    /// All records of a page, the dead ones, too; none where there is no such page.
     pub fn places(&self, page: u32) -> Vec<Place> {
         let (mut places, mut offset) = (Vec::new(), 0);
-        while offset < self.all[page as usize].bytes.len() {
+        while self.all.get(page as usize).is_some_and(|page| offset < page.bytes.len()) {
             let place = Place { page, offset: u32::try_from(offset).expect("a page is small") };
             offset += self.record(place).bytes();
             places.push(place);
@@ -176,6 +188,14 @@ impl Pages {
         if self.open != Some(number) && page.live * 2 < page.bytes.len() && !self.sparse.contains(&number) {
             self.sparse.push(number);
         }
+    }
+
+    /// Flips a bit of the key or of the value of a record, as no writer does.
+    #[cfg(test)]
+    pub fn damage(&mut self, place: Place, in_key: bool) {
+        let key_length = self.record(place).key.len();
+        let at = place.offset as usize + HEAD_BYTES + if in_key { 0 } else { key_length };
+        self.all[place.page as usize].bytes[at] ^= 1;
     }
 
     /// Bytes of all pages, used or not.

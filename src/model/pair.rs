@@ -12,6 +12,7 @@ pub struct Pair(ThinArc<Head, u8>);
 struct Head {
     version: u64,
     key_length: u32,
+    born: u32,
 }
 
 impl Pair {
@@ -22,17 +23,23 @@ impl Pair {
     pub fn new(key: &[u8], value: &[u8]) -> Self {
         let key_length = u32::try_from(key.len()).expect("a key is shorter than 4 GiB");
         let bytes = [key, value].concat();
-        Self(ThinArc::from_header_and_slice(Head { version: 0, key_length }, &bytes))
+        Self(ThinArc::from_header_and_slice(Head { version: 0, key_length, born: 0 }, &bytes))
     }
 
-    /// Gives a new pair its version.
+    /// Gives a new pair its version, and the number of the last scrub before it.
     ///
     /// # Panics
     /// When the pair is shared already: a version never changes under a reader.
-    pub(super) fn set_version(&mut self, version: u64) {
+    pub(super) fn place(&mut self, version: u64, born: u32) {
         self.0.with_arc_mut(|shared| {
-            Arc::get_mut(shared).expect("a new pair is not shared").header_mut().version = version;
+            let head = Arc::get_mut(shared).expect("a new pair is not shared").header_mut();
+            (head.version, head.born) = (version, born);
         });
+    }
+
+    /// The number of the last scrub that was begun before the pair was put in.
+    pub(super) fn born(&self) -> u32 {
+        self.0.header.header.born
     }
 
     /// The key's bytes.

@@ -10,18 +10,11 @@ use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::meta::MetaState;
-use crate::model::shard::Audit;
 use crate::model::view;
-use crate::wire::{self, GroupMembers, Hello, MetaSeat, Order};
+use crate::wire::{self, Hello, MetaSeat, Order};
 
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
-/// The same for the sum of all its pairs.
-const AUDIT_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// How often it is looked whether a replica has applied enough.
-const APPLY_PAUSE: Duration = Duration::from_millis(5);
 
 /// One shard, as answers describe it.
 #[derive(Debug, Serialize)]
@@ -117,58 +110,5 @@ impl Node {
         })?;
         let key_count = self.count_of(serving, shard).await;
         Ok(ShardInfo { shard_id: id.to_owned(), key_count, replicas: shard.replicas.clone() })
-    }
-
-    /// The audits of all replicas of a shard, each with its node; nothing for one that was not reached or is behind.
-    pub async fn audits_of(&self, state: &MetaState, shard: &view::Shard) -> Vec<(Address, Option<Audit>)> {
-        let group = shard.group;
-        let deadline = Deadline::after(now(), AUDIT_TIMEOUT);
-        // Up to where each replica must be: what was acknowledged before is there then.
-        let is_alone = shard.replicas.len() == 1;
-        let index = if is_alone { 0 } else { self.confirmed_index(state, group).await };
-        let mut audits = Vec::new();
-        for node in &shard.replicas {
-            let start = state.holder(group, node);
-            let audit = if *node == self.address {
-                self.audit_own(group, index, deadline).await.ok()
-            } else if is_alone && start.is_none() {
-                None
-            } else {
-                let order = Order::Audit { group, index };
-                let answer = self.order(node, start.filter(|_| is_alone), &order, deadline).await;
-                answer.inspect_err(|error| log::debug!("{node} did not sum up its shard: {error}")).ok()
-            };
-            audits.push((node.clone(), audit));
-        }
-        audits
-    }
-
-    /// Up to where the log of a group is applied at its leader; 0 where there is none.
-    async fn confirmed_index(&self, state: &MetaState, group: u64) -> u64 {
-        let deadline = Deadline::after(now(), COUNT_TIMEOUT);
-        if let Some(own) = self.shard_of(group)
-            && self.leads(&own).is_ok()
-        {
-            return self.groups.read(group, deadline).await.unwrap_or(0);
-        }
-        let order = Order::Members { group };
-        let members = self.order_leader::<GroupMembers>(state, group, &order, deadline);
-        members.await.map_or(0, |members| members.index)
-    }
-
-    /// Sums up this node's replica of a shard, once its log is applied up to an index.
-    ///
-    /// # Errors
-    /// A sentence that says why it cannot be.
-    pub async fn audit_own(&self, group: u64, index: u64, deadline: Deadline) -> Result<Audit, String> {
-        let shard = self.shard_of(group);
-        let shard = shard.ok_or_else(|| format!("{} holds no replica of group {group}", self.address))?;
-        while self.groups.seat(group).is_some_and(|seat| seat.status.applied < index) {
-            if deadline.is_over() {
-                return Err(format!("{}: the replica is behind", self.address));
-            }
-            self.pause(APPLY_PAUSE).await;
-        }
-        Ok(shard.audit())
     }
 }

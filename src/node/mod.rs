@@ -1,6 +1,7 @@
 //! A node without its HTTP: who it is, what it knows and holds, whom it asks.
 
 pub mod ask;
+pub mod audits;
 pub mod calls;
 pub mod cluster;
 pub mod forwarded;

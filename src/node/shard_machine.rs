@@ -34,6 +34,8 @@ impl StateMachine for ShardMachine {
     fn apply(&mut self, _index: u64, term: u64, command: &[u8]) -> Vec<u8> {
         let outcome = match ShardCommand::decode(command) {
             Ok(command) => {
+                #[cfg(feature = "failpoints")]
+                let command = damaged(command);
                 let outcome = self.shard.apply(&command);
                 if command.time_ms().is_some() {
                     self.shard.set_clock_by(term, (self.ticks_ms)());
@@ -60,6 +62,21 @@ impl StateMachine for ShardMachine {
         self.shard.set_clock(u64::from_le_bytes(*time_ms), (self.ticks_ms)());
         Ok(())
     }
+}
+
+/// The command as a replica applies it that is not like the others, where a test wants such a one.
+#[cfg(feature = "failpoints")]
+fn damaged(mut command: ShardCommand) -> ShardCommand {
+    let is_wanted = |name: &str| {
+        fail::fail_point!(name, |_| true);
+        false
+    };
+    match &mut command {
+        ShardCommand::Write { value: Some(value), .. } if is_wanted("write-damaged") => value[0] ^= 1,
+        ShardCommand::Learn(directive) if is_wanted("ranges-forgotten") => directive.mine.clear(),
+        _ => {}
+    }
+    command
 }
 
 #[cfg(test)]

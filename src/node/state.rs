@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::audits::Unowned;
 use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
@@ -29,6 +30,9 @@ use crate::peers::client::{Peer, Peers};
 
 /// Bytes of orders, news and messages of other nodes that are held at one time.
 const INTERNAL_MEMORY: usize = 256 << 20;
+
+/// So many key operations in a second are use.
+const USE_PER_SECOND: u128 = 200;
 
 /// How often a request looks whether the node that was just started knows a cluster.
 const FIRST_ROUND_PAUSE: Duration = Duration::from_millis(20);
@@ -81,6 +85,8 @@ pub struct Node {
     pub posts: Posts,
     /// What the node has promised.
     pub(super) promises: Promises,
+    /// Its shards that do not own what they should.
+    pub(super) unowned: Unowned,
     standing: RwLock<Arc<Standing>>,
     /// Held while something is learned, so that it is learned in one order.
     pub(super) learning: Mutex<()>,
@@ -153,6 +159,7 @@ impl Node {
             passing: Arc::default(),
             posts: Posts::default(),
             promises: Promises::default(),
+            unowned: Unowned::default(),
             standing: RwLock::new(Arc::new(standing)),
             learning: Mutex::new(()),
             news: (Mutex::new(0), Condvar::new()),
@@ -236,6 +243,12 @@ impl Node {
         self.operations.load(Ordering::Relaxed)
     }
 
+    /// Whether clients use this node, by what they have done since a moment before which there had been so many operations.
+    pub fn is_used_since(&self, start: Instant, before: u64) -> bool {
+        let micros = (now() - start).as_micros().max(1);
+        u128::from(self.operations() - before) * 1_000_000 > USE_PER_SECOND * micros
+    }
+
     /// The main, where this node is a follower.
     pub fn main(&self) -> Option<Arc<Peer>> {
         match &self.role {
@@ -278,7 +291,7 @@ impl Node {
                 vec!["the main instance is down".to_owned()]
             }
             Standing::Serving(Serving { lost: Some(id), .. }) => vec![lost_shard(*id, &self.address)],
-            Standing::Serving(serving) => self.missing_votes(serving),
+            Standing::Serving(serving) => [self.missing_votes(serving), self.unowned()].concat(),
             Standing::Follower => Vec::new(),
         };
         reasons.extend(self.claim());

@@ -15,6 +15,7 @@ use crate::model::meta::MetaState;
 use crate::model::shard::{Shard, ShardCommand, ShardOutcome};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
+use crate::node::audits::AUDIT_TIMEOUT;
 use crate::node::group_ops::NotDone;
 use crate::node::host::Pending;
 use crate::node::raft::{Invitation, NotProposed, Seat};
@@ -108,9 +109,9 @@ impl Office {
                 Ok(json(&hello.is_ok_and(|hello| is_meant(hello.instance))))
             }
             Order::News => Ok(json(&self.newest().as_deref())),
-            Order::Audit { group, index } => {
-                let deadline = Deadline::after(now(), GROUP_TIMEOUT);
-                Ok(json(&node.audit_own(*group, *index, deadline).await?))
+            Order::Audit { group, id } => {
+                let deadline = Deadline::after(now(), AUDIT_TIMEOUT);
+                Ok(json(&node.audit_own(*group, *id, deadline).await?))
             }
             Order::Replicas => Ok(json(&self.standings().await)),
             Order::Succeed { command } => {
@@ -119,6 +120,7 @@ impl Office {
                 Ok(json(&done.ok()))
             }
             Order::Count { .. }
+            | Order::BeginAudit { .. }
             | Order::Census { .. }
             | Order::Places { .. }
             | Order::Pieces { .. }
@@ -153,6 +155,9 @@ impl Office {
                 let shard = self.led(*group)?;
                 node.confirm(&shard, deadline).await?;
                 Ok(json(&shard.size().pairs))
+            }
+            Order::BeginAudit { group, id } => {
+                Ok(json(&node.begin_audit_here(&*self.led(*group)?, *id, deadline).await?))
             }
             Order::Census { group, change, ranges } => {
                 let census = ShardCommand::Census { change: *change, ranges: ranges.clone() };

@@ -28,8 +28,6 @@ const DELTA_ROUNDS: usize = 6;
 const FEW_CHANGES: usize = 64;
 /// While clients use the source or the target, copying rests for so many times as long as it works.
 const REST: u32 = 2;
-/// So many key operations in a second are use.
-const USE_PER_SECOND: u128 = 200;
 
 /// The part of the source: answers what the target asks, another node.
 ///
@@ -64,7 +62,7 @@ async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
             let (start, before) = (now(), node.operations());
             let batch = shard.outgoing_batch(stamp, rest, BATCH);
             point!("source-batch");
-            parcel.busy = is_used(node, before, start);
+            parcel.busy = node.is_used_since(start, before);
             let batch = batch.map_err(own)?;
             (parcel.delta.pairs, parcel.rest) = (batch.pairs, batch.rest);
         }
@@ -92,12 +90,6 @@ async fn change(node: &Node, shard: &Shard, command: &ShardCommand) -> Result<()
     }
 }
 
-/// Whether clients use a node, by what they have done since a moment.
-fn is_used(node: &Node, before: u64, start: std::time::Instant) -> bool {
-    let micros = (now() - start).as_micros().max(1);
-    u128::from(node.operations() - before) * 1_000_000 > USE_PER_SECOND * micros
-}
-
 /// The part of the target, while the source serves: receives what there is.
 ///
 /// # Errors
@@ -123,7 +115,7 @@ pub async fn copy(
         install(parcel.delta).await?;
         point!("target-copying");
         rest = parcel.rest;
-        if parcel.busy || is_used(node, before, start) {
+        if parcel.busy || node.is_used_since(start, before) {
             // The machine is left to them.
             node.pause((now() - start) * REST).await;
         }

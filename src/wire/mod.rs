@@ -11,7 +11,7 @@ use siphasher::sip128::SipHasher24;
 use crate::model::address::Address;
 use crate::model::meta::{Command, Wanted};
 use crate::model::range::HashRange;
-use crate::model::shard::{Claims, Stamp, Tally};
+use crate::model::shard::{Audit, Claims, Stamp, Tally};
 
 /// Where a node answers other nodes about one key; the percent-encoded key follows.
 pub const KEYS: &str = "/node/keys/";
@@ -292,12 +292,19 @@ pub enum Order {
         /// Its group.
         group: u64,
     },
-    /// Sum up your replica of a shard: answered by [`Audit`](crate::model::shard::Audit).
+    /// Begin an audit of a shard that you lead: answered by [`AuditBegun`](crate::model::shard::AuditBegun).
+    BeginAudit {
+        /// Its group.
+        group: u64,
+        /// The audit.
+        id: u64,
+    },
+    /// What does your replica of a shard find? Answered by [`Audited`].
     Audit {
         /// Its group.
         group: u64,
-        /// Up to where its log must have been applied before.
-        index: u64,
+        /// The audit that its group has begun; where there is none, it begins one by itself.
+        id: Option<u64>,
     },
     /// Do you lead this shard? Answered by [`Leads`].
     Lead {
@@ -359,6 +366,7 @@ impl Order {
             Self::Prepare { .. } => "prepare",
             Self::News => "news",
             Self::Count { .. } => "count",
+            Self::BeginAudit { .. } => "begin-audit",
             Self::Audit { .. } => "audit",
             Self::Lead { .. } => "lead",
             Self::Members { .. } => "members",
@@ -388,6 +396,16 @@ impl Order {
             _ => QUESTIONS,
         }
     }
+}
+
+/// What a replica finds in an audit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Audited {
+    /// What it held.
+    Found(Box<Audit>),
+    /// Nothing, and another audit may find something: a sentence that says why.
+    Disturbed(String),
 }
 
 /// The node that gives a piece.

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audits;
 mod changes;
 mod contract;
 mod failures;

@@ -28,9 +28,17 @@ pub(crate) struct Audit {
     pub(crate) keys: u64,
     pub(crate) checksum: String,
     pub(crate) shards: Vec<Audited>,
+    /// A sentence for whatever is wrong.
+    pub(crate) problems: Vec<String>,
+    /// The ranges that no shard owns, and those that several own: from, to, and who.
+    pub(crate) missing: Vec<Part>,
+    pub(crate) doubled: Vec<Part>,
     /// Pairs of its shard by node; `None` where the shard was not reached.
     pub(crate) counts: BTreeMap<String, Option<u64>>,
 }
+
+/// A range that not exactly one shard owns: its first point, the point after its last one, and who owns it.
+pub(crate) type Part = (String, String, Vec<String>);
 
 impl Audit {
     /// The count of every shard, where all were reached.
@@ -69,6 +77,10 @@ pub(crate) fn audit(address: &str) -> Audit {
         assert_eq!(sum, body["keys"].as_u64(), "{body}");
         assert!(body["checksum"].as_str().is_some_and(is_checksum), "{body}");
     }
+    let problems: Vec<String> = texts(&body["problems"]);
+    let (missing, doubled) = (parts(&body["missing-ranges"]), parts(&body["doubled-ranges"]));
+    assert_eq!(ok, problems.is_empty(), "{body}");
+    assert!(!ok || (missing.is_empty() && doubled.is_empty()), "{body}");
     let of_nodes = |shard: &Audited| {
         let count = shard.count;
         shard.replicas.iter().map(|node| (node.clone(), count)).collect::<Vec<_>>()
@@ -80,7 +92,23 @@ pub(crate) fn audit(address: &str) -> Audit {
         checksum: body["checksum"].as_str().unwrap_or_default().to_owned(),
         counts: shards.iter().flat_map(of_nodes).collect(),
         shards,
+        problems,
+        missing,
+        doubled,
     }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
+    list.iter().map(|text| text.as_str().unwrap_or_else(|| panic!("no text: {text}")).to_owned()).collect()
+}
+
+fn parts(list: &Value) -> Vec<Part> {
+    let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
+    let text =
+        |row: &Value, name: &str| row[name].as_str().unwrap_or_else(|| panic!("{name}: {row}")).to_owned();
+    let owners = |row: &Value| row.get("shards").map(texts).unwrap_or_default();
+    list.iter().map(|row| (text(row, "from"), text(row, "to"), owners(row))).collect()
 }
 
 /// What every replica of a shard says of itself; where all is well there is a row for each, and they agree.

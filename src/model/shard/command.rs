@@ -5,8 +5,8 @@
 
 use super::form::{put_checksum, read_checksum};
 use super::{
-    CensusCount, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation, Refused,
-    RequestId, Shard, Stamp, WriteOutcome,
+    AuditBegun, CensusCount, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation,
+    Refused, RequestId, Shard, Stamp, WriteOutcome,
 };
 use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number};
 
@@ -75,6 +75,11 @@ pub enum ShardCommand {
         /// The view change.
         change: u64,
     },
+    /// [`Shard::begin_audit`].
+    BeginAudit {
+        /// The audit.
+        id: u64,
+    },
 }
 
 /// What applying a command came to.
@@ -88,6 +93,8 @@ pub enum ShardOutcome {
     Prepared(Result<Checksum, MoveError>),
     /// Of a census: nothing where another view change is planned already.
     Census(Option<CensusCount>),
+    /// Of an audit: the moment that is summed up.
+    AuditBegun(AuditBegun),
     /// Of what cannot fail.
     Done,
     /// Nothing was done: the command cannot be read. No replica of this version proposes such a one.
@@ -105,6 +112,7 @@ const PREPARE: u8 = 7;
 const LEARN: u8 = 8;
 const CENSUS: u8 = 9;
 const CLOSE_CENSUS: u8 = 10;
+const BEGIN_AUDIT: u8 = 11;
 
 /// The binary form of [`ShardCommand::Write`], without copying key and value into one first.
 pub fn encode_write(key: &[u8], value: Option<&[u8]>, forwarded: &Forwarded) -> Vec<u8> {
@@ -173,6 +181,10 @@ impl ShardCommand {
                 out.push(CLOSE_CENSUS);
                 put_number(&mut out, *change);
             }
+            Self::BeginAudit { id } => {
+                out.push(BEGIN_AUDIT);
+                put_number(&mut out, *id);
+            }
         }
         out
     }
@@ -208,6 +220,7 @@ impl ShardCommand {
             LEARN => Self::Learn(Directive::decode(reader)?),
             CENSUS => Self::Census { change: reader.number()?, ranges: reader.list(HashRange::decode)? },
             CLOSE_CENSUS => Self::CloseCensus { change: reader.number()? },
+            BEGIN_AUDIT => Self::BeginAudit { id: reader.number()? },
             _ => return Err(Malformed("unknown kind of command")),
         };
         reader.end()?;
@@ -236,6 +249,12 @@ impl ShardOutcome {
             }
             Self::Done => out.push(8),
             Self::Malformed => out.push(9),
+            Self::AuditBegun(AuditBegun { index, version, owned }) => {
+                out.push(10);
+                put_number(&mut out, *index);
+                put_number(&mut out, *version);
+                put_list(&mut out, owned.iter(), HashRange::encode);
+            }
         }
         out
     }
@@ -257,6 +276,10 @@ impl ShardOutcome {
             7 => Self::Census(Some(CensusCount { pairs: reader.list(Reader::number)? })),
             8 => Self::Done,
             9 => Self::Malformed,
+            10 => {
+                let (index, version) = (reader.number()?, reader.number()?);
+                Self::AuditBegun(AuditBegun { index, version, owned: reader.list(HashRange::decode)? })
+            }
             _ => return Err(Malformed("unknown kind of outcome")),
         };
         reader.end()?;
@@ -337,6 +360,7 @@ impl Shard {
                 self.close_census(*change);
                 ShardOutcome::Done
             }
+            ShardCommand::BeginAudit { id } => ShardOutcome::AuditBegun(self.begin_audit(*id)),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! key lies in a range that this shard owns at that very moment. Operations on keys share the lock of the table; whatever changes the
 //! ranges has it alone. So every operation is wholly before or wholly after a freeze, a hand-over or a census.
 
+mod audit;
 mod census;
 mod claims;
 mod clock;
@@ -21,8 +22,8 @@ mod timed;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 
+use self::audit::Audits;
 use self::census::Tallying;
 use self::clock::GroupClock;
 use self::moving::{Incoming, Outgoing};
@@ -32,8 +33,9 @@ use self::timed::Timed;
 use super::changes::Changes;
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
-use super::store::{BatchLimit, Checksum, Held, Size, Store};
+use super::store::{Checksum, Held, Size, Store};
 
+pub use self::audit::{Audit, AuditBegun, AuditState};
 pub use self::census::{CensusCount, Tally};
 pub use self::claims::Claims;
 pub use self::command::{ShardCommand, ShardOutcome, encode_write};
@@ -101,19 +103,6 @@ pub struct Forwarded {
     pub keep_ms: u64,
 }
 
-/// What an audit finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
-    /// The pairs of the owned ranges.
-    pub pairs: u64,
-    /// The last command that was applied.
-    pub index: u64,
-    /// An order-free sum over key, value and version of all those pairs.
-    pub checksum: Checksum,
-    /// Pairs that lie in no range which the shard owns or is receiving or dropping: always 0.
-    pub stray: u64,
-}
-
 /// The pairs of a shard.
 pub struct Shard {
     group: AtomicU64,
@@ -121,6 +110,7 @@ pub struct Shard {
     table: RwLock<Table>,
     timed: Timed,
     clock: GroupClock,
+    audits: Audits,
 }
 
 #[derive(Default)]
@@ -158,8 +148,9 @@ impl Shard {
         let mut table = Table::default();
         owned.into_iter().for_each(|range| table.owned.add(range, epoch));
         let group = AtomicU64::new(group);
-        let (timed, clock) = (Timed::default(), GroupClock::default());
-        Self { group, store: Store::new(hash_key), table: RwLock::new(table), timed, clock }
+        let (store, table) = (Store::new(hash_key), RwLock::new(table));
+        let (timed, clock, audits) = (Timed::default(), GroupClock::default(), Audits::default());
+        Self { group, store, table, timed, clock, audits }
     }
 
     /// The number of the group, which is never reused.
@@ -302,43 +293,6 @@ impl Shard {
         self.table.write().sealed = false;
     }
 
-    /// Checks where every pair lies and sums them up.
-    ///
-    /// Without writes and moves meanwhile nobody is kept waiting: it is done piece by piece. With them that is tried a few times, and
-    /// then everybody waits for it.
-    pub fn audit(&self) -> Audit {
-        for _ in 0..3 {
-            let (before, version, rows) = {
-                let table = self.table.read();
-                (self.store.index(), table.version, table.owned.rows().to_vec())
-            };
-            let mut checksum = Checksum::default();
-            for (range, _) in &rows {
-                for (piece, _) in self.store.pieces(range, AUDIT_PIECE) {
-                    let _table = self.table.read();
-                    checksum = checksum + self.store.checksum(&piece);
-                }
-            }
-            let table = self.table.write();
-            if self.store.index() == before && table.version == version && table.is_still() {
-                return Audit { pairs: checksum.pairs, index: before, checksum, stray: self.stray(&table) };
-            }
-        }
-        let table = self.table.write();
-        let rows = table.owned.rows().iter();
-        let checksum: Checksum = rows.map(|(range, _)| self.store.checksum(range)).sum();
-        Audit { pairs: checksum.pairs, index: self.store.index(), checksum, stray: self.stray(&table) }
-    }
-
-    /// Pairs that lie in no range which is owned, coming or being dropped.
-    fn stray(&self, table: &Table) -> u64 {
-        let owned = table.owned.rows().iter().map(|(range, _)| range);
-        let coming = table.incoming.iter().map(Incoming::range);
-        let going = table.dropped.iter().map(|(range, _)| range);
-        let known: u64 = owned.chain(coming).chain(going).map(|range| self.store.size_of(range).pairs).sum();
-        self.store.size().pairs.saturating_sub(known)
-    }
-
     /// Removes some of the pairs that are not this shard's any more; false where nothing was left to be removed.
     pub fn sweep(&self) -> bool {
         let mut table = self.table.write();
@@ -355,15 +309,7 @@ impl Shard {
 /// So many pairs at least are removed under one lock of the table.
 const SWEEP_PAIRS: usize = 256;
 
-/// So many pairs are summed up under one lock of the table.
-const AUDIT_PIECE: BatchLimit = BatchLimit { pairs: 8192, bytes: 8 << 20 };
-
 impl Table {
-    /// Whether nothing is on its way.
-    fn is_still(&self) -> bool {
-        self.incoming.is_empty() && self.outgoing.is_empty()
-    }
-
     /// The epoch in which the range of a key was gained.
     fn owner_since(&self, hash: KeyHash, key: &[u8]) -> Result<u64, Refused> {
         let Some(gained) = self.owned.gained(hash, key) else {

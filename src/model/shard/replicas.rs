@@ -150,6 +150,9 @@ enum Step {
     },
     Census(u64),
     CloseCensus(u64),
+    BeginAudit(u64),
+    /// Some of an audit is read, by one of the two shards only.
+    AuditSome,
     /// Only one of the two shards does this.
     Sweep,
     /// As does this: it gives way to a new one.
@@ -256,6 +259,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => learn,
         1 => (1_u64..3).prop_map(Step::Census),
         1 => (1_u64..3).prop_map(Step::CloseCensus),
+        1 => (1_u64..20).prop_map(Step::BeginAudit),
+        2 => Just(Step::AuditSome),
         2 => Just(Step::Sweep),
         1 => Just(Step::Restore),
     ]
@@ -321,7 +326,8 @@ impl Orders {
                 ShardCommand::Census { change: *change, ranges: vec![HashRange::all(), range(1)] }
             }
             Step::CloseCensus(change) => ShardCommand::CloseCensus { change: *change },
-            Step::Sweep | Step::Restore => return None,
+            Step::BeginAudit(id) => ShardCommand::BeginAudit { id: *id },
+            Step::AuditSome | Step::Sweep | Step::Restore => return None,
         })
     }
 }
@@ -350,11 +356,24 @@ proptest! {
                     other.sweep();
                     other.forget_old();
                 }
+                None if matches!(step, Step::AuditSome) => {
+                    other.audit_some();
+                }
                 None => other = restored(&other),
             }
             prop_assert_eq!(told(&one), told(&other), "{:?}", step);
         }
         prop_assert_eq!(content(&one), content(&other));
+        // Whatever was written, and moved, and swept after it was begun.
+        for shard in [&one, &other] {
+            while shard.audit_some() {}
+        }
+        for id in 1..20 {
+            if let (AuditState::Found(audit), AuditState::Found(same)) = (one.audit_state(id), other.audit_state(id)) {
+                prop_assert_eq!((audit.stray, audit.unaccounted, audit.counted), (0, 0, audit.pairs));
+                prop_assert_eq!(audit, same);
+            }
+        }
     }
 
     #[test]
@@ -374,7 +393,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_a_panic(kind in 0_u8..12, bytes: Vec<u8>) {
+    fn any_bytes_are_read_without_a_panic(kind in 0_u8..13, bytes: Vec<u8>) {
         let bytes = [&[kind][..], &bytes].concat();
         let _ = ShardCommand::decode(&bytes);
         let _ = ShardOutcome::decode(&bytes);

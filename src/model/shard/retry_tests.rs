@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::address::Address;
+use crate::model::store::BatchLimit;
 
 const HASH_KEY: HashKey = HashKey::FIRST_BYTE;
 const KEEP_MS: u64 = 50_000;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::store::BatchLimit;
+use crate::model::store::{BatchLimit, Void};
 
 /// A place in a space of which every hash has three, so that cuts fall between equal hashes too; 96 is the end.
 fn place(number: u8) -> Point {
@@ -374,4 +374,45 @@ proptest! {
             }
         }
     }
+}
+
+/// What an audit has found that was begun before.
+fn ended(shard: &Shard, id: u64) -> AuditState {
+    while shard.audit_some() {}
+    shard.audit_state(id)
+}
+
+#[test]
+fn an_audit_is_of_its_moment_also_where_what_it_sums_up_moves_away_meanwhile() {
+    let (source, target, moved) = two();
+    let before = (source.audit(), target.audit());
+    let begun = source.begin_audit(1);
+    assert_eq!((begun.owned, begun.version), (vec![keys(0, 128)], 0));
+    target.begin_audit(1);
+    assert!(put(&source, 101, "2").is_ok() && delete(&source, 111).is_ok() && put(&target, 210, "1").is_ok());
+    prepare(&source, &target, &stamp(0, 1, 2), &moved).unwrap();
+    target.learn(&directive(3, 2, &[moved.clone(), keys(128, 255)], &[]));
+    source.learn(&directive(3, 2, &[keys(0, 110)], &[]));
+    while source.sweep() {}
+    assert_eq!(source.audit_state(1), AuditState::UnderWay);
+    assert_eq!(ended(&source, 1), AuditState::Found(before.0));
+    assert_eq!(ended(&target, 1), AuditState::Found(before.1));
+    let after = (source.audit(), target.audit());
+    assert_eq!((after.0.pairs, after.0.counted, after.1.pairs, after.1.counted), (10, 10, 15, 15));
+    assert_eq!((after.0.owned, after.1.owned), (vec![keys(0, 110)], vec![keys(110, 255)]));
+}
+
+#[test]
+fn audits_that_are_too_many_end_the_oldest_and_one_of_a_replica_that_begins_anew_is_void() {
+    let (source, _, _) = two();
+    (1..=9).for_each(|id| drop(source.begin_audit(id)));
+    assert_eq!((ended(&source, 1), ended(&source, 10)), (AuditState::Unknown, AuditState::Unknown));
+    for id in 2..=9 {
+        assert_eq!(ended(&source, id), AuditState::Found(source.audit()));
+    }
+    let (old, snapshot) = (source.audit(), source.snapshot().collect::<Vec<_>>().concat());
+    source.begin_audit(10);
+    source.restore(&snapshot).unwrap();
+    assert_eq!(ended(&source, 10), AuditState::Void(Void::Replaced));
+    assert_eq!(ended(&source, 9), AuditState::Found(old), "it had ended before");
 }

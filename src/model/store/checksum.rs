@@ -2,7 +2,7 @@
 
 use std::hash::Hasher;
 use std::iter::Sum;
-use std::ops::Add;
+use std::ops::{Add, Sub};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct Checksum {
 }
 
 impl Checksum {
-    fn of_pair(hash_key: HashKey, record: &Record) -> Self {
+    pub(super) fn of_pair(hash_key: HashKey, record: &Record) -> Self {
         let mut hasher = hash_key.hasher();
         hasher.write(&record.version.to_le_bytes());
         hasher.write(&(record.key.len() as u64).to_le_bytes());
@@ -40,6 +40,14 @@ impl Add for Checksum {
 
     fn add(self, other: Self) -> Self {
         Self { pairs: self.pairs.wrapping_add(other.pairs), sum: self.sum.wrapping_add(other.sum) }
+    }
+}
+
+impl Sub for Checksum {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { pairs: self.pairs.wrapping_sub(other.pairs), sum: self.sum.wrapping_sub(other.sum) }
     }
 }
 

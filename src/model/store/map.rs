@@ -1,6 +1,6 @@
 //! The map from keys to pairs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -33,6 +33,8 @@ pub struct Store {
     pub(super) stripes: Box<[RwLock<Stripe>]>,
     /// The last version that was drawn.
     versions: AtomicU64,
+    /// How many scrubs were begun.
+    scrubs: AtomicU32,
 }
 
 /// A pair that was read.
@@ -99,7 +101,8 @@ impl Store {
     /// An empty store, for keys hashed with this hash key: every hash given to it must come from that.
     pub fn new(hash_key: HashKey) -> Self {
         let stripes = (0..STRIPES).map(|_| RwLock::new(Stripe::new(hash_key))).collect();
-        Self { hash_key, starts: stripe_starts(), stripes, versions: AtomicU64::new(0) }
+        let (versions, scrubs) = (AtomicU64::new(0), AtomicU32::new(0));
+        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs }
     }
 
     /// What the keys are hashed with.
@@ -119,6 +122,11 @@ impl Store {
 
     pub(super) fn set_index(&self, index: u64) {
         self.versions.store(index, Ordering::Relaxed);
+    }
+
+    /// The number of a scrub that begins.
+    pub(super) fn next_scrub(&self) -> u32 {
+        self.scrubs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The pair of a key.
@@ -154,7 +162,10 @@ impl Store {
         // passed the lock.
         let version = version();
         let (replaced, old) = match large {
-            Some(pair) => stripe.put_large(hash, pair, version),
+            Some(mut pair) => {
+                pair.place(version, self.scrubs.load(Ordering::Relaxed));
+                stripe.put_large(hash, pair)
+            }
             None => stripe.put_small(hash, &Record { version, key, value }),
         };
         stripe.bytes += (key.len() + value.len()) as u64;

@@ -7,6 +7,9 @@ mod parts;
 mod pieces;
 mod places;
 mod scan;
+mod scrub;
+#[cfg(test)]
+mod scrub_trial;
 mod stripe;
 #[cfg(test)]
 mod trial;
@@ -15,3 +18,4 @@ pub use checksum::Checksum;
 pub use copy::StoreCopy;
 pub use map::{Held, Size, Store};
 pub use scan::{Batch, BatchLimit, Copied, Value};
+pub use scrub::{PIECE, Progress, Scrub, ScrubLimit, Scrubbed, Territory, Void};

@@ -1,7 +1,6 @@
 //! A range as whole stripes and two edges.
 
 use std::cmp::max;
-use std::mem;
 use std::ops::Range;
 
 use parking_lot::RwLock;
@@ -89,8 +88,7 @@ impl Part<'_> {
             drop(gone);
             return removed;
         }
-        let empty = stripe.emptied();
-        let gone = mem::replace(&mut *stripe, empty);
+        let gone = stripe.take_all();
         drop(stripe);
         gone.len() as u64
     }

@@ -1,8 +1,12 @@
 //! The pairs behind one lock.
 
+use std::mem;
+use std::sync::Arc;
+
 use hashbrown::HashTable;
 
 use super::map::Size;
+use super::scrub::Scrubs;
 use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Pages, Place, Record};
 use crate::model::pair::Pair;
@@ -16,6 +20,7 @@ pub(super) struct Stripe {
     pub(super) large: HashTable<Pair>,
     /// Bytes of all keys and values.
     pub(super) bytes: u64,
+    pub(super) scrubs: Scrubs,
 }
 
 /// Where a pair lies.
@@ -35,12 +40,17 @@ pub(super) struct Entry<'a> {
 impl Stripe {
     pub(super) fn new(hash_key: HashKey) -> Self {
         let (small, large) = (HashTable::new(), HashTable::new());
-        Self { hash_key, small, pages: Pages::default(), large, bytes: 0 }
+        let (pages, scrubs) = (Pages::default(), Scrubs::default());
+        Self { hash_key, small, pages, large, bytes: 0, scrubs }
     }
 
-    /// An empty one in its place.
-    pub(super) fn emptied(&self) -> Self {
-        Self::new(self.hash_key)
+    /// Takes all pairs out.
+    pub(super) fn take_all(&mut self) -> Arc<Self> {
+        let mut scrubs = mem::take(&mut self.scrubs);
+        let gone = Arc::new(mem::replace(self, Self::new(self.hash_key)));
+        scrubs.all_went(&gone);
+        self.scrubs = scrubs;
+        gone
     }
 
     /// How many pairs there are.
@@ -102,12 +112,13 @@ impl Stripe {
     /// Removes the pairs of a range: how many, and the large ones, to be freed when the lock is let go.
     pub(super) fn remove_within(&mut self, range: &HashRange) -> (u64, Vec<Pair>) {
         let before = self.len();
-        let Self { hash_key, small, pages, large, bytes } = self;
+        let Self { hash_key, small, pages, large, bytes, scrubs } = self;
         small.retain(|place| {
             let Record { key, value, .. } = pages.record(*place);
             let stays = !range.contains(hash_key.hash(key), key);
             if !stays {
                 *bytes -= (key.len() + value.len()) as u64;
+                scrubs.small_goes(pages, *place);
                 pages.release(*place);
             }
             stays
@@ -115,6 +126,7 @@ impl Stripe {
         let gone: Vec<Pair> =
             large.extract_if(|pair| range.contains(hash_key.hash(pair.key()), pair.key())).collect();
         *bytes -= gone.iter().map(|pair| pair.size() as u64).sum::<u64>();
+        gone.iter().for_each(|pair| scrubs.large_went(pair));
         self.tidy();
         self.shrink();
         ((before - self.len()) as u64, gone)
@@ -124,7 +136,8 @@ impl Stripe {
     /// would double again at the next few pairs.
     fn shrink(&mut self) {
         if self.len() == 0 {
-            *self = self.emptied();
+            let scrubs = mem::take(&mut self.scrubs);
+            *self = Self { scrubs, ..Self::new(self.hash_key) };
             return;
         }
         let Self { hash_key, small, pages, large, .. } = self;
@@ -138,17 +151,23 @@ impl Stripe {
 
     /// Whether a pair was replaced, and the old one where it was large.
     pub(super) fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
-        let Self { small, pages, hash_key, .. } = self;
+        let Self { small, pages, hash_key, scrubs, .. } = self;
         if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
             self.bytes -= (record.key.len() + pages.record(*place).value.len()) as u64;
-            if !pages.overwrite(*place, record.version, record.value) {
+            scrubs.small_goes(pages, *place);
+            let fits = pages.overwrite(*place, record.version, record.value);
+            if !fits {
                 pages.release(*place);
                 *place = pages.append(record);
+            }
+            scrubs.small_came(pages, *place);
+            if !fits {
                 self.tidy();
             }
             return (true, None);
         }
         let place = pages.append(record);
+        scrubs.small_came(pages, place);
         small.insert_unique(hash.low(), place, |place| hash_key.hash(pages.record(*place).key).low());
         self.tidy();
         let old = self.remove_large(hash, record.key);
@@ -156,8 +175,7 @@ impl Stripe {
     }
 
     /// Whether a pair was replaced, and the old one where it was large.
-    pub(super) fn put_large(&mut self, hash: KeyHash, mut pair: Pair, version: u64) -> (bool, Option<Pair>) {
-        pair.set_version(version);
+    pub(super) fn put_large(&mut self, hash: KeyHash, pair: Pair) -> (bool, Option<Pair>) {
         let was_small = self.remove_small(hash, pair.key());
         let old = self.remove_large(hash, pair.key());
         let Self { large, hash_key, .. } = self;
@@ -166,12 +184,13 @@ impl Stripe {
     }
 
     pub(super) fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
-        let Self { small, pages, .. } = self;
+        let Self { small, pages, scrubs, .. } = self;
         let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
             return false;
         };
         let (place, _) = held.remove();
         self.bytes -= (key.len() + pages.record(place).value.len()) as u64;
+        scrubs.small_goes(pages, place);
         pages.release(place);
         self.tidy();
         true
@@ -181,6 +200,7 @@ impl Stripe {
         let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
         let (old, _) = held.remove();
         self.bytes -= old.size() as u64;
+        self.scrubs.large_went(&old);
         Some(old)
     }
 
@@ -192,7 +212,9 @@ impl Stripe {
                 let low = self.hash_key.hash(key).low();
                 let Some(slot) = self.small.find_mut(low, |slot| *slot == place) else { continue };
                 let (key, value) = (key.to_vec(), value.to_vec());
+                self.scrubs.small_goes(&self.pages, place);
                 *slot = self.pages.append(&Record { version, key: &key, value: &value });
+                self.scrubs.small_came(&self.pages, *slot);
             }
             self.pages.free(page);
         }

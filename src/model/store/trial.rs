@@ -15,13 +15,13 @@ const NO_LIMIT: BatchLimit = BatchLimit { pairs: usize::MAX, bytes: usize::MAX }
 
 /// The state as it ought to be: (value, version) by place, and the last version.
 #[derive(Clone, Default)]
-struct Model {
-    pairs: BTreeMap<Point, (Vec<u8>, u64)>,
+pub(super) struct Model {
+    pub(super) pairs: BTreeMap<Point, (Vec<u8>, u64)>,
     index: u64,
 }
 
 impl Model {
-    fn within(&self, range: &HashRange) -> impl Iterator<Item = (&Point, &(Vec<u8>, u64))> {
+    pub(super) fn within(&self, range: &HashRange) -> impl Iterator<Item = (&Point, &(Vec<u8>, u64))> {
         self.pairs
             .iter()
             .filter(|(point, _)| range.from <= **point && range.to.as_ref().is_none_or(|to| *point < to))
@@ -33,7 +33,7 @@ impl Model {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Put(Point, Vec<u8>),
     Delete(Point),
     Install(Point, Vec<u8>, u64),
@@ -65,7 +65,7 @@ fn cut() -> impl Strategy<Value = Point> {
     ]
 }
 
-fn range() -> impl Strategy<Value = HashRange> {
+pub(super) fn range() -> impl Strategy<Value = HashRange> {
     (cut(), prop::option::of(cut())).prop_filter_map("an empty range", |(a, b)| match b {
         Some(b) if a == b => None,
         Some(b) if b < a => Some(HashRange { from: b, to: Some(a) }),
@@ -78,7 +78,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(byte, length)| vec![byte; length])
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (key(), value()).prop_map(|(key, value)| Step::Put(key, value)),
         3 => key().prop_map(Step::Delete),
@@ -95,20 +95,20 @@ fn limit() -> impl Strategy<Value = BatchLimit> {
 }
 
 /// The store, the model of it now and at the cut, and the changes since the cut.
-struct Trial {
-    store: Store,
-    now: Model,
+pub(super) struct Trial {
+    pub(super) store: Store,
+    pub(super) now: Model,
     then: Model,
     since: Changes,
 }
 
 impl Trial {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (now, then) = (Model::default(), Model::default());
         Self { store: Store::new(HashKey::FIRST_BYTE), now, then, since: Changes::new() }
     }
 
-    fn take(&mut self, step: Step) {
+    pub(super) fn take(&mut self, step: Step) {
         match step {
             Step::Put(key, value) => {
                 self.now.index += 1;

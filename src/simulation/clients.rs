@@ -80,7 +80,10 @@ async fn use_key(world: &Shared) {
         let work = run(Rc::clone(world), node, request.clone(), trail.clone());
         let got = at(world, place, PATIENCE, work).await;
         // It has become a cluster of its own meanwhile, cut off from the other.
-        let Some(got) = got.map_or(Some(None), |got| got.map(Some)) else { break };
+        let Some(got) = got.map_or(Some(None), |got| got.map(Some)) else {
+            end = End::Unknown;
+            break;
+        };
         match (got, end) {
             (Some(End::Done(answer)), _) => end = End::Done(answer),
             (Some(End::NotDone), before) => end = before,

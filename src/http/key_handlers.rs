@@ -72,13 +72,14 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         });
     }
     let named = named(job, &key, operation);
-    if job.may_ask() && server.has_room_in_log() {
-        if let Some(asking) = server.office.node.asking(&key, operation, (named, None), deadline) {
-            if let Ok(body) = body {
-                job.keep(body);
-            }
-            return Handled::InLog(asking);
+    if job.may_ask()
+        && server.has_room_in_log()
+        && let Some(asking) = server.office.node.asking(&key, operation, (named, None), deadline)
+    {
+        if let Ok(body) = body {
+            job.keep(body);
         }
+        return Handled::InLog(asking);
     }
     Handled::Answer(match run(server, Request::new(&key, operation, named, deadline), job.take_told()) {
         Ok(outcome) => {

@@ -155,11 +155,12 @@ fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> R
         }));
     }
     let deadline = Deadline::after(job.complete, node.request_timeout);
-    if job.may_ask() && server.has_room_in_log() {
-        if let Some(asking) = node.asking(&key, operation, (request, Some(epoch)), deadline) {
-            job.keep(body);
-            return Ok(Handled::InLog(asking));
-        }
+    if job.may_ask()
+        && server.has_room_in_log()
+        && let Some(asking) = node.asking(&key, operation, (request, Some(epoch)), deadline)
+    {
+        job.keep(body);
+        return Ok(Handled::InLog(asking));
     }
     let told = job.take_told();
     let done = node.run_forwarded(&standing, &key, operation, (epoch, request), told, deadline);

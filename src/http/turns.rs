@@ -72,8 +72,8 @@ mod tests {
 
     #[test]
     fn who_waits_shares_an_answer_that_was_begun_later() {
-        let (turns, made) = (Turns::default(), AtomicUsize::new(0));
-        let make = || Ok(Value::from(made.fetch_add(1, Ordering::SeqCst)));
+        let (turns, count) = (Turns::default(), AtomicUsize::new(0));
+        let make = || Ok(Value::from(count.fetch_add(1, Ordering::SeqCst)));
         assert_eq!(turns.share(make), Ok(0.into()));
         assert_eq!(turns.share(make), Ok(1.into()), "the last one was begun before this call");
         let (begun, go_on) = (bounded::<()>(0), bounded::<()>(0));

@@ -81,7 +81,7 @@ impl Verdict {
             match audit {
                 Err(reason) => problems.push(format!("shard {id}: {node} is not summed up: {reason}")),
                 Ok(audit) => {
-                    problems.extend(own_faults(audit).map(|fault| format!("shard {id}: {node} {fault}")))
+                    problems.extend(own_faults(audit).map(|fault| format!("shard {id}: {node} {fault}")));
                 }
             }
         }

@@ -189,13 +189,16 @@ impl<'a> Request<'a> {
     }
 
     /// Leaves a trail where somebody follows it.
-    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests follow it"))]
-    fn leave_trail(&self, _id: RequestId) {
-        #[cfg(test)]
+    #[cfg(test)]
+    fn leave_trail(&self, id: RequestId) {
         if let Some(trail) = &self.trail {
-            trail.ids.lock().push(_id);
+            trail.ids.lock().push(id);
         }
     }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "only tests follow it")]
+    fn leave_trail(&self, _: RequestId) {}
 
     /// Whether its time is over.
     pub fn is_late(&self) -> bool {

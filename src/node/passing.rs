@@ -181,7 +181,9 @@ mod tests {
                 })
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         assert_eq!(passing.lowest.load(Ordering::SeqCst), 200_000);
     }
 }

@@ -138,7 +138,9 @@ impl Shard {
     pub fn audit_some(&self) -> bool {
         let runs: Vec<_> =
             self.audits.0.lock().iter().filter(|run| run.ended.get().is_none()).cloned().collect();
-        runs.iter().for_each(|run| run.go_on(&self.store));
+        for run in runs.iter() {
+            run.go_on(&self.store);
+        }
         !runs.is_empty()
     }
 

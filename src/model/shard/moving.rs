@@ -464,7 +464,7 @@ impl Shard {
         if !incoming.complete {
             return Err(MoveError::NotUnderWay);
         }
-        incoming.prepared = Some(frozen.remembered.clone().from_moment(self.clock.time()));
+        incoming.prepared = Some(frozen.remembered.clone().counted_from(self.clock.time()));
         Ok(received)
     }
 }

@@ -317,7 +317,7 @@ impl Remembered {
     }
 
     /// The opposite.
-    pub(super) fn from_moment(self, now_ms: u64) -> Self {
+    pub(super) fn counted_from(self, now_ms: u64) -> Self {
         self.with_times(|left_ms| left_ms.saturating_add(now_ms))
     }
 

@@ -207,7 +207,7 @@ impl Store {
             work.found = work.found + scrub.of_pair(pair);
         }
         for kept in kept.stripes {
-            let large = kept.has_large.then(|| scrub.large_of(&kept.stripe)).unwrap_or_default();
+            let large = if kept.has_large { scrub.large_of(&kept.stripe) } else { Vec::default() };
             let large = large.iter().map(|pair| scrub.of_pair(pair));
             let small = kept.pages.map(|page| scrub.of_page(&kept.stripe, page).0);
             work.found = large.chain(small).fold(work.found, Add::add);
@@ -406,7 +406,7 @@ impl Scrubs {
 
 impl Stripe {
     fn begin_scrub(&mut self, scrub: &Arc<Scrub>) {
-        let (next, has_large) = (AtomicU32::new(0), AtomicBool::new(self.large.len() > 0));
+        let (next, has_large) = (AtomicU32::new(0), AtomicBool::new(!self.large.is_empty()));
         let (end, correction) = (self.pages.count(), Scrubbed::default());
         self.scrubs.0.push(Unread { scrub: Arc::clone(scrub), next, end, has_large, correction });
     }

@@ -237,7 +237,7 @@ impl Took {
     fn note<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let (start, before) = (Instant::now(), worked());
         let done = work();
-        self.worked = self.worked.max(worked() - before);
+        self.worked = self.worked.max(worked().checked_sub(before).unwrap());
         self.times.push(start.elapsed());
         done
     }

@@ -126,7 +126,9 @@ impl Stripe {
         let gone: Vec<Pair> =
             large.extract_if(|pair| range.contains(hash_key.hash(pair.key()), pair.key())).collect();
         *bytes -= gone.iter().map(|pair| pair.size() as u64).sum::<u64>();
-        gone.iter().for_each(|pair| scrubs.large_went(pair));
+        for pair in gone.iter() {
+            scrubs.large_went(pair);
+        }
         self.tidy();
         self.shrink();
         ((before - self.len()) as u64, gone)

@@ -49,12 +49,12 @@ struct Shard {
     checksum: Option<String>,
     stray: Option<u64>,
     #[serde(default)]
-    replicas_checked: Vec<Replica>,
+    replicas_checked: Vec<Checked>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Replica {
+struct Checked {
     replica: String,
     key_count: Option<u64>,
     log_index: Option<u64>,
@@ -103,7 +103,7 @@ fn rendered(audit: &Audit) -> String {
         shown(&audit.checksum),
     ]);
     let verdict = if audit.ok { "ok" } else { "NOT OK" };
-    let problems: String = audit.problems.iter().map(|problem| format!("\n- {problem}")).collect();
+    let problems = audit.problems.iter().flat_map(|problem| ["\n- ", problem.as_str()]).collect::<String>();
     format!("epoch {}: {verdict}\n{}{problems}", audit.epoch, table(&rows))
 }
 

@@ -444,6 +444,9 @@ fn describe(state: &MetaState, plan: &Plan) -> PlannedView {
 mod tests {
     use super::*;
 
+    /// Who holds a shard, whether it owns anything, whether its loss is accepted; what is said of it, and when.
+    type Row = (Held, bool, bool, Result<bool, &'static str>, &'static str);
+
     #[test]
     fn nothing_counts_as_lost_that_anybody_holds() {
         let node: Address = "n2".parse().unwrap();
@@ -453,8 +456,7 @@ mod tests {
         let leaderless = || Held::Leaderless(node.clone(), "no leader".to_owned());
         let gone = || Held::Nobody(OrderError::Gone("n1 was started again".to_owned()));
         let unreached = || Held::Nobody(OrderError::NotSent("n1 is down".to_owned()));
-        // Who holds it, whether it owns anything, whether its loss is accepted; what is said of it, and when.
-        let rows: [(Held, bool, bool, Result<bool, &str>, &str); 9] = [
+        let rows: [Row; 9] = [
             (led(), true, false, Ok(true), "as it should be"),
             (led(), false, false, Ok(true), "a shard that owns nothing"),
             (led(), true, true, Err("n2:13800 answers"), "it has moved to another node"),

@@ -138,7 +138,7 @@ impl Shard {
     pub fn audit_some(&self) -> bool {
         let runs: Vec<_> =
             self.audits.0.lock().iter().filter(|run| run.ended.get().is_none()).cloned().collect();
-        for run in runs.iter() {
+        for run in &runs {
             run.go_on(&self.store);
         }
         !runs.is_empty()

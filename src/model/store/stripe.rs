@@ -126,7 +126,7 @@ impl Stripe {
         let gone: Vec<Pair> =
             large.extract_if(|pair| range.contains(hash_key.hash(pair.key()), pair.key())).collect();
         *bytes -= gone.iter().map(|pair| pair.size() as u64).sum::<u64>();
-        for pair in gone.iter() {
+        for pair in &gone {
             scrubs.large_went(pair);
         }
         self.tidy();

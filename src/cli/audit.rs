@@ -83,7 +83,7 @@ fn rendered(audit: &Audit) -> String {
             shown(&shard.checksum),
             shard.replicas.join(" "),
         ]);
-        let differs = |one: &&Replica| (one.key_count, &one.checksum) != (shard.key_count, &shard.checksum);
+        let differs = |one: &&Checked| (one.key_count, &one.checksum) != (shard.key_count, &shard.checksum);
         for one in shard.replicas_checked.iter().filter(differs) {
             rows.push(vec![
                 format!("  {}", one.replica),

@@ -1,7 +1,7 @@
 //! The subcommands that a person or a script uses against a running node.
 //!
-//! They speak the public HTTP contract and nothing else: this module knows nothing of the server, and works
-//! against any node of any cluster. Exit codes are the same for all: 0 done, 1 the answer is no (absent key,
+//! They speak the public HTTP contract and nothing else: this module knows nothing of the server but the names in `wire` of what it shows, and
+//! works against any node of any cluster. Exit codes are the same for all: 0 done, 1 the answer is no (absent key,
 //! unhealthy node, a line that failed, a view change that did not finish), 2 wrong usage, 3 anything else that went wrong.
 
 mod address;

@@ -105,7 +105,9 @@ impl Node {
     /// # Errors
     /// See [`NoAnswerKind`](crate::peers::client::NoAnswerKind).
     pub async fn ask_hello(&self, of: &Address) -> Result<Hello, NoAnswer> {
-        self.host.hello(self, of).await
+        let hello = self.host.hello(self, of).await?;
+        self.note_who_answers(of, &hello);
+        Ok(hello)
     }
 
     /// Has another node carry out an order: a certain start of it, where one is meant.

@@ -1,7 +1,7 @@
 //! The thread that looks after the other nodes: it calls the roll of a first view, finds a cluster, tells news, and notices who is
 //! up again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -129,12 +129,13 @@ impl Greeter {
         // Whoever is asked is known to be up or down by the answer.
         let known = self.known_nodes();
         self.node.peers.keep(&known);
-        self.node.posts.keep(&known);
-        let known: HashSet<Address> = known.into_iter().collect();
-        for peer in self.node.peers.down().iter().filter(|peer| known.contains(peer.address())) {
-            if self.node.main().is_none() {
-                self.node.host.greet(&self.node, peer.address());
-            }
+        let known: BTreeSet<Address> = known.into_iter().collect();
+        let down = self.node.peers.down();
+        let down =
+            down.iter().map(|peer| peer.address()).filter(|node| known.contains(node)).cloned().collect();
+        self.node.posts.keep(&known, if self.node.meta.leads() { &known } else { &down });
+        for node in down.iter().filter(|_| self.node.main().is_none()) {
+            self.node.host.greet(&self.node, node);
         }
         self.node.end_first_round();
     }

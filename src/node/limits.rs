@@ -16,7 +16,10 @@ impl Node {
 
     /// What an operator should know of a node that serves all the same, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        self.cluster_limits().map_or_else(Vec::new, |limits| differences(self.own_limits, limits))
+        let mut notes =
+            self.cluster_limits().map_or_else(Vec::new, |limits| differences(self.own_limits, limits));
+        notes.extend(self.strangers());
+        notes
     }
 
     /// Why the node cannot take all that its cluster may hold, if so.

@@ -23,3 +23,4 @@ mod replicas;
 pub mod shard_machine;
 pub mod stale;
 pub mod state;
+mod strangers;

@@ -2,7 +2,7 @@
 //! snapshots and one for greetings. A greeting waits until the other node acts by the news, for which its groups may need messages; and a
 //! piece of a snapshot takes long. So neither may hold up messages.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::model::address::Address;
 use crate::model::binary::put_bytes;
 use crate::peers::client::{Patience, Peer};
 use crate::peers::stream::MessageStream;
+use crate::points::point;
 use crate::threads;
 use crate::wire::{self, Hello};
 
@@ -84,11 +85,13 @@ impl Posts {
         }
     }
 
-    /// Ends the threads of all other nodes.
-    pub fn keep(&self, nodes: &[Address]) {
-        let nodes: HashSet<&Address> = nodes.iter().collect();
+    /// Ends the threads of all other nodes, and those for greetings of all that this node does not greet again and again.
+    pub fn keep(&self, nodes: &BTreeSet<Address>, greeted: &BTreeSet<Address>) {
         self.counted.write().retain(|(node, _), _| nodes.contains(node));
-        self.queues.lock().retain(|(node, _), _| nodes.contains(node));
+        self.queues.lock().retain(|(node, purpose), _| match purpose {
+            Purpose::Messages | Purpose::Snapshots => nodes.contains(node),
+            Purpose::Greetings => greeted.contains(node),
+        });
     }
 }
 
@@ -259,6 +262,7 @@ impl Writer {
                 count += 1;
             }
             let (sent, after) = rest.split_at(count);
+            point!("snapshot-sent");
             let request = self.peer.request(Method::POST, wire::RAFT).body(body).expect("a constant path");
             let deadline = Deadline::after(now(), MESSAGE_TIMEOUT);
             let answer = self.peer.exchange(request, Patience::Until(deadline));

@@ -16,6 +16,7 @@ use super::promise::Promises;
 use super::raft::{Groups, GroupsInbox};
 use super::replicas::Replicas;
 use super::stale::Freshness;
+use super::strangers::Strangers;
 use crate::budget::Budget;
 use crate::clock::{Deadline, now};
 use crate::config::{Config, Role};
@@ -87,6 +88,8 @@ pub struct Node {
     pub(super) promises: Promises,
     /// Its shards that do not own what they should.
     pub(super) unowned: Unowned,
+    /// Who answers at addresses of the view and is of another cluster.
+    pub(super) strangers: Strangers,
     standing: RwLock<Arc<Standing>>,
     /// Held while something is learned, so that it is learned in one order.
     pub(super) learning: Mutex<()>,
@@ -160,6 +163,7 @@ impl Node {
             posts: Posts::default(),
             promises: Promises::default(),
             unowned: Unowned::default(),
+            strangers: Strangers::default(),
             standing: RwLock::new(Arc::new(standing)),
             learning: Mutex::new(()),
             news: (Mutex::new(0), Condvar::new()),

@@ -311,9 +311,8 @@ impl Coordinator {
         let pause = leading.retry;
         leading.retry = LONGEST_RETRY.min(pause * 2);
         leading.failed = Some(reason.clone());
-        if blocked {
-            self.office.desk.block(change, &reason);
-        }
+        // One that was blocked is so no more once something moves, although it has not come to its next step yet.
+        self.office.desk.set_blocked(change, blocked.then_some(reason));
         self.rest(pause).await;
     }
 
@@ -439,6 +438,10 @@ impl Coordinator {
         self.office.order_leader::<()>(state, group, &copy, COPY_TIMEOUT).await?;
         point!("piece-copied");
         let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
+        if limit < LONGEST_FREEZE {
+            // The same pairs once more are progress as long as the next attempt may freeze them for longer.
+            self.leading().progress = now();
+        }
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
         let order = Order::Prepare { stamp, group, source: source.clone(), limit_ms };
         *preparing = Some(now());
@@ -456,6 +459,7 @@ impl Coordinator {
                 "the meta group did not say whether it is handed over".to_owned(),
             ));
         }
+        self.leading().progress = now();
         if let Some(change) = self.office.node.meta.state().and_then(|state| state.change.clone()) {
             self.office.desk.show(change.id, ChangePhase::Moving, progress(&change));
         }

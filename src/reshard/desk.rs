@@ -122,9 +122,10 @@ impl Desk {
         Waiting(self)
     }
 
-    pub(super) fn block(&self, change: u64, reason: &str) {
+    /// Shows why a view change makes no progress, or that it does.
+    pub(super) fn set_blocked(&self, change: u64, by: Option<String>) {
         if let Some(shown) = self.shown.lock().as_mut().filter(|shown| shown.change == change) {
-            shown.blocked_by = Some(reason.to_owned());
+            shown.blocked_by = by;
         }
     }
 
@@ -163,5 +164,65 @@ impl Desk {
             piece: shown.piece.clone(),
             waits_for,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(desk: &Desk) -> Progress {
+        desk.progress(&"a".parse().unwrap()).expect("something is shown")
+    }
+
+    fn awaited(desk: &Desk) -> Option<(String, String)> {
+        shown(desk).waits_for.map(|waits| (waits.order, waits.node))
+    }
+
+    fn piece(number: usize) -> PieceShown {
+        PieceShown { number, of: 12, attempt: 1, pairs: 7, from: "1".to_owned(), to: "2".to_owned() }
+    }
+
+    #[test]
+    fn the_order_that_was_given_last_is_shown_until_it_is_answered() {
+        let desk = Desk::default();
+        drop(desk.waits_for("news", "b".to_owned()));
+        assert!(desk.progress(&"a".parse().unwrap()).is_none(), "no view change is shown");
+        desk.show(5, ChangePhase::Counting, (0, 0));
+        assert_eq!(awaited(&desk), None);
+        let outer = desk.waits_for("tally", "b".to_owned());
+        let inner = desk.waits_for("news", "c".to_owned());
+        desk.show(5, ChangePhase::Moving, (1, 2));
+        assert_eq!(awaited(&desk), Some(("news".to_owned(), "c".to_owned())));
+        drop(inner);
+        assert_eq!(awaited(&desk), Some(("tally".to_owned(), "b".to_owned())));
+        drop(outer);
+        assert_eq!(awaited(&desk), None);
+    }
+
+    #[test]
+    fn a_piece_is_shown_as_long_as_pieces_move() {
+        let desk = Desk::default();
+        desk.show(5, ChangePhase::Moving, (0, 14));
+        desk.show_piece(piece(1));
+        desk.show(5, ChangePhase::Moving, (7, 14));
+        assert_eq!(shown(&desk).piece, Some(piece(1)));
+        desk.show_piece(piece(2));
+        assert_eq!(shown(&desk).piece, Some(piece(2)));
+        desk.show(5, ChangePhase::Finishing, (14, 14));
+        assert_eq!(shown(&desk).piece, None);
+    }
+
+    #[test]
+    fn a_view_change_in_which_something_moves_again_is_blocked_no_more() {
+        let desk = Desk::default();
+        desk.show(5, ChangePhase::Finishing, (7, 7));
+        desk.set_blocked(4, Some("another one".to_owned()));
+        assert_eq!((desk.blocked(), shown(&desk).phase), (None, ChangePhase::Finishing));
+        desk.set_blocked(5, Some("b is down".to_owned()));
+        assert_eq!((desk.blocked(), shown(&desk).phase), (Some(5), ChangePhase::Blocked));
+        assert_eq!(shown(&desk).blocked_by.as_deref(), Some("b is down"));
+        desk.set_blocked(5, None);
+        assert_eq!((desk.blocked(), shown(&desk).phase), (None, ChangePhase::Finishing));
     }
 }

@@ -32,16 +32,16 @@ pub(super) async fn finish(
     planned: &Planned,
 ) -> Result<(), Stuck> {
     let nodes: Vec<Address> = planned.shards.iter().flat_map(|shard| &shard.replicas).cloned().collect();
-    // Every node of the new view acts by the last hand-over, so that nobody needs those that leave.
-    let mut holders = BTreeMap::new();
+    let (mut holders, mut missing) = (BTreeMap::new(), None);
     for shard in &planned.shards {
-        for node in &shard.replicas {
-            let told = coordinator.tell(node).await;
-            told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard))))?;
+        // All are looked at, also where one has to wait: what comes forward at any of them is progress.
+        match shard_complete(coordinator, state, shard).await {
+            Ok(alone) => holders.extend(alone),
+            Err(stuck) => missing = missing.or(Some(stuck)),
         }
-        let members = members_complete(coordinator, state, shard).await?;
-        let alone = members.filter(|members| members.is_logged && members.voters.len() == 1);
-        holders.extend(alone.map(|one| (shard.group, BTreeMap::from([(one.by.node, one.by.instance)]))));
+    }
+    if let Some(stuck) = missing {
+        return Err(stuck);
     }
     point!("change-finishing");
     match voters::step(&coordinator.office, seat, &state.cluster, wanted_voters(&nodes)).await {
@@ -59,6 +59,24 @@ pub(super) async fn finish(
 
 /// What is seen of the replicas of a group that are still to come: how much they were given, and who the members are.
 pub(super) type Fed = (u64, Vec<u64>);
+
+/// Every node of a shard acts by the last hand-over, so that nobody needs those that leave, and just they hold its replicas: who keeps it
+/// alone, though its log has not ended yet.
+async fn shard_complete(
+    coordinator: &mut Coordinator,
+    state: &MetaState,
+    shard: &Shard,
+) -> Result<Option<(u64, BTreeMap<Address, u64>)>, Stuck> {
+    let mut told = Ok(());
+    for node in &shard.replicas {
+        told = told.and(coordinator.tell(node).await.map(drop));
+    }
+    // Asked for although one was not told: it may be busy with the very snapshot that comes forward.
+    let members = members_complete(coordinator, state, shard).await;
+    told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard))))?;
+    let alone = members?.filter(|members| members.is_logged && members.voters.len() == 1);
+    Ok(alone.map(|one| (shard.group, BTreeMap::from([(one.by.node, one.by.instance)]))))
+}
 
 /// Just the planned nodes hold a shard's replicas; its leader sees to that.
 async fn members_complete(

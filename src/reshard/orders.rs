@@ -318,10 +318,14 @@ impl Office {
         order: &Order,
         timeout: Duration,
     ) -> Result<T, OrderError> {
-        let _shown = self.show(order, || match state.index_of(group) {
-            Some(index) => format!("the leader of shard {}", state.view.shards[index].id),
-            None => format!("the leader of group {group}"),
-        });
+        let _shown =
+            self.show(order, || match state.index_of(group).map(|index| &state.view.shards[index]) {
+                Some(shard) => match self.node.leader_of(shard) {
+                    Some(leader) => leader.to_string(),
+                    None => format!("the leader of shard {}", shard.id),
+                },
+                None => format!("the leader of group {group}"),
+            });
         let deadline = Deadline::after(now(), timeout);
         loop {
             let leads = self.node.shard_of(group).is_some_and(|shard| self.node.leads(&shard).is_ok());

@@ -265,3 +265,19 @@ fn a_leader_that_is_killed_during_a_view_change_costs_nothing() {
     noted.check_fit();
     history::check(&noted.records).unwrap_or_else(|refused| panic!("{refused}"));
 }
+
+/// The leader of the group that holds the view greets all nodes; whoever led it before has no use for the threads that did.
+#[test]
+fn only_one_node_keeps_threads_for_greetings() {
+    let cluster = replicated(3, 3, &[]);
+    let members = cluster.addresses();
+    let (spares, all) = with_spares(&members, 1, 3);
+    for view in [&all[3..], &all[..3], &all[3..], &all[..3]] {
+        change_idle_to(&all[0], view, 3);
+    }
+    let nodes = || cluster.nodes.iter().chain(&spares);
+    wait_until("no more threads greet than there are nodes to greet", allowed(RECOVERY), || {
+        let greeting: usize = nodes().map(|node| node.threads_named("greet-")).sum();
+        (1..all.len()).contains(&greeting)
+    });
+}

@@ -8,8 +8,10 @@ mod support;
 
 mod audits;
 mod changes;
+mod claims;
 mod contract;
 mod failures;
+mod interrupted;
 mod recovery;
 mod restarts;
 mod retries;

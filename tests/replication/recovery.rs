@@ -6,6 +6,7 @@ use super::alone;
 use super::support::audit::audit;
 use super::support::change::{Pairs, ask_with, check_receipt_at, target};
 use super::support::http::Http;
+use super::support::node::Node;
 use super::support::replicated::{named, replicated, restart_ready, wait_agreed, wait_leader};
 use super::support::{START_DEADLINE, wait_until};
 
@@ -111,4 +112,51 @@ fn a_shard_of_which_nothing_is_left_is_given_up() {
     assert!(left < held && left > 0, "{left} of {held}");
     assert_eq!(receipt["keys"], left, "{receipt}");
     pairs.check_some(&all[4], |key| Http::new(&all[0]).get(&target(key)).status == 200);
+}
+
+#[test]
+fn a_shard_whose_replicas_were_all_started_again_is_named_as_lost() {
+    let _alone = alone();
+    // The first three hold the view, too, so that there is something to recover.
+    let mut cluster = replicated(6, 3, &[SETTINGS]);
+    let all = cluster.addresses();
+    let mut pairs = Pairs::default();
+    pairs.create(&all, 60);
+    wait_agreed(&all[0]);
+    let kept: Vec<String> = pairs.held.keys().filter(|key| is_own(&all[5], key)).cloned().collect();
+    assert!(!kept.is_empty() && kept.len() < 60);
+    cluster.nodes[..3].iter_mut().for_each(Node::kill);
+    for node in &mut cluster.nodes[..3] {
+        node.restart();
+        node.wait_live();
+    }
+    let mut body = Value::Null;
+    wait_until("a node that is left recovers", START_DEADLINE, || {
+        let (status, answer) = recover(&all[5], &json!({}));
+        body = answer;
+        status == 200
+    });
+    assert_eq!(body["lost-shards"], json!(["1"]), "{body}");
+    assert!(body.get("recovered-shards").is_none(), "{body}");
+    wait_leader(&all[5], "2", |_| true);
+    pairs.check_some(&all[4], |key| kept.iter().any(|own| own == key));
+    let lost = pairs.held.keys().find(|key| !kept.contains(key)).expect("a key of shard 1");
+    let answer = Http::new(&all[5]).get(&target(lost));
+    assert_eq!(answer.status, 503, "it is lost, not absent: {}", answer.text());
+    assert!(
+        answer.header("Evenkv-Reason").is_some_and(|reason| reason.contains("shard 1")),
+        "{:?}",
+        answer.headers
+    );
+    let accept = json!({"view": all, "accept-loss": ["1"]});
+    wait_until("the view goes on without the pairs of shard 1", START_DEADLINE, || {
+        ask_with(&all[5], &[], &accept).status == 200
+    });
+    wait_agreed(&all[0]);
+    assert_eq!(audit(&all[1]).keys, kept.len() as u64);
+}
+
+/// Whether this node's shard owns the key.
+fn is_own(address: &str, key: &str) -> bool {
+    Http::new(address).get(&target(key)).owner().is_none()
 }

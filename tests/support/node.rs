@@ -222,6 +222,15 @@ impl Node {
         self.status_line("Threads").and_then(|line| line.parse().ok()).expect("Linux tells the threads")
     }
 
+    /// The threads whose names begin so, of which the system keeps 15 bytes.
+    pub(crate) fn threads_named(&self, beginning: &str) -> usize {
+        let tasks =
+            fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the threads of a child can be listed");
+        // One that has just ended has no name any more.
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with(beginning)).count()
+    }
+
     pub(crate) fn descriptor_count(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.pid());
         fs::read_dir(folder).expect("the descriptors of a child can be listed").count()

@@ -10,6 +10,7 @@ use super::super::failure::Failure;
 use super::PATH;
 use super::receipt::Receipt;
 use crate::clock::{Deadline, now};
+use crate::wire::{ChangePhase, PieceShown, WaitsFor};
 
 /// How often it is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -17,11 +18,38 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// the nodes need to elect another coordinator.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Where a change stands.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Phase {
+    /// As this program knows it.
+    Known(ChangePhase),
+    /// The word of a newer node for something that this program has never heard of.
+    Newer(String),
+}
+
+impl Phase {
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Known(phase) => phase.as_str(),
+            Self::Newer(word) => word,
+        }
+    }
+
+    /// Whether the change goes on; one that nothing is known of is asked about again.
+    fn runs(&self) -> bool {
+        match self {
+            Self::Known(phase) => phase.runs(),
+            Self::Newer(_) => true,
+        }
+    }
+}
+
 /// The body of an answer to GET.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Status {
-    pub(super) phase: String,
+    pub(super) phase: Phase,
     change_id: Option<String>,
     /// Pairs; absent before they are counted.
     pub(super) moved: Option<u64>,
@@ -29,6 +57,10 @@ pub(super) struct Status {
     pub(super) pairs_per_second: Option<f64>,
     pub(super) remaining_seconds: Option<f64>,
     pub(super) blocked_by: Option<String>,
+    /// The piece that is being moved.
+    pub(super) piece: Option<PieceShown>,
+    /// The order that is not answered yet.
+    pub(super) waits_for: Option<WaitsFor>,
     error: Option<String>,
     receipt: Option<Receipt>,
 }
@@ -36,10 +68,6 @@ pub(super) struct Status {
 impl Status {
     fn id(&self) -> Option<&str> {
         self.change_id.as_deref().or_else(|| self.receipt.as_ref()?.change_id.as_deref())
-    }
-
-    fn is_running(&self) -> bool {
-        !matches!(self.phase.as_str(), "none" | "finished" | "failed" | "cancelled" | "superseded")
     }
 }
 
@@ -86,7 +114,7 @@ pub(super) fn follow_patiently(
     loop {
         match asked(client) {
             Ok(status) if followed.is_none() || status.id() == followed.as_deref() => {
-                if !status.is_running() {
+                if !status.phase.runs() {
                     return Ok(ended(status));
                 }
                 followed = status.id().map(str::to_owned);
@@ -122,15 +150,15 @@ fn is_passing(failure: &Failure) -> bool {
 
 fn ended(status: Status) -> End {
     let named = status.id().map(|id| format!(" {id}")).unwrap_or_default();
-    match (status.phase.as_str(), status.receipt) {
-        ("finished", Some(receipt)) => End::Finished(Box::new(receipt)),
-        ("finished", None) => {
+    match (status.phase, status.receipt) {
+        (Phase::Known(ChangePhase::Finished), Some(receipt)) => End::Finished(Box::new(receipt)),
+        (Phase::Known(ChangePhase::Finished), None) => {
             End::Otherwise(format!("the view change{named} is finished; no receipt is left"))
         }
-        ("none", _) => End::Otherwise("there has been no view change".to_owned()),
+        (Phase::Known(ChangePhase::None), _) => End::Otherwise("there has been no view change".to_owned()),
         (phase, _) => {
             let reason = status.error.map(|error| format!(": {error}")).unwrap_or_default();
-            End::Otherwise(format!("the view change{named} is {phase}{reason}"))
+            End::Otherwise(format!("the view change{named} is {}{reason}", phase.as_str()))
         }
     }
 }
@@ -141,7 +169,7 @@ fn unknown(followed: Option<String>, status: &Status) -> String {
     match status.id() {
         Some(other) => format!(
             "the node tells no more of the view change {followed}, only of {other}, which is {}",
-            status.phase
+            status.phase.as_str()
         ),
         None => format!("the node does not know the view change {followed}"),
     }

@@ -3,6 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::follow::{Status, Watcher};
+use crate::wire::{PieceShown, WaitsFor};
 
 /// Where nothing but the figures changes, a line is printed for one in so many answers: every few seconds.
 const SHOWN_OF: u32 = 25;
@@ -18,7 +19,8 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new() -> Progress {
         let bar = ProgressBar::new(0);
-        let bar = match ProgressStyle::with_template("{wide_bar} {pos}/{len} pairs {msg} {elapsed_precise}") {
+        let template = "{wide_bar} {pos}/{len} pairs {elapsed_precise}\n{wide_msg}";
+        let bar = match ProgressStyle::with_template(template) {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         };
@@ -40,7 +42,7 @@ impl Watcher for Progress {
             self.bar.set_message(message(status));
             return;
         }
-        let phase = format!("{} {:?}", status.phase, status.blocked_by);
+        let phase = format!("{} {:?}", status.phase.as_str(), status.blocked_by);
         self.since_line += 1;
         if phase != self.last_phase || self.since_line == SHOWN_OF {
             eprintln!("{}", line(status));
@@ -54,13 +56,26 @@ impl Watcher for Progress {
     }
 }
 
-/// What stands beside the figures of the bar.
+/// What stands below the bar.
 pub(super) fn message(status: &Status) -> String {
     let by = status.blocked_by.as_ref().map(|by| format!(" by {by}"));
     let rate = status.pairs_per_second.filter(|rate| *rate > 0.0).map(|rate| format!(", {rate:.0} pairs/s"));
     let left = status.remaining_seconds.map(|seconds| format!(", {seconds:.0} s left"));
-    let known = [Some(status.phase.clone()), by, rate, left];
+    let piece = status.piece.as_ref().map(described);
+    let waits = status.waits_for.as_ref().map(awaited);
+    let known = [Some(status.phase.as_str().to_owned()), by, piece, waits, rate, left];
     known.into_iter().flatten().collect()
+}
+
+fn described(piece: &PieceShown) -> String {
+    let PieceShown { number, of, attempt, pairs, from, to } = piece;
+    let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+    format!(", piece {number} of {of} from shard {from} to shard {to} ({pairs} pairs){again}")
+}
+
+fn awaited(waits: &WaitsFor) -> String {
+    let WaitsFor { order, node, seconds } = waits;
+    format!(", waiting for {seconds:.1} s for {node} ({order})")
 }
 
 /// All in a line.

@@ -63,6 +63,14 @@ fn a_change_is_followed_over_stale_and_missing_answers_to_its_end() {
 }
 
 #[test]
+fn a_phase_of_a_newer_node_is_shown_and_followed() {
+    let newer = r#"{"message":"..","phase":"hovering","change-id":"c1","moved":20,"total":80,"altitude":7}"#;
+    let (end, notes) = followed(&[(200, newer), (200, FINISHED)], Some("c1"));
+    assert!(matches!(end, Ok(End::Finished(_))), "{end:?}");
+    assert_eq!(notes, ["20/80 pairs hovering"]);
+}
+
+#[test]
 fn a_change_that_ends_otherwise_is_told_with_its_reason() {
     let lost = r#"{"phase":"failed","change-id":"c1","error":"node b:1 is gone"}"#;
     let none = r#"{"phase":"none"}"#;
@@ -124,6 +132,17 @@ fn lines_say_what_is_known() {
             r#"{"phase":"blocked","blocked-by":"no answer of b:1","moved":3,"total":9}"#,
             "3/9 pairs blocked by no answer of b:1",
         ),
+        (
+            r#"{"phase":"moving","moved":3,"total":9,"piece":{"number":2,"of":12,"attempt":1,"pairs":4,"from":"1",
+                "to":"3"},"waits-for":{"order":"copy","node":"b:1","seconds":4.25}}"#,
+            "3/9 pairs moving, piece 2 of 12 from shard 1 to shard 3 (4 pairs), waiting for 4.2 s for b:1 (copy)",
+        ),
+        (
+            r#"{"phase":"blocked","blocked-by":"b:1 is down","piece":{"number":1,"of":1,"attempt":7,"pairs":4,
+                "from":"1","to":"2","of-a-newer-node":true}}"#,
+            "blocked by b:1 is down, piece 1 of 1 from shard 1 to shard 2 (4 pairs), attempt 7",
+        ),
+        (r#"{"phase":"hovering","moved":3,"total":9}"#, "3/9 pairs hovering"),
     ] {
         assert_eq!(line(&serde_json::from_str(status).unwrap()), expected);
     }

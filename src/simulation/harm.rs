@@ -40,7 +40,9 @@ pub(super) fn step(world: &Shared) {
     }
     if world.now.get() > 2 * super::HARMFUL_STEPS {
         // It is enough; view changes have to come to their ends before something may crash.
-        return world.network.borrow_mut().cut.clear();
+        let mut network = world.network.borrow_mut();
+        network.cut.clear();
+        return network.slow.clear();
     }
     match world.draw(0..1000) {
         0..4 => crash(world, place),

@@ -69,8 +69,13 @@ struct Begun {
 }
 
 impl Begun {
-    /// Whether the shards tell of different moments of a view change, by what they own: later they may not.
+    /// Whether the shards tell of different moments of a view change, by what they own, or one is not known yet where it is to be: later
+    /// it is otherwise.
     fn is_torn(&self) -> bool {
+        let is_unknown = |one: &Result<_, OrderError>| matches!(one, Err(OrderError::Refused(_)));
+        if self.state.change.is_some() && self.shards.iter().any(is_unknown) {
+            return true;
+        }
         let Ok(begun) = self.shards.iter().map(Result::as_ref).collect::<Result<Vec<_>, _>>() else {
             return false;
         };
@@ -164,7 +169,7 @@ impl Node {
             let mut replicas = Vec::new();
             for node in &shard.replicas {
                 let audit = match &apart {
-                    Some(reason) if is_alone => Err(reason.clone()),
+                    Some(reason) if is_alone => Err(bare(reason.clone(), node)),
                     Some(_) => self.audit_at(&state, shard, node, None).await,
                     None => self.audit_at(&state, shard, node, Some(id)).await,
                 };
@@ -198,8 +203,13 @@ impl Node {
         }
         let start = state.holder(group, node).filter(|_| shard.replicas.len() == 1);
         let answer = self.order(node, start, &Order::Audit { group, id }, deadline).await;
-        answer.map_err(|error| error.to_string())
+        answer.map_err(|error| bare(error.to_string(), node))
     }
+}
+
+/// What a node says, where its name is said anyway.
+fn bare(reason: String, node: &Address) -> String {
+    reason.strip_prefix(&format!("{node}: ")).map(str::to_owned).unwrap_or(reason)
 }
 
 /// The side of a replica.
@@ -215,7 +225,7 @@ impl Node {
         deadline: Deadline,
     ) -> Result<Audited, String> {
         let shard = self.shard_of(group);
-        let shard = shard.ok_or_else(|| format!("{} holds no replica of group {group}", self.address))?;
+        let shard = shard.ok_or_else(|| format!("it holds no replica of group {group}"))?;
         let id = id.unwrap_or_else(|| {
             let id = dice::draw();
             shard.begin_audit(id);

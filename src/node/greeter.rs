@@ -124,7 +124,7 @@ impl Greeter {
         if self.node.meta.leads() {
             self.greet_all();
         } else if !waiting {
-            self.node.ask_for_news().await;
+            self.node.exchange_news().await;
         }
         // Whoever is asked is known to be up or down by the answer.
         let known = self.known_nodes();

@@ -14,6 +14,8 @@ use crate::wire::Order;
 
 /// A node that does not tell what it knows within this time will not.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many nodes are asked for news in a round.
+const ASKED_AT_ONCE: usize = 3;
 /// A group that does not agree within this time that it acts by the news does so later.
 const ACT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -141,22 +143,26 @@ impl Node {
         }
     }
 
-    /// Looks for news at one of the nodes of the view: a node is told of them only where the leader of the meta group knows it and
-    /// reaches it.
-    pub async fn ask_for_news(&self) {
+    /// Looks for news at some of the nodes of the view: a node is told of them only where the leader of the meta group knows it and
+    /// reaches it. Who knows less is told: the leader may be gone just now, and that node a member that was started again.
+    pub async fn exchange_news(&self) {
         let Some(state) = self.state() else { return };
-        let nodes = state.nodes();
-        let others: Vec<&Address> = nodes.iter().filter(|node| **node != self.address).collect();
-        if others.is_empty() {
-            return;
-        }
-        let other = others[dice::index(others.len())];
-        if let Ok(hello) = self.ask_hello(other).await
-            && hello.cluster.as_ref() == Some(&state.cluster)
-            && hello.version > state.version
-            && let Err(error) = self.fetch_news(other, hello.instance).await
-        {
-            log::debug!("no news: {error}");
+        let mut others: Vec<Address> =
+            state.nodes().into_iter().filter(|node| *node != self.address).collect();
+        for _ in 0..ASKED_AT_ONCE.min(others.len()) {
+            let other = others.swap_remove(dice::index(others.len()));
+            let Ok(hello) = self.ask_hello(&other).await else { continue };
+            let is_of_cluster = hello.cluster.as_ref() == Some(&state.cluster);
+            let exchanged = if is_of_cluster && hello.version > state.version {
+                self.fetch_news(&other, hello.instance).await
+            } else if is_of_cluster {
+                Ok(())
+            } else {
+                self.tell(&other, &state).await.map(|_| ())
+            };
+            if let Err(error) = exchanged {
+                log::debug!("no news exchanged with {other}: {error}");
+            }
         }
     }
 
@@ -164,7 +170,7 @@ impl Node {
     pub async fn catch_up(&self) {
         let standing = self.standing();
         if standing.serving().is_ok_and(|serving| serving.own.is_empty()) {
-            self.ask_for_news().await;
+            self.exchange_news().await;
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) fn at_most_one_accepts(world: &World) {
         knows.iter().flat_map(|node| node.shards()).map(|shard| shard.group()).collect();
     groups.sort_unstable();
     groups.dedup();
+    // Who holds a replica of a group that has lost its majority, and has a successor, does not lead it, and drops it with the news.
+    groups.retain(|group| state.index_of(*group).is_some());
     let shards: Vec<_> = groups.into_iter().filter_map(|group| agreed(world, &knows, group)).collect();
     for key in &world.keys {
         let hash = state.hash_key.hash(key);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::audit::{audit, shards};
-use support::change::{VIEW_CHANGE, allowed, ask_with, change_idle, passive, target, wait_knows};
+use support::change::{VIEW_CHANGE, allowed, ask, ask_with, passive, target, wait_knows};
 use support::cluster::Cluster;
 use support::http::{Http, Response};
 use support::node::Node;
@@ -17,9 +17,22 @@ use support::{START_DEADLINE, ports, timed, wait_until};
 
 const MIB: usize = 1 << 20;
 
+/// The answer to a request that is judged: on a machine that is busy with other things it may be refused for a while.
+fn judged(mut ask: impl FnMut() -> Response) -> Response {
+    let mut answer = ask();
+    wait_until("the request is judged", START_DEADLINE, || {
+        if answer.status == 503 {
+            answer = ask();
+        }
+        answer.status != 503
+    });
+    answer
+}
+
 /// A PUT with a value whose text has `length` bytes.
 fn put_value(client: &mut Http, key: &str, length: usize) -> Response {
-    client.put(&target(key), format!("{{\"value\":\"{}\"}}", "v".repeat(length - 2)))
+    let body = format!("{{\"value\":\"{}\"}}", "v".repeat(length - 2));
+    judged(|| client.put(&target(key), &body))
 }
 
 /// Every method takes a key of `limit` bytes at this node, and none takes a longer one; with values it is the same.
@@ -29,9 +42,11 @@ fn check_limits(address: &str, key_limit: usize, value_limit: usize) {
     for byte in ["k", "%FE"] {
         let fits = target(&byte.repeat(key_limit));
         let context = format!("a key of {key_limit} times {byte} at {address}");
-        let answers = [client.put(&fits, r#"{"value":1}"#), client.get(&fits), client.delete(&fits)];
-        let statuses = answers.each_ref().map(|answer| answer.status);
-        assert!(statuses[0] < 300 && statuses[1..] == [200, 200], "{statuses:?}: {context}");
+        let statuses = ["PUT", "GET", "DELETE"]
+            .map(|method| judged(|| client.request(method, &fits, &[], br#"{"value":1}"#)).status);
+        // One that was sent twice has found nothing left to delete.
+        let is_deleted = [200, 404].contains(&statuses[2]);
+        assert!(statuses[0] < 300 && statuses[1] == 200 && is_deleted, "{statuses:?}: {context}");
         let longer = target(&byte.repeat(key_limit + 1));
         for answer in [client.put(&longer, r#"{"value":1}"#), client.get(&longer), client.delete(&longer)] {
             assert_eq!(answer.status, 400, "{context}: {}", answer.text());
@@ -45,7 +60,7 @@ fn check_limits(address: &str, key_limit: usize, value_limit: usize) {
         let refused = put_value(&mut client, key, value_limit + 1);
         assert_eq!(refused.status, 413, "a longer value at {address}: {}", refused.text());
         assert!(refused.text().contains(&value_limit.to_string()), "{}", refused.text());
-        let kept = Http::new(address).get(&target(key)).json();
+        let kept = judged(|| Http::new(address).get(&target(key))).json();
         assert_eq!(kept["value"].as_str().map(str::len), Some(value_limit - 2), "at {address}");
     }
 }
@@ -77,7 +92,8 @@ fn what_a_start_refuses_no_view_change_leads_to() {
     let large = Node::single(&[("MAX_VALUE_LENGTH", &long), ("LARGE_MEMORY", &memory)]);
     let other = Node::single(&[("LARGE_MEMORY", &memory)]);
     let narrow = Node::single(&[]);
-    assert_eq!(put_value(&mut large.http(), "k", 66 * MIB).status, 201);
+    // Longer than what the other nodes are set to take.
+    assert_eq!(put_value(&mut large.http(), "k", 20 * MIB).status, 201);
     let two = addresses(&[&large, &other]);
     let with_narrow = addresses(&[&large, &narrow]);
     let many: Vec<String> = (0..1025).map(|port| format!("127.0.0.9:{}", 20_000 + port)).collect();
@@ -130,8 +146,8 @@ fn what_a_start_refuses_no_view_change_leads_to() {
     let grown = ask_with(large.address(), &[], &json!({ "view": two }));
     assert_eq!(grown.status, 200, "{}", grown.text());
     for node in [&large, &other] {
-        let kept = node.http().get(&target("k"));
-        assert_eq!((kept.status, kept.body.len() > 66 * MIB), (200, true), "at {}", node.address());
+        let kept = judged(|| node.http().get(&target("k")));
+        assert_eq!((kept.status, kept.body.len() > 20 * MIB), (200, true), "at {}", node.address());
     }
 }
 
@@ -224,14 +240,15 @@ fn the_longest_keys_are_counted_and_moved_as_others_are() {
     let key = |number: usize| target(&format!("{number:03}{}", "%FE".repeat(65_533)));
     let mut client = nodes[0].http();
     for number in 0..140 {
-        assert_eq!(client.put(&key(number), r#"{"value":1}"#).status, 201);
+        assert!(judged(|| client.put(&key(number), r#"{"value":1}"#)).status < 300);
     }
     for view in [&all[..2], &all[..], &all[8..]] {
-        let receipt = change_idle(&all[0], view);
-        assert_eq!(receipt["keys"], 140);
+        let answer = judged(|| ask(&all[0], view));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["keys"], 140);
     }
     for number in 0..140 {
-        assert_eq!(client.get(&key(number)).status, 200, "key {number}");
+        assert_eq!(judged(|| client.get(&key(number))).status, 200, "key {number}");
     }
 }
 

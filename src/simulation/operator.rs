@@ -86,6 +86,10 @@ async fn bring_back(world: &Shared) -> bool {
         }
     }
     let before = world.newest_known();
+    if let Some(before) = &before {
+        // It was named already, and clients may see it before the last answer is here.
+        note_recovery(world, before, &planned);
+    }
     let asked = Recovery { dry_run: false, given_up: Some(given_up) };
     let answer = at(world, place, PATIENCE, async move { recover(&office, &asked).await }).await;
     match (answer, before) {

@@ -16,14 +16,17 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
     };
     let _ = env_logger::builder().is_test(true).format_timestamp(None).try_init();
     let mut all = Tally::default();
-    for seed in seeds.clone() {
-        let tally = run(seed).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
-        // The least that a seed is worth.
-        let asked = tally.writes + tally.reads + tally.unknown + tally.refused;
-        let harmed = tally.crashes + tally.disasters >= 1 && tally.partitions >= 1 && tally.finished >= 1;
-        assert!(tally.steps >= 2_000 && asked >= 200 && harmed, "SIMULATION_SEED={seed}: {tally:?}");
-        all.add(&tally);
-    }
+    // Each thread has a world of its own.
+    std::thread::scope(|scope| {
+        let part = |first: usize| {
+            let seeds = seeds.clone();
+            scope.spawn(move || run_all(seeds.skip(first).step_by(THREADS)))
+        };
+        let parts: Vec<_> = (0..THREADS).map(part).collect();
+        for part in parts {
+            all.add(&part.join().expect("a seed has failed"));
+        }
+    });
     println!("{seeds:?}: {all:?}");
     // It was no idle run.
     let runs = seeds.end - seeds.start;
@@ -34,6 +37,22 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
         let counts = some.iter().chain(&others).chain(&losses);
         assert!(counts.clone().all(|count| *count >= runs / 20), "{all:?}");
     }
+}
+
+/// So many threads share the seeds.
+const THREADS: usize = 2;
+
+fn run_all(seeds: impl Iterator<Item = u64>) -> Tally {
+    let mut all = Tally::default();
+    for seed in seeds {
+        let tally = run(seed).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
+        // The least that a seed is worth.
+        let asked = tally.writes + tally.reads + tally.unknown + tally.refused;
+        let harmed = tally.crashes + tally.disasters >= 1 && tally.partitions >= 1 && tally.finished >= 1;
+        assert!(tally.steps >= 2_000 && asked >= 200 && harmed, "SIMULATION_SEED={seed}: {tally:?}");
+        all.add(&tally);
+    }
+    all
 }
 
 #[test]

@@ -14,7 +14,7 @@ export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
 SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) .ci/run
 
 .PHONY: help build run run-cluster stop-cluster add-node run-follower demo \
-        smoke test test-full torture check bench image up down
+        smoke test test-full mutants torture check bench image up down
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,8 +49,12 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 test: ## the tests that take minutes at most
 	SIMULATION_SEEDS=1000 cargo test --locked --profile checked --features failpoints
 
-test-full: ## all tests, those that take long too
+test-full: ## all tests, those that take long too, and the mutants
 	SIMULATION_SEEDS=10000 cargo test --locked --profile checked --features failpoints -- --include-ignored
+	scripts/mutants
+
+mutants: ## show that the simulation finds the faults of tests/mutants.txt, within MUTANTS_MINUTES=60
+	@scripts/mutants
 
 # SECONDS is a variable of bash, too, so both go to the tests under other names.
 torture: ## kill, stop, cut off and exchange real nodes under clients: SEED=1 SECONDS=60; partitions need root, iproute2, iptables

@@ -38,6 +38,10 @@ pub(super) fn step(world: &Shared) {
     if world.tally.borrow().partitions == 0 && world.now.get() > super::HARMFUL_STEPS / 2 {
         cut(world, place);
     }
+    if world.now.get() > 3 * super::HARMFUL_STEPS && !is_harmed(world) {
+        // Nothing could be lost that the cluster promises to survive: so it is more.
+        disaster(world);
+    }
     if world.now.get() > 2 * super::HARMFUL_STEPS {
         // It is enough; view changes have to come to their ends before something may crash.
         let mut network = world.network.borrow_mut();

@@ -12,14 +12,14 @@ use crate::support::change::{
 };
 use crate::support::cluster::Cluster;
 use crate::support::http::Http;
-use crate::support::node::Node;
+use crate::support::node::{Node, evenkv};
 use crate::support::replicated::{others, wait_agreed};
 use crate::support::{START_DEADLINE, wait_until};
 
 /// A view change is blocked when nothing has moved for this long.
 const BLOCKED_AFTER: Duration = Duration::from_secs(5);
-/// A snapshot that is sent slowly takes longer than this.
-const SNAPSHOT: Duration = Duration::from_secs(8);
+/// What is left of a snapshot that is sent slowly, when the first part has come, takes longer than this.
+const SNAPSHOT: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_snapshot_that_takes_long_is_progress() {
@@ -33,26 +33,64 @@ fn a_snapshot_that_takes_long_is_progress() {
         assert_eq!(Http::new(&all[0]).put(&target(&format!("large-{number}")), body.as_str()).status, 201);
     }
     let wanted = json!({"view": all, "repl-factor": 3});
-    let started = Instant::now();
     let accepted = ask_with(&all[0], &[("Prefer", "respond-async")], &wanted);
     assert_eq!(accepted.status, 202, "{}", accepted.text());
     let id = accepted.json()["change-id"].clone();
+    wait_until("replicas are on their way", START_DEADLINE, || phase(&all[0]) == "finishing");
+    nodes[1..].iter().for_each(Node::pause);
+    wait_until("nothing moves", allowed(2 * BLOCKED_AFTER), || phase(&all[0]) == "blocked");
+    nodes[1..].iter().for_each(Node::resume);
+    wait_until("something moves again", allowed(2 * BLOCKED_AFTER), || phase(&all[0]) == "finishing");
+    let moves = Instant::now();
     wait_until("the view change has ended", allowed(4 * BLOCKED_AFTER), || {
         let said = status(&all[0]);
         assert_ne!(said["phase"], "blocked", "{said}");
         // A second one must not come too late: it would be begun.
-        if started.elapsed() < SNAPSHOT {
+        if moves.elapsed() < SNAPSHOT {
             let second = ask_with(&all[0], &[], &json!({"view": &all[..2], "repl-factor": 2}));
             assert_eq!((second.status, &second.json()["change-id"]), (409, &id), "{}", second.text());
         }
         has_ended(said["phase"].as_str().expect("a phase"))
     });
-    assert!(started.elapsed() > SNAPSHOT, "it took too short a time to show anything");
+    assert!(moves.elapsed() > SNAPSHOT, "it took too short a time to show anything");
     let ended = status(&all[2]);
     assert_eq!((&ended["phase"], &ended["receipt"]["change-id"]), (&json!("finished"), &id), "{ended}");
     check_receipt_at(&ended["receipt"], &all, 3);
     wait_agreed(&all[0]);
     assert_eq!(audit(&all[2]).keys, 100);
+}
+
+#[test]
+fn a_change_says_which_piece_moves_and_who_is_waited_for() {
+    let source = Node::single(&[("FAILPOINTS", "source-batch=1*sleep(3000)")]);
+    let target = Node::single(&[]);
+    let all = [&source, &target].map(|node| node.address().to_owned());
+    let mut pairs = Pairs::default();
+    pairs.create(&all[..1], 100);
+    let accepted = ask_with(&all[0], &[("Prefer", "respond-async")], &json!({ "view": all }));
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    let mut said = json!(null);
+    wait_until("a copy is waited for", START_DEADLINE, || {
+        said = status(&all[0]);
+        said["waits-for"]["order"] == "copy" && said["waits-for"]["seconds"].as_f64() > Some(0.2)
+    });
+    assert_eq!((&said["phase"], &said["waits-for"]["node"]), (&json!("moving"), &json!(all[1])), "{said}");
+    let piece = &said["piece"];
+    assert_eq!((&piece["number"], &piece["attempt"]), (&json!(1), &json!(1)), "{said}");
+    assert_eq!((&piece["from"], &piece["to"]), (&json!("1"), &json!("2")), "{said}");
+    assert!(piece["pairs"].as_u64() <= said["total"].as_u64() && piece["of"].as_u64() > Some(0), "{said}");
+    // The subcommand follows to the end, and what it says first is this.
+    let followed = evenkv().args(["view-change", "--status", "--node", &all[1]]).output().expect("it runs");
+    let lines = String::from_utf8_lossy(&followed.stderr).into_owned();
+    assert_eq!(followed.status.code(), Some(0), "{lines}");
+    let first = lines.lines().next().unwrap_or_default();
+    let wanted = format!("moving, piece 1 of {} from shard 1 to shard 2", piece["of"]);
+    assert!(first.contains(&wanted), "{lines}");
+    assert!(
+        first.contains("waiting for ") && first.contains(&format!(" s for {} (copy)", all[1])),
+        "{lines}"
+    );
+    pairs.check(&all);
 }
 
 #[test]

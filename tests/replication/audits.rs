@@ -20,24 +20,21 @@ fn audits_under_constant_writers_are_of_one_moment_of_all_replicas() {
     let _alone = alone();
     let cluster = replicated(6, 3, &[]);
     let all = cluster.addresses();
-    let mut pairs = Pairs::default();
-    pairs.create(&all, 3000);
-    let load = Load::start(&all, &Profile { keys: 2000, ..Profile::default() });
-    wait_until("the clients are at work", START_DEADLINE, || load.answers() >= 500);
+    let load = Load::start(&all, &Profile { keys: 2000, clients: 8, ..Profile::default() });
+    wait_until("the clients are at work", allowed(START_DEADLINE), || load.answers() >= 500);
     for number in 0..AUDITS {
         let before = load.answers();
         let found = audit(&all[number % all.len()]);
         assert!(found.ok, "{found:?}");
-        assert!(found.keys >= 3000, "{found:?}");
         wait_until("clients go on", allowed(RECOVERY), || load.answers() > before);
     }
     // Those that come at once wait for each other, and no answer is older than its question.
     let found = at_once(8, |number| audit(&all[number % 2]));
     assert!(found.iter().all(|found| found.ok), "{found:?}");
     let mut noted = load.stop();
-    noted.check_all_right();
+    noted.check_fit();
     let there = noted.read_back(&all);
-    assert_eq!(audit(&all[0]).keys, 3000 + there, "what is counted is what is read");
+    assert_eq!(audit(&all[0]).keys, there, "what is counted is what is read");
 }
 
 #[test]
@@ -46,12 +43,12 @@ fn audits_in_the_course_of_a_view_change_see_every_point_owned_once() {
     let cluster = Cluster::of(2);
     let all = cluster.addresses();
     let mut pairs = Pairs::default();
-    pairs.create(&all, 6000);
+    pairs.create(&all, 3000);
     let third = passive(&all, &[]);
     wait_knows(&third, 2);
     let wanted = [&all[..], &[third.address().to_owned()]].concat();
     let load = Load::start(&all, &Profile { keys: 1000, clients: 4, ..Profile::default() });
-    wait_until("the clients are at work", START_DEADLINE, || load.answers() >= 100);
+    wait_until("the clients are at work", allowed(START_DEADLINE), || load.answers() >= 100);
     let mut audits = 0;
     for view in [&wanted, &all, &wanted] {
         let answers = at_once(2, |number| {
@@ -75,7 +72,7 @@ fn audits_in_the_course_of_a_view_change_see_every_point_owned_once() {
         audits += answers[1];
     }
     assert!(audits >= 3);
-    load.stop().check_all_right();
+    load.stop().check_fit();
     assert!(audit(third.address()).ok);
 }
 

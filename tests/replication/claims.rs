@@ -7,7 +7,7 @@ use crate::support::change::{Pairs, allowed, target};
 use crate::support::cluster::Cluster;
 use crate::support::http::Http;
 use crate::support::node::Node;
-use crate::support::replicated::{RECOVERY, is_ready, replicated, restart_ready, wait_agreed};
+use crate::support::replicated::{RECOVERY, is_ready, replicated, restart_ready, try_view, wait_agreed};
 use crate::support::wait_until;
 
 const SETTINGS: (&str, &str) = ("REQUEST_TIMEOUT_MS", "1500");
@@ -52,15 +52,31 @@ fn readiness(address: &str) -> (bool, Value) {
     (answer.status == 200, answer.json())
 }
 
-/// A node that was started by its address alone while no other answered, and has a pair of its own by now; its cluster goes on.
-fn with_a_pair_of_its_own(cluster: &mut Cluster) {
+/// The last node is started by its address alone while no other answers, so that it is a cluster of its own, and is used by somebody; then the
+/// others go on.
+fn start_apart(cluster: &mut Cluster, used: impl Fn(&Node)) {
     let (stray, others) = cluster.nodes.split_last_mut().expect("nodes");
     stray.kill();
     others.iter().for_each(Node::pause);
     stray.restart_with(&[SETTINGS]);
     stray.wait_ready();
-    assert_eq!(stray.http().put(&target("own"), r#"{"value":1}"#).status, 201);
+    used(stray);
     others.iter().for_each(Node::resume);
+}
+
+#[test]
+fn a_member_that_was_apart_and_holds_nothing_joins_when_it_is_greeted() {
+    let mut cluster = replicated(3, 3, &[SETTINGS]);
+    let all = cluster.addresses();
+    let mut pairs = Pairs::default();
+    pairs.create(&all, 30);
+    start_apart(&mut cluster, |stray| assert_eq!(stray.http().get(&target("pair-1")).status, 404));
+    wait_until("it is a member again", allowed(RECOVERY), || {
+        let view = try_view(&all[2]).unwrap_or_default();
+        view["shards"][0]["replicas"] == json!(all) && is_ready(&all[2])
+    });
+    pairs.check(&all);
+    wait_agreed(&all[0]);
 }
 
 #[test]
@@ -71,7 +87,9 @@ fn a_member_with_pairs_of_its_own_serves_nobody_and_is_named() {
     pairs.create(&all, 30);
     let id =
         Http::new(&all[0]).get("/kv-store/view").json()["cluster-id"].as_str().expect("an id").to_owned();
-    with_a_pair_of_its_own(&mut cluster);
+    start_apart(&mut cluster, |stray| {
+        assert_eq!(stray.http().put(&target("own"), r#"{"value":1}"#).status, 201);
+    });
     let names = |body: &Value, field: &str, what: &str| body[field].to_string().contains(what);
     wait_until("it says which cluster claims it", allowed(RECOVERY), || {
         let (ready, body) = readiness(&all[2]);

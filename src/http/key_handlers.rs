@@ -194,13 +194,13 @@ fn hash_of(parts: [&[u8]; 2]) -> Hash128 {
     hasher.finish128()
 }
 
-fn run(server: &Server, request: Request, told: Option<Told>) -> Result<Outcome, Error> {
+fn run(server: &Server, mut request: Request, told: Option<Told>) -> Result<Outcome, Error> {
     // What came of it already is told, however late.
     if told.is_none() && request.is_late() {
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
-    host::run(server.office.node.run(request, told))
+    host::run(server.office.node.run(&mut request, told))
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.

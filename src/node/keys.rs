@@ -119,21 +119,9 @@ pub struct Request<'a> {
     /// the request again, so what was done is remembered by it wherever it is done.
     passed: OnceCell<Passed>,
     is_named: bool,
-    #[cfg(test)]
-    trail: Option<Trail>,
     /// Any replica may answer.
     pub(crate) is_stale: bool,
     pub(crate) deadline: Deadline,
-}
-
-/// The ids that a write which no client has named was given on its way, for somebody who knows all that was done.
-#[cfg(test)]
-#[derive(Clone)]
-pub(crate) struct Trail {
-    /// What it is called where it is done without an id.
-    pub(crate) without: RequestId,
-    /// In their order.
-    pub(crate) ids: Arc<parking_lot::Mutex<Vec<RequestId>>>,
 }
 
 /// What another node answers to an operation that was passed on to it.
@@ -169,36 +157,8 @@ impl<'a> Request<'a> {
     ) -> Self {
         let is_named = named.is_some();
         let passed = named.map_or_else(OnceCell::new, |named| Passed::named(named).into());
-        let is_stale = false;
-        Self {
-            key,
-            operation,
-            passed,
-            is_named,
-            #[cfg(test)]
-            trail: None,
-            is_stale,
-            deadline,
-        }
+        Self { key, operation, passed, is_named, is_stale: false, deadline }
     }
-
-    /// The same, and a trail of it.
-    #[cfg(test)]
-    pub(crate) fn traced(self, trail: Trail) -> Self {
-        Self { trail: Some(trail), ..self }
-    }
-
-    /// Leaves a trail where somebody follows it.
-    #[cfg(test)]
-    fn leave_trail(&self, id: RequestId) {
-        if let Some(trail) = &self.trail {
-            trail.ids.lock().push(id);
-        }
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "only tests follow it")]
-    fn leave_trail(&self, _: RequestId) {}
 
     /// Whether its time is over.
     pub fn is_late(&self) -> bool {
@@ -219,20 +179,8 @@ impl<'a> Request<'a> {
     /// that any shard takes.
     fn give_up_number(&mut self) {
         if matches!(self.id(), Some(RequestId::Numbered { .. })) {
-            let drawn = Passed::drawn();
-            self.leave_trail(drawn.request);
-            self.passed = drawn.into();
+            self.passed = Passed::drawn().into();
         }
-    }
-
-    /// What the host is told that it is called where it is done without being passed on.
-    fn shown_id(&self) -> Option<RequestId> {
-        #[cfg(test)]
-        if let (None, Some(trail)) = (self.id(), &self.trail) {
-            self.leave_trail(trail.without);
-            return Some(trail.without);
-        }
-        self.id()
     }
 }
 
@@ -309,14 +257,13 @@ impl Node {
     /// [`Error::Unavailable`], which says whether a write happened.
     pub async fn run(
         &self,
-        mut request: Request<'_>,
+        request: &mut Request<'_>,
         mut told_by_log: Option<Told>,
     ) -> Result<Outcome, Error> {
         self.count_operation();
         self.refuse_if_claimed()?;
         let (operation, deadline) = (request.operation, request.deadline);
         if let Some(passed) = told_by_log.as_mut().and_then(|told| told.passed.take()) {
-            request.leave_trail(passed.request);
             request.passed = passed.into();
         }
         let mut pause = FIRST_PAUSE;
@@ -333,8 +280,8 @@ impl Node {
             })?;
             let known = serving.state.version;
             let asked = match told_by_log.take() {
-                Some(told) => self.told_by_log(serving, told, &request),
-                None => self.ask_owner(serving, &request, unclear.is_some()).await,
+                Some(told) => self.told_by_log(serving, told, request),
+                None => self.ask_owner(serving, request, unclear.is_some()).await,
             };
             let sent_on = matches!(asked, Ok(Asked::AtLeader)) && !was_sent_on;
             match asked {
@@ -394,7 +341,7 @@ impl Node {
         if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
             return Err(Error::Overloaded(full()));
         }
-        match self.run_alone(own, (hash, request.key), request.operation, request.shown_id(), forwarded) {
+        match self.run_alone(own, (hash, request.key), request.operation, request.id(), forwarded) {
             Ok(done) => Ok(Asked::Done(done.into())),
             Err(Refused::OtherRequest) => Ok(Asked::Done(Outcome::other_request())),
             Err(Refused::Moving | Refused::NotOwned | Refused::Logged | Refused::Forgotten) => {
@@ -410,13 +357,7 @@ impl Node {
     /// The id by which a write is passed on; a read needs none.
     fn passed<'a>(&self, serving: &Serving, request: &'a Request) -> Option<&'a Passed> {
         let is_write = request.operation != Operation::Get;
-        is_write.then(|| {
-            request.passed.get_or_init(|| {
-                let passed = self.pass(&serving.state);
-                request.leave_trail(passed.request);
-                passed
-            })
-        })
+        is_write.then(|| request.passed.get_or_init(|| self.pass(&serving.state)))
     }
 
     /// A client's write, as a shard takes it that this node leads.

@@ -115,7 +115,7 @@ impl Node {
             }
         }
         // What is asked of the leader is of now.
-        let read = self.run(Request::new(key, Operation::Get, None, deadline), None).await;
+        let read = self.run(&mut Request::new(key, Operation::Get, None, deadline), None).await;
         read.map(|outcome| (outcome, Duration::ZERO))
     }
 }

@@ -13,7 +13,7 @@ use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::shard::{Operation, RequestId, WriteOutcome};
 use crate::node::group_ops::Told;
-use crate::node::keys::{Outcome, Request as Asking, Trail};
+use crate::node::keys::{Outcome, Request as Asking};
 use crate::node::state::Node;
 use crate::wire::KeyResult;
 
@@ -72,26 +72,26 @@ async fn use_key(world: &Shared) {
     let name = is_named.then(|| RequestId::from(number));
     let request = Request { key: Rc::clone(&key), kind, name };
     let began = world.oracle.borrow().floor(&key);
-    let (mut end, mut ids) = (End::NotDone, Vec::from_iter(name));
+    let (mut end, mut id) = (End::NotDone, name);
     for attempt in 1.. {
         let place = world.draw(0..world.nodes.len());
         let Some(node) = world.serving(place) else { break };
-        let trail = Trail { without: RequestId::from(world.number()), ids: Arc::default() };
-        let work = run(Rc::clone(world), node, request.clone(), trail.clone());
-        let got = at(world, place, PATIENCE, work).await;
+        let got = at(world, place, PATIENCE, run(Rc::clone(world), node, request.clone())).await;
         // It has become a cluster of its own meanwhile, cut off from the other.
         let Some(got) = got.map_or(Some(None), |got| got.map(Some)) else {
             end = End::Unknown;
             break;
         };
         match (got, end) {
-            (Some(End::Done(answer)), _) => end = End::Done(answer),
-            (Some(End::NotDone), before) => end = before,
+            (Some((End::Done(answer), of)), _) => (end, id) = (End::Done(answer), of),
+            (Some((End::NotDone, of)), before) => {
+                // Without a name it has another id the next time.
+                if let (None, Some(of)) = (name, of) {
+                    world.judge(world.oracle.borrow_mut().refused(of));
+                }
+                end = before;
+            }
             _ => end = End::Unknown,
-        }
-        if name.is_none() {
-            ids = std::mem::take(&mut *trail.ids.lock());
-            note_unnamed(world, &request, &ids, end);
         }
         let is_over = matches!(end, End::Done(_)) || attempt == ATTEMPTS;
         if is_over || (name.is_none() && end == End::Unknown) || world.chance(10) {
@@ -99,17 +99,7 @@ async fn use_key(world: &Shared) {
         }
         world.count(|tally| tally.retried += 1);
     }
-    note(world, &request, &ids, end, began);
-}
-
-/// Without a name a node gives a write another id each time, and may give it several before anything is done.
-fn note_unnamed(world: &Shared, request: &Request, ids: &[RequestId], end: End) {
-    if end == End::NotDone && request.kind != Kind::Get {
-        for id in ids {
-            let verdict = world.oracle.borrow_mut().refused(*id);
-            world.judge(verdict.map_err(|fault| format!("{request:?}: {fault}")));
-        }
-    }
+    note(world, &request, id, end, began);
 }
 
 impl World {
@@ -121,18 +111,16 @@ impl World {
 }
 
 /// Compares the end of a request with what the oracle knows.
-fn note(world: &Shared, request: &Request, ids: &[RequestId], end: End, began: usize) {
-    world.trace(format!("{request:?} {ids:?} {end:?}"));
+fn note(world: &Shared, request: &Request, id: Option<RequestId>, end: End, began: usize) {
+    world.trace(format!("{request:?} {id:?} {end:?}"));
     let mut oracle = world.oracle.borrow_mut();
     let verdict = match (request.kind, end) {
         (Kind::Get, End::Done(Answer::Read(got))) => oracle.read(&request.key, got, began),
         (Kind::Get, End::NotDone | End::Unknown) | (_, End::Unknown) => Ok(()),
-        // The last is that under which it was done.
-        (_, End::Done(Answer::Written(outcome))) => match ids.last() {
-            Some(id) => oracle.acknowledged(*id, outcome, began),
-            None => Err("a write without an id was acknowledged".to_owned()),
-        },
-        (_, End::NotDone) => ids.iter().try_for_each(|id| oracle.refused(*id)),
+        (_, End::Done(Answer::Written(outcome))) => {
+            oracle.acknowledged(id.expect("what was done has an id"), outcome, began)
+        }
+        (_, End::NotDone) => id.map_or(Ok(()), |id| oracle.refused(id)),
         other => Err(format!("a request came to {other:?}")),
     };
     drop(oracle);
@@ -145,9 +133,9 @@ fn note(world: &Shared, request: &Request, ids: &[RequestId], end: End, began: u
     });
 }
 
-/// What a node does with a request: it asks the log of its own shard first, as the server does, or leaves all of it to the node. Nothing
-/// where the node is none of the cluster.
-async fn run(world: Shared, node: Arc<Node>, request: Request, trail: Trail) -> Option<End> {
+/// What a node does with a request, and under which id: it asks the log of its own shard first, as the server does, or leaves all of it to the
+/// node. Nothing where the node is none of the cluster.
+async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, Option<RequestId>)> {
     let deadline = Deadline::after(now(), REQUEST);
     let text = match request.kind {
         Kind::Put(value) => value.to_string().into_bytes(),
@@ -170,11 +158,14 @@ async fn run(world: Shared, node: Arc<Node>, request: Request, trail: Trail) -> 
         }
         told = slot.lock().take().filter(|told| !told.is_elsewhere());
     }
-    let asking = Asking::new(&request.key, operation, request.name, deadline).traced(trail);
+    let mut asking = Asking::new(&request.key, operation, request.name, deadline);
     let (place, since) = (place_of(&node.address), world.now.get());
-    let end = match node.run(asking, told).await {
-        Ok(outcome) => End::Done(answer_of(request.kind, &outcome)),
-        Err(error) => not_done(&error),
+    let end = match node.run(&mut asking, told).await {
+        // Where it had none it was done here and now, by the node alone, and nothing else has been since.
+        Ok(outcome) => {
+            (End::Done(answer_of(request.kind, &outcome)), asking.id().or_else(|| world.without_id.take()))
+        }
+        Err(error) => (not_done(&error), asking.id()),
     };
     (world.is_ours(&node) && world.nodes[place].apart.get() < since.saturating_sub(1)).then_some(end)
 }

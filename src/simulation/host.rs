@@ -161,7 +161,11 @@ impl Host for Simulated {
             Operation::Put(value) => Some(value.to_vec()),
             Operation::Delete => None,
         };
-        let request = request.expect("every write of the simulation has an id");
+        let request = request.unwrap_or_else(|| {
+            let id = RequestId::from(world.number());
+            world.without_id.set(Some(id));
+            id
+        });
         let write = (key.to_vec(), value, request, WriteOutcome::from(done));
         let event = Event::Alone { write, post: post(shard, key) };
         let verdict = world.oracle.borrow_mut().judge(event);

@@ -16,6 +16,7 @@ use crate::clock::simulated;
 use crate::consensus::Settings;
 use crate::consensus::simulation::network::Network;
 use crate::model::address::Address;
+use crate::model::shard::RequestId;
 use crate::node::raft;
 
 /// The time of a step.
@@ -70,6 +71,8 @@ pub(super) struct World {
     pub(super) busy: Cell<u64>,
     /// Whether who serves what may have changed.
     pub(super) touched: Cell<bool>,
+    /// What the last write is called that a node has done alone and without an id.
+    pub(super) without_id: Cell<Option<RequestId>>,
     pub(super) over: Cell<bool>,
     fault: RefCell<Option<String>>,
     pub(super) tally: RefCell<Tally>,
@@ -111,6 +114,7 @@ impl World {
             spawned: RefCell::default(),
             busy: Cell::new(0),
             touched: Cell::new(false),
+            without_id: Cell::new(None),
             over: Cell::new(false),
             fault: RefCell::default(),
             tally: RefCell::default(),

@@ -13,7 +13,7 @@ const ABSENT: Outcome = Outcome::Got(None);
 const DELETED: Outcome = Outcome::Deleted(true);
 const NOT_FOUND: Outcome = Outcome::Deleted(false);
 
-use Call::{Delete, Get, Put};
+use Call::{Delete, Get, Lose, Put};
 use Outcome::{Applied, NotApplied, Unknown};
 
 const fn got(value: u64) -> Outcome {
@@ -80,6 +80,16 @@ const GOOD: &[(&str, &[Row])] = &[
         (5, Put(5), 0, 1, Unknown), (6, Delete, 0, 1, Unknown), (9, Get, 2, 3, got(4)), (9, Get, 4, 5, got(2)),
         (9, Get, 6, 7, ABSENT), (9, Get, 8, 9, got(1)),
     ]),
+    ("what may be lost is lost", &[(1, Put(1), 0, 1, ADDED), (8, Lose, 2, 3, Applied), (1, Get, 4, 5, ABSENT)]),
+    ("what may be lost is there", &[(1, Put(1), 0, 1, ADDED), (8, Lose, 2, 3, Applied), (1, Get, 4, 5, got(1))]),
+    ("what may be lost is there as it was before", &[
+        (1, Put(1), 0, 1, ADDED), (1, Put(2), 2, 3, REPLACED), (8, Lose, 4, 5, Applied), (1, Get, 6, 7, got(1)),
+        (1, Put(3), 8, 9, REPLACED),
+    ]),
+    ("a write and a read while something is being lost", &[
+        (1, Put(1), 0, 1, ADDED), (8, Lose, 2, 9, Applied), (1, Put(2), 3, 4, REPLACED), (1, Get, 5, 6, got(2)),
+        (1, Get, 10, 11, ABSENT),
+    ]),
 ];
 
 #[rustfmt::skip]
@@ -130,6 +140,18 @@ const BAD: &[(&str, &[Row])] = &[
     ("a write that was said to have happened and is not there", &[(1, Put(1), 0, 1, Applied), (2, Get, 2, 3, ABSENT)]),
     ("a write that was said to have happened and comes later", &[
         (1, Put(1), 0, 1, ADDED), (1, Put(2), 2, 3, Applied), (2, Get, 4, 5, got(1)), (2, Get, 6, 7, got(2)),
+    ]),
+    ("lost before anybody was told so", &[
+        (1, Put(1), 0, 1, ADDED), (1, Get, 2, 3, ABSENT), (8, Lose, 4, 5, Applied), (1, Get, 6, 7, ABSENT),
+    ]),
+    ("lost once, and again afterwards", &[
+        (1, Put(1), 0, 1, ADDED), (8, Lose, 2, 3, Applied), (1, Get, 4, 5, got(1)), (1, Get, 6, 7, ABSENT),
+    ]),
+    ("a write after the loss is lost", &[
+        (1, Put(1), 0, 1, ADDED), (8, Lose, 2, 3, Applied), (1, Put(2), 4, 5, REPLACED), (1, Get, 6, 7, got(1)),
+    ]),
+    ("after a loss a value that nobody has put", &[
+        (1, Put(1), 0, 1, ADDED), (8, Lose, 2, 3, Applied), (1, Get, 4, 5, got(7)),
     ]),
 ];
 

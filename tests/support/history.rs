@@ -1,7 +1,8 @@
 //! What clients asked and were told, and whether one store that does one thing at a time could have told them that.
 //!
 //! Every key is a register of its own, absent at first. An operation took effect at one moment between its call and
-//! its return; one with an unknown outcome at any moment after its call, or never. See Herlihy and Wing,
+//! its return; one with an unknown outcome at any moment after its call, or never. Where an operator was told that pairs
+//! may be lost, the register may hold anything afterwards that was ever put into it. See Herlihy and Wing,
 //! "Linearizability" (1990); the search is that of Wing, Gong and Lowe in the crate `porcupine-rs`.
 #![allow(dead_code, reason = "every test file includes this module and each uses its own part of it")]
 
@@ -22,6 +23,8 @@ pub(crate) enum Call {
     Put(u64),
     Get,
     Delete,
+    /// No client's: an operator was told meanwhile that what the key held may be lost.
+    Lose,
 }
 
 /// What the client knows afterwards.
@@ -33,7 +36,7 @@ pub(crate) enum Outcome {
     Got(Option<u64>),
     /// A delete was answered; whether the key was there.
     Deleted(bool),
-    /// An error that says that the write happened before it was sent.
+    /// An error that says that the write happened before it was sent; of a loss, that it is over.
     Applied,
     /// An error that says that nothing happened.
     NotApplied,
@@ -68,26 +71,51 @@ enum Told {
     Got(Option<u64>),
     /// Deleted, a value or nothing, or nobody knows what.
     Deleted(Option<bool>),
+    Lost,
+}
+
+/// What the register holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Held {
+    Is(Option<u64>),
+    /// What it held may be lost, and nobody has looked since.
+    Anything,
+}
+
+impl Held {
+    /// Whether it may hold this.
+    fn may_be(self, value: Option<u64>) -> bool {
+        self == Self::Anything || self == Self::Is(value)
+    }
+
+    /// Whether it may hold a value, or nothing.
+    fn may_be_there(self, there: bool) -> bool {
+        match self {
+            Self::Is(value) => value.is_some() == there,
+            Self::Anything => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Register;
 
 impl Model for Register {
-    type State = Option<u64>;
+    type State = Held;
     type Op = Told;
     type Metadata = ();
 
-    fn init() -> Option<u64> {
-        None
+    fn init() -> Held {
+        Held::Is(None)
     }
 
-    fn step(held: &Option<u64>, told: &Told) -> (bool, Option<u64>) {
-        let agrees = |there: Option<bool>| there.is_none_or(|there| there == held.is_some());
+    fn step(held: &Held, told: &Told) -> (bool, Held) {
+        let agrees = |there: Option<bool>| there.is_none_or(|there| held.may_be_there(there));
         match *told {
-            Told::Put(value, replaced) => (agrees(replaced), Some(value)),
-            Told::Got(value) => (value == *held, *held),
-            Told::Deleted(found) => (agrees(found), None),
+            Told::Put(value, replaced) => (agrees(replaced), Held::Is(Some(value))),
+            Told::Got(value) => (held.may_be(value), Held::Is(value)),
+            Told::Deleted(found) => (agrees(found), Held::Is(None)),
+            Told::Lost => (true, Held::Anything),
         }
     }
 }
@@ -102,6 +130,9 @@ pub(crate) fn check(records: &[Record]) -> Result<(), String> {
     }
     keys.into_iter().try_for_each(|(key, mut records)| {
         records.sort_by_key(|record| record.returned);
+        if let Some(read) = records.iter().find(|read| !was_put(read, &records)) {
+            return Err(format!("{key:?} is no register; nobody has put what was read:\n  {read}"));
+        }
         match search(&records) {
             CheckResult::Ok => Ok(()),
             CheckResult::Unknown => {
@@ -110,6 +141,12 @@ pub(crate) fn check(records: &[Record]) -> Result<(), String> {
             CheckResult::Illegal => Err(refusal(key, &records)),
         }
     })
+}
+
+/// Whether the value of a read was put into the key before it was answered. After a loss the search does not know what is there.
+fn was_put(read: &Record, records: &[&Record]) -> bool {
+    let Outcome::Got(Some(value)) = read.outcome else { return true };
+    records.iter().any(|write| write.call == Call::Put(value) && write.called <= read.returned)
 }
 
 /// Whether one key's records are those of a register.
@@ -123,6 +160,7 @@ fn search(records: &[&Record]) -> CheckResult {
 /// unknown outcome never returns, so that all others may come before it.
 fn operation(record: &Record) -> Option<Operation<Register>> {
     let told = match (record.call, record.outcome) {
+        (Call::Lose, _) => Told::Lost,
         (_, Outcome::NotApplied) | (Call::Get, Outcome::Unknown | Outcome::Applied) => return None,
         (Call::Put(value), Outcome::Put { replaced }) => Told::Put(value, Some(replaced)),
         (Call::Put(value), Outcome::Applied | Outcome::Unknown) => Told::Put(value, None),

@@ -80,11 +80,14 @@ struct Shared {
     answers: AtomicU64,
     next_value: AtomicU64,
     generation: AtomicU32,
+    /// What an operator was told may be lost.
+    losses: Mutex<Vec<Record>>,
     started: Instant,
 }
 
 /// Clients at work, each with a connection of its own to every node that it has asked.
 pub(crate) struct Load {
+    profile: Profile,
     shared: Arc<Shared>,
     running: Vec<JoinHandle<Noted>>,
 }
@@ -188,6 +191,7 @@ impl Load {
             answers: AtomicU64::new(0),
             next_value: AtomicU64::new(0),
             generation: AtomicU32::new(0),
+            losses: Mutex::default(),
             started: Instant::now(),
         });
         let start = |number| {
@@ -195,7 +199,7 @@ impl Load {
             thread::spawn(move || Client::new(number, profile, shared.started).work(&shared))
         };
         let running = (0..profile.clients).map(start).collect();
-        Self { shared, running }
+        Self { profile: profile.clone(), shared, running }
     }
 
     /// From now on these nodes are asked.
@@ -219,6 +223,28 @@ impl Load {
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Every key that any client may have used until now.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let generations = 0..=self.shared.generation.load(Ordering::Relaxed);
+        let of = |generation| (0..self.profile.keys).map(move |number| self.profile.key(generation, number));
+        generations.flat_map(of).collect()
+    }
+
+    /// An operator was told, at some moment since then and before now, that what these keys hold may be lost.
+    pub(crate) fn may_have_lost(&self, keys: impl IntoIterator<Item = String>, since: u64) {
+        let (called, returned) = (since, self.now());
+        let loss = |key| Record {
+            client: u32::MAX,
+            key,
+            call: Call::Lose,
+            called,
+            returned,
+            outcome: Outcome::Applied,
+        };
+        let mut losses = self.shared.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        losses.extend(keys.into_iter().map(loss));
+    }
+
     /// Lets every client end its request and returns what all of them noted.
     pub(crate) fn stop(mut self) -> Noted {
         self.shared.stopped.store(true, Ordering::Relaxed);
@@ -226,6 +252,7 @@ impl Load {
         for client in self.running.drain(..) {
             all.add(client.join().expect("a client notes what is wrong and does not panic"));
         }
+        all.records.append(&mut self.shared.losses.lock().unwrap_or_else(PoisonError::into_inner));
         all
     }
 }
@@ -326,6 +353,7 @@ impl Client {
             }
             Call::Get => connection.try_request("GET", &target, &[], b""),
             Call::Delete => connection.try_request("DELETE", &target, headers, b""),
+            Call::Lose => unreachable!("no client chooses it"),
         }
     }
 }
@@ -336,6 +364,7 @@ fn is_fit(call: Call, answer: &Response) -> bool {
         Call::Put(_) => "PUT",
         Call::Get => "GET",
         Call::Delete => "DELETE",
+        Call::Lose => unreachable!("no client chooses it"),
     };
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let is_said = body["error"].is_string()

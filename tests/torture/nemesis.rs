@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::disaster;
 use crate::fleet::{Fleet, HEALING};
 use crate::schedule::{Blow, Change, Harm, Partition, Step, Victim};
 use crate::support::change::{VIEW_CHANGE, allowed, check_receipt_at};
@@ -17,7 +18,7 @@ use crate::support::replicated::Known;
 use crate::support::wait_until;
 
 /// Longer than any view change takes, also one that waits for a node that is away.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// A node that was told to stop has ended within this time.
 const STOPPING: Duration = Duration::from_secs(8);
 /// Answers after which clients count as served again.
@@ -40,6 +41,7 @@ pub(crate) fn run(fleet: &mut Fleet, load: &Load, step: &Step) -> String {
         Step::RestartInTurn => restart_in_turn(fleet),
         Step::Change(change) => change_view(fleet, change, None),
         Step::ChangeAndBlow(change, after, blow) => change_view(fleet, change, Some((*after, blow))),
+        Step::Disaster(disaster) => disaster::run(fleet, load, disaster),
     };
     let started = Instant::now();
     fleet.wait_whole();
@@ -49,7 +51,7 @@ pub(crate) fn run(fleet: &mut Fleet, load: &Load, step: &Step) -> String {
 }
 
 /// That a node is away for a while is the fault itself; nothing is waited for.
-fn stay_away(time: Duration) {
+pub(crate) fn stay_away(time: Duration) {
     thread::sleep(time);
 }
 

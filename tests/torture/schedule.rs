@@ -87,6 +87,17 @@ pub(crate) struct Change {
     pub(crate) asked: usize,
 }
 
+/// Some nodes of the view die for good: the operator has their shards go on from what is left, or gives up the pairs of those of which
+/// nothing is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Disaster {
+    /// At least one of the view lives.
+    pub(crate) dead: Vec<usize>,
+    pub(crate) away: Duration,
+    /// They come back, empty, before the operator does anything.
+    pub(crate) back_first: bool,
+}
+
 /// One step; all that it did is undone, and the cluster whole again, before the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -104,6 +115,7 @@ pub(crate) enum Step {
     Change(Change),
     /// The blow falls this long after the change was asked for.
     ChangeAndBlow(Change, Duration, Blow),
+    Disaster(Disaster),
 }
 
 /// The steps of a seed, without end.
@@ -196,6 +208,15 @@ impl Schedule {
         Blow { harms, away: self.away(), back_first: self.random.random() }
     }
 
+    /// None in a view of one node: nobody would be left whom an operator could ask.
+    fn disaster(&mut self) -> Option<Disaster> {
+        let mut dead = self.view.clone();
+        dead.shuffle(&mut self.random);
+        dead.truncate(self.random.random_range(1..self.view.len().max(2)));
+        let (away, back_first) = (self.away(), self.random.random());
+        (dead.len() < self.view.len()).then_some(Disaster { dead, away, back_first })
+    }
+
     fn change(&mut self) -> Change {
         let factor = *self.factors.choose(&mut self.random).expect("there is one");
         let shards = self.random.random_range(1..=self.size / factor);
@@ -212,7 +233,7 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Step> {
         let factor = self.factor;
-        Some(match self.random.random_range(0..20) {
+        Some(match self.random.random_range(0..22) {
             0 if Self::may_kill(factor) => Step::KillInTurn(self.random.random_range(0..4)),
             1 if factor > 1 => Step::RestartInTurn,
             2 => {
@@ -228,6 +249,10 @@ impl Iterator for Schedule {
                 blow.harms.retain(|harm| *harm != Harm::KillTwo);
                 Step::ChangeAndBlow(change, after, blow)
             }
+            10..12 => match self.disaster() {
+                Some(disaster) => Step::Disaster(disaster),
+                None => Step::Blow(self.blow(factor)),
+            },
             _ => Step::Blow(self.blow(factor)),
         })
     }
@@ -283,9 +308,9 @@ fn the_same_seed_gives_the_same_schedule() {
 }
 
 #[test]
-fn nobody_is_killed_who_takes_the_only_majority_along() {
+fn only_a_disaster_takes_the_only_majority_along() {
     let mut factor = 3;
-    let (mut kills, mut changes) = (0, 0);
+    let (mut kills, mut changes, mut disasters) = (0, 0, 0);
     for step in schedule(11) {
         let (least, blow) = match &step {
             Step::Blow(blow) => (factor, Some(blow)),
@@ -302,6 +327,11 @@ fn nobody_is_killed_who_takes_the_only_majority_along() {
                 assert!(factor >= 3);
                 (factor, None)
             }
+            Step::Disaster(disaster) => {
+                assert!(!disaster.dead.is_empty());
+                disasters += 1;
+                (factor, None)
+            }
             Step::Flap { .. } | Step::RestartInTurn => (factor, None),
         };
         let harms = blow.map(|blow| blow.harms.as_slice()).unwrap_or_default();
@@ -309,7 +339,8 @@ fn nobody_is_killed_who_takes_the_only_majority_along() {
         assert!(killed == 0 || (killed == 1 && least >= 3), "{step:?} at factor {least}");
         kills += killed;
     }
-    assert!(kills > 300 && changes > 300, "{kills} kills, {changes} changes");
+    let counts = format!("{kills} kills, {changes} changes, {disasters} disasters");
+    assert!(kills > 300 && changes > 300 && disasters > 100, "{counts}");
 }
 
 #[test]

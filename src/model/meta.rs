@@ -12,7 +12,7 @@ use super::hash::HashKey;
 use super::limits::{Limits, WantedLimits};
 use super::plan::Plan;
 use super::range::HashRange;
-use super::shard::{Directive, PieceId};
+use super::shard::{Directive, PieceId, Tally};
 use super::view::{Shard, View};
 
 /// Results of view changes that are kept for those who ask later.
@@ -108,6 +108,9 @@ pub struct Planned {
     pub copied: u64,
     /// The longest time that a piece was neither read nor written, in microseconds.
     pub hold_us: u64,
+    /// What clients have created and deleted since the cut in shards that leave and have handed all over: nobody may be left whom to ask.
+    #[serde(default)]
+    pub left: Tally,
 }
 
 /// A part of the space on its way from one group to another.
@@ -231,6 +234,9 @@ pub enum Command {
         copied: u64,
         /// How long the range had been frozen, in microseconds.
         hold_us: u64,
+        /// Where it is the last piece of a shard that leaves: what clients have created and deleted there since the cut.
+        #[serde(default)]
+        left: Tally,
     },
     /// The attempt is void; the next one may begin.
     Abort {
@@ -457,6 +463,7 @@ impl MetaState {
             given_up,
             copied: 0,
             hold_us: 0,
+            left: Tally::default(),
         };
         Command::Plan {
             id,
@@ -493,7 +500,9 @@ impl MetaState {
                 self.holders.extend(holders);
                 self.forget_holders();
             }
-            Command::HandOver { piece, copied, hold_us } => self.hand_over(piece, copied, hold_us)?,
+            Command::HandOver { piece, copied, hold_us, left } => {
+                self.hand_over(piece, copied, hold_us, left)?;
+            }
             Command::Abort { piece, hold_us } => {
                 let planned = planned(&mut self.change, piece.change)?;
                 let at = planned.open(piece)?;
@@ -552,7 +561,7 @@ impl MetaState {
         Ok(())
     }
 
-    fn hand_over(&mut self, piece: PieceId, copied: u64, hold_us: u64) -> Result<(), Void> {
+    fn hand_over(&mut self, piece: PieceId, copied: u64, hold_us: u64, left: Tally) -> Result<(), Void> {
         let planned = planned(&mut self.change, piece.change)?;
         let at = planned.open(piece)?;
         let moved = &mut planned.pieces[at];
@@ -563,6 +572,7 @@ impl MetaState {
         self.view.epoch += 1;
         planned.copied += copied;
         planned.hold_us = planned.hold_us.max(hold_us);
+        planned.left += left;
         Ok(())
     }
 
@@ -769,6 +779,15 @@ impl Planned {
     /// Whether something may have changed that another view change would have to change back.
     pub fn has_begun(&self) -> bool {
         self.is_handed_over() || self.pieces.iter().any(|piece| piece.handed_over)
+    }
+
+    /// Whether nothing of a shard that leaves is left to be handed over but this piece.
+    pub fn is_last_of_leaving(&self, piece: &Piece) -> bool {
+        let leaves = !self.shards.iter().any(|shard| shard.group == piece.from);
+        let is_other = |other: &&Piece| other.from == piece.from && other.range != piece.range;
+        leaves
+            && !self.is_given_up(piece.from)
+            && self.pieces.iter().filter(is_other).all(|other| other.handed_over)
     }
 
     /// Whether the pairs of a group are given up.

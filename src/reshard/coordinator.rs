@@ -18,7 +18,7 @@ use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::model::meta::{Change, Command, End, MetaState, Piece, Planned, wanted_voters};
-use crate::model::shard::{PieceId, Stamp};
+use crate::model::shard::{PieceId, Stamp, Tally};
 use crate::model::view::Shard;
 use crate::node::ask::OrderError;
 use crate::node::host;
@@ -449,10 +449,18 @@ impl Coordinator {
         let since = now();
         let prepared: Prepared = prepared?;
         point!("piece-prepared");
+        let mut left = Tally::default();
+        if planned.is_last_of_leaving(piece) {
+            // Nothing can be written to it any more, and it may be gone when the receipt is written.
+            let order = Order::Tally { group: piece.from, change: stamp.piece.change };
+            let tallied =
+                self.office.order_leader::<Tallied>(state, piece.from, &order, limit + FREEZE_MARGIN);
+            left = tallied.await?.tally;
+        }
         let replicas = state.view.shards.iter().find(|shard| shard.group == group);
         let replicas = replicas.map_or(1, |shard| shard.replicas.len()) as u64;
         let (copied, hold_us) = (prepared.pairs * replicas, prepared.held_us);
-        let hand_over = Command::HandOver { piece: stamp.piece, copied, hold_us };
+        let hand_over = Command::HandOver { piece: stamp.piece, copied, hold_us, left };
         if self.propose(&hand_over).await.is_err() {
             // It may be committed or not: if it is, the abort that follows is void.
             return Err(OrderError::NotReached(

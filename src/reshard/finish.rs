@@ -10,7 +10,6 @@ use super::voters::{self, Voters};
 use crate::model::address::Address;
 use crate::model::limits::WantedLimits;
 use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
-use crate::model::shard::Tally;
 use crate::model::view::Shard;
 use crate::node::ask::OrderError;
 use crate::node::raft::Seat;
@@ -118,30 +117,27 @@ async fn receipt(
     id: u64,
     planned: &Planned,
 ) -> Result<Value, Stuck> {
-    let mut sum = Tally::default();
+    let mut sum = planned.left;
     let mut copied = planned.copied;
     let mut shards = Vec::new();
     for shard in &state.view.shards {
         let stays = planned.shards.iter().position(|planned| planned.group == shard.group);
-        let tallied = tally(coordinator, state, id, shard.group, stays.is_some()).await?;
-        let Some(tallied) = tallied else { continue };
-        sum.created += tallied.tally.created;
-        sum.deleted += tallied.tally.deleted;
-        if let Some(index) = stays {
-            let new_replicas = planned.shards[index].replicas.iter();
-            let new_replicas = new_replicas.filter(|node| !shard.replicas.contains(node)).count();
-            copied += tallied.pairs * new_replicas as u64;
-            let mut row = json!({
-                "shard-id": planned.shards[index].id.to_string(),
-                "key-count": tallied.pairs,
-                "key-count-at-cut": planned.targets[index],
-                "replicas": planned.shards[index].replicas,
-            });
-            if planned.shards[index].replicas.len() == 1 {
-                row["address"] = planned.shards[index].replicas[0].as_str().into();
-            }
-            shards.push((planned.shards[index].id, row));
+        let Some(index) = stays else { continue };
+        let tallied = tally(coordinator, state, id, shard.group).await?;
+        sum += tallied.tally;
+        let new_replicas = planned.shards[index].replicas.iter();
+        let new_replicas = new_replicas.filter(|node| !shard.replicas.contains(node)).count();
+        copied += tallied.pairs * new_replicas as u64;
+        let mut row = json!({
+            "shard-id": planned.shards[index].id.to_string(),
+            "key-count": tallied.pairs,
+            "key-count-at-cut": planned.targets[index],
+            "replicas": planned.shards[index].replicas,
+        });
+        if planned.shards[index].replicas.len() == 1 {
+            row["address"] = planned.shards[index].replicas[0].as_str().into();
         }
+        shards.push((planned.shards[index].id, row));
     }
     shards.sort_by_key(|(shard, _)| *shard);
     let hold = coordinator.longest_hold(id).as_micros();
@@ -177,19 +173,11 @@ async fn receipt(
     Ok(receipt)
 }
 
-/// What a shard has counted since the cut; nothing where it leaves and its node is gone already.
-async fn tally(
-    coordinator: &Coordinator,
-    state: &MetaState,
-    id: u64,
-    group: u64,
-    stays: bool,
-) -> Result<Option<Tallied>, Stuck> {
+/// What a shard has counted since the cut.
+async fn tally(coordinator: &Coordinator, state: &MetaState, id: u64, group: u64) -> Result<Tallied, Stuck> {
     let order = Order::Tally { group, change: id };
-    match coordinator.office.order_leader::<Tallied>(state, group, &order, TALLY_TIMEOUT).await {
-        Ok(tallied) => Ok(Some(tallied)),
-        Err(_) if !stays => Ok(None),
-        Err(OrderError::Gone(reason)) => Err(Stuck::Lost(format!("{reason}: its shard is lost"))),
-        Err(error) => Err(Stuck::For(error.to_string())),
-    }
+    coordinator.office.order_leader(state, group, &order, TALLY_TIMEOUT).await.map_err(|error| match error {
+        OrderError::Gone(reason) => Stuck::Lost(format!("{reason}: its shard is lost")),
+        error => Stuck::For(error.to_string()),
+    })
 }

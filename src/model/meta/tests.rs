@@ -63,6 +63,7 @@ fn plan(state: &MetaState, id: u64, new: usize) -> Command {
         given_up: Vec::new(),
         copied: 0,
         hold_us: 0,
+        left: Tally::default(),
     };
     let holders = [(group, [(node(new), 7)].into())].into();
     Command::Plan { id, epoch: old.epoch, planned: Box::new(planned), view: Box::new(view), holders }
@@ -73,7 +74,7 @@ fn piece(change: u64, index: u32, attempt: u32) -> PieceId {
 }
 
 fn hand_over(piece: PieceId) -> Command {
-    Command::HandOver { piece, copied: 5, hold_us: 10 }
+    Command::HandOver { piece, copied: 5, hold_us: 10, left: Tally { created: 3, deleted: 2 } }
 }
 
 fn abort(piece: PieceId) -> Command {
@@ -150,6 +151,7 @@ fn a_finished_change_has_the_planned_shards_and_forgets_who_left() {
     state.apply(hand_over(piece(1, 1, 1))).unwrap();
     let planned = state.change.clone().unwrap().planned.unwrap();
     assert_eq!((planned.copied, planned.hold_us, state.view.epoch), (10, 30, epoch + 2));
+    assert_eq!(planned.left, Tally { created: 6, deleted: 4 }, "of both");
     assert_eq!(state.open_pieces(), []);
     state.apply(end(1, finished())).unwrap();
     let ids: Vec<(u32, u64)> = state.view.shards.iter().map(|shard| (shard.id, shard.group)).collect();

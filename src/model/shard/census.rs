@@ -1,5 +1,6 @@
 //! Counting a shard at one moment, and what is created and deleted after it.
 
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,13 @@ pub struct Tally {
     pub created: u64,
     /// Keys that were there before.
     pub deleted: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.created += other.created;
+        self.deleted += other.deleted;
+    }
 }
 
 /// Counts what clients do since the cut of a view change.

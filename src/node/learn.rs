@@ -65,7 +65,7 @@ impl Node {
             log::info!("learned of cluster {}: {} nodes", state.cluster, state.view.nodes().count());
             self.forget_promises_but(&state.cluster);
         }
-        self.leave_other_group(state);
+        self.meta.give_up_others(state.group);
         self.expect_new_holders(state, known);
         let (own, lost) = self.place_in(state, known.is_some());
         for (index, shard) in own.iter().filter(|(_, shard)| !shard.is_logged()) {
@@ -87,13 +87,6 @@ impl Node {
             for (node, _) in holders.iter().filter(|(node, start)| held(group, node) != Some(**start)) {
                 self.peers.at(node).expect_up();
             }
-        }
-    }
-
-    /// A node takes part in the meta group of its own cluster only.
-    fn leave_other_group(&self, state: &MetaState) {
-        if let Some(seat) = self.meta.seat().filter(|seat| seat.group != state.group) {
-            self.meta.give_up(seat.group);
         }
     }
 

@@ -86,6 +86,13 @@ impl MetaGroup {
         self.group.write().take_if(|own| *own == group);
     }
 
+    /// Takes no part in any group but this one, nor in one that was only just asked for.
+    pub fn give_up_others(&self, group: u64) {
+        if let Some(other) = self.group.write().take_if(|own| *own != group) {
+            self.groups.give_up(other);
+        }
+    }
+
     /// Hands leadership to a replica, or to the one that is best prepared.
     pub fn hand_over(&self, to: Option<u64>) {
         if let Some(group) = *self.group.read() {
@@ -152,5 +159,38 @@ impl StateMachine for MetaMachine {
         self.state = serde_json::from_slice(snapshot).map_err(|_| Malformed("not a meta state"))?;
         *self.applied.lock() = self.state.clone().map(Arc::new);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::calls::Calls;
+    use super::super::raft::Post;
+    use super::*;
+    use crate::consensus::{Envelope, Settings};
+    use crate::model::hash::HashKey;
+    use crate::model::view::View;
+
+    struct Nowhere;
+
+    impl Post for Nowhere {
+        fn send(&self, _: &Address, _: Envelope) {}
+    }
+
+    #[test]
+    fn a_group_that_is_only_just_being_founded_is_given_up_for_another() {
+        let host: Arc<dyn Host> = Arc::new(Calls);
+        let (groups, inbox) = Groups::new(Arc::clone(&host));
+        let meta = MetaGroup::new(Arc::new(groups), host);
+        let own: Address = "n1:1".parse().unwrap();
+        let view = View::first(std::slice::from_ref(&own), 1).unwrap();
+        let starts = [(own.clone(), 1)].into();
+        let state = MetaState::first("c".to_owned(), 50, HashKey::PUBLISHED, view, &starts);
+        meta.found(state.group, 7, &own, state);
+        meta.give_up_others(51);
+        let mut raft = inbox.into_raft(Settings::default(), Box::new(Nowhere), Box::new(|| ()));
+        raft.turn(true);
+        assert_eq!(raft.driver().groups().count(), 0, "the raft thread had not begun it yet");
+        assert!(meta.seat().is_none());
     }
 }

@@ -58,7 +58,11 @@ pub(super) fn is_whole(world: &Shared) -> bool {
     let Some(state) = world.newest_known() else { return false };
     let knows = |node: &Process| node.state().is_some_and(|known| known.version == state.version);
     let is_apart = |node: &Process| node.node().is_some_and(|node| !world.is_ours(&node));
-    let all_know = world.nodes.iter().all(|node| knows(node) || is_apart(node));
+    // A node takes part in the meta group of its own cluster only.
+    let sits_elsewhere = |node: &Process| {
+        node.node().and_then(|node| node.meta.seat()).is_some_and(|seat| seat.group != state.group)
+    };
+    let all_know = world.nodes.iter().all(|node| (knows(node) && !sits_elsewhere(node)) || is_apart(node));
     let nodes: Vec<_> = state.view.nodes().cloned().collect();
     let mut wanted: Vec<usize> = wanted_voters(&nodes).iter().map(place_of).collect();
     wanted.sort_unstable();

@@ -195,7 +195,10 @@ impl Oracle {
 
     /// A state is agreed on.
     pub(super) fn learn(&mut self, state: &Arc<MetaState>) {
-        let is_newer = self.newest.as_ref().is_none_or(|newest| newest.version < state.version);
+        let is_newer = self
+            .newest
+            .as_ref()
+            .is_none_or(|newest| newest.cluster == state.cluster && newest.version < state.version);
         if state.open && is_newer {
             self.groups.extend(state.view.shards.iter().map(|shard| shard.group));
             self.newest = Some(Arc::clone(state));

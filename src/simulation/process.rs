@@ -266,13 +266,16 @@ pub(super) fn turn(world: &Shared, place: usize, ticks: bool) {
     if !events.is_empty() {
         world.touched.set(true);
     }
-    for event in events {
-        let verdict = world.oracle.borrow_mut().judge(event);
-        world.judge(verdict);
-    }
-    for (group, term, replica) in leads {
-        let verdict = world.oracle.borrow_mut().leader(group, term, replica);
-        world.judge(verdict);
+    // Nodes that have founded another cluster count its groups from 1, too.
+    if world.is_ours(&node) {
+        for event in events {
+            let verdict = world.oracle.borrow_mut().judge(event);
+            world.judge(verdict);
+        }
+        for (group, term, replica) in leads {
+            let verdict = world.oracle.borrow_mut().leader(group, term, replica);
+            world.judge(verdict);
+        }
     }
     for (to, envelope) in envelopes {
         let to = place_of(&to);

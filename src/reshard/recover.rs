@@ -92,7 +92,7 @@ async fn look(office: &Office) -> Result<Found, Error> {
         for node in nodes.collect::<BTreeSet<_>>() {
             if node == own.address {
                 let (seat, held) = (own.hello(None).seat, office.standings().await);
-                survivors.push(Survivor { node, instance: own.instance, seat, held });
+                survivors.push(Survivor { node, instance: own.instance, is_of_cluster: true, seat, held });
                 continue;
             }
             let Some(hello) = ask_patiently(office, &node, deadline).await else {
@@ -100,12 +100,19 @@ async fn look(office: &Office) -> Result<Found, Error> {
                 continue;
             };
             let mut held = Vec::new();
-            if hello.cluster.as_ref() == Some(&newest.cluster) {
+            let is_of_cluster = hello.cluster.as_ref() == Some(&newest.cluster);
+            if is_of_cluster {
                 held = ask(office, &node, &hello, &Order::Replicas).await?;
                 let news: Option<MetaState> = ask(office, &node, &hello, &Order::News).await?;
                 newest = news.filter(|state| state.version > newest.version).unwrap_or(newest);
             }
-            survivors.push(Survivor { node, instance: hello.instance, seat: hello.seat, held });
+            survivors.push(Survivor {
+                node,
+                instance: hello.instance,
+                is_of_cluster,
+                seat: hello.seat,
+                held,
+            });
         }
         if newest.version == version {
             return Ok(Found { newest, survivors, silent });
@@ -141,12 +148,10 @@ async fn refuse_if_reached(
     found: &Found,
     given_up: &[(Address, Option<u64>)],
 ) -> Result<(), Error> {
-    for survivor in found.survivors.iter().filter(|one| one.node != office.node.address) {
+    // One that does not know this cluster, or is one of its own by now, says nothing about it.
+    let others = found.survivors.iter().filter(|one| one.node != office.node.address);
+    for survivor in others.filter(|one| one.is_of_cluster) {
         let node = &survivor.node;
-        // One that does not know this cluster says nothing about it.
-        if survivor.seat.is_none() && survivor.held.is_empty() {
-            continue;
-        }
         for (gone, start) in given_up {
             let order = Order::Reach { node: gone.clone(), instance: *start };
             match office.order::<bool>(node, Some(survivor.instance), &order, TIMEOUT).await {

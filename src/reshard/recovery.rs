@@ -33,6 +33,8 @@ pub(super) struct Found {
 pub(super) struct Survivor {
     pub(super) node: Address,
     pub(super) instance: u64,
+    /// Whether it knows this cluster and no other.
+    pub(super) is_of_cluster: bool,
     /// Its replica of the meta group.
     pub(super) seat: Option<MetaSeat>,
     /// What it holds.
@@ -382,7 +384,7 @@ mod tests {
     }
 
     fn survivor(number: u64, held: Vec<Standing>) -> Survivor {
-        Survivor { node: node(number), instance: number, seat: None, held }
+        Survivor { node: node(number), instance: number, is_of_cluster: true, seat: None, held }
     }
 
     fn decided(newest: MetaState, survivors: Vec<Survivor>, silent: &[u64]) -> (MetaState, Value) {

@@ -23,9 +23,7 @@ pub(super) fn step(world: &Shared) {
         if node.life.get() == 0 && node.back_at.get() <= world.now.get() {
             come_back(world, place);
         }
-        if node.node().is_some_and(|node| !world.is_ours(&node)) {
-            node.apart.set(world.now.get());
-        }
+        world.note_apart(place);
     }
     if !world.harm.get() || world.newest().is_none() {
         return;
@@ -195,6 +193,14 @@ impl World {
             oracle.learn(&first);
         }
         oracle.newest()
+    }
+
+    /// Notes whether a node is a part of another cluster now.
+    pub(super) fn note_apart(&self, place: usize) {
+        let node = &self.nodes[place];
+        if node.node().is_some_and(|node| !self.is_ours(&node)) {
+            node.apart.set(self.now.get());
+        }
     }
 
     /// Whether a node is of the cluster, and not one of its own.

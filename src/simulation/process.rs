@@ -21,7 +21,7 @@ use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
 use crate::node::greeter::{self, Greeter};
 use crate::node::raft::{Post, Raft};
-use crate::node::state::Node;
+use crate::node::state::{Node, Standing};
 use crate::reshard::leave::leave;
 use crate::reshard::orders::Office;
 use crate::reshard::{Coordinator, Keeper};
@@ -48,8 +48,10 @@ pub(super) struct Process {
     /// It is about to stop, and takes leave of all groups before.
     pub(super) is_leaving: Cell<bool>,
     pub(super) back_at: Cell<u64>,
-    /// When it was last seen to be a part of another cluster than the one that all is about.
+    /// When it was last a part of another cluster than the one that all is about.
     pub(super) apart: Cell<u64>,
+    /// How it stood when that was looked at last.
+    seen: RefCell<Option<Arc<Standing>>>,
     /// What it is started with the next time, where it is not the first view.
     pub(super) next: RefCell<Option<Start>>,
     /// How far its wall clock is ahead.
@@ -67,6 +69,18 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn is_paused(&self, now: u64) -> bool {
         self.paused_until.get() > now
+    }
+
+    /// Whether it stands otherwise than at the last call.
+    pub(super) fn has_new_standing(&self) -> bool {
+        let standing = self.office.borrow().as_ref().map(|office| office.node.standing());
+        let mut seen = self.seen.borrow_mut();
+        let is_same = match (&*seen, &standing) {
+            (Some(seen), Some(standing)) => Arc::ptr_eq(seen, standing),
+            (seen, standing) => seen.is_none() && standing.is_none(),
+        };
+        *seen = standing;
+        !is_same
     }
 
     /// Whether it runs and is not about to stop.

@@ -43,7 +43,14 @@ impl World {
                 }
                 self.show_clock(place);
             }
-            task.work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+            let goes_on = task.work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
+            // It may learn of two clusters in one step.
+            if let Some((place, _)) = task.at
+                && self.nodes[place].has_new_standing()
+            {
+                self.note_apart(place);
+            }
+            goes_on
         });
     }
 }

@@ -50,6 +50,30 @@ fn a_shard_and_the_view_go_on_from_the_last_replica() {
 }
 
 #[test]
+fn a_former_member_that_is_a_cluster_of_its_own_does_not_hold_a_recovery_up() {
+    let _alone = alone();
+    let mut cluster = replicated(4, 2, &[SETTINGS]);
+    let all = cluster.addresses();
+    let mut pairs = Pairs::default();
+    pairs.create(&all, 40);
+    let answer = ask_with(&all[0], &[], &json!({"view": all[..3], "repl-factor": 3}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let (former, members) = cluster.nodes.split_last_mut().expect("nodes");
+    former.kill();
+    members.iter().for_each(Node::pause);
+    former.restart_with(&[SETTINGS]);
+    former.wait_ready();
+    members.iter().for_each(Node::resume);
+    wait_agreed(&all[0]);
+    members[0].kill();
+    members[1].kill();
+    let (status, body) = recover(&all[2], &json!({"given-up": all[..2]}));
+    assert_eq!((status, &body["lost-shards"]), (200, &json!([])), "{body}");
+    wait_leader(&all[2], "1", |leader| leader == all[2]);
+    pairs.check(&all[2..3]);
+}
+
+#[test]
 fn a_shard_goes_on_from_the_last_replica_while_the_view_is_held() {
     let _alone = alone();
     // The first three hold the view, and are shard 1.

@@ -282,6 +282,27 @@ fn nodes_prove_the_secret_to_each_other() {
 }
 
 #[test]
+fn an_order_that_waits_is_not_taken_among_those_that_never_do() {
+    let cluster = Cluster::of(2);
+    let mut client = cluster.nodes[0].http();
+    let id = client.get("/kv-store/view").json()["cluster-id"].as_str().expect("an id").to_owned();
+    let addressed = format!("{id}.1.0000000000000000");
+    let reach = json!({"reach": {"node": cluster.nodes[1].address(), "instance": null}});
+    for (order, right, wrong) in
+        [(reach, "/node/orders", "/node/questions"), (json!({"news": {}}), "/node/questions", "/node/orders")]
+    {
+        let mut ask = |path: &str| {
+            client.request("POST", path, &[("Evenkv-View", &addressed)], order.to_string().as_bytes())
+        };
+        let refused = ask(wrong);
+        assert_eq!(refused.status, 400, "{order}: {}", refused.text());
+        assert!(refused.text().contains(right), "{order}: {}", refused.text());
+        let taken = ask(right);
+        assert_eq!(taken.status, 200, "{order}: {}", taken.text());
+    }
+}
+
+#[test]
 fn a_passive_node_forwards() {
     let cluster = Cluster::of(3);
     let passive = Node::start(&ports::free_address(), &[("VIEW", &cluster.view)]);

@@ -12,7 +12,7 @@ use super::body::{BodyBytes, Limit};
 use super::key_handlers::check_key;
 use super::lanes::Job;
 use super::payload::is_json;
-use super::routes::{Route, decode_key};
+use super::routes::{self, Route, decode_key};
 use super::server::{Handled, Server};
 use crate::clock::Deadline;
 use crate::consensus::Envelope;
@@ -27,7 +27,8 @@ use crate::node::host;
 use crate::node::keys::{Operation, Outcome};
 use crate::node::state::Node;
 use crate::reshard::{pieces, recover};
-use crate::wire::{self, Addressed, KeyResult, Order, Refusal, Transfer};
+use crate::wire::orders::Order;
+use crate::wire::{self, Addressed, KeyResult, Refusal, Transfer};
 
 /// Orders, news and messages are no longer than this.
 const BODY: Limit = Limit { bytes: 128 << 20, allowed: 128 << 20 };
@@ -232,6 +233,10 @@ fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
 fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
     let order: Order = read_json(server, job)?;
+    if routes::path(job.arrival.request.url()) != order.path() {
+        // One that waits would take a worker from those that never wait.
+        return Err(Error::BadRequest(format!("An order {} is taken at {}", order.name(), order.path())));
+    }
     match host::run(server.office.obey_sender(addressed.as_ref(), &order)) {
         Ok(answer) => Ok(json(&answer)),
         Err(error) => Ok(not_obeyed(error)),

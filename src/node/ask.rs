@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-
 use super::group_ops::NotDone;
 use super::state::Node;
 use crate::clock::Deadline;
@@ -13,8 +11,9 @@ use crate::error::Applied;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::peers::client::NoAnswer;
+use crate::wire::orders::Answered;
 use crate::wire::pairs::Parcel;
-use crate::wire::{Addressed, Hello, Order, Transfer};
+use crate::wire::{Addressed, Hello, Transfer};
 
 /// A shard's leader that is not known is looked for again after this, and after longer pauses later.
 const LEADER_PAUSE: Duration = Duration::from_millis(10);
@@ -114,14 +113,14 @@ impl Node {
     ///
     /// # Errors
     /// [`OrderError`].
-    pub async fn order<T: DeserializeOwned>(
+    pub async fn order<O: Answered>(
         &self,
         to: &Address,
         start: Option<u64>,
-        order: &Order,
+        order: O,
         deadline: Deadline,
-    ) -> Result<T, OrderError> {
-        let answer = self.host.order(self, (to, &self.addressed(start)), order, deadline).await?;
+    ) -> Result<O::Answer, OrderError> {
+        let answer = self.host.order(self, (to, &self.addressed(start)), &order.into(), deadline).await?;
         serde_json::from_value(answer)
             .map_err(|error| OrderError::NotReached(format!("{to}: its answer makes no sense: {error}")))
     }
@@ -140,13 +139,13 @@ impl Node {
     ///
     /// # Errors
     /// [`OrderError`].
-    pub async fn order_leader<T: DeserializeOwned>(
+    pub async fn order_leader<O: Answered>(
         &self,
         state: &MetaState,
         group: u64,
-        order: &Order,
+        order: &O,
         deadline: Deadline,
-    ) -> Result<T, OrderError> {
+    ) -> Result<O::Answer, OrderError> {
         let replicas = state.replicas_of(group);
         if let [only] = replicas[..] {
             if *only == self.address {
@@ -156,7 +155,7 @@ impl Node {
                     None => OrderError::Gone(format!("{only} was started again and holds nothing")),
                 });
             }
-            return self.order(only, state.holder(group, only), order, deadline).await;
+            return self.order(only, state.holder(group, only), order.clone(), deadline).await;
         }
         let led = self.groups.seat(group).and_then(|seat| seat.leader().cloned());
         let mut hint = led.or_else(|| self.leaders.of(group)).filter(|leader| *leader != self.address);
@@ -174,7 +173,7 @@ impl Node {
                 let hinted = hint.take().filter(|hint| !named.contains(hint));
                 named.extend(hinted.clone());
                 let Some(node) = hinted.or_else(|| rest.next().map(|other| (*other).clone())) else { break };
-                match self.order(&node, None, order, deadline).await {
+                match self.order(&node, None, order.clone(), deadline).await {
                     Ok(answer) => {
                         self.leaders.note(group, &node);
                         return Ok(answer);

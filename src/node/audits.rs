@@ -23,7 +23,8 @@ use crate::model::shard::{AuditBegun, AuditState, Shard, ShardCommand, ShardOutc
 use crate::model::store::Void;
 use crate::model::verdict::{ShardAudits, Verdict, owns};
 use crate::model::view;
-use crate::wire::{Audited, Order};
+use crate::wire::Audited;
+use crate::wire::orders;
 
 /// A group that does not begin with an audit within this time does not: its replicas are then read each by itself.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -138,7 +139,8 @@ impl Node {
                 begun => return begun,
             }
         }
-        self.order_leader(state, shard.group, &Order::BeginAudit { group: shard.group, id }, deadline).await
+        let order = orders::BeginAudit { group: shard.group, id };
+        self.order_leader(state, shard.group, &order, deadline).await
     }
 
     /// The same where this node leads the shard.
@@ -202,7 +204,7 @@ impl Node {
             return self.audit_own(group, id, deadline).await;
         }
         let start = state.holder(group, node).filter(|_| shard.replicas.len() == 1);
-        let answer = self.order(node, start, &Order::Audit { group, id }, deadline).await;
+        let answer = self.order(node, start, orders::Audit { group, id }, deadline).await;
         answer.map_err(|error| bare(error.to_string(), node))
     }
 }

@@ -20,8 +20,9 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
+use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
-use crate::wire::{self, Addressed, Hello, KeyResult, Order, Refusal, Transfer};
+use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Transfer};
 
 /// A node that does not answer a question about itself within this time counts as not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);

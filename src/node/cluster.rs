@@ -11,7 +11,8 @@ use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::view;
-use crate::wire::{self, Hello, MetaSeat, Order};
+use crate::wire::orders;
+use crate::wire::{self, Hello, MetaSeat};
 
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -79,7 +80,7 @@ impl Node {
         {
             return Some(own.size().pairs);
         }
-        let order = Order::Count { group: shard.group };
+        let order = orders::Count { group: shard.group };
         let counted = self.order_leader(&serving.state, shard.group, &order, deadline).await;
         let counted = counted
             .inspect_err(|error| log::debug!("the pairs of shard {} are not known: {error}", shard.id));

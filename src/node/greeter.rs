@@ -19,7 +19,7 @@ use crate::model::address::Address;
 use crate::model::hash::HashKey;
 use crate::model::meta::MetaState;
 use crate::model::view::View;
-use crate::wire::Order;
+use crate::wire::orders;
 
 /// Time between two rounds of questions.
 pub(crate) const ROUND: Duration = Duration::from_millis(200);
@@ -218,13 +218,13 @@ impl Greeter {
     /// Has all nodes promise themselves, and founds the cluster. It is open when its meta group is complete.
     async fn found(&self, view: &View, instances: &BTreeMap<Address, u64>) {
         let cluster = new_cluster_id();
-        let order = Order::Promise { cluster: cluster.clone(), founding: true };
         for (address, instance) in instances {
             let promised = if *address == self.node.address {
                 self.node.promise(&cluster, true)
             } else {
                 let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
-                let promised = self.node.order(address, Some(*instance), &order, deadline).await;
+                let order = orders::Promise { cluster: cluster.clone(), founding: true };
+                let promised = self.node.order(address, Some(*instance), order, deadline).await;
                 promised.map_err(|error| error.to_string())
             };
             match promised {

@@ -21,8 +21,9 @@ use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Operation, RequestId, Shard};
 use crate::peers::client::NoAnswer;
+use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
-use crate::wire::{Addressed, Hello, Order, Transfer};
+use crate::wire::{Addressed, Hello, Transfer};
 
 /// What will be there in the end.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

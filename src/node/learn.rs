@@ -10,7 +10,7 @@ use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::ShardCommand;
 use crate::points::point;
-use crate::wire::Order;
+use crate::wire::orders;
 
 /// A node that does not tell what it knows within this time will not.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -173,8 +173,8 @@ impl Node {
     /// A sentence that says why not.
     pub(super) async fn fetch_news(&self, from: &Address, instance: u64) -> Result<(), String> {
         let deadline = Deadline::after(now(), NEWS_TIMEOUT);
-        match self.order::<Option<MetaState>>(from, Some(instance), &Order::News, deadline).await {
-            Ok(Some(state)) => self.learn(&Arc::new(state)),
+        match self.order(from, Some(instance), orders::News {}, deadline).await {
+            Ok(Some(state)) => self.learn(&state),
             Ok(None) => Err(format!("{from} does not serve yet")),
             Err(error) => Err(error.to_string()),
         }

@@ -11,7 +11,8 @@ use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::meta::MetaState;
 use crate::model::shard::Operation;
-use crate::wire::{Addressed, GroupMembers, Order};
+use crate::wire::Addressed;
+use crate::wire::orders;
 
 /// A leader that does not say up to where its log goes within this time is asked again later.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -41,8 +42,8 @@ impl Node {
             let index = if seat.leads() {
                 self.groups.read(group, deadline).await.ok()
             } else {
-                let order = Order::Members { group };
-                let members = self.order_leader::<GroupMembers>(state, group, &order, deadline).await;
+                let order = orders::Members { group };
+                let members = self.order_leader(state, group, &order, deadline).await;
                 members.ok().map(|members| members.index)
             };
             known.asked = index.map(|index| (start, index)).or(known.asked);

@@ -7,9 +7,9 @@ use super::orders::Office;
 use crate::model::meta::{MetaState, Wanted};
 use crate::model::plan::{Census, Plan, PlanError, plan};
 use crate::model::range::{HashRange, Point};
-use crate::model::shard::CensusCount;
 use crate::model::view::View;
-use crate::wire::{NotPlanned, Order};
+use crate::wire::NotPlanned;
+use crate::wire::orders::{self, Answered};
 
 /// A shard that does not answer within this time will not: a long one counts a million pairs in much less.
 const CENSUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,8 +116,8 @@ impl Shards<'_> {
                 let counts = match self.groups[shard] {
                     None => vec![0; ranges.len()],
                     Some(group) => {
-                        let order = Order::Census { group, change: self.change, ranges: ranges.clone() };
-                        self.ask::<CensusCount>(group, &order).await.map_err(Again::Silent)?.pairs
+                        let order = orders::Census { group, change: self.change, ranges: ranges.clone() };
+                        self.ask(group, &order).await.map_err(Again::Silent)?.pairs
                     }
                 };
                 answers.counted.insert(shard, (ranges, counts));
@@ -137,8 +137,8 @@ impl Shards<'_> {
         let at_once = PLACES_BYTES / (BYTES_OF_KEY_BYTE * self.state.limits.max_key_length);
         let mut places = Vec::with_capacity(questions.len());
         for questions in questions.chunks(at_once.max(1)) {
-            let order = Order::Places { group, change: self.change, questions: questions.to_vec() };
-            let some = self.ask::<Option<Vec<Point>>>(group, &order).await.map_err(Again::Silent)?;
+            let order = orders::Places { group, change: self.change, questions: questions.to_vec() };
+            let some = self.ask(group, &order).await.map_err(Again::Silent)?;
             places.extend(some.ok_or(Again::Void)?);
         }
         Ok(places)
@@ -147,14 +147,14 @@ impl Shards<'_> {
     /// No more is asked.
     pub(super) async fn close(&self) {
         for group in self.groups.iter().flatten() {
-            let order = Order::CloseCensus { group: *group, change: self.change };
-            if let Err(error) = self.ask::<()>(*group, &order).await {
+            let order = orders::CloseCensus { group: *group, change: self.change };
+            if let Err(error) = self.ask(*group, &order).await {
                 log::debug!("the census was not closed: {error}");
             }
         }
     }
 
-    async fn ask<T: serde::de::DeserializeOwned>(&self, group: u64, order: &Order) -> Result<T, String> {
+    async fn ask<O: Answered>(&self, group: u64, order: &O) -> Result<O::Answer, String> {
         let answer = self.office.order_leader(self.state, group, order, CENSUS_TIMEOUT).await;
         answer.map_err(|error| error.to_string())
     }
@@ -170,7 +170,7 @@ impl Shards<'_> {
     ) -> Result<Vec<Vec<(HashRange, u64)>>, String> {
         match self.groups[shard] {
             None => Ok(ranges.into_iter().map(|range| vec![(range, 0)]).collect()),
-            Some(group) => self.ask(group, &Order::Pieces { group, ranges }).await,
+            Some(group) => self.ask(group, &orders::Pieces { group, ranges }).await,
         }
     }
 }

@@ -24,7 +24,8 @@ use crate::node::ask::OrderError;
 use crate::node::host;
 use crate::node::raft::Seat;
 use crate::points::point;
-use crate::wire::{ChangePhase, Leads, NotPlanned, Order, PieceShown, Prepared, Source, Tallied};
+use crate::wire::orders::{self, Answered};
+use crate::wire::{ChangePhase, NotPlanned, PieceShown, Prepared, Source};
 
 /// How often it looks whether there is something to do.
 const ROUND: Duration = Duration::from_millis(50);
@@ -229,9 +230,9 @@ impl Coordinator {
     /// Opens the cluster when its meta group is complete; begins again where one of its nodes was started again before.
     async fn found(&mut self, seat: &Seat, state: &MetaState) -> bool {
         // They promise again each time: a promise does not hold for ever, and is not given by who has learned of another cluster.
-        let promise = Order::Promise { cluster: state.cluster.clone(), founding: true };
+        let promise = orders::Promise { cluster: state.cluster.clone(), founding: true };
         for (node, instance) in state.holders.values().flatten() {
-            let promised = self.office.order::<u64>(node, Some(*instance), &promise, PROPOSAL_TIMEOUT).await;
+            let promised = self.office.order(node, Some(*instance), promise.clone(), PROPOSAL_TIMEOUT).await;
             if promised.as_ref() != Ok(instance) {
                 log::info!("founding again: {node} does not promise itself any more ({promised:?})");
                 self.office.node.meta.give_up(state.group);
@@ -361,8 +362,8 @@ impl Coordinator {
         self.tell_all().await;
         for shard in &planned.shards {
             let told = self.tell_shard(&state, shard.group).await;
-            let tally = Order::Tally { group: shard.group, change: change.id };
-            let tallied = self.office.order_leader::<Tallied>(&state, shard.group, &tally, PROPOSAL_TIMEOUT);
+            let tally = orders::Tally { group: shard.group, change: change.id };
+            let tallied = self.office.order_leader(&state, shard.group, &tally, PROPOSAL_TIMEOUT);
             match tallied.await {
                 Ok(_) => told.map_err(Stuck::For)?,
                 Err(error) if planned.added.contains(&shard.group) => {
@@ -418,8 +419,8 @@ impl Coordinator {
         if let [only] = state.replicas_of(group)[..] {
             return Ok(Source { node: only.clone(), instance: state.holder(group, only), group });
         }
-        let order = Order::Lead { group };
-        let leader = self.office.order_leader::<Leads>(state, group, &order, PROPOSAL_TIMEOUT).await?;
+        let order = orders::Lead { group };
+        let leader = self.office.order_leader(state, group, &order, PROPOSAL_TIMEOUT).await?;
         Ok(Source { node: leader.node, instance: Some(leader.instance), group })
     }
 
@@ -434,8 +435,8 @@ impl Coordinator {
         let is_given_up = planned.is_given_up(piece.from);
         let source = if is_given_up { None } else { Some(self.source(state, piece.from).await?) };
         let group = piece.to;
-        let copy = Order::Copy { stamp, group, range: piece.range.clone(), source: source.clone() };
-        self.office.order_leader::<()>(state, group, &copy, COPY_TIMEOUT).await?;
+        let copy = orders::CopyPiece { stamp, group, range: piece.range.clone(), source: source.clone() };
+        self.office.order_leader(state, group, &copy, COPY_TIMEOUT).await?;
         point!("piece-copied");
         let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
         if limit < LONGEST_FREEZE {
@@ -443,7 +444,7 @@ impl Coordinator {
             self.leading().progress = now();
         }
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
-        let order = Order::Prepare { stamp, group, source: source.clone(), limit_ms };
+        let order = orders::PreparePiece { stamp, group, source: source.clone(), limit_ms };
         *preparing = Some(now());
         let prepared = self.office.order_leader(state, group, &order, limit + FREEZE_MARGIN).await;
         let since = now();
@@ -452,9 +453,8 @@ impl Coordinator {
         let mut left = Tally::default();
         if planned.is_last_of_leaving(piece) {
             // Nothing can be written to it any more, and it may be gone when the receipt is written.
-            let order = Order::Tally { group: piece.from, change: stamp.piece.change };
-            let tallied =
-                self.office.order_leader::<Tallied>(state, piece.from, &order, limit + FREEZE_MARGIN);
+            let order = orders::Tally { group: piece.from, change: stamp.piece.change };
+            let tallied = self.office.order_leader(state, piece.from, &order, limit + FREEZE_MARGIN);
             left = tallied.await?.tally;
         }
         let replicas = state.view.shards.iter().find(|shard| shard.group == group);
@@ -540,8 +540,8 @@ impl Coordinator {
         let owns = state.index_of(shard.group).is_some_and(|index| state.view.ranges(index).next().is_some());
         let mut holders = BTreeMap::new();
         for node in &shard.replicas {
-            let promise = Order::Promise { cluster: state.cluster.clone(), founding: false };
-            let promised = self.office.order::<u64>(node, None, &promise, PROPOSAL_TIMEOUT).await;
+            let promise = orders::Promise { cluster: state.cluster.clone(), founding: false };
+            let promised = self.office.order(node, None, promise, PROPOSAL_TIMEOUT).await;
             holders.insert(node.clone(), promised.map_err(|error| Stuck::For(error.to_string()))?);
         }
         let is_same = state.holders.get(&shard.group) == Some(&holders);
@@ -606,7 +606,7 @@ impl Coordinator {
         if self.office.node.peers.at(node).is_down() {
             return Err(format!("{node} is down"));
         }
-        let _shown = self.office.show(&Order::News, || node.to_string());
+        let _shown = self.office.show(orders::News::NAME, || node.to_string());
         self.office.node.tell(node, &state).await.map_err(|error| format!("{node}: {error}"))
     }
 

@@ -15,7 +15,8 @@ use crate::node::ask::OrderError;
 use crate::node::raft::Seat;
 use crate::node::state::advice;
 use crate::points::point;
-use crate::wire::{GroupMembers, Order, Tallied};
+use crate::wire::orders;
+use crate::wire::{GroupMembers, Tallied};
 
 /// A shard whose leader does not name its members within this time is asked again.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,10 +87,10 @@ async fn members_complete(
     if state.replicas_of(shard.group).len() == 1 {
         return Ok(None);
     }
-    let order = Order::Members { group: shard.group };
+    let order = orders::Members { group: shard.group };
     let members = coordinator
         .office
-        .order_leader::<GroupMembers>(state, shard.group, &order, MEMBERS_TIMEOUT)
+        .order_leader(state, shard.group, &order, MEMBERS_TIMEOUT)
         .await
         .map_err(|error| Stuck::For(format!("shard {}: {error}", shard.id)))?;
     let ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id).collect();
@@ -175,7 +176,7 @@ async fn receipt(
 
 /// What a shard has counted since the cut.
 async fn tally(coordinator: &Coordinator, state: &MetaState, id: u64, group: u64) -> Result<Tallied, Stuck> {
-    let order = Order::Tally { group, change: id };
+    let order = orders::Tally { group, change: id };
     coordinator.office.order_leader(state, group, &order, TALLY_TIMEOUT).await.map_err(|error| match error {
         OrderError::Gone(reason) => Stuck::Lost(format!("{reason}: its shard is lost")),
         error => Stuck::For(error.to_string()),

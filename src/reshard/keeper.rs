@@ -17,7 +17,7 @@ use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
 use crate::node::host;
 use crate::node::raft::Seat;
-use crate::wire::{GroupMembers, Order};
+use crate::wire::orders;
 
 /// How often it looks whether there is something to do, unless there are news.
 const ROUND: Duration = Duration::from_millis(100);
@@ -138,9 +138,9 @@ impl Keeper {
         if state.replicas_of(seat.group).contains(&&node.address) {
             return ROUND;
         }
-        let order = Order::Members { group: seat.group };
+        let order = orders::Members { group: seat.group };
         let deadline = Deadline::after(now(), QUESTION_TIMEOUT);
-        let members = node.order_leader::<GroupMembers>(state, seat.group, &order, deadline).await;
+        let members = node.order_leader(state, seat.group, &order, deadline).await;
         let Ok(members) = members else { return WAITING_ROUND };
         let mut ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id);
         if !members.changing && !ids.any(|id| id == seat.status.replica) {

@@ -8,7 +8,7 @@ use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
 use crate::model::address::Address;
 use crate::node::raft::Seat;
-use crate::wire::Order;
+use crate::wire::orders;
 
 /// Groups from which the node was not taken out after this time lose its vote.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -83,8 +83,8 @@ async fn move_meta_group(office: &Office) -> bool {
 async fn take_leave(office: &Office, seat: &Seat) -> bool {
     let node = &office.node;
     let Some(leader) = seat.leader() else { return false };
-    let order = Order::Leave { group: seat.group, replica: seat.status.replica };
-    match office.order::<()>(leader, None, &order, ORDER_TIMEOUT).await {
+    let order = orders::Leave { group: seat.group, replica: seat.status.replica };
+    match office.order(leader, None, order, ORDER_TIMEOUT).await {
         Ok(()) => {
             // From now on requests go to the others.
             if node.meta.seat().is_some_and(|meta| meta.group == seat.group) {

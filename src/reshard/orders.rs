@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::desk::{Desk, Waiting};
@@ -20,7 +19,8 @@ use crate::node::group_ops::NotDone;
 use crate::node::host::Pending;
 use crate::node::raft::{Invitation, NotProposed, Seat};
 use crate::node::state::Node;
-use crate::wire::{Addressed, GroupMembers, Leads, Order, Standing, Tallied};
+use crate::wire::orders::{self, Answered, Order};
+use crate::wire::{Addressed, GroupMembers, Leads, Standing, Tallied};
 
 /// A piece has at most so many pairs and bytes, so that it is not frozen for long.
 const PIECE: BatchLimit = BatchLimit { pairs: 8192, bytes: 4 << 20 };
@@ -39,11 +39,6 @@ pub struct Office {
     pub desk: Arc<Desk>,
     /// Whether it is the coordinator's own: the desk shows what is waited for.
     is_shown: bool,
-}
-
-/// Whether an order may come from outside the cluster.
-fn is_open(order: &Order) -> bool {
-    matches!(order, Order::Promise { .. } | Order::Release { .. } | Order::Join { .. } | Order::News)
 }
 
 impl Office {
@@ -73,7 +68,7 @@ impl Office {
             return Err(OrderError::Gone(format!("{} was started again", node.address)));
         }
         let own = node.state().map(|state| state.cluster.clone());
-        if !is_open(order) && own.as_ref() != Some(&addressed.cluster) {
+        if !order.is_open() && own.as_ref() != Some(&addressed.cluster) {
             return Err(OrderError::Refused(format!(
                 "{} is not of cluster {}",
                 node.address, addressed.cluster
@@ -92,115 +87,96 @@ impl Office {
     }
 
     async fn carry_out(&self, order: &Order) -> Result<Value, OrderError> {
-        let node = &self.node;
-        match order {
-            Order::Promise { cluster, founding } => Ok(json(&node.promise(cluster, *founding)?)),
-            Order::Release { cluster } => {
-                node.release(cluster);
-                Ok(Value::Null)
+        let (node, deadline) = (&self.node, Deadline::after(now(), GROUP_TIMEOUT));
+        Ok(match order {
+            Order::Promise(asked) => answer(asked, node.promise(&asked.cluster, asked.founding)?),
+            Order::Release(asked) => {
+                node.release(&asked.cluster);
+                answer(asked, ())
             }
-            Order::Join { cluster, group, term, members, index } => {
-                let invitation = Invitation { term: *term, members, index: *index };
-                Ok(json(&self.join(cluster, *group, invitation)?))
+            Order::Join(asked) => answer(asked, self.join(asked)?),
+            Order::Reach(asked) => {
+                let hello = node.ask_hello(&asked.node).await;
+                let is_meant = |there: u64| asked.instance.is_none_or(|instance| instance == there);
+                answer(asked, hello.is_ok_and(|hello| is_meant(hello.instance)))
             }
-            Order::Reach { node: other, instance } => {
-                let hello = node.ask_hello(other).await;
-                let is_meant = |there: u64| instance.is_none_or(|instance| instance == there);
-                Ok(json(&hello.is_ok_and(|hello| is_meant(hello.instance))))
-            }
-            Order::News => Ok(json(&self.newest().as_deref())),
-            Order::Audit { group, id } => {
+            Order::News(asked) => answer(asked, self.newest()),
+            Order::Audit(asked) => {
                 let deadline = Deadline::after(now(), AUDIT_TIMEOUT);
-                Ok(json(&node.audit_own(*group, *id, deadline).await?))
+                answer(asked, node.audit_own(asked.group, asked.id, deadline).await?)
             }
-            Order::Replicas => Ok(json(&self.standings().await)),
-            Order::Succeed { command } => {
-                let done = node.meta.propose(command, Deadline::after(now(), GROUP_TIMEOUT)).await;
+            Order::Replicas(asked) => answer(asked, self.standings().await),
+            Order::Succeed(asked) => {
+                let done = node.meta.propose(&asked.command, deadline).await;
                 self.desk.wake();
-                Ok(json(&done.ok()))
+                answer(asked, done.ok())
             }
-            Order::Count { .. }
-            | Order::BeginAudit { .. }
-            | Order::Census { .. }
-            | Order::Places { .. }
-            | Order::Pieces { .. }
-            | Order::CloseCensus { .. }
-            | Order::Tally { .. }
-            | Order::Lead { .. }
-            | Order::Members { .. }
-            | Order::Leave { .. } => self.obey_as_leader(order).await,
-            Order::Copy { stamp, group, range, source } => {
-                pieces::copy(node, *stamp, *group, range, source.as_ref()).await.map(|()| Value::Null)
+            Order::Count(asked) => answer(asked, self.confirmed(asked.group, deadline).await?.size().pairs),
+            Order::BeginAudit(asked) => {
+                answer(asked, node.begin_audit_here(&*self.led(asked.group)?, asked.id, deadline).await?)
             }
-            Order::Prepare { stamp, group, source, limit_ms } => {
-                let limit = Duration::from_millis(*limit_ms);
-                let prepared = pieces::prepare(node, *stamp, *group, source.as_ref(), limit).await;
-                prepared.map(|prepared| json(&prepared))
-            }
-            Order::BeginChange { id, wanted } => Ok(json(&requests::begin_here(self, *id, wanted).await)),
-            Order::CancelChange => Ok(json(&requests::cancel_here(self).await)),
-            Order::ChangeProgress => Ok(json(&self.desk.progress(&node.address))),
-            Order::PlanChange { wanted } => {
-                Ok(json(&if node.meta.leads() { Some(prepare::plan_only(self, wanted).await) } else { None }))
-            }
-        }
-    }
-
-    /// Carries out an order about a shard that this node leads.
-    async fn obey_as_leader(&self, order: &Order) -> Result<Value, OrderError> {
-        let node = &self.node;
-        let deadline = Deadline::after(now(), GROUP_TIMEOUT);
-        match order {
-            Order::Count { group } => {
-                let shard = self.led(*group)?;
-                node.confirm(&shard, deadline).await?;
-                Ok(json(&shard.size().pairs))
-            }
-            Order::BeginAudit { group, id } => {
-                Ok(json(&node.begin_audit_here(&*self.led(*group)?, *id, deadline).await?))
-            }
-            Order::Census { group, change, ranges } => {
-                let census = ShardCommand::Census { change: *change, ranges: ranges.clone() };
-                match node.apply(&*self.led(*group)?, &census, deadline).await? {
-                    ShardOutcome::Census(Some(count)) => Ok(json(&count)),
-                    _ => Err(format!("{}: a view change is planned already", node.address).into()),
+            Order::Census(asked) => {
+                let census = ShardCommand::Census { change: asked.change, ranges: asked.ranges.clone() };
+                match node.apply(&*self.led(asked.group)?, &census, deadline).await? {
+                    ShardOutcome::Census(Some(count)) => answer(asked, count),
+                    _ => return Err(format!("{}: a view change is planned already", node.address).into()),
                 }
             }
-            Order::Places { group, change, questions } => {
-                let shard = self.led(*group)?;
-                node.confirm(&shard, deadline).await?;
-                Ok(json(&shard.places(*change, questions)))
+            Order::Places(asked) => {
+                let shard = self.confirmed(asked.group, deadline).await?;
+                answer(asked, shard.places(asked.change, &asked.questions))
             }
-            Order::Pieces { group, ranges } => {
-                let shard = self.led(*group)?;
-                node.confirm(&shard, deadline).await?;
-                let cut = shard.pieces(ranges, PIECE).into_iter();
+            Order::Pieces(asked) => {
+                let cut =
+                    self.confirmed(asked.group, deadline).await?.pieces(&asked.ranges, PIECE).into_iter();
                 let bare = cut.map(|pieces| pieces.into_iter().map(|(range, size)| (range, size.pairs)));
-                Ok(json(&bare.map(Iterator::collect).collect::<Vec<Vec<_>>>()))
+                answer(asked, bare.map(Iterator::collect).collect())
             }
-            Order::CloseCensus { group, change } => {
-                let close = ShardCommand::CloseCensus { change: *change };
-                node.apply(&*self.led(*group)?, &close, deadline).await?;
-                Ok(Value::Null)
+            Order::CloseCensus(asked) => {
+                let close = ShardCommand::CloseCensus { change: asked.change };
+                node.apply(&*self.led(asked.group)?, &close, deadline).await?;
+                answer(asked, ())
             }
-            Order::Tally { group, change } => {
-                let shard = self.led(*group)?;
-                node.confirm(&shard, deadline).await?;
-                let (tally, pairs) = shard.tally(*change);
-                Ok(json(&Tallied { tally, pairs }))
+            Order::Tally(asked) => {
+                let (tally, pairs) = self.confirmed(asked.group, deadline).await?.tally(asked.change);
+                answer(asked, Tallied { tally, pairs })
             }
-            Order::Lead { group } => {
-                let shard = self.led(*group)?;
-                node.confirm(&shard, deadline).await?;
-                Ok(json(&self.leads()))
+            Order::Lead(asked) => {
+                self.confirmed(asked.group, deadline).await?;
+                answer(asked, self.leads())
             }
-            Order::Members { group } => Ok(json(&self.members(*group, deadline).await?)),
-            Order::Leave { group, replica } => {
-                self.led_seat(*group)?;
-                self.take_out(*group, *replica, deadline).await
+            Order::Members(asked) => answer(asked, self.members(asked.group, deadline).await?),
+            Order::Leave(asked) => {
+                self.led_seat(asked.group)?;
+                self.take_out(asked.group, asked.replica, deadline).await?;
+                answer(asked, ())
             }
-            _ => Err("this order is not for the leader of a shard".to_owned().into()),
-        }
+            Order::CopyPiece(asked) => {
+                let source = asked.source.as_ref();
+                pieces::copy(node, asked.stamp, asked.group, &asked.range, source).await?;
+                answer(asked, ())
+            }
+            Order::PreparePiece(asked) => {
+                let (source, limit) = (asked.source.as_ref(), Duration::from_millis(asked.limit_ms));
+                answer(asked, pieces::prepare(node, asked.stamp, asked.group, source, limit).await?)
+            }
+            Order::BeginChange(asked) => {
+                answer(asked, requests::begin_here(self, asked.id, &asked.wanted).await)
+            }
+            Order::CancelChange(asked) => answer(asked, requests::cancel_here(self).await),
+            Order::ChangeProgress(asked) => answer(asked, self.desk.progress(&node.address)),
+            Order::PlanChange(asked) if node.meta.leads() => {
+                answer(asked, Some(prepare::plan_only(self, &asked.wanted).await))
+            }
+            Order::PlanChange(asked) => answer(asked, None),
+        })
+    }
+
+    /// A shard that this node leads, once it holds everything that was ever acknowledged.
+    async fn confirmed(&self, group: u64, deadline: Deadline) -> Result<Arc<Shard>, OrderError> {
+        let shard = self.led(group)?;
+        self.node.confirm(&shard, deadline).await?;
+        Ok(shard)
     }
 
     /// This node, as the leader of something.
@@ -216,16 +192,17 @@ impl Office {
     }
 
     /// This node's replica id in a group of which it is to become a member.
-    fn join(&self, cluster: &str, group: u64, invitation: Invitation) -> Result<u64, String> {
-        let node = &self.node;
+    fn join(&self, asked: &orders::Join) -> Result<u64, String> {
+        let (node, cluster, group) = (&self.node, &asked.cluster, asked.group);
+        let invitation = Invitation { term: asked.term, members: &asked.members, index: asked.index };
         if node.is_leaving() {
             return Err(format!("{} is stopping", node.address));
         }
         match node.state() {
-            Some(state) if state.cluster == cluster && state.group != group => {
+            Some(state) if state.cluster == *cluster && state.group != group => {
                 node.seat_in_shard(group, invitation)
             }
-            Some(state) if state.cluster == cluster => Ok(node.seat_in(group, invitation)),
+            Some(state) if state.cluster == *cluster => Ok(node.seat_in(group, invitation)),
             _ if node.has_promised(cluster) => Ok(node.seat_in(group, invitation)),
             _ => Err(format!("{} is not of cluster {cluster}", node.address)),
         }
@@ -284,12 +261,12 @@ impl Office {
     }
 
     /// Takes a replica out of a group that this node leads, as its node is about to stop.
-    async fn take_out(&self, group: u64, replica: u64, deadline: Deadline) -> Result<Value, OrderError> {
+    async fn take_out(&self, group: u64, replica: u64, deadline: Deadline) -> Result<(), OrderError> {
         let removal = Change::Remove { replicas: vec![replica] };
         match self.node.groups.change(group, &removal, deadline).await {
             Ok(()) => {
                 log::info!("group {group}: replica {replica} leaves");
-                Ok(Value::Null)
+                Ok(())
             }
             Err(NotProposed::Unknown) => Err(NotDone::Unknown.into()),
             Err(NotProposed::Refused(refusal)) => {
@@ -311,15 +288,15 @@ impl Office {
     ///
     /// # Errors
     /// [`OrderError`].
-    pub async fn order_leader<T: serde::de::DeserializeOwned>(
+    pub async fn order_leader<O: Answered>(
         &self,
         state: &MetaState,
         group: u64,
-        order: &Order,
+        order: &O,
         timeout: Duration,
-    ) -> Result<T, OrderError> {
+    ) -> Result<O::Answer, OrderError> {
         let _shown =
-            self.show(order, || match state.index_of(group).map(|index| &state.view.shards[index]) {
+            self.show(O::NAME, || match state.index_of(group).map(|index| &state.view.shards[index]) {
                 Some(shard) => match self.node.leader_of(shard) {
                     Some(leader) => leader.to_string(),
                     None => format!("the leader of shard {}", shard.id),
@@ -330,7 +307,7 @@ impl Office {
         loop {
             let leads = self.node.shard_of(group).is_some_and(|shard| self.node.leads(&shard).is_ok());
             let answer = if leads {
-                read(self.obey(order).await)
+                read::<O>(self.obey(&order.clone().into()).await)
             } else {
                 self.node.order_leader(state, group, order, deadline).await
             };
@@ -348,26 +325,26 @@ impl Office {
     ///
     /// # Errors
     /// [`OrderError`].
-    pub async fn order<T: serde::de::DeserializeOwned>(
+    pub async fn order<O: Answered>(
         &self,
         to: &Address,
         start: Option<u64>,
-        order: &Order,
+        order: O,
         timeout: Duration,
-    ) -> Result<T, OrderError> {
-        let _shown = self.show(order, || to.to_string());
+    ) -> Result<O::Answer, OrderError> {
+        let _shown = self.show(O::NAME, || to.to_string());
         if *to != self.node.address {
             return self.node.order(to, start, order, Deadline::after(now(), timeout)).await;
         }
         if start.is_some_and(|start| start != self.node.instance) {
             return Err(OrderError::Gone(format!("{to} was started again")));
         }
-        read(self.obey(order).await)
+        read::<O>(self.obey(&order.into()).await)
     }
 
     /// Shows that somebody is waited for, until what this returns is dropped.
-    pub(super) fn show(&self, order: &Order, to: impl FnOnce() -> String) -> Option<Waiting<'_>> {
-        self.is_shown.then(|| self.desk.waits_for(order.name(), to()))
+    pub(super) fn show(&self, order: &'static str, to: impl FnOnce() -> String) -> Option<Waiting<'_>> {
+        self.is_shown.then(|| self.desk.waits_for(order, to()))
     }
 
     /// A shard that this node leads.
@@ -390,12 +367,13 @@ pub(super) fn led(node: &Node, group: u64) -> Result<Arc<Shard>, OrderError> {
     })
 }
 
-fn read<T: serde::de::DeserializeOwned>(answer: Result<Value, OrderError>) -> Result<T, OrderError> {
+fn read<O: Answered>(answer: Result<Value, OrderError>) -> Result<O::Answer, OrderError> {
     answer.and_then(|answer| {
         serde_json::from_value(answer).map_err(|error| OrderError::Refused(error.to_string()))
     })
 }
 
-fn json(answer: &impl Serialize) -> Value {
+/// An answer of the type that the order has.
+fn answer<O: Answered>(_: &O, answer: O::Answer) -> Value {
     serde_json::to_value(answer).expect("our own types are JSON")
 }

@@ -14,7 +14,8 @@ use crate::model::view::{Shard, View};
 use crate::node::ask::OrderError;
 use crate::node::state::{advice, lost_shard};
 use crate::points::point;
-use crate::wire::{GroupMembers, NotPlanned, Order, PlannedMove, PlannedShard, PlannedView, Standing};
+use crate::wire::orders;
+use crate::wire::{GroupMembers, NotPlanned, PlannedMove, PlannedShard, PlannedView, Standing};
 
 /// A node that does not answer a question within this time is not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -236,7 +237,7 @@ impl<'a> Search<'a> {
 
     async fn holders_of(&mut self, shard: &Shard) -> Held {
         let group = shard.group;
-        let order = Order::Members { group };
+        let order = orders::Members { group };
         let asked = self.office.order_leader(self.state, group, &order, QUESTION_TIMEOUT).await;
         let error = match asked {
             Ok(members) => return led(members),
@@ -249,7 +250,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             if standing.replica.as_ref().is_none_or(|replica| replica.leads)
-                && let Ok(members) = office.order(node, None, &order, QUESTION_TIMEOUT).await
+                && let Ok(members) = office.order(node, None, order.clone(), QUESTION_TIMEOUT).await
             {
                 return led(members);
             }
@@ -265,8 +266,7 @@ impl<'a> Search<'a> {
         if self.held.is_none() {
             let mut held = Vec::new();
             for node in &self.nodes {
-                let order = Order::Replicas;
-                match self.office.order::<Vec<Standing>>(node, None, &order, QUESTION_TIMEOUT).await {
+                match self.office.order(node, None, orders::Replicas {}, QUESTION_TIMEOUT).await {
                     Ok(standings) => held.extend(standings.into_iter().map(|one| (node.clone(), one))),
                     Err(error) => log::debug!("{node} does not say what it holds: {error}"),
                 }
@@ -308,8 +308,8 @@ async fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize)
                 if one && instance.is_none() {
                     continue;
                 }
-                let order = Order::Reach { node: node.clone(), instance };
-                if office.order::<bool>(member, None, &order, QUESTION_TIMEOUT).await == Ok(true) {
+                let order = orders::Reach { node: node.clone(), instance };
+                if office.order(member, None, order.clone(), QUESTION_TIMEOUT).await == Ok(true) {
                     let (id, by) = (lost.id, state.view.shards[other].id);
                     return Err(NotPlanned::Refused(format!(
                         "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
@@ -353,8 +353,8 @@ async fn promise_all(
 ) -> Result<(), NotPlanned> {
     for node in &wanted.nodes {
         let Some(instance) = found.fresh.get(node).copied() else { continue };
-        let order = Order::Promise { cluster: state.cluster.clone(), founding: false };
-        let promised = office.order::<u64>(node, Some(instance), &order, QUESTION_TIMEOUT).await;
+        let order = orders::Promise { cluster: state.cluster.clone(), founding: false };
+        let promised = office.order(node, Some(instance), order, QUESTION_TIMEOUT).await;
         if let Err(error) = promised {
             release_all(office, state, found).await;
             return Err(NotPlanned::Refused(error.to_string()));
@@ -365,8 +365,8 @@ async fn promise_all(
 
 async fn release_all(office: &Office, state: &MetaState, found: &Found) {
     for (node, instance) in &found.fresh {
-        let order = Order::Release { cluster: state.cluster.clone() };
-        if let Err(error) = office.order::<()>(node, Some(*instance), &order, QUESTION_TIMEOUT).await {
+        let order = orders::Release { cluster: state.cluster.clone() };
+        if let Err(error) = office.order(node, Some(*instance), order, QUESTION_TIMEOUT).await {
             log::debug!("a promise lasts until it is void by itself: {error}");
         }
     }

@@ -13,9 +13,9 @@ use crate::clock::{Deadline, now};
 use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::model::meta::MetaState;
 use crate::peers::client::NoAnswerKind;
-use crate::wire::{Hello, Order};
+use crate::wire::Hello;
+use crate::wire::orders::{self, Answered};
 
 /// A node that does not answer for this long counts as lost; one at whose address nobody listens, at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ pub async fn recover(office: &Office, asked: &Recovery) -> Result<Value, Error> 
     }
     log::warn!("recovered by the operator: {answer}");
     match recovery.decision {
-        Decision::Tell(command) => office.succeed(&Order::Succeed { command }).await?,
+        Decision::Tell(command) => office.succeed(&orders::Succeed { command }).await?,
         Decision::Found(state) => {
             let replica = dice::id();
             own.take_seat(state.group, replica);
@@ -102,9 +102,10 @@ async fn look(office: &Office) -> Result<Found, Error> {
             let mut held = Vec::new();
             let is_of_cluster = hello.cluster.as_ref() == Some(&newest.cluster);
             if is_of_cluster {
-                held = ask(office, &node, &hello, &Order::Replicas).await?;
-                let news: Option<MetaState> = ask(office, &node, &hello, &Order::News).await?;
-                newest = news.filter(|state| state.version > newest.version).unwrap_or(newest);
+                held = ask(office, &node, &hello, orders::Replicas {}).await?;
+                let news = ask(office, &node, &hello, orders::News {}).await?;
+                newest =
+                    news.filter(|state| state.version > newest.version).map_or(newest, Arc::unwrap_or_clone);
             }
             survivors.push(Survivor {
                 node,
@@ -120,12 +121,12 @@ async fn look(office: &Office) -> Result<Found, Error> {
     }
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(
+async fn ask<O: Answered>(
     office: &Office,
     node: &Address,
     hello: &Hello,
-    order: &Order,
-) -> Result<T, Error> {
+    order: O,
+) -> Result<O::Answer, Error> {
     office.order(node, Some(hello.instance), order, TIMEOUT).await.map_err(|error| {
         Error::NotServing(format!("{node} lives and does not tell what it knows ({error}): try again"))
     })
@@ -153,8 +154,8 @@ async fn refuse_if_reached(
     for survivor in others.filter(|one| one.is_of_cluster) {
         let node = &survivor.node;
         for (gone, start) in given_up {
-            let order = Order::Reach { node: gone.clone(), instance: *start };
-            match office.order::<bool>(node, Some(survivor.instance), &order, TIMEOUT).await {
+            let order = orders::Reach { node: gone.clone(), instance: *start };
+            match office.order(node, Some(survivor.instance), order, TIMEOUT).await {
                 Ok(false) => {}
                 Ok(true) => {
                     return Err(Error::BadRequest(format!(

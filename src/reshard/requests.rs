@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::orders::Office;
@@ -16,7 +15,8 @@ use crate::model::address::Address;
 use crate::model::meta::{Command, End, MetaState, Void, Wanted, wanted_voters};
 use crate::node::ask::OrderError;
 use crate::node::raft::NotProposed;
-use crate::wire::{Begun, Cancelled, ChangePhase, NotPlanned, Order, PlannedView, Progress};
+use crate::wire::orders::{self, Answered};
+use crate::wire::{Begun, Cancelled, ChangePhase, NotPlanned, PlannedView, Progress};
 
 /// A request about a view change is begun, or refused, within this time.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -82,8 +82,8 @@ impl Office {
     /// # Errors
     /// [`Error::ChangeRuns`], or [`Error::NotServing`] where the meta group does not answer.
     pub async fn begin(&self, wanted: &Wanted) -> Result<u64, Error> {
-        let order = Order::BeginChange { id: dice::draw(), wanted: wanted.clone() };
-        let begun = self.ask_leader(&order, ORDER_TIMEOUT, |begun: Begun| match begun {
+        let order = orders::BeginChange { id: dice::draw(), wanted: wanted.clone() };
+        let begun = self.ask_leader(&order, ORDER_TIMEOUT, |begun| match begun {
             Begun::Yes(id) => Led::Answer(Ok(id)),
             Begun::Running(id) => Led::Answer(Err(Error::ChangeRuns(format!("{id:016x}")))),
             Begun::Refused(reason) => Led::Answer(Err(Error::BadRequest(reason))),
@@ -98,7 +98,7 @@ impl Office {
     /// # Errors
     /// [`Error::BadRequest`] with the reason where it could not be done.
     pub async fn plan(&self, wanted: &Wanted) -> Result<PlannedView, Error> {
-        let order = Order::PlanChange { wanted: wanted.clone() };
+        let order = orders::PlanChange { wanted: wanted.clone() };
         let read = |planned: Option<Result<PlannedView, NotPlanned>>| match planned {
             None => Led::Elsewhere,
             Some(planned) => Led::Answer(planned.map_err(|error| match error {
@@ -115,16 +115,17 @@ impl Office {
     /// # Errors
     /// [`Error::NotFound`] where none runs, [`Error::Conflict`] where it is too late.
     pub async fn cancel(&self) -> Result<u64, Error> {
-        let cancelled = self.ask_leader(&Order::CancelChange, ORDER_TIMEOUT, |cancelled| match cancelled {
-            Cancelled::Yes(id) => Led::Answer(Ok(id)),
-            Cancelled::TooLate(id) => Led::Answer(Err(Error::Conflict(format!(
-                "View change {id:016x} has handed over pairs already and goes on to its end: \
+        let cancelled =
+            self.ask_leader(&orders::CancelChange {}, ORDER_TIMEOUT, |cancelled| match cancelled {
+                Cancelled::Yes(id) => Led::Answer(Ok(id)),
+                Cancelled::TooLate(id) => Led::Answer(Err(Error::Conflict(format!(
+                    "View change {id:016x} has handed over pairs already and goes on to its end: \
                  allowed is another view change after it"
-            )))),
-            Cancelled::None => Led::Answer(Err(Error::NotFound("No view change is running".to_owned()))),
-            Cancelled::NotLeader => Led::Elsewhere,
-            Cancelled::Unknown => Led::Unknown,
-        });
+                )))),
+                Cancelled::None => Led::Answer(Err(Error::NotFound("No view change is running".to_owned()))),
+                Cancelled::NotLeader => Led::Elsewhere,
+                Cancelled::Unknown => Led::Unknown,
+            });
         cancelled.await?
     }
 
@@ -132,7 +133,7 @@ impl Office {
     ///
     /// # Errors
     /// [`Error::NotServing`] where the meta group does not answer, or the view has changed meanwhile.
-    pub(super) async fn succeed(&self, order: &Order) -> Result<(), Error> {
+    pub(super) async fn succeed(&self, order: &orders::Succeed) -> Result<(), Error> {
         let read = |done: Option<Result<(), Void>>| done.map_or(Led::Elsewhere, Led::Answer);
         let done = self.ask_leader(order, ORDER_TIMEOUT, read).await?;
         done.map_err(|_| {
@@ -190,8 +191,7 @@ impl Office {
             if deadline.is_over() {
                 break;
             }
-            let order = Order::ChangeProgress;
-            match self.order::<Option<Progress>>(&node, None, &order, deadline.left()).await {
+            match self.order(&node, None, orders::ChangeProgress {}, deadline.left()).await {
                 Ok(Some(progress)) => return Some(progress),
                 Ok(None) => {}
                 Err(error) => log::debug!("{node} was asked about a view change: {error}"),
@@ -231,11 +231,11 @@ impl Office {
         all
     }
 
-    async fn ask_leader<T: DeserializeOwned, U>(
+    async fn ask_leader<O: Answered, U>(
         &self,
-        order: &Order,
+        order: &O,
         timeout: Duration,
-        read: impl Fn(T) -> Led<U>,
+        read: impl Fn(O::Answer) -> Led<U>,
     ) -> Result<U, Error> {
         // Whether somebody may have done it, although nobody said so.
         let mut unclear = false;
@@ -244,7 +244,7 @@ impl Office {
             let state = self.state()?;
             let mut reasons = Vec::new();
             for node in self.candidates(&state) {
-                match self.order::<T>(&node, None, order, timeout).await.map(&read) {
+                match self.order(&node, None, order.clone(), timeout).await.map(&read) {
                     Ok(Led::Answer(answer)) => return Ok(answer),
                     Ok(led) => {
                         unclear |= matches!(led, Led::Unknown);

@@ -7,7 +7,7 @@ use crate::clock::{Deadline, now};
 use crate::consensus::{Change, Refusal, Status};
 use crate::model::address::Address;
 use crate::node::raft::{NotProposed, Seat};
-use crate::wire::Order;
+use crate::wire::orders;
 
 /// A node that does not tell its replica id within this time will not.
 const JOIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -43,10 +43,15 @@ pub(super) async fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[
     let (mut present, mut missing) = (vec![(status.replica, own.clone())], None);
     for node in wanted.iter().filter(|node| *node != own) {
         let members = status.members.keys().copied().collect();
-        let order =
-            Order::Join { cluster: cluster.to_owned(), group: seat.group, term: status.term, members, index };
+        let order = orders::Join {
+            cluster: cluster.to_owned(),
+            group: seat.group,
+            term: status.term,
+            members,
+            index,
+        };
         // The node names its replica of today each time: one of yesterday is never added, nor promoted.
-        match office.order::<u64>(node, None, &order, JOIN_TIMEOUT).await {
+        match office.order(node, None, order, JOIN_TIMEOUT).await {
             Ok(replica) => present.push((replica, node.clone())),
             Err(error) => missing = Some(error.to_string()),
         }

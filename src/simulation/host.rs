@@ -30,8 +30,9 @@ use crate::node::state::Node;
 use crate::peers::client::{NoAnswer, NoAnswerKind};
 use crate::reshard::orders::Office;
 use crate::reshard::pieces;
+use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
-use crate::wire::{Addressed, Hello, Order, Transfer};
+use crate::wire::{Addressed, Hello, Transfer};
 
 /// A connection that is not made within so many steps is not made.
 const CONNECTING: u64 = 100;

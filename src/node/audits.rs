@@ -70,11 +70,18 @@ struct Begun {
 }
 
 impl Begun {
-    /// Whether the shards tell of different moments of a view change, by what they own, or one is not known yet where it is to be: later
-    /// it is otherwise.
+    /// Whether the shards tell of different moments of a view change, by what they own, or one is not known yet where it is to be, or its log
+    /// is just beginning or ending: later it is otherwise.
     fn is_torn(&self) -> bool {
         let is_unknown = |one: &Result<_, OrderError>| matches!(one, Err(OrderError::Refused(_)));
         if self.state.change.is_some() && self.shards.iter().any(is_unknown) {
+            return true;
+        }
+        // Whoever holds a shard alone leads it but for that moment.
+        let is_between = |(shard, one): (&view::Shard, &Result<_, OrderError>)| {
+            shard.replicas.len() == 1 && matches!(one, Err(OrderError::NotLeader(..)))
+        };
+        if self.state.view.shards.iter().zip(&self.shards).any(is_between) {
             return true;
         }
         let Ok(begun) = self.shards.iter().map(Result::as_ref).collect::<Result<Vec<_>, _>>() else {

@@ -20,6 +20,7 @@ use crate::model::address::Address;
 use crate::model::meta::{MetaState, wanted_voters};
 use crate::model::shard::Shard;
 use crate::model::view;
+use crate::points::point;
 
 /// A replica that was just made takes its seat within this time.
 const SEATING: Duration = Duration::from_secs(1);
@@ -224,6 +225,7 @@ impl Node {
         // Nothing is held meanwhile that the thread that drives the groups may wait for.
         let ended = self.groups.give_up_and_wait(group, Deadline::after(now(), GIVING_UP)).await;
         let Some(ended) = ended else { return };
+        point!("log-ending");
         let _guard = self.learning.lock();
         {
             let mut held = self.replicas.0.lock();

@@ -162,3 +162,18 @@ fn a_shard_without_a_leader_is_summed_up_replica_by_replica_and_it_says_so() {
     assert!(said("shard 1: its replicas were not summed up at one moment: no leader"), "{found:?}");
     assert!(said(&all[1]) && said(&all[2]), "{found:?}");
 }
+
+#[test]
+fn a_log_that_is_just_ending_is_waited_for() {
+    let _alone = alone();
+    let (nodes, all) = armed(4, "2", |_| true, "log-ending=sleep(250)");
+    nodes.iter().for_each(Node::wait_ready);
+    let mut pairs = Pairs::default();
+    pairs.create(&all, 20);
+    let answer = ask_with(&all[0], &[], &json!({"view": all[..2], "repl-factor": 1}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for asked in &all[..2] {
+        let found = audit(asked);
+        assert!(found.ok && found.keys == 20, "{found:?}");
+    }
+}

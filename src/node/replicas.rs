@@ -13,7 +13,7 @@ use super::host::Machine;
 use super::raft::{Ended, Invitation};
 use super::shard_machine::ShardMachine;
 use super::state::{Node, Serving, Standing};
-use crate::clock::{Deadline, now};
+use crate::clock::{Deadline, now, ticks_ms};
 use crate::consensus::Members;
 use crate::dice;
 use crate::model::address::Address;
@@ -155,6 +155,8 @@ impl Node {
             None if is_founder && !state.successors.contains_key(&group) && held.founded.insert(group) => {
                 let (ranges, epoch) = state.origins.get(&group).cloned().unwrap_or_default();
                 let replica = Arc::new(Shard::new(group, state.hash_key, ranges, epoch));
+                // All that begin with the group count from the same time, whatever their clocks show.
+                replica.set_clock(0, ticks_ms());
                 held.shards.insert(group, Arc::clone(&replica));
                 if shard.replicas.len() > 1 {
                     let voters = state.holders[&group].iter();
@@ -202,6 +204,7 @@ impl Node {
         }
         let replica = dice::id();
         let shard = Arc::new(Shard::new(group, serving.state.hash_key, [], 0));
+        shard.set_clock(0, ticks_ms());
         held.take_seat(self, &shard, replica, None);
         held.shards.insert(group, shard);
         drop(held);

@@ -7,6 +7,7 @@ use super::orders::Office;
 use crate::model::meta::{MetaState, Wanted};
 use crate::model::plan::{Census, Plan, PlanError, plan};
 use crate::model::range::{HashRange, Point};
+use crate::model::shard::CensusId;
 use crate::model::view::View;
 use crate::wire::NotPlanned;
 use crate::wire::orders::{self, Answered};
@@ -25,8 +26,9 @@ const BYTES_OF_KEY_BYTE: usize = 4;
 pub(super) struct Shards<'a> {
     pub(super) office: &'a Office,
     pub(super) state: &'a MetaState,
-    pub(super) change: u64,
     pub(super) groups: Vec<Option<u64>>,
+    /// The census that was taken last.
+    id: CensusId,
 }
 
 /// What shards have answered. The planner is a pure function: it is called anew with each answer that it lacked, and says which question is
@@ -68,12 +70,22 @@ enum Again {
     Silent(String),
 }
 
-impl Shards<'_> {
+impl<'a> Shards<'a> {
+    /// The shards of a state, for a view change that the meta leader of a term plans; with term 0, for a plan that is only shown.
+    pub(super) fn new(
+        office: &'a Office,
+        state: &'a MetaState,
+        (change, term): (u64, u64),
+        groups: Vec<Option<u64>>,
+    ) -> Self {
+        Self { office, state, groups, id: CensusId { version: state.version, term, number: 0, change } }
+    }
+
     /// Plans the change from a view to the wanted one.
     ///
     /// # Errors
     /// When the wanted nodes make no view, or the pairs could not be counted.
-    pub(super) async fn plan(&self, old: &View, wanted: &Wanted) -> Result<Plan, NotPlanned> {
+    pub(super) async fn plan(&mut self, old: &View, wanted: &Wanted) -> Result<Plan, NotPlanned> {
         let mut reason = String::new();
         for _ in 0..CENSUS_ATTEMPTS {
             match self.plan_once(old, wanted).await? {
@@ -87,8 +99,9 @@ impl Shards<'_> {
         Err(NotPlanned::Failed(format!("the pairs could not be counted: {reason}")))
     }
 
-    async fn plan_once(&self, old: &View, wanted: &Wanted) -> Result<Result<Plan, Again>, NotPlanned> {
+    async fn plan_once(&mut self, old: &View, wanted: &Wanted) -> Result<Result<Plan, Again>, NotPlanned> {
         let mut answers = Answers::default();
+        self.id.number = self.office.desk.next_census();
         // All counts are asked for in any case, and first.
         for shard in 0..old.shards.len() {
             let counts = Question::Counts(shard, old.ranges(shard).collect());
@@ -116,7 +129,7 @@ impl Shards<'_> {
                 let counts = match self.groups[shard] {
                     None => vec![0; ranges.len()],
                     Some(group) => {
-                        let order = orders::Census { group, change: self.change, ranges: ranges.clone() };
+                        let order = orders::Census { group, id: self.id, ranges: ranges.clone() };
                         self.ask(group, &order).await.map_err(Again::Silent)?.pairs
                     }
                 };
@@ -137,7 +150,7 @@ impl Shards<'_> {
         let at_once = PLACES_BYTES / (BYTES_OF_KEY_BYTE * self.state.limits.max_key_length);
         let mut places = Vec::with_capacity(questions.len());
         for questions in questions.chunks(at_once.max(1)) {
-            let order = orders::Places { group, change: self.change, questions: questions.to_vec() };
+            let order = orders::Places { group, id: self.id, questions: questions.to_vec() };
             let some = self.ask(group, &order).await.map_err(Again::Silent)?;
             places.extend(some.ok_or(Again::Void)?);
         }
@@ -147,7 +160,7 @@ impl Shards<'_> {
     /// No more is asked.
     pub(super) async fn close(&self) {
         for group in self.groups.iter().flatten() {
-            let order = orders::CloseCensus { group: *group, change: self.change };
+            let order = orders::CloseCensus { group: *group, id: self.id };
             if let Err(error) = self.ask(*group, &order).await {
                 log::debug!("the census was not closed: {error}");
             }

@@ -321,7 +321,8 @@ impl Coordinator {
         point!("change-begun");
         // A view change that this one supersedes may have left something frozen.
         self.tell_all().await;
-        match prepare(&self.office, state, change.id, &change.wanted).await {
+        let term = self.leading().term;
+        match prepare(&self.office, state, (change.id, term), &change.wanted).await {
             Ok(command) => {
                 self.propose(&command).await?;
                 // Nobody else has begun anything of this plan.

@@ -1,6 +1,6 @@
 //! What the coordinator tells those who ask, and how it is woken.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -16,6 +16,7 @@ pub struct Desk {
     shown: Mutex<Option<Shown>>,
     /// Taken while shards are counted for a plan.
     pub(super) planning: Single,
+    censuses: AtomicU64,
     /// Taken while something is being recovered.
     pub(super) recovering: Single,
     bell: Bell,
@@ -87,6 +88,11 @@ impl Desk {
     pub(super) async fn wait(&self, host: &dyn Host, timeout: Duration) {
         host.wait(&self.bell, Deadline::after(now(), timeout)).await;
         *self.bell.0.lock() = false;
+    }
+
+    /// The number of a census, above those of all that this process has taken.
+    pub(super) fn next_census(&self) -> u64 {
+        self.censuses.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Wakes the coordinator: there is something to do.

@@ -116,15 +116,15 @@ impl Office {
                 answer(asked, node.begin_audit_here(&*self.led(asked.group)?, asked.id, deadline).await?)
             }
             Order::Census(asked) => {
-                let census = ShardCommand::Census { change: asked.change, ranges: asked.ranges.clone() };
+                let census = ShardCommand::Census { id: asked.id, ranges: asked.ranges.clone() };
                 match node.apply(&*self.led(asked.group)?, &census, deadline).await? {
                     ShardOutcome::Census(Some(count)) => answer(asked, count),
-                    _ => return Err(format!("{}: a view change is planned already", node.address).into()),
+                    _ => return Err(format!("{}: another view change counts or is planned", node.address).into()),
                 }
             }
             Order::Places(asked) => {
                 let shard = self.confirmed(asked.group, deadline).await?;
-                answer(asked, shard.places(asked.change, &asked.questions))
+                answer(asked, shard.places(asked.id, &asked.questions))
             }
             Order::Pieces(asked) => {
                 let cut =
@@ -133,7 +133,7 @@ impl Office {
                 answer(asked, bare.map(Iterator::collect).collect())
             }
             Order::CloseCensus(asked) => {
-                let close = ShardCommand::CloseCensus { change: asked.change };
+                let close = ShardCommand::CloseCensus { id: asked.id };
                 node.apply(&*self.led(asked.group)?, &close, deadline).await?;
                 answer(asked, ())
             }

@@ -56,11 +56,11 @@ impl Found {
     }
 }
 
-/// Plans a view change and makes the command that sets the plan.
+/// Plans a view change, as the meta leader of a term, and makes the command that sets the plan.
 pub(super) async fn prepare(
     office: &Office,
     state: &MetaState,
-    id: u64,
+    (id, term): (u64, u64),
     wanted: &Wanted,
 ) -> Result<Command, NotPlanned> {
     let _alone = loop {
@@ -72,7 +72,7 @@ pub(super) async fn prepare(
     let found = look_at(office, state, wanted).await?;
     promise_all(office, state, &found, wanted).await?;
     point!("change-promised");
-    let command = plan_and_cut(office, state, id, wanted, &found).await;
+    let command = plan_and_cut(office, state, (id, term), wanted, &found).await;
     if command.is_err() {
         release_all(office, state, &found).await;
     }
@@ -85,11 +85,11 @@ pub(super) async fn prepare(
 async fn plan_and_cut(
     office: &Office,
     state: &MetaState,
-    id: u64,
+    (id, term): (u64, u64),
     wanted: &Wanted,
     found: &Found,
 ) -> Result<Command, NotPlanned> {
-    let shards = Shards { office, state, change: id, groups: found.groups(&state.view) };
+    let mut shards = Shards::new(office, state, (id, term), found.groups(&state.view));
     // A shard whose pairs are given up has no node that could stay.
     let plan = shards.plan(&found.view(&state.view), wanted).await?;
     point!("change-counted");
@@ -110,8 +110,7 @@ pub(super) async fn plan_only(office: &Office, wanted: &Wanted) -> Result<Planne
         return Err(NotPlanned::Running(change.id));
     }
     let found = look_at(office, &state, wanted).await?;
-    let (change, groups) = (dice::draw(), found.groups(&state.view));
-    let shards = Shards { office, state: &state, change, groups };
+    let mut shards = Shards::new(office, &state, (dice::draw(), 0), found.groups(&state.view));
     let plan = shards.plan(&found.view(&state.view), wanted).await?;
     shards.close().await;
     Ok(describe(&state, &plan))

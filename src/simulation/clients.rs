@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::oracle::number_in;
+use super::oracle::{Began, number_in};
 use super::tasks::{at, pause, pause_for};
 use super::world::{World, place_of};
 use crate::clock::{Deadline, now};
@@ -111,7 +111,7 @@ impl World {
 }
 
 /// Compares the end of a request with what the oracle knows.
-fn note(world: &Shared, request: &Request, id: Option<RequestId>, end: End, began: usize) {
+fn note(world: &Shared, request: &Request, id: Option<RequestId>, end: End, began: Began) {
     world.trace(format!("{request:?} {id:?} {end:?}"));
     let mut oracle = world.oracle.borrow_mut();
     let verdict = match (request.kind, end) {

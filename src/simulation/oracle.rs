@@ -70,17 +70,32 @@ struct Register {
     floor: usize,
     /// Its shard was named as lost, or as going on from a replica that may be behind: what it holds is known when it is seen next.
     is_open: bool,
+    /// So many times what it holds was open and was seen then.
+    settled: u64,
+}
+
+/// What a key was known to hold when a request about it began.
+#[derive(Clone, Copy)]
+pub(super) struct Began {
+    floor: usize,
+    settled: u64,
 }
 
 impl Register {
+    /// A value that this key may have had while it was open what it holds.
+    fn may_have_held(&self, got: Option<u64>) -> bool {
+        got.is_none() || self.values.contains(&got)
+    }
+
     /// It is seen to hold this.
     fn settle(&mut self, got: Option<u64>) -> Result<(), String> {
         if !std::mem::take(&mut self.is_open) {
             return Ok(());
         }
-        if got.is_some() && !self.values.contains(&got) {
+        if !self.may_have_held(got) {
             return Err(format!("{got:?} was never written"));
         }
+        self.settled += 1;
         self.values.push(got);
         Ok(())
     }
@@ -111,7 +126,7 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new(keys: Vec<Vec<u8>>) -> Self {
-        let register = |key| (key, Register { values: vec![None], floor: 0, is_open: false });
+        let register = |key| (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0 });
         Self {
             registers: keys.into_iter().map(register).collect(),
             done: HashMap::new(),
@@ -304,20 +319,23 @@ impl Oracle {
     }
 
     /// What somebody who asks about a key from now on must see at least.
-    pub(super) fn floor(&self, key: &[u8]) -> usize {
-        self.registers[key].floor
+    pub(super) fn floor(&self, key: &[u8]) -> Began {
+        let Register { floor, settled, .. } = self.registers[key];
+        Began { floor, settled }
     }
 
     /// A read that began when the key had this floor.
-    pub(super) fn read(&mut self, key: &[u8], got: Option<u64>, began: usize) -> Result<(), String> {
+    pub(super) fn read(&mut self, key: &[u8], got: Option<u64>, began: Began) -> Result<(), String> {
         let register = self.registers.get_mut(key).expect("it is there");
-        if register.is_open {
-            return if register.values.contains(&got) || got.is_none() {
+        // It may have been answered while it was open what the key holds, also where a write has settled that since.
+        if register.is_open || register.settled != began.settled {
+            return if register.may_have_held(got) {
                 Ok(())
             } else {
                 Err(format!("{key:?} was read as {got:?}, which was never written"))
             };
         }
+        let began = began.floor;
         let at = register.values.iter().skip(began).position(|value| *value == got).map(|at| at + began);
         let Some(at) = at else {
             let values = &register.values[began.saturating_sub(3).min(register.values.len())..];
@@ -334,7 +352,7 @@ impl Oracle {
         &mut self,
         request: RequestId,
         outcome: WriteOutcome,
-        began: usize,
+        Began { floor, .. }: Began,
     ) -> Result<(), String> {
         if self.doubtful.contains(&request) {
             return Ok(());
@@ -342,9 +360,9 @@ impl Oracle {
         let Some((key, at, known)) = self.done.get(&request) else {
             return Err(format!("request {request} was acknowledged, but never done"));
         };
-        if *known != outcome || *at <= began {
+        if *known != outcome || *at <= floor {
             return Err(format!(
-                "request {request} came to {outcome:?}, {known:?} was done at {at} after {began}"
+                "request {request} came to {outcome:?}, {known:?} was done at {at} after {floor}"
             ));
         }
         let register = self.registers.get_mut(key).expect("it is there");

@@ -32,10 +32,12 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
     let runs = seeds.end - seeds.start;
     if runs >= 20 {
         let some = [all.stops, all.pauses, all.hand_overs, all.restores, all.rejoined, all.slowed, all.jumps];
-        let others = [all.pieces, all.aborted, all.unknown, all.refused, all.retried, all.superseded];
+        let others = [all.pieces, all.aborted, all.unknown, all.refused, all.retried];
         let losses = [all.disasters, all.recovered, all.accepted, all.forgotten];
         let counts = some.iter().chain(&others).chain(&losses);
         assert!(counts.clone().all(|count| *count >= runs / 20), "{all:?}");
+        // Rarer than the others.
+        assert!(all.superseded >= runs / 50, "{all:?}");
     }
 }
 

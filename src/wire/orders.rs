@@ -13,7 +13,7 @@ use super::{
 use crate::model::address::Address;
 use crate::model::meta::{Command, MetaState, Void, Wanted};
 use crate::model::range::{HashRange, Point};
-use crate::model::shard::{AuditBegun, CensusCount, Stamp};
+use crate::model::shard::{AuditBegun, CensusCount, CensusId, Stamp};
 
 /// An order, with the type of its answer.
 pub trait Answered: Clone + Into<Order> {
@@ -123,8 +123,8 @@ orders! {
     Census "census" (at_once, members) -> CensusCount {
         /// Its group.
         group: u64,
-        /// The view change.
-        change: u64,
+        /// Which census.
+        id: CensusId,
         /// What to count.
         ranges: Vec<HashRange>,
     }
@@ -132,8 +132,8 @@ orders! {
     Places "places" (at_once, members) -> Option<Vec<Point>> {
         /// The group of a shard that you lead.
         group: u64,
-        /// The view change.
-        change: u64,
+        /// Which census.
+        id: CensusId,
         /// Range and rank.
         questions: Vec<(HashRange, u64)>,
     }
@@ -148,8 +148,8 @@ orders! {
     CloseCensus "close-census" (at_once, members) -> () {
         /// The group of a shard that you lead.
         group: u64,
-        /// The view change.
-        change: u64,
+        /// Which census.
+        id: CensusId,
     }
     /// Tally what clients do from now on, if you do not yet, and say what it is.
     Tally "tally" (at_once, members) -> Tallied {

@@ -12,6 +12,32 @@ use crate::model::store::{BatchLimit, Size};
 /// With more creates and deletes than this between the count and the cut, the census is void and is taken again.
 const MAX_CHANGES: usize = 1 << 20;
 
+/// Which census, and who takes it. Orders arrive late and twice: a census takes the place of those before it only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CensusId {
+    /// The version of the state that is planned from.
+    pub version: u64,
+    /// The term of the meta leader that plans; 0 for a plan that is only shown.
+    pub term: u64,
+    /// Which of those that one node takes.
+    pub number: u64,
+    /// The view change.
+    pub change: u64,
+}
+
+impl CensusId {
+    /// Whether it takes the place of another one. Of plans that are only shown any does, as they are of several nodes.
+    fn replaces(self, other: Self) -> bool {
+        let by = |census: Self| (census.version, census.term);
+        by(self) > by(other) || by(self) == by(other) && (self.term == 0 || self.number > other.number)
+    }
+
+    /// Of a shard that was not counted.
+    fn none(change: u64) -> Self {
+        Self { version: 0, term: 0, number: 0, change }
+    }
+}
+
 /// What was counted at the cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CensusCount {
@@ -37,7 +63,7 @@ impl AddAssign for Tally {
 
 /// Counts what clients do since the cut of a view change.
 pub(super) struct Tallying {
-    pub(super) change: u64,
+    pub(super) census: CensusId,
     pub(super) created: AtomicU64,
     pub(super) deleted: AtomicU64,
     /// The same key by key, for as long as the cut may be asked for places.
@@ -46,7 +72,7 @@ pub(super) struct Tallying {
 
 impl Tallying {
     pub(super) fn change(&self) -> u64 {
-        self.change
+        self.census.change
     }
 
     /// No more places are asked for.
@@ -79,15 +105,16 @@ impl Tallying {
 
 impl Shard {
     /// Counts ranges at one moment, the cut, for a view change, and tallies from then on what clients do. Nothing where one is planned
-    /// already: a former coordinator asks late.
-    pub fn take_census(&self, change: u64, ranges: &[HashRange]) -> Option<CensusCount> {
+    /// already or a later census was taken: a former coordinator asks late.
+    pub fn take_census(&self, census: CensusId, ranges: &[HashRange]) -> Option<CensusCount> {
         let mut table = self.table.write();
-        if table.planned {
+        let stands = table.tallying.as_ref().is_some_and(|tallying| !census.replaces(tallying.census));
+        if table.planned || stands {
             return None;
         }
         let pairs = ranges.iter().map(|range| self.pairs_of(&table, range)).collect();
         table.tallying = Some(Tallying {
-            change,
+            census,
             created: AtomicU64::new(0),
             deleted: AtomicU64::new(0),
             changes: Some(Mutex::default()),
@@ -104,9 +131,9 @@ impl Shard {
 
     /// The places of keys at the cut: for each (range, rank) the key that has so many of the range before it. Nothing
     /// where the census was replaced by another, or too much has changed since.
-    pub fn places(&self, change: u64, questions: &[(HashRange, u64)]) -> Option<Vec<Point>> {
+    pub fn places(&self, census: CensusId, questions: &[(HashRange, u64)]) -> Option<Vec<Point>> {
         let table = self.table.write();
-        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change == change)?;
+        let tallying = table.tallying.as_ref().filter(|tallying| tallying.census == census)?;
         let changes = tallying.changes.as_ref()?.lock();
         if changes.len() >= MAX_CHANGES {
             return None;
@@ -120,9 +147,9 @@ impl Shard {
     }
 
     /// No more places are asked for; the tally goes on.
-    pub fn close_census(&self, change: u64) {
+    pub fn close_census(&self, census: CensusId) {
         let mut table = self.table.write();
-        if let Some(tallying) = table.tallying.as_mut().filter(|tallying| tallying.change == change) {
+        if let Some(tallying) = table.tallying.as_mut().filter(|tallying| tallying.census == census) {
             tallying.close();
         }
     }
@@ -131,7 +158,7 @@ impl Shard {
     /// neither was counted for that change nor has received anything in it has nothing to tell; who asks late changes nothing.
     pub fn tally(&self, change: u64) -> (Tally, u64) {
         let table = self.table.write();
-        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change == change);
+        let tallying = table.tallying.as_ref().filter(|tallying| tallying.change() == change);
         let tally = tallying.map_or_else(Tally::default, |tallying| Tally {
             created: tallying.created.load(Ordering::Relaxed),
             deleted: tallying.deleted.load(Ordering::Relaxed),
@@ -143,9 +170,9 @@ impl Shard {
 impl Table {
     /// The tally begins now where the shard was not counted: it is new in the change, and has nothing yet.
     pub(super) fn tally_for(&mut self, change: u64) {
-        if self.tallying.as_ref().is_none_or(|tallying| tallying.change != change) {
+        if self.tallying.as_ref().is_none_or(|tallying| tallying.change() != change) {
             let (created, deleted) = (AtomicU64::new(0), AtomicU64::new(0));
-            self.tallying = Some(Tallying { change, created, deleted, changes: None });
+            self.tallying = Some(Tallying { census: CensusId::none(change), created, deleted, changes: None });
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::form::{put_checksum, read_checksum};
 use super::{
-    AuditBegun, CensusCount, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation,
+    AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation,
     Refused, RequestId, Shard, Stamp, WriteOutcome,
 };
 use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number};
@@ -65,15 +65,15 @@ pub enum ShardCommand {
     Learn(Directive),
     /// [`Shard::take_census`].
     Census {
-        /// The view change.
-        change: u64,
+        /// Which one.
+        id: CensusId,
         /// What is counted.
         ranges: Vec<HashRange>,
     },
     /// [`Shard::close_census`].
     CloseCensus {
-        /// The view change.
-        change: u64,
+        /// Which one.
+        id: CensusId,
     },
     /// [`Shard::begin_audit`].
     BeginAudit {
@@ -91,7 +91,7 @@ pub enum ShardOutcome {
     Moved(Result<(), MoveError>),
     /// Of an order to prepare a piece: what was received.
     Prepared(Result<Checksum, MoveError>),
-    /// Of a census: nothing where another view change is planned already.
+    /// Of a census: nothing where one is planned already, or another was taken later.
     Census(Option<CensusCount>),
     /// Of an audit: the moment that is summed up.
     AuditBegun(AuditBegun),
@@ -172,14 +172,14 @@ impl ShardCommand {
                 out.push(LEARN);
                 directive.encode(&mut out);
             }
-            Self::Census { change, ranges } => {
+            Self::Census { id, ranges } => {
                 out.push(CENSUS);
-                put_number(&mut out, *change);
+                id.encode(&mut out);
                 put_list(&mut out, ranges.iter(), HashRange::encode);
             }
-            Self::CloseCensus { change } => {
+            Self::CloseCensus { id } => {
                 out.push(CLOSE_CENSUS);
-                put_number(&mut out, *change);
+                id.encode(&mut out);
             }
             Self::BeginAudit { id } => {
                 out.push(BEGIN_AUDIT);
@@ -218,8 +218,8 @@ impl ShardCommand {
                 now_ms: reader.number()?,
             },
             LEARN => Self::Learn(Directive::decode(reader)?),
-            CENSUS => Self::Census { change: reader.number()?, ranges: reader.list(HashRange::decode)? },
-            CLOSE_CENSUS => Self::CloseCensus { change: reader.number()? },
+            CENSUS => Self::Census { id: CensusId::decode(reader)?, ranges: reader.list(HashRange::decode)? },
+            CLOSE_CENSUS => Self::CloseCensus { id: CensusId::decode(reader)? },
             BEGIN_AUDIT => Self::BeginAudit { id: reader.number()? },
             _ => return Err(Malformed("unknown kind of command")),
         };
@@ -353,11 +353,11 @@ impl Shard {
                 self.learn(directive);
                 ShardOutcome::Done
             }
-            ShardCommand::Census { change, ranges } => {
-                ShardOutcome::Census(self.take_census(*change, ranges))
+            ShardCommand::Census { id, ranges } => {
+                ShardOutcome::Census(self.take_census(*id, ranges))
             }
-            ShardCommand::CloseCensus { change } => {
-                self.close_census(*change);
+            ShardCommand::CloseCensus { id } => {
+                self.close_census(*id);
                 ShardOutcome::Done
             }
             ShardCommand::BeginAudit { id } => ShardOutcome::AuditBegun(self.begin_audit(*id)),

@@ -36,7 +36,7 @@ use super::range::{HashRange, Point};
 use super::store::{Checksum, Held, Size, Store};
 
 pub use self::audit::{Audit, AuditBegun, AuditState};
-pub use self::census::{CensusCount, Tally};
+pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
 pub use self::command::{ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};

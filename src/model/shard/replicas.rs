@@ -101,8 +101,13 @@ fn told(shard: &Shard) -> String {
     let ranks: Vec<_> = (0..3).filter(|_| is_owned).map(|rank| (range(1), rank)).collect();
     let audit = shard.audit();
     assert_eq!(audit.stray, 0);
-    let view_change = (shard.tally(1), shard.places(1, &ranks), shard.version());
+    let view_change = (shard.tally(1), shard.places(census(1), &ranks), shard.version());
     format!("{audit:?} {:?} {view_change:?} {deltas:?}", (shard.owned(), shard.size().pairs))
+}
+
+/// Any takes the place of any.
+fn census(change: u64) -> CensusId {
+    CensusId { version: 1, term: 0, number: 0, change }
 }
 
 fn stamps() -> impl Iterator<Item = Stamp> {
@@ -323,9 +328,9 @@ impl Orders {
                 })
             }
             Step::Census(change) => {
-                ShardCommand::Census { change: *change, ranges: vec![HashRange::all(), range(1)] }
+                ShardCommand::Census { id: census(*change), ranges: vec![HashRange::all(), range(1)] }
             }
-            Step::CloseCensus(change) => ShardCommand::CloseCensus { change: *change },
+            Step::CloseCensus(change) => ShardCommand::CloseCensus { id: census(*change) },
             Step::BeginAudit(id) => ShardCommand::BeginAudit { id: *id },
             Step::AuditSome | Step::Sweep | Step::Restore => return None,
         })

@@ -9,7 +9,7 @@ use std::{mem, vec};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::census::Tallying;
+use super::census::{CensusId, Tallying};
 use super::moving::{Incoming, Outgoing};
 use super::ranges::OwnedRanges;
 use super::starts::Starts;
@@ -272,9 +272,22 @@ impl Incoming {
     }
 }
 
+impl CensusId {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.version, self.term, self.number, self.change] {
+            put_number(out, number);
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (version, term) = (reader.number()?, reader.number()?);
+        Ok(Self { version, term, number: reader.number()?, change: reader.number()? })
+    }
+}
+
 impl Tallying {
     fn encode(&self, out: &mut Vec<u8>) {
-        put_number(out, self.change);
+        self.census.encode(out);
         put_number(out, self.created.load(Ordering::Relaxed));
         put_number(out, self.deleted.load(Ordering::Relaxed));
         put_option(out, self.changes.as_ref(), |changes, out| {
@@ -288,7 +301,7 @@ impl Tallying {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let change = reader.number()?;
+        let census = CensusId::decode(reader)?;
         let (created, deleted) = (AtomicU64::new(reader.number()?), AtomicU64::new(reader.number()?));
         let changes = reader.option(|reader| {
             let mut changes = Changes::new();
@@ -299,6 +312,6 @@ impl Tallying {
             }
             Ok(Mutex::new(changes))
         })?;
-        Ok(Self { change, created, deleted, changes })
+        Ok(Self { census, created, deleted, changes })
     }
 }

@@ -311,22 +311,52 @@ fn versions_of_a_key_grow_from_shard_to_shard() {
     assert!(version(&target) > before + 10, "above everything that the source had drawn");
 }
 
+fn census(version: u64, term: u64, number: u64, change: u64) -> CensusId {
+    CensusId { version, term, number, change }
+}
+
+#[test]
+fn a_census_that_arrives_late_or_twice_does_not_take_the_place_of_a_later_one() {
+    let (source, _, _) = two();
+    let taken = |census| source.take_census(census, &[keys(0, 128)]).is_some();
+    let of_the_last = census(5, 3, 2, 9);
+    for (late, is_taken) in [
+        (of_the_last, true),
+        (of_the_last, false),
+        (census(5, 3, 1, 9), false),
+        (census(5, 2, 7, 8), false),
+        (census(4, 9, 9, 8), false),
+        // What is only shown was asked for before that change began.
+        (census(5, 0, 9, 8), false),
+        (census(5, 3, 3, 9), true),
+        (census(5, 4, 0, 9), true),
+        (census(6, 0, 1, 7), true),
+        (census(6, 0, 0, 6), true),
+        (census(6, 1, 0, 5), true),
+    ] {
+        assert_eq!(taken(late), is_taken, "{late:?}");
+        // Those that are not taken leave the tally as it is.
+        assert_eq!(source.places(late, &[]).is_some(), is_taken || late == of_the_last, "{late:?}");
+    }
+}
+
 #[test]
 fn places_are_those_of_the_cut_while_writers_go_on() {
     let (source, _, _) = two();
     let all = keys(0, 128);
-    assert_eq!(source.take_census(9, &[all.clone(), keys(110, 115)]).unwrap().pairs, [20, 5]);
+    let nine = census(1, 1, 0, 9);
+    assert_eq!(source.take_census(nine, &[all.clone(), keys(110, 115)]).unwrap().pairs, [20, 5]);
     assert!(put(&source, 50, "1").is_ok() && delete(&source, 100).is_ok() && delete(&source, 119).is_ok());
     assert!(put(&source, 101, "2").is_ok());
     let place = |number: u8| Point::of(key(number).0, &key(number).1);
     let ranks = [(all.clone(), 0), (all.clone(), 1), (all.clone(), 19)];
-    assert_eq!(source.places(9, &ranks), Some(vec![place(100), place(101), place(119)]));
-    assert_eq!(source.places(8, &ranks), None, "another census");
+    assert_eq!(source.places(nine, &ranks), Some(vec![place(100), place(101), place(119)]));
+    assert_eq!(source.places(census(1, 1, 0, 8), &ranks), None, "another census");
     let (tally, pairs) = source.tally(9);
     assert_eq!((tally, pairs), (Tally { created: 1, deleted: 2 }, 19));
-    source.close_census(9);
+    source.close_census(nine);
     assert!(put(&source, 51, "1").is_ok());
-    assert_eq!((source.places(9, &ranks), source.tally(9).0.created), (None, 2));
+    assert_eq!((source.places(nine, &ranks), source.tally(9).0.created), (None, 2));
 }
 
 #[test]

@@ -39,6 +39,11 @@ pub enum Error {
     /// The headers contradict each other or mean different things to different readers; the connection is
     /// closed, since nobody can tell where the next request begins. Mend the client.
     Framing(String),
+    /// The target is over the limit, given in bytes; the connection is closed. Ask for something with a shorter name.
+    TargetTooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The request is wrong and would be so again. Mend it.
     BadRequest(String),
     /// The key is over the limit, given in bytes.
@@ -120,6 +125,9 @@ impl fmt::Display for Error {
             | Self::Conflict(text)
             | Self::Forbidden(text) => f.write_str(text),
             Self::ChangeRuns(id) => write!(f, "View change {id} is running"),
+            Self::TargetTooLong { limit } => {
+                write!(f, "The target is too long: allowed are {limit} bytes")
+            }
             Self::KeyTooLong { .. } => f.write_str("Key is too long"),
             Self::ValueMissing => f.write_str("Value is missing"),
             Self::OtherRequest => f.write_str(

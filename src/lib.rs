@@ -8,6 +8,7 @@ pub mod budget;
 pub mod clock;
 pub mod dice;
 pub mod error;
+pub mod logging;
 mod points;
 pub mod threads;
 

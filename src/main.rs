@@ -1,6 +1,7 @@
 //! The `evenkv` program: serves, or does one thing with a running node.
 
 use std::env;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use clap::Parser;
 use crossbeam_channel::{after, bounded, tick};
 use evenkv::clock::{Deadline, now};
-use evenkv::config::{Role, Settings};
+use evenkv::config::{Config, Role, Settings};
+use evenkv::http::descriptors;
 use evenkv::http::server::{Running, Server};
-use evenkv::{cli, threads};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use evenkv::{cli, logging, threads};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// Requests in progress when the node is told to stop have this long to end.
@@ -44,55 +46,99 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts the program over with a setting of the allocator that is read at the start only.
+/// Starts the program over with a setting of the allocator that is read at the start only. It comes back where that is done already, or
+/// says why it cannot be.
 ///
 /// glibc gives large buffers back to the system when they are freed, but only until the first of up to 32 MB was: from then on
 /// it takes such buffers from its heaps, where small allocations come to lie between them. Hundreds of clients that declare 20 MB and
 /// go away then leave hundreds of MB behind. With the limit named it stays where it is. Other allocators do not look at it.
-fn keep_large_buffers_apart() {
+fn keep_large_buffers_apart() -> io::Result<()> {
     if env::var_os(MMAP_THRESHOLD).is_some() {
-        return;
+        return Ok(());
     }
-    let Ok(program) = env::current_exe() else { return };
+    let program = env::current_exe()?;
     let mut arguments = env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // It only comes back when it has failed, and then the node serves all the same.
-    let error = command.args(arguments).env(MMAP_THRESHOLD, LARGE_BUFFER).exec();
-    eprintln!("evenkv: large buffers are not kept apart: {error}");
+    Err(command.args(arguments).env(MMAP_THRESHOLD, LARGE_BUFFER).exec())
 }
 
 fn serve(settings: &Settings) -> ExitCode {
-    keep_large_buffers_apart();
+    let kept_apart = keep_large_buffers_apart();
     #[cfg(feature = "failpoints")]
     let _points = fail::FailScenario::setup();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,tiny_http=off")).init();
+    if let Err(error) = logging::start() {
+        eprintln!("evenkv: nothing can be logged: {error}");
+        return ExitCode::FAILURE;
+    }
     let config = match settings.check() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("evenkv: {error}");
+            logging::say_last(&error);
             return ExitCode::from(2);
         }
     };
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        log::warn!("the limit of open files could not be raised: {error}");
+    logging::begin(&config.log);
+    if let Err(error) = kept_apart {
+        log::warn!("large buffers are not kept apart: {error}");
     }
-    // Signals are caught before the first thread starts, so that none is missed.
-    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
-        Ok(signals) => signals,
-        Err(error) => return failed("signals cannot be caught", &error),
-    };
-    let mut running = match Server::start(&config) {
-        Ok(running) => running,
-        Err(error) => return failed(&format!("cannot serve on {} (LISTEN)", config.listen), &error),
-    };
+    match run(&config) {
+        Ok(()) => {
+            logging::finish();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            logging::say_last(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until a signal says that it is enough.
+///
+/// # Errors
+/// A sentence that says why the node cannot serve.
+fn run(config: &Config) -> Result<(), String> {
+    let files = rlimit::increase_nofile_limit(u64::MAX);
+    // Signals are caught before the first thread that serves is started, so that none is missed.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let mut running = Server::start(config)
+        .map_err(|error| format!("cannot serve on {} (LISTEN): {error}", config.listen))?;
+    introduce(config, &running);
+    match files {
+        Ok(limit) => log::info!("{}", descriptors::allowance(limit)),
+        Err(error) => log::warn!("the limit of open files could not be raised: {error}"),
+    }
+    let (caught, signal) = bounded(1);
+    let watching = threads::spawn("signals", move || {
+        for number in signals.forever() {
+            if number == SIGHUP {
+                log::info!(
+                    "SIGHUP is ignored: settings are read at the start only, and SIGTERM stops the node"
+                );
+            } else {
+                let _ = caught.try_send(number);
+            }
+        }
+    });
+    watching.map_err(|error| format!("signals cannot be watched: {error}"))?;
+    let number = signal.recv().unwrap_or(SIGTERM);
+    log::info!("signal {number}: stopping");
+    drain(&mut running, &signal);
+    Ok(())
+}
+
+/// Says in the log who this node is.
+fn introduce(config: &Config, running: &Running) {
     log::info!(
-        "evenkv {} is {}, listening on {}",
+        "evenkv {} is {}, listening on {}, start {:016x}",
         env!("CARGO_PKG_VERSION"),
         config.address,
-        running.listening
+        running.listening,
+        running.server.office.node.instance
     );
     log::info!("role: {}", describe(&config.role));
     if config.secret.is_none()
@@ -109,19 +155,6 @@ fn serve(settings: &Settings) -> ExitCode {
         config.limits.max_value_length,
         config.request_timeout.as_millis()
     );
-    let (caught, signal) = bounded(1);
-    let watching = threads::spawn("signals", move || {
-        for number in signals.forever() {
-            let _ = caught.try_send(number);
-        }
-    });
-    if let Err(error) = watching {
-        return failed("signals cannot be watched", &error);
-    }
-    let number = signal.recv().unwrap_or(SIGTERM);
-    log::info!("signal {number}: stopping");
-    drain(&mut running, &signal);
-    ExitCode::SUCCESS
 }
 
 /// Waits until no request is in progress, for a while at most; a second signal ends the wait.
@@ -149,10 +182,4 @@ fn describe(role: &Role) -> String {
         Role::Member { view } => format!("node of a first view of {} nodes", view.nodes().count()),
         Role::Passive { seeds } => format!("passive, looking for a cluster at {} addresses", seeds.len()),
     }
-}
-
-fn failed(what: &str, error: &std::io::Error) -> ExitCode {
-    log::error!("{what}: {error}");
-    eprintln!("evenkv: {what}: {error}");
-    ExitCode::FAILURE
 }

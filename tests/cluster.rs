@@ -281,6 +281,141 @@ fn nodes_prove_the_secret_to_each_other() {
     });
 }
 
+/// All that nodes ask of each other, and what an operator asks under the same path.
+const BETWEEN_NODES: [(&str, &str); 10] = [
+    ("GET", "/node/hello"),
+    ("POST", "/node/news"),
+    ("POST", "/node/orders"),
+    ("POST", "/node/questions"),
+    ("POST", "/node/transfer"),
+    ("POST", "/node/raft"),
+    ("PUT", "/node/recover"),
+    ("GET", "/node/keys/a"),
+    ("PUT", "/node/keys/a"),
+    ("DELETE", "/node/keys/a"),
+];
+
+/// The status of a request that has only a start of what the path takes, and what it says.
+fn asked(client: &mut Http, (method, path): (&str, &str), headers: &[(&str, &str)]) -> (u16, String) {
+    let answer = client.request(method, path, headers, if method == "GET" { b"" } else { b"{" });
+    (answer.status, answer.text())
+}
+
+#[test]
+fn without_a_secret_nothing_between_nodes_is_taken_through_a_proxy() {
+    let node = Node::single(&[]);
+    let mut client = node.http();
+    for request in BETWEEN_NODES {
+        let (status, said) = asked(&mut client, request, &[("X-Real-Name", "a"), ("Forward", "b")]);
+        assert_ne!(status, 403, "{request:?}: {said}");
+    }
+    assert!(!node.log().contains("came through a proxy"), "{}", node.log());
+    let signs = [
+        ("Forwarded", "for=203.0.113.7"),
+        ("forwarded", "for=127.0.0.1"),
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("x-forwarded-proto", "https"),
+        ("X-FORWARDED-HOST", "kv.example"),
+        ("Via", "1.1 edge"),
+    ];
+    for sign in signs {
+        for request in BETWEEN_NODES {
+            let (status, said) = asked(&mut client, request, &[sign]);
+            assert_eq!(status, 403, "{sign:?} {request:?}: {said}");
+            assert!(said.contains("CLUSTER_SECRET") && said.contains(sign.0), "{sign:?} {request:?}: {said}");
+        }
+        let upgrade =
+            [("Connection", "upgrade"), ("Upgrade", "evenkv-messages"), ("Evenkv-From", "a:1"), sign];
+        assert_eq!(node.http().request("GET", "/node/raft", &upgrade, b"").status, 403, "{sign:?}");
+        assert_eq!(
+            client.request("PUT", &target("k"), &[sign], BODY.as_bytes()).status / 100,
+            2,
+            "clients may"
+        );
+    }
+    assert_eq!(node.log().matches("came through a proxy").count(), 1, "{}", node.log());
+}
+
+#[test]
+fn with_a_secret_it_is_shown_by_all_but_who_asks_who_is_there() {
+    let node = Node::single(&[("CLUSTER_SECRET", "open-sesame")]);
+    let mut client = node.http();
+    let (right, wrong) = (("Evenkv-Secret", "open-sesame"), ("Evenkv-Secret", "open-sesam"));
+    let proxy = ("X-Forwarded-For", "203.0.113.7");
+    for request in BETWEEN_NODES {
+        for headers in [&[][..], &[wrong], &[proxy], &[proxy, wrong]] {
+            let (status, said) = asked(&mut client, request, headers);
+            assert_eq!(status == 403, request.1 != "/node/hello", "{request:?} {headers:?}: {said}");
+            assert!(!said.contains("open-sesame"), "it is told to nobody: {said}");
+        }
+        for headers in [&[right][..], &[proxy, right]] {
+            let (status, said) = asked(&mut client, request, headers);
+            assert_ne!(status, 403, "{request:?} {headers:?}: {said}");
+        }
+    }
+    let hello = |client: &mut Http, headers: &[(&str, &str)]| {
+        client.request("GET", "/node/hello", headers, b"").json()
+    };
+    assert!(hello(&mut client, &[])["proof"].is_null(), "nothing is proved unasked");
+    let mut proof = |challenge| hello(&mut client, &[("Evenkv-Challenge", challenge)])["proof"].clone();
+    assert!(proof("a").is_string() && proof("a") != proof("b"), "a proof is for one challenge");
+}
+
+#[test]
+fn a_secret_that_not_all_nodes_have_is_named() {
+    type Row<'a> = ([&'a [(&'a str, &'a str)]; 3], &'a [(usize, usize, &'a str)]);
+    let (one, other) = ([("CLUSTER_SECRET", "one")], [("CLUSTER_SECRET", "other")]);
+    let (theirs, ours, differ) = (
+        "it has a CLUSTER_SECRET, and this node has none",
+        "it has no CLUSTER_SECRET, and this node has one",
+        "it has another CLUSTER_SECRET than this node",
+    );
+    let table: [Row; 3] = [
+        ([&[], &one, &[]], &[(0, 1, theirs), (2, 1, theirs), (1, 0, ours), (1, 2, ours)]),
+        ([&one, &[], &one], &[(1, 0, theirs), (0, 1, ours), (2, 1, ours)]),
+        ([&one, &one, &other], &[(0, 2, differ), (1, 2, differ), (2, 0, differ), (2, 1, differ)]),
+    ];
+    for (settings, expected) in table {
+        let cluster = Cluster::starting_each(&settings);
+        let all = cluster.addresses();
+        for (asked, named, what) in expected {
+            let expected = format!("{} ({what}: set the same CLUSTER_SECRET on all nodes", all[*named]);
+            let node = &cluster.nodes[*asked];
+            wait_until(&format!("node {asked} says {expected}"), START_DEADLINE, || {
+                let answer = node.http().try_request("GET", "/readyz", &[], b"");
+                answer.is_ok_and(|answer| answer.status == 503 && answer.text().contains(&expected))
+            });
+            assert!(node.log().contains(&expected), "{}", node.log());
+        }
+    }
+}
+
+#[test]
+fn a_member_that_comes_back_without_the_secret_is_named_by_all() {
+    let secret = ("CLUSTER_SECRET", "open-sesame");
+    let mut cluster = Cluster::with(3, &[secret]);
+    let (all, view) = (cluster.addresses(), cluster.view.clone());
+    let says = |node: &Node, field: &str, what: &str| {
+        node.http().get("/readyz").json()[field].to_string().contains(what)
+    };
+    let note =
+        format!("{} is named by the view, and no part of the cluster: it has no CLUSTER_SECRET", all[2]);
+    cluster.nodes[2].restart_with(&[("VIEW", &view)]);
+    cluster.nodes[2].wait_live();
+    wait_until("it says why it knows nothing", START_DEADLINE, || {
+        says(&cluster.nodes[2], "reasons", "it has a CLUSTER_SECRET, and this node has none")
+    });
+    for node in &cluster.nodes[..2] {
+        wait_until("a member names it", START_DEADLINE, || says(node, "notes", &note));
+        let said = node.log().matches(&format!("WARN  evenkv::node::strangers] {note}")).count();
+        assert_eq!(said, 1, "{}", node.log());
+    }
+    cluster.nodes[2].restart_with(&[("VIEW", &view), secret]);
+    for node in &cluster.nodes[..2] {
+        wait_until("it is no stranger any more", START_DEADLINE, || !says(node, "notes", "CLUSTER_SECRET"));
+    }
+}
+
 #[test]
 fn an_order_that_waits_is_not_taken_among_those_that_never_do() {
     let cluster = Cluster::of(2);

@@ -242,6 +242,25 @@ fn paths_queries_headers_and_bodies_reach_the_main_unchanged() {
     assert_eq!(main.arrived().pop().expect("it arrived").method, "PATCH");
 }
 
+/// A main that is asked through a proxy is asked for the same, whatever the host is called.
+#[test]
+fn a_target_in_absolute_form_is_passed_on_without_its_host() {
+    let main = FakeMain::start(|_| answer("200 OK", &[], b"ok"));
+    let follower = Node::follower(main.address(), &[]);
+    let mut client = follower.http();
+    for host in ["kv1:80", "kv-store", "kvs.kv", "127.0.0.1", "[::1]:80"] {
+        for target in ["/kv-store/keys/a", "/kvs/keys/kvs//b?c=/kv", "/kvs?"] {
+            let absolute = format!("http://{host}{target}");
+            assert_eq!(client.get(&absolute).text(), "ok", "{absolute}");
+            assert_eq!(main.arrived().pop().expect("it arrived").target, target, "{absolute}");
+        }
+    }
+    // Nothing of the host or the query is a path.
+    for target in ["http://kv1:80", "http://kv1:80?/kvs/keys/a", "http://h?/kvs/keys/a", "kvs/keys/a"] {
+        assert_eq!(client.get(target).status, 404, "{target}");
+    }
+}
+
 #[test]
 fn a_body_keeps_its_declared_length_on_the_way() {
     let main = FakeMain::start(|_| answer("200 OK", &[], b"ok"));
@@ -410,20 +429,6 @@ fn two_followers_of_each_other_are_told_at_once() {
             check_loop(node, 8);
         }
         at_once(2, |number| check_loop([&here, &there][number], 8));
-    }
-}
-
-#[test]
-fn a_follower_of_itself_under_another_name_is_told_at_once() {
-    let address = ports::free_address();
-    let settings = [("ADDRESS", "node.example"), ("LISTEN", &address), ("FORWARDING_ADDRESS", &address)];
-    for workers in ["1", "16"] {
-        let mut settings = settings.to_vec();
-        settings.push(("CLIENT_WORKERS", workers));
-        let node = Node::start_reached_at(&address, &settings);
-        node.wait_live();
-        check_loop(&node, 1);
-        check_loop(&node, 8);
     }
 }
 

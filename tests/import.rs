@@ -3,14 +3,16 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::at_once;
 use support::cluster::Cluster;
 use support::http::{Http, percent_encoded};
 use support::node::evenkv;
+use support::{START_DEADLINE, at_once, wait_until};
 
 const CODE_POINTS: u32 = 34_924;
 const WORDS: usize = 100_000;
@@ -153,4 +155,121 @@ fn a_line_that_fails_is_reported_and_the_others_are_stored() {
     let mut client = cluster.nodes[0].http();
     assert_eq!(client.get("/kvs/keys/one").json()["value"], "1");
     assert_eq!(client.get("/kvs/keys/four%2F..%2F4%20%25").json()["value"], "\"4\"");
+}
+
+/// An import that runs, with what it prints in pipes.
+fn begun(file: &str, input: Stdio, node: &str) -> Child {
+    let mut command = evenkv();
+    command.args(["import", file, "--format", "words", "--connections", "4", "--node", node]);
+    command
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the built binary starts")
+}
+
+/// Ctrl-C, and what the import has printed until it has ended.
+fn interrupted(mut running: Child) -> Output {
+    let sent = Command::new("sh").args(["-c", "kill -s INT \"$0\"", &running.id().to_string()]).status();
+    assert!(sent.expect("a shell runs").success(), "the import runs still");
+    wait_until("the import has ended", START_DEADLINE, || {
+        running.try_wait().expect("a child of ours").is_some()
+    });
+    running.wait_with_output().expect("what it has printed")
+}
+
+/// The line from which an interrupted import says that it can be gone on with.
+fn next_line(ended: &Output) -> usize {
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert!(said.contains("stopped before the end: it was interrupted"), "{said}");
+    let (_, rest) =
+        said.split_once("--from-line ").unwrap_or_else(|| panic!("how to go on is not in: {said}"));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("no line in: {said}"))
+}
+
+#[test]
+fn an_import_that_is_interrupted_says_how_far_it_came_and_goes_on_there() {
+    let cluster = Cluster::of(2);
+    let mut clients = cluster.clients();
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let file = folder.path().join("words");
+    let words: Vec<String> = (1..=20_000).map(|number| format!("word {number}")).collect();
+    fs::write(&file, words.join("\n")).expect("the made data is written");
+    let path = file.to_str().expect("a path that is text");
+    let running = begun(path, Stdio::null(), cluster.nodes[0].address());
+    wait_until("some lines are stored", START_DEADLINE, || counts(&mut clients).iter().sum::<usize>() > 500);
+    let ended = interrupted(running);
+    let next = next_line(&ended);
+    let stored = counts(&mut clients).iter().sum::<usize>();
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(said.starts_with(&format!("imported {stored}, failed 0")), "{stored} are stored: {said}");
+    assert!(
+        next > 1 && next <= stored + 1 && stored < words.len(),
+        "line {next} of {stored} that are stored"
+    );
+    for word in &words[..next - 1] {
+        let target = format!("/kv-store/keys/{}", percent_encoded(word.as_bytes()));
+        assert_eq!(clients[1].get(&target).status, 200, "{word} is before line {next}");
+    }
+    let from = next.to_string();
+    let said = import(&file, &["--from-line", &from, "--node", cluster.nodes[1].address()], 0);
+    assert!(said.contains(&format!("imported {}, failed 0", words.len() + 1 - next)), "{said}");
+    assert_eq!(counts(&mut clients).iter().sum::<usize>(), words.len());
+    let last = clients[0].get("/kv-store/keys/word%2020000").json();
+    assert_eq!(last["value"], 20_000, "lines keep their numbers");
+}
+
+#[test]
+fn an_import_that_waits_for_its_input_is_interrupted_all_the_same() {
+    let cluster = Cluster::of(1);
+    let mut clients = cluster.clients();
+    let mut running = begun("-", Stdio::piped(), cluster.nodes[0].address());
+    let mut input = running.stdin.take().expect("a pipe");
+    for number in 1..=100 {
+        writeln!(input, "word {number}").expect("the import reads");
+    }
+    wait_until("all lines are stored", START_DEADLINE, || counts(&mut clients) == [100]);
+    let ended = interrupted(running);
+    assert_eq!(next_line(&ended), 101);
+    assert!(String::from_utf8_lossy(&ended.stdout).starts_with("imported 100, failed 0"), "{ended:?}");
+}
+
+#[test]
+fn the_file_that_is_imported_is_not_emptied_for_its_failures() {
+    let cluster = Cluster::of(1);
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let name = |name: &str| folder.path().join(name);
+    let text = "one\ntwo\n";
+    fs::write(name("data.words"), text).expect("written");
+    fs::hard_link(name("data.words"), name("hard")).expect("a second name");
+    std::os::unix::fs::symlink("data.words", name("soft")).expect("a third name");
+    for (input, failures) in
+        [("data.words", "data.words"), ("./data.words", "hard"), ("soft", "data.words"), ("-", "soft")]
+    {
+        let mut command = evenkv();
+        command.current_dir(folder.path()).stdin(File::open(name("data.words")).expect("it is there"));
+        command.args(["import", input, "--failures", failures, "--format", "words"]);
+        let output =
+            command.args(["--node", cluster.nodes[0].address()]).output().expect("the built binary runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{input} and {failures}: {said}");
+        assert!(said.contains("is the file that is imported"), "{input} and {failures}: {said}");
+        assert_eq!(
+            fs::read_to_string(name("data.words")).expect("it is there"),
+            text,
+            "{input} and {failures}"
+        );
+    }
+    // What failed before an import was stopped is kept when it goes on.
+    fs::write(name("bad.tsv"), "no tab\nnor here\nkey\tvalue\n").expect("written");
+    let failed = name("failed").to_str().expect("a path that is text").to_owned();
+    let options = ["--failures", &failed, "--node", cluster.nodes[0].address()];
+    import(&name("bad.tsv"), &options, 1);
+    import(&name("bad.tsv"), &[&options[..], &["--from-line", "2"]].concat(), 1);
+    let listed = fs::read_to_string(&failed).expect("it is there");
+    let lines: Vec<&str> = listed.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert_eq!(lines, ["1", "2", "2"], "{listed}");
 }

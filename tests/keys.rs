@@ -196,6 +196,25 @@ fn a_key_is_decoded_once_and_never_tidied() {
     }
 }
 
+/// Of a key that is passed on each slash takes three bytes: what it becomes is longer than what an `http::Uri` takes.
+#[test]
+fn a_key_whose_path_is_longer_than_a_uri_is_taken_at_every_node() {
+    let settings = [("MAX_KEY_LENGTH", "65536")];
+    let main = Node::single(&settings);
+    let follower = Node::follower(main.address(), &[]);
+    let cluster = Cluster::with(2, &settings);
+    // One of them is another node's, whichever node is asked.
+    for first in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let target = format!("/kv-store/keys/{first}{}", "/".repeat(22_000));
+        for node in [&follower, &cluster.nodes[0], &cluster.nodes[1]] {
+            let mut client = node.http();
+            let statuses = ["PUT", "GET", "DELETE"]
+                .map(|method| client.request(method, &target, &[], br#"{"value":1}"#).status);
+            assert_eq!(statuses, [201, 200, 200], "{first} at {}", node.address());
+        }
+    }
+}
+
 /// A key of exactly `length` bytes in three spellings.
 fn keys_of(length: usize) -> [String; 3] {
     ["k".repeat(length), "%6B".repeat(length), "%FF".repeat(length)]
@@ -276,4 +295,51 @@ fn a_key_of_dots_and_slashes_round_trips_everywhere() {
         check_round_trip(&[&main, &follower], &spelled);
         check_round_trip(&nodes, &spelled);
     });
+}
+
+/// What a read is to see is asked for in words that there are: `(query, allowed)`.
+const CONSISTENCY: [(&str, bool); 9] = [
+    ("", true),
+    ("other=bogus", true),
+    ("consistency=stale", true),
+    ("other&consistency=stale", true),
+    ("consistency=bogus", false),
+    ("consistency=", false),
+    ("consistency", false),
+    ("consistency=STALE", false),
+    ("consistency=stale&consistency=bogus", false),
+];
+
+#[test]
+fn another_consistency_than_there_is_is_refused() {
+    let node = Node::single(&[]);
+    let follower = Node::follower(node.address(), &[]);
+    assert_eq!(node.http().put("/kv-store/keys/read", r#"{"value":1}"#).status, 201);
+    for (number, (query, allowed)) in CONSISTENCY.into_iter().enumerate() {
+        for (asked, from) in [&node, &follower].into_iter().enumerate() {
+            let mut client = from.http();
+            let read = client.get(&format!("/kv-store/keys/read?{query}"));
+            let target = format!("/kv-store/keys/written-{number}-{asked}");
+            let written = client.put(&format!("{target}?{query}"), r#"{"value":1}"#);
+            let deleted = client.delete(&format!("{target}?{query}"));
+            let statuses = [read.status, written.status, deleted.status];
+            assert_eq!(
+                statuses,
+                if allowed { [200, 201, 200] } else { [400; 3] },
+                "{query}: {}",
+                read.text()
+            );
+            if allowed {
+                continue;
+            }
+            for answer in [&read, &written, &deleted] {
+                let error = answer.json()["error"].as_str().expect("an error").to_owned();
+                assert!(error.contains("consistency") && error.contains("stale"), "{query}: {error}");
+            }
+            for answer in [&written, &deleted] {
+                assert_eq!(answer.header("Evenkv-Outcome"), Some("not-applied"), "{query}");
+            }
+            assert_eq!(client.get(&target).status, 404, "{query}: nothing was done");
+        }
+    }
 }

@@ -8,11 +8,11 @@
 mod attack;
 mod support;
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use attack::{connect_and_send, prompt, receive_all, receive_status};
+use attack::{connect_and_send, metric, prompt, receive_all, receive_status, send_while_taken};
 use support::http::{Http, Response, chunked};
 use support::node::Node;
 use support::{at_once, ports, timed};
@@ -84,11 +84,11 @@ fn ambiguous_framing_is_refused_and_nothing_behind_it_is_executed() {
     }
     // What tiny_http itself does not understand it answers with a bare 400, or not at all.
     let unreadable: [&[u8]; 5] = [
-        b"PUT /kv-store/keys/\xc3\xa9 HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
-        b"PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length : 5\r\n\r\n",
-        b"PUT /kv-store/keys/a b HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
-        b"PUT /kv-store/keys/a HTTP/1.1\nContent-Length: 5\n\n",
-        b"PUT /kv-store/keys/a HTTP/1.1\r\nno header\r\n\r\n",
+        b"PUT /kv-store/keys/\xc3\xa9 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+        b"PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\n",
+        b"PUT /kv-store/keys/a b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+        b"PUT /kv-store/keys/a HTTP/1.1\nHost: x\nContent-Length: 5\n\n",
+        b"PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n",
     ];
     for (number, head) in unreadable.iter().enumerate() {
         let bytes = [head, smuggled(table.len() + number).as_bytes(), b"\r\n\r\n"].concat();
@@ -106,18 +106,150 @@ fn ambiguous_framing_is_refused_and_nothing_behind_it_is_executed() {
     assert_eq!(client.get("/kv-store/keys/framing").status, 404);
 }
 
+/// How a connection stands after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The next request on it is answered.
+    GoesOn,
+    /// The node has said that it ends here, and answers nothing more.
+    Ended,
+    /// The node has closed it.
+    Closed,
+    /// The node waits for more.
+    Waits,
+}
+
+/// What comes of these bytes: the statuses of the answers, and how the connection stands then.
+fn outcome(node: &Node, bytes: &[u8]) -> (Vec<u16>, Then) {
+    let mut stream = connect_and_send(node.address(), bytes).expect("a small request is taken");
+    let answers = receive_all(&mut stream, Duration::from_secs(1));
+    let status = |rest: &str| rest.get(1..)?.strip_prefix(' ')?.get(..3)?.parse().ok();
+    let statuses: Vec<u16> = answers.split("HTTP/1.").skip(1).filter_map(status).collect();
+    let is_closed = !matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    if is_closed || statuses.is_empty() {
+        return (statuses, if is_closed { Then::Closed } else { Then::Waits });
+    }
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").expect("a small request is taken");
+    let next = receive_all(&mut stream, Duration::from_secs(1));
+    if next.is_empty() && answers.contains("\r\nConnection: close\r\n") {
+        return (statuses, Then::Ended);
+    }
+    assert!(next.ends_with("{\"alive\":true}"), "after {answers:?}: {next:?}");
+    (statuses, Then::GoesOn)
+}
+
+/// What the node judges by itself.
+#[test]
+fn a_host_is_named_once_and_trailers_are_refused() {
+    let node = Node::single(&[]);
+    let chunks = "Transfer-Encoding: chunked\r\n\r\nb\r\n{\"value\":1}\r\n";
+    let table = [
+        ("no host", "GET /livez HTTP/1.1\r\n\r\n".to_owned(), 400, Then::Ended),
+        ("two hosts", "GET /livez HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n".to_owned(), 400, Then::Ended),
+        ("no host in 1.0", "GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned(), 200, Then::GoesOn),
+        ("two hosts in 1.0", "GET /livez HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), 400, Then::Closed),
+        ("an empty host", "GET /livez HTTP/1.1\r\nHost:\r\n\r\n".to_owned(), 200, Then::GoesOn),
+        ("no trailers", format!("PUT /kvs/keys/a HTTP/1.1\r\nHost: x\r\n{chunks}0\r\n\r\n"), 201, Then::GoesOn),
+        ("a trailer", format!("PUT /kvs/keys/b HTTP/1.1\r\nHost: x\r\n{chunks}0\r\nX: y\r\n\r\n"), 400, Then::Closed),
+        ("a request as a trailer", format!("PUT /kvs/keys/b HTTP/1.1\r\nHost: x\r\n{chunks}0\r\n{}", smuggled(1)), 400, Then::Closed),
+        (
+            "an extension of a chunk",
+            "PUT /kvs/keys/c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb;a=b\r\n{\"value\":1}\r\n0;c\r\n\r\n".to_owned(),
+            201,
+            Then::GoesOn,
+        ),
+    ];
+    let outcomes = at_once(table.len(), |row| outcome(&node, table[row].1.as_bytes()));
+    for ((name, _, status, then), outcome) in table.into_iter().zip(outcomes) {
+        // A second answer is one that could be taken for another request's.
+        assert_eq!(outcome, (vec![status], then), "{name}");
+    }
+    for key in ["b", "smuggled-1"] {
+        assert_eq!(node.http().get(&format!("/kvs/keys/{key}")).status, 404, "{key}");
+    }
+}
+
+/// What the listener decides without showing it to anybody, right or not: see `docs/LISTENER.md`, which changes with this table.
+#[test]
+fn what_the_listener_decides_by_itself_is_as_it_was() {
+    let node = Node::single(&[]);
+    let value = "{\"value\":1}";
+    let put = |headers: &str| format!("PUT /kvs/keys/a HTTP/1.1\r\nHost: x\r\n{headers}");
+    assert_eq!(node.http().put("/kvs/keys/a", value).status, 201);
+    let table: [(&str, String, &[u16], Then); 14] = [
+        (
+            "a header that begins with a blank",
+            put(&format!(" Content-Length: 11\r\n\r\n{value}")),
+            &[200],
+            Then::GoesOn,
+        ),
+        (
+            "a folded header",
+            put(&format!("X: y\r\n Z: y\r\nContent-Length: 11\r\n\r\n{value}")),
+            &[200],
+            Then::GoesOn,
+        ),
+        (
+            "a vertical tab before chunked",
+            put(&format!("Transfer-Encoding: \x0bchunked\r\n\r\nb\r\n{value}\r\n0\r\n\r\n")),
+            &[200],
+            Then::GoesOn,
+        ),
+        ("bare line feeds", "GET /livez HTTP/1.1\nHost: x\n\n".to_owned(), &[], Then::Waits),
+        (
+            "an empty line first",
+            "\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            &[400],
+            Then::Closed,
+        ),
+        ("HTTP/1.2", "GET /livez HTTP/1.2\r\nHost: x\r\n\r\n".to_owned(), &[400], Then::Closed),
+        (
+            "words after the version",
+            "GET /livez HTTP/1.1 x\r\nHost: x\r\n\r\n".to_owned(),
+            &[200],
+            Then::GoesOn,
+        ),
+        ("no ASCII in a value", put("X: \u{e9}\r\n\r\n"), &[], Then::Closed),
+        (
+            "no ASCII in a target",
+            "GET /kvs/keys/\u{e9} HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            &[],
+            Then::Closed,
+        ),
+        (
+            "Expect",
+            put(&format!("Expect: 100-continue\r\nContent-Length: 11\r\n\r\n{value}")),
+            &[100, 200],
+            Then::GoesOn,
+        ),
+        (
+            "Expect from HTTP/1.0",
+            format!("PUT /kvs/keys/a HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n{value}"),
+            &[100, 200],
+            Then::Closed,
+        ),
+        ("a short body that stalls", put("Content-Length: 1024\r\n\r\n{"), &[], Then::Waits),
+        ("HTTP/2.0", "GET /livez HTTP/2.0\r\nHost: x\r\n\r\n".to_owned(), &[], Then::Waits),
+        ("HTTP/3.0", "GET /livez HTTP/3.0\r\nHost: x\r\n\r\n".to_owned(), &[], Then::Waits),
+    ];
+    let outcomes = at_once(table.len(), |row| outcome(&node, table[row].1.as_bytes()));
+    for ((name, _, statuses, then), outcome) in table.into_iter().zip(outcomes) {
+        assert_eq!(outcome, (statuses.to_vec(), then), "{name}");
+    }
+}
+
 #[test]
 fn a_body_that_is_not_read_is_never_taken_for_a_request() {
     let node = Node::single(&[("MAX_VALUE_LENGTH", "1000")]);
     let bodies = smuggled(1).repeat(2000);
     let heads = [
-        format!("PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", bodies.len()),
-        "PUT /kv-store/keys/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+        format!("PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", bodies.len()),
+        "PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
         format!(
-            "PUT /kv-store/keys/a HTTP/1.1\r\nConnection: upgrade\r\nContent-Length: {}\r\n\r\n",
+            "PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nContent-Length: {}\r\n\r\n",
             bodies.len()
         ),
-        "PUT /kv-store/keys/a HTTP/1.1\r\nContent-Length: 60000000000\r\n\r\n".to_owned(),
+        "PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000000\r\n\r\n".to_owned(),
     ];
     for head in heads {
         // Where the rest is sure to come, the connection goes on behind it.
@@ -138,6 +270,42 @@ fn a_body_that_is_not_read_is_never_taken_for_a_request() {
         }
     }
     assert_eq!(node.http().get("/kv-store/keys/smuggled-1").status, 404);
+}
+
+/// Of a body without end the rest is not read, and what had come of it is no request either.
+#[test]
+fn a_body_that_is_cut_off_is_never_taken_for_a_request() {
+    let node = Node::single(&[("MAX_VALUE_LENGTH", "1000")]);
+    let bodies = smuggled(1).repeat(1_000_000);
+    let length = bodies.len();
+    let heads = [
+        "Transfer-Encoding: chunked".to_owned(),
+        format!("Connection: upgrade\r\nContent-Length: {length}"),
+        format!("Content-Length: {length}"),
+    ];
+    for head in heads {
+        let body = if head.contains("chunked") {
+            chunked(bodies.as_bytes(), 1 << 20)
+        } else {
+            bodies.clone().into_bytes()
+        };
+        let head = format!("PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n");
+        // Of a body that does not say its length too much has to come first.
+        let (first, rest) = body.split_at(if head.contains("chunked") { 200_000 } else { 0 });
+        let sent = [head.as_bytes(), first].concat();
+        let mut stream = connect_and_send(node.address(), &sent).expect("what comes first is taken");
+        assert_eq!(receive_status(&mut stream).expect("it is answered at once"), 413, "{head}");
+        let sent = send_while_taken(&mut stream, rest, Duration::from_secs(10));
+        assert!(sent < rest.len(), "{head}: all of it was taken");
+        let thrown_away = || metric(&node, "evenkv_cut_off_requests_total");
+        let mut before = thrown_away();
+        // Those that look for what is over do so twice a second.
+        support::wait_until("all that had come was read", prompt() * 20, || {
+            std::thread::sleep(Duration::from_millis(700));
+            std::mem::replace(&mut before, thrown_away()) == before
+        });
+        assert_eq!(node.http().get("/kv-store/keys/smuggled-1").status, 404, "{head}");
+    }
 }
 
 #[test]
@@ -199,6 +367,57 @@ fn expect_100_continue_is_answered_before_the_body_is_sent() {
     }
     let unknown = node.http().request("PUT", "/kv-store/keys/a", &[("Expect", "a miracle")], body);
     assert_eq!(unknown.status, 417);
+    // Nobody waits before a body that is not there.
+    for length in ["", "Content-Length: 0\r\n"] {
+        let mut client = node.http();
+        let head =
+            format!("PUT /kv-store/keys/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{length}\r\n");
+        client.send(head.as_bytes()).expect("a head is taken");
+        assert_eq!(client.receive_any("PUT").expect("an answer").status, 400, "{length:?}");
+    }
+}
+
+#[test]
+fn what_is_too_long_to_be_looked_at_is_refused() {
+    let node = Node::single(&[]);
+    let (fits, long) = ("x".repeat(262_000), "x".repeat(262_145));
+    let rows = [
+        (format!("GET /{fits}"), 404, "There is nothing under this path"),
+        (format!("GET /{long}"), 414, "The target is too long: allowed are 262144 bytes"),
+        (format!("GET /kv-store/keys/a?{long}"), 414, "The target is too long: allowed are 262144 bytes"),
+        (format!("{long} /livez"), 400, "The method is too long: allowed are 262144 bytes"),
+        (format!("{fits} /livez"), 405, "This path does not take this method"),
+    ];
+    for (line, status, error) in rows {
+        let mut client = node.http();
+        client.send(format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("taken");
+        let answer = client.receive("GET").expect("an answer");
+        let context = format!("{line:.20}: {} {:.200}", answer.status, answer.text());
+        assert_eq!(answer.status, status, "{context}");
+        assert!(answer.json()["error"].as_str().is_some_and(|said| said.starts_with(error)), "{context}");
+        assert_eq!(says_close(&answer), [400, 414].contains(&status), "{context}");
+        assert!(answer.body.len() < 1000, "{context}");
+    }
+}
+
+/// Who has sent less than it has declared may still read why it was refused. Up to 1,024 bytes it is the listener that reads the body, and it closes.
+#[test]
+fn a_body_that_ends_short_is_answered_where_the_client_still_reads() {
+    let main = Node::single(&[]);
+    let follower = Node::follower(main.address(), &[]);
+    for node in [&main, &follower] {
+        for (length, answered) in [(1024, false), (1025, true), (100_000, true)] {
+            let head =
+                format!("PUT /kv-store/keys/short HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+            let mut stream =
+                connect_and_send(node.address(), (head + "{\"value\":1}").as_bytes()).expect("taken");
+            stream.shutdown(Shutdown::Write).expect("the client has said all it wants to");
+            let answer = receive_all(&mut stream, Duration::from_secs(5));
+            let statuses = answer.matches("HTTP/1.1 400 ").count();
+            assert_eq!(statuses, usize::from(answered), "{length}: {answer}");
+            assert!(answered || answer.is_empty(), "{length}: {answer}");
+        }
+    }
 }
 
 #[test]
@@ -218,17 +437,38 @@ fn connections_are_kept_or_closed_as_the_version_and_the_client_say() {
         let answer = client.receive("GET").expect("an answer");
         assert_eq!(answer.status, 200);
         let said = answer.header("connection").map(str::to_ascii_lowercase);
-        let wanted = match (version, kept) {
+        let wanted = match (header, kept) {
             (_, false) => Some("close"),
-            ("HTTP/1.0", true) => Some("keep-alive"),
-            _ => None,
+            ("", true) => None,
+            (_, true) => Some("keep-alive"),
         };
         assert_eq!(said.as_deref(), wanted, "{version} {header}");
+        // Longer than common balancers keep an idle connection, so that it is they who give it up.
+        let kept_for = answer.header("keep-alive");
+        assert_eq!(
+            kept_for,
+            wanted.filter(|said| *said == "keep-alive").map(|_| "timeout=75"),
+            "{version} {header}"
+        );
         let mut stream =
             connect_and_send(node.address(), (request.clone() + &request).as_bytes()).expect("taken");
         let answers = receive_all(&mut stream, SILENCE).matches("HTTP/1.1 200 ").count();
         assert_eq!(answers, if kept { 2 } else { 1 }, "{version} {header}");
     }
+}
+
+#[test]
+fn an_idle_connection_is_kept_for_as_long_as_is_said() {
+    let node = Node::single(&[("IDLE_TIMEOUT_MS", "2000")]);
+    let idle = Duration::from_secs(2);
+    let mut client = Http::with_patience(node.address(), idle + prompt());
+    for _ in 0..2 {
+        let answer = client.request("GET", "/livez", &[("Connection", "keep-alive")], b"");
+        assert_eq!(answer.header("keep-alive"), Some("timeout=2"), "{answer:?}");
+        std::thread::sleep(idle / 2);
+    }
+    let (closed, took) = timed(|| client.is_closed());
+    assert!(closed && took >= idle / 4, "{closed} after {took:?}");
 }
 
 #[test]
@@ -290,6 +530,9 @@ fn a_node_that_is_told_to_end_does_so_in_time() {
     });
     busy.terminate();
     assert_eq!(busy.wait_exit(prompt() * 8).code(), Some(0), "with a slow request in progress");
+    for node in [idle, busy] {
+        assert!(!node.log().contains(" ERROR "), "a stop that was asked for is no error: {}", node.log());
+    }
 }
 
 /// A client's port may be used again at once, and what came from it before must not count against the new connection.
@@ -312,14 +555,14 @@ fn a_connection_is_not_taken_for_one_that_was_cut_off_before() {
         open(local).ok().map(|stream| (stream, local))
     };
     let (mut first, local) = (0..20).find_map(|_| bindable()).expect("the node listens");
-    first.write_all(b"GET /livez HTTP/1.1\r\nContent-Length: x\r\n\r\n").expect("taken");
+    first.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n").expect("taken");
     assert_eq!(receive_status(&mut first).expect("an answer"), 400);
     drop(first);
     // The system itself gives a port again after a second at the earliest.
     support::wait_until("a connection from the same port is answered", prompt() * 2, || {
         // Another process of this machine may have the port for a moment.
         let Ok(mut second) = open(local) else { return false };
-        second.write_all(b"GET /livez HTTP/1.1\r\n\r\n").expect("taken");
+        second.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").expect("taken");
         second.set_read_timeout(Some(SILENCE)).expect("an option");
         receive_status(&mut second).is_ok_and(|status| status == 200)
     });

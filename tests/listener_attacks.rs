@@ -17,7 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use attack::{
-    connect, connect_and_send, metric, prompt, receive_status, repeat, send_while_taken, watched_during,
+    connect, connect_and_send, metric, prompt, receive_all, receive_status, repeat, send_while_taken,
+    watched_during,
 };
 use support::cluster::Cluster;
 use support::http::Http;
@@ -28,6 +29,10 @@ use support::{ports, timed, wait_until};
 const LARGE_WORKERS: usize = 8;
 /// Threads for small requests.
 const CLIENT_WORKERS: usize = 16;
+/// Of an upload nothing may come for so long.
+const STALL: Duration = Duration::from_secs(2);
+/// In such a time a node of default settings answers.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The tests measure times, so they take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -62,7 +67,7 @@ fn slow_bodies_hold_up_nobody_else() {
         streams.extend(many(&node, 4 * LARGE_WORKERS, &put_head(8 << 20)));
         streams.extend(many(&node, 4 * CLIENT_WORKERS, &put_head(500)));
         // What a refused body declares must not be waited for either.
-        let twice = b"PUT /kv-store/keys/slow HTTP/1.1\r\nContent-Length: 90000\r\nContent-Length: 5\r\n\r\n";
+        let twice = b"PUT /kv-store/keys/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\nContent-Length: 5\r\n\r\n";
         streams.extend(many(&node, 4 * CLIENT_WORKERS, twice));
         repeat(Duration::from_millis(500), Duration::from_secs(5), || {
             for stream in &mut streams {
@@ -74,6 +79,122 @@ fn slow_bodies_hold_up_nobody_else() {
     watched.assert_unharmed("slow bodies");
 }
 
+/// A client that has sent so much of an upload, and sends nothing more.
+fn stalled(address: &str, upload: &str) -> TcpStream {
+    let (headers, sent) = upload.split_once('|').expect("headers and what is sent of the body");
+    let head = format!("PUT /kv-store/keys/stalled HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{sent}");
+    connect_and_send(address, head.as_bytes()).expect("the node takes a connection")
+}
+
+#[test]
+fn an_upload_that_stalls_is_answered_408_and_closed() {
+    let _turn = turn();
+    let main = Node::single(&[]);
+    let follower = Node::follower(main.address(), &[]);
+    let uploads = [
+        "Content-Length: 2000|{\"value\": 1",
+        "Content-Length: 2000|",
+        "Content-Length: 100000|{",
+        "Transfer-Encoding: chunked|",
+        "Transfer-Encoding: chunked|b\r\n{\"value\":",
+        "Expect: 100-continue\r\nContent-Length: 10|",
+        "Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 10|{",
+    ];
+    for node in [&main, &follower] {
+        let started = Instant::now();
+        let streams: Vec<_> = uploads.iter().map(|upload| stalled(node.address(), upload)).collect();
+        for (mut stream, upload) in streams.into_iter().zip(uploads) {
+            let answer = receive_all(&mut stream, Duration::from_secs(10));
+            let took = started.elapsed();
+            let context = format!("{upload:?} after {took:?}: {answer:?}");
+            assert!(answer.contains("HTTP/1.1 408 Request Timeout\r\n"), "{context}");
+            assert!(answer.contains("Connection: close\r\n"), "{context}");
+            assert!(answer.contains("Evenkv-Outcome: not-applied\r\n"), "{context}");
+            assert!(answer.ends_with("\"message\":\"Error in PUT\"}"), "{context}");
+            assert!(took >= STALL && took < STALL + prompt() * 2, "{context}");
+        }
+        assert_eq!(node.http().get("/kv-store/keys/stalled").status, 404);
+    }
+}
+
+#[test]
+fn an_upload_that_keeps_its_pace_is_taken_however_long_it_is() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let body = format!("{{\"value\":\"{}\"}}", "v".repeat(600_000));
+    let mut client = Http::with_patience(node.address(), Duration::from_secs(10));
+    let head =
+        format!("PUT /kv-store/keys/steady HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    client.send(head.as_bytes()).expect("taken");
+    for piece in body.as_bytes().chunks(100_000) {
+        thread::sleep(Duration::from_secs(1));
+        client.send(piece).expect("taken");
+    }
+    assert_eq!(client.receive("PUT").expect("an answer").status, 201);
+}
+
+#[test]
+fn stalled_uploads_hold_up_no_other_upload_for_longer_than_a_request_takes() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let stalled: Vec<_> =
+        (0..LARGE_WORKERS).map(|_| stalled(node.address(), "Content-Length: 2000|{\"value\": 1")).collect();
+    let body = format!("{{\"value\":\"{}\"}}", "v".repeat(2000));
+    let (answer, took) = timed(|| node.http().put("/kv-store/keys/other", &body));
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert!(took < STALL + prompt() * 2, "{took:?}");
+    drop(stalled);
+
+    let timeout = Duration::from_millis(1500);
+    let node = Node::single(&[("LARGE_WORKERS", "1"), ("REQUEST_TIMEOUT_MS", "1500")]);
+    let _stalled = self::stalled(node.address(), "Content-Length: 2000|");
+    let mut client = node.http();
+    let (answer, took) = timed(|| client.put("/kv-store/keys/other", &body));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(took < timeout.max(prompt()), "{took:?}");
+    assert_eq!(answer.header("Retry-After"), Some("1"), "{answer:?}");
+    assert_eq!(answer.header("Evenkv-Outcome"), Some("not-applied"), "{answer:?}");
+    let mut statuses = Vec::new();
+    wait_until("the worker is free again", Duration::from_secs(10), || {
+        statuses.push(client.put("/kv-store/keys/other", &body).status);
+        statuses.last() == Some(&201)
+    });
+    assert!(statuses.iter().all(|status| [201, 503].contains(status)), "{statuses:?}");
+}
+
+#[test]
+fn a_refused_upload_that_stalls_is_closed() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    let started = Instant::now();
+    for upload in ["Content-Length: 20000000|{", "Content-Length: 60000000000|", "Content-Length: 5000|x"] {
+        let mut stream = stalled(node.address(), upload);
+        let answer = receive_all(&mut stream, Duration::from_secs(10));
+        assert_eq!(answer.matches("HTTP/1.1 4").count(), 1, "{answer}");
+    }
+    assert!(started.elapsed() < STALL * 2 + prompt() * 3, "{:?}", started.elapsed());
+}
+
+#[test]
+fn readers_that_stop_delay_no_large_answer_beyond_its_time() {
+    let _turn = turn();
+    let node = Node::single(&[]);
+    put_value(&node, "large", 8 << 20);
+    let request = b"GET /kv-store/keys/large HTTP/1.1\r\nHost: x\r\n\r\n";
+    let streams = many(&node, 2 * LARGE_WORKERS, request);
+    wait_until("every worker writes to one of the readers", Duration::from_secs(5), || {
+        streams.iter().filter(|stream| peeks(stream)).count() >= LARGE_WORKERS
+    });
+    let (answer, took) = timed(|| node.http().get("/kv-store/keys/large"));
+    assert!([200, 503].contains(&answer.status), "{}", answer.status);
+    assert!(took < REQUEST_TIMEOUT.max(prompt()), "{} after {took:?}", answer.status);
+}
+
+fn peeks(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("an option");
+    stream.peek(&mut [0]).is_ok()
+}
+
 #[test]
 fn readers_that_stop_hold_up_nobody_else() {
     let _turn = turn();
@@ -82,11 +203,8 @@ fn readers_that_stop_hold_up_nobody_else() {
     let ((), watched) = watched_during(&node, || {
         let request = b"GET /kv-store/keys/large HTTP/1.1\r\nHost: x\r\n\r\n";
         let streams = many(&node, 4 * (LARGE_WORKERS + CLIENT_WORKERS), request);
-        for stream in &streams {
-            stream.set_nonblocking(true).expect("an option");
-        }
         wait_until("every worker writes to one of the readers", Duration::from_secs(5), || {
-            streams.iter().filter(|stream| stream.peek(&mut [0]).is_ok()).count() >= LARGE_WORKERS
+            streams.iter().filter(|stream| peeks(stream)).count() >= LARGE_WORKERS
         });
         thread::sleep(Duration::from_secs(4));
     });
@@ -181,11 +299,54 @@ fn other_versions_of_http_hold_up_nobody_else() {
 }
 
 #[test]
+fn clients_of_http_2_are_let_go() {
+    let _turn = turn();
+    let node = Node::single(&[("IDLE_TIMEOUT_MS", "1000")]);
+    if node.log().contains("clients of HTTP/2 cannot be kept away") {
+        eprintln!("left out: this machine does not let the node keep them away");
+        return;
+    }
+    let before = node.descriptor_count();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    let clients = many(&node, 100, preface);
+    wait_until("they are connected", Duration::from_secs(5), || node.descriptor_count() >= before + 200);
+    drop(clients);
+    wait_until("nothing is left of them", Duration::from_secs(10), || node.descriptor_count() < before + 20);
+}
+
+#[test]
+fn connections_that_cannot_be_let_go_are_counted_and_warned_of() {
+    let _turn = turn();
+    let address = ports::free_address();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 512 && exec \"$0\" --address \"$1\""]);
+    command.args([env!("CARGO_BIN_EXE_evenkv"), &address]);
+    let node = Node::start_command(&address, command);
+    node.wait_ready();
+    assert_eq!(metric(&node, "evenkv_stuck_connections"), 0);
+    let mut clients = many(&node, 20, b"GET /kv-store/keys/a HTTP/2.0\r\nHost: x\r\n\r\n");
+    clients.extend(many(&node, 10, b"GET /kv-store/keys/a HTTP/3.0\r\nHost: x\r\n\r\n"));
+    // Neither those that only wait for their client, nor those that a client leaves in order, count.
+    let idle = many(&node, 10, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+    drop(clients);
+    wait_until("they are counted", Duration::from_secs(30), || {
+        metric(&node, "evenkv_stuck_connections") == 30
+    });
+    wait_until("they are warned of", Duration::from_secs(10), || {
+        node.log().contains("30 connections cannot be let go")
+            && node.log().contains("two of 512 descriptors")
+    });
+    drop(idle);
+    assert_eq!(node.log().matches("cannot be let go").count(), 1, "{}", node.log());
+}
+
+#[test]
 fn a_header_without_end_holds_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
     let (sent, watched) = watched_during(&node, || {
-        let mut stream = connect_and_send(node.address(), b"GET /livez HTTP/1.1\r\nX: ").expect("taken");
+        let mut stream =
+            connect_and_send(node.address(), b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ").expect("taken");
         let piece = vec![b'x'; 1 << 20];
         let sent: usize =
             (0..100).map(|_| send_while_taken(&mut stream, &piece, Duration::from_secs(5))).sum();
@@ -206,11 +367,11 @@ fn a_target_without_end_holds_up_nobody_else() {
         for _ in 0..50 {
             send_while_taken(&mut stream, &piece, Duration::from_secs(5));
         }
-        let _ = stream.write(b" HTTP/1.1\r\n\r\n");
+        let _ = stream.write(b" HTTP/1.1\r\nHost: x\r\n\r\n");
         receive_status(&mut stream).ok()
     });
     watched.assert_unharmed("a target of 50 MB");
-    assert_eq!(status, Some(400));
+    assert_eq!(status, Some(414));
 }
 
 #[test]

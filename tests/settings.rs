@@ -83,6 +83,25 @@ const WRONG: &[Wrong] = &[
     env(&[("ADDRESS", "two words:31990")], &["ADDRESS", "host"]),
     env(&[("ADDRESS", A), ("FORWARDING_ADDRESS", "127.0.0.1:port")], &["FORWARDING_ADDRESS", "port"]),
     env(&[("LISTEN", "127.0.0.1:99999")], &["LISTEN"]),
+    env(&[("LISTEN", "21001")], &["LISTEN", "21001", "host:21001", "0.0.0.0"]),
+    env(&[("LISTEN", "0x7f000001:31990")], &["LISTEN", "host"]),
+    env(&[("ADDRESS", "999.1.1.1:80")], &["ADDRESS", "999.1.1.1:80", "IPv4"]),
+    env(&[("ADDRESS", "127.1:31990")], &["ADDRESS", "127.1:31990", "IPv4"]),
+    env(&[("ADDRESS", A), ("VIEW", "127.0.0.1:31990,10.0.0.256")], &["VIEW", "10.0.0.256", "IPv4"]),
+    env(&[("ADDRESS", A), ("FORWARDING_ADDRESS", "13800")], &["FORWARDING_ADDRESS", "13800", "host:13800"]),
+    env(&[("ADDRESS", A), ("FORWARDING_ADDRESS", "localhost:31990")], &["FORWARDING_ADDRESS", "itself", A]),
+    env(&[("ADDRESS", A), ("FORWARDING_ADDRESS", "[::1]:31990")], &["FORWARDING_ADDRESS", "itself", A]),
+    env(
+        &[("ADDRESS", "node1.example:31990"), ("FORWARDING_ADDRESS", A)],
+        &["FORWARDING_ADDRESS", "0.0.0.0:31990"],
+    ),
+    env(&[("FORWARDING_ADDRESS", "localhost")], &["FORWARDING_ADDRESS", "itself", "0.0.0.0:13800"]),
+    env(&[("ADDRESS", A), ("RUST_LOG", "inof")], &["RUST_LOG", "inof", "error, warn, info, debug"]),
+    env(
+        &[("ADDRESS", A), ("RUST_LOG", "info,evenkv=loud")],
+        &["RUST_LOG", "loud", "error, warn, info, debug"],
+    ),
+    env(&[("ADDRESS", A), ("CLUSTER_SECRET", "two words")], &["CLUSTER_SECRET", "ASCII"]),
     env(&[("ADDRESS", A), ("VIEW", THREE), ("REPL_FACTOR", "2")], &["REPL_FACTOR"]),
     env(&[("ADDRESS", A), ("REPL_FACTOR", "0")], &["REPL_FACTOR", "1"]),
     env(&[("ADDRESS", A), ("REPL_FACTOR", "one")], &["REPL_FACTOR", "one", "1"]),
@@ -108,6 +127,7 @@ const WRONG: &[Wrong] = &[
     env(&[("ADDRESS", A), ("IDLE_TIMEOUT_MS", "1e3")], &["IDLE_TIMEOUT_MS", "1e3"]),
     flags(&["--view", TWO], &["ADDRESS", "VIEW"]),
     flags(&["--address", A, "--max-key-length", "x"], &["MAX", "KEY", "LENGTH", "x"]),
+    flags(&["--address", A, "--rust-log", "verbose"], &["RUST_LOG", "verbose"]),
     flags(&["--no-such-flag"], &["--no-such-flag"]),
     flags(&["--max-key-length"], &["--max-key-length"]),
     flags(&["no-such-word"], &["no-such-word"]),
@@ -152,7 +172,8 @@ fn help_lists_every_setting() {
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let settings = "ADDRESS LISTEN FORWARDING_ADDRESS VIEW REPL_FACTOR MAX_KEY_LENGTH MAX_VALUE_LENGTH \
-        REQUEST_TIMEOUT_MS CLIENT_WORKERS FORWARDED_WORKERS LARGE_WORKERS HEALTH_WORKERS QUEUE_LENGTH IDLE_TIMEOUT_MS";
+        REQUEST_TIMEOUT_MS CLIENT_WORKERS FORWARDED_WORKERS LARGE_WORKERS CONTROL_WORKERS HEALTH_WORKERS QUEUE_LENGTH \
+        PIPELINE_DEPTH IDLE_TIMEOUT_MS CLUSTER_SECRET RETRY_MEMORY LARGE_MEMORY RUST_LOG";
     for name in settings.split(' ') {
         let flag = format!("--{}", name.to_lowercase().replace('_', "-"));
         assert!(text.contains(name), "{name} is not in {text}");
@@ -184,8 +205,10 @@ fn an_empty_variable_is_an_unset_one() {
         ("HEALTH_WORKERS", ""),
         ("QUEUE_LENGTH", ""),
         ("IDLE_TIMEOUT_MS", ""),
+        ("RUST_LOG", ""),
     ];
     let node = Node::single(&empty);
+    assert!(node.log().contains(&format!("listening on {}", node.address())), "it logs: {}", node.log());
     assert_eq!(put_status(&node, 1024), 201);
     assert_eq!(put_status(&node, 1025), 400);
 }
@@ -299,11 +322,19 @@ fn sigterm_waits_8_seconds_at_most_for_a_request_that_does_not_end() {
     let mut node = Node::single(&[]);
     let mut client = node.http();
     let head =
-        "PUT /kvs/keys/never HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n";
+        "PUT /kvs/keys/never HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\nExpect: 100-continue\r\n\r\n";
     client.send(head.as_bytes()).expect("the head is sent");
     assert_eq!(client.receive_any("PUT").expect("an interim answer").status, 100);
+    // As fast as a body has to come, so that it is not given up before.
+    let sends = std::thread::spawn(move || {
+        let piece = vec![b' '; 100_000];
+        while client.send(&piece).is_ok() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
     node.terminate();
     let (status, took) = support::timed(|| node.wait_exit(Duration::from_secs(20)));
+    sends.join().expect("it ends when nobody is there any more");
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_millis(8500), "it took {took:?}");
 }

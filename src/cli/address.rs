@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::model::address::is_misread;
+
 /// The port of a node whose address names none.
 const DEFAULT_PORT: u16 = 13800;
 
@@ -51,7 +53,11 @@ impl Address {
         if !is_bracketed && !is_name {
             return wrong("a host that is neither a name nor an IP address");
         }
-        Ok(Address { host: host.to_ascii_lowercase(), port })
+        let host = host.to_ascii_lowercase();
+        if is_misread(&host) {
+            return wrong("a host that ends in a number and is no IPv4 address");
+        }
+        Ok(Address { host, port })
     }
 
     /// As [`Address::parse`]; an empty text, which is what an empty environment variable gives, is the local node.
@@ -142,6 +148,8 @@ mod tests {
             ("https://node1", "plain HTTP"),
             ("node1/path:80", "neither a name"),
             ("user@node1:80", "neither a name"),
+            ("13801", "no IPv4"),
+            ("999.1.1.1:80", "no IPv4"),
         ] {
             let error = Address::parse(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

@@ -1,31 +1,31 @@
 //! `audit`: what every shard holds, counted and summed up at one point of its log, and whether all of its replicas hold the same.
 
-use std::time::Duration;
-
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::address::NodeArgs;
-use super::client::Client;
+use super::answer::{AnswerArgs, ask};
 use super::failure::Failure;
-use super::output::{figure, heading, print, table};
-
-/// Every pair is read for it, which takes some seconds where there are millions.
-const AUDIT_TIMEOUT: Duration = Duration::from_mins(5);
+use super::output::{figure, heading, table};
 
 /// What `audit` is told.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The checksum of the whole is over keys, values and versions in any order: a view change \
     without writes leaves it as it is. A stray pair is one that lies on a shard which does not own it. Below the \
-    table stands whatever is wrong, and with which shard and replica.\n\n\
+    table stands whatever is wrong, and with which shard and replica. Every pair is read for it: where there are many \
+    millions, give it more time by --timeout.\n\n\
     Exit codes: 0 all is well, 1 it is not, 2 wrong usage, 3 any other error."
 )]
 pub struct AuditArgs {
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Audit {
     ok: bool,
     epoch: u64,
@@ -33,6 +33,8 @@ struct Audit {
     keys: Option<u64>,
     checksum: Option<String>,
     shards: Vec<Shard>,
+    #[serde(default)]
+    missing_ranges: Vec<IgnoredAny>,
     #[serde(default)]
     problems: Vec<String>,
 }
@@ -42,6 +44,9 @@ struct Audit {
 struct Shard {
     #[serde(rename = "shard-id")]
     id: String,
+    /// Older nodes do not say it.
+    #[serde(default = "yes")]
+    ok: bool,
     #[serde(default)]
     replicas: Vec<String>,
     key_count: Option<u64>,
@@ -56,6 +61,8 @@ struct Shard {
 #[serde(rename_all = "kebab-case")]
 struct Checked {
     replica: String,
+    #[serde(default = "yes")]
+    ok: bool,
     key_count: Option<u64>,
     log_index: Option<u64>,
     checksum: Option<String>,
@@ -63,11 +70,45 @@ struct Checked {
     stray: Option<u64>,
 }
 
+fn yes() -> bool {
+    true
+}
+
+impl Audit {
+    /// Whether all is well, and whose part is not.
+    fn verdict(&self) -> String {
+        if self.ok {
+            return "ok".to_owned();
+        }
+        let wrong = self.shards.iter().filter(|shard| !shard.ok).map(Shard::whose);
+        let space =
+            (!self.missing_ranges.is_empty()).then(|| "a part of the space that no shard owns".to_owned());
+        let whose: Vec<String> = wrong.chain(space).collect();
+        if whose.is_empty() { "NOT OK".to_owned() } else { format!("NOT OK: {}", whose.join(", ")) }
+    }
+}
+
+impl Shard {
+    /// The shard, and those of its nodes whose replicas are not as they should be.
+    fn whose(&self) -> String {
+        let wrong = self.replicas_checked.iter().filter(|one| !one.ok).map(|one| one.replica.as_str());
+        // Of one with a single replica no more is said than the shard.
+        let alone = self.replicas.iter().filter(|_| self.replicas.len() == 1).map(String::as_str);
+        let nodes: Vec<&str> = wrong.chain(alone).collect();
+        if nodes.is_empty() {
+            format!("shard {}", self.id)
+        } else {
+            format!("shard {} ({})", self.id, nodes.join(" "))
+        }
+    }
+}
+
 /// Prints a line per shard and the total; false unless the cluster says that all is well.
 pub(super) fn audit(args: &AuditArgs) -> Result<bool, Failure> {
-    let answer = Client::new(&args.node.node, 1, AUDIT_TIMEOUT)?.get("/kv-store/audit")?;
+    let answer = ask(&args.node.node, args.answer.timeout, |client| client.get("/kv-store/audit"))?;
+    args.answer.form().show(&answer)?;
     let audit: Audit = answer.parse()?;
-    print(rendered(&audit).as_bytes())?;
+    args.answer.form().say(&rendered(&audit))?;
     Ok(audit.ok)
 }
 
@@ -102,7 +143,7 @@ fn rendered(audit: &Audit) -> String {
         "-".to_owned(),
         shown(&audit.checksum),
     ]);
-    let verdict = if audit.ok { "ok" } else { "NOT OK" };
+    let verdict = audit.verdict();
     let problems = audit.problems.iter().flat_map(|problem| ["\n- ", problem.as_str()]).collect::<String>();
     format!("epoch {}: {verdict}\n{}{problems}", audit.epoch, table(&rows))
 }
@@ -130,15 +171,15 @@ mod tests {
     #[test]
     fn what_is_wrong_and_whose_sums_differ_is_said() {
         let audit: Audit = serde_json::from_str(
-            r#"{"ok":false,"epoch":3,"keys":3,"checksum":"0f","shards":[{"shard-id":"1","replicas":["a:1","b:1","c:1"],
+            r#"{"ok":false,"epoch":3,"keys":3,"checksum":"0f","shards":[{"shard-id":"1","ok":false,"replicas":["a:1","b:1","c:1"],
             "key-count":3,"log-index":12,"checksum":"0f","stray":0,"replicas-checked":[
-            {"replica":"a:1","key-count":3,"log-index":12,"checksum":"0f","stray":0},
-            {"replica":"b:1","key-count":3,"log-index":12,"checksum":"0e","stray":0},
-            {"replica":"c:1","key-count":null,"log-index":null,"checksum":null,"stray":null}]}],
+            {"replica":"a:1","ok":true,"key-count":3,"log-index":12,"checksum":"0f","stray":0},
+            {"replica":"b:1","ok":false,"key-count":3,"log-index":12,"checksum":"0e","stray":0},
+            {"replica":"c:1","ok":false,"key-count":null,"log-index":null,"checksum":null,"stray":null}]}],
             "problems":["shard 1: c:1 is not summed up: it is away","shard 1: b:1 differs from a:1"]}"#,
         )
         .unwrap();
-        let expected = "epoch 3: NOT OK\n\
+        let expected = "epoch 3: NOT OK: shard 1 (b:1 c:1)\n\
             shard  keys     stray    log index  checksum  nodes\n\
             1      3        0        12         0f        a:1 b:1 c:1\n  \
             b:1  3        0        12         0e\n  \
@@ -147,6 +188,27 @@ mod tests {
             - shard 1: c:1 is not summed up: it is away\n\
             - shard 1: b:1 differs from a:1";
         assert_eq!(rendered(&audit), expected);
+    }
+
+    #[test]
+    fn the_first_line_says_whose_part_is_wrong() {
+        let one = |ok: bool, nodes: &str| format!(r#"{{"shard-id":"2","ok":{ok},"replicas":[{nodes}]}}"#);
+        for (shard, more, expected) in [
+            (one(false, r#""b:1""#), "", "NOT OK: shard 2 (b:1)"),
+            (one(false, r#""b:1","c:1""#), "", "NOT OK: shard 2"),
+            (
+                one(false, r#""b:1""#),
+                r#","missing-ranges":[{"from":"0","to":"8"}]"#,
+                "NOT OK: shard 2 (b:1), a part of the space that no shard owns",
+            ),
+            // An older node does not say it.
+            (one(true, r#""b:1""#), "", "NOT OK"),
+        ] {
+            let text =
+                format!(r#"{{"ok":false,"epoch":3,"keys":3,"checksum":"0f","shards":[{shard}]{more}}}"#);
+            let audit: Audit = serde_json::from_str(&text).unwrap();
+            assert_eq!(audit.verdict(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -3,30 +3,38 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use ureq::http::{HeaderValue, Method, Request, Response, Uri};
+use ureq::http::{HeaderValue, Method, Request, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
-use ureq::{Agent, Body};
+use ureq::{Agent, AsSendBody};
 
 use super::address::Address;
+use super::answer::Seconds;
 use super::failure::Failure;
+use crate::clock::{Deadline, now};
+use crate::error::Applied;
 
 /// The largest body that is read from a node, a file's line or standard input. What is larger is an error.
 pub(super) const BODY_LIMIT: u64 = 64 * 1024 * 1024;
 /// How long connecting may take before the node counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Where no time is left, this much is given all the same: no time at all would be no limit.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// An unused connection is dropped before the node, which closes idle ones after 10 s, does it.
 const IDLE_AGE: Duration = Duration::from_secs(5);
-/// How long one whole exchange may take, unless the command has reason to be quicker.
-pub(super) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A node and the connections to it. It can be shared by threads.
 pub(super) struct Client {
     agent: Agent,
     node: Address,
+    /// The time for an exchange, or for all of them.
+    timeout: Duration,
+    /// When the time for all exchanges is over, where it counts for all.
+    by: Option<Deadline>,
 }
 
 /// A whole answer of a node, whatever its status.
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     /// What `Retry-After` says, where it says a number of seconds.
@@ -36,7 +44,13 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// Looks the node's name up; connects when something is asked. Keeps up to `connections` open.
+    /// A client that has so much time for all that it asks, the look-up of the node's name too.
+    pub(super) fn within(node: &Address, timeout: Duration) -> Result<Client, Failure> {
+        let by = Some(Deadline::after(now(), timeout));
+        Ok(Client { by, ..Client::new(node, 1, timeout)? })
+    }
+
+    /// Looks the node's name up; connects when something is asked. Keeps up to `connections` open, and gives each exchange so much time.
     pub(super) fn new(node: &Address, connections: usize, timeout: Duration) -> Result<Client, Failure> {
         let unknown = |reason: String| Failure::Unreachable { node: node.clone(), reason };
         let found: Vec<SocketAddr> = (node.host(), node.port())
@@ -51,22 +65,29 @@ impl Client {
             .proxy(None)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_global(Some(timeout))
             .max_idle_connections(connections)
             .max_idle_connections_per_host(connections)
             .max_idle_age(IDLE_AGE)
             .user_agent(concat!("evenkv/", env!("CARGO_PKG_VERSION")))
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), Known(found));
-        Ok(Client { agent, node: node.clone() })
+        Ok(Client { agent, node: node.clone(), timeout, by: None })
+    }
+
+    pub(super) fn node(&self) -> &Address {
+        &self.node
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.finish(self.agent.run(self.request(Method::GET, path)?))
+        self.exchange(self.request(Method::GET, path)?, Applied::No)
     }
 
     pub(super) fn delete(&self, path: &str) -> Result<Answer, Failure> {
-        self.finish(self.agent.run(self.request(Method::DELETE, path)?))
+        self.exchange(self.request(Method::DELETE, path)?, Applied::Unknown)
     }
 
     /// Sends `{"value": <value>}`; `value` is JSON text and goes out as it is.
@@ -88,7 +109,7 @@ impl Client {
             })?;
             request.headers_mut().insert(name, value);
         }
-        self.finish(self.agent.run(request))
+        self.exchange(request, Applied::Unknown)
     }
 
     fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {
@@ -104,30 +125,39 @@ impl Client {
             .map_err(|error| Failure::Local(format!("the request cannot be formed: {error}")))
     }
 
-    fn finish(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure> {
-        let mut response = sent.map_err(|error| self.failure(&error))?;
+    /// Sends a request and reads the whole answer; without one it may be `applied` or not.
+    fn exchange(&self, request: Request<impl AsSendBody>, applied: Applied) -> Result<Answer, Failure> {
+        let left = self.by.map_or(self.timeout, Deadline::left).max(SHORTEST);
+        let request = self.agent.configure_request(request).timeout_global(Some(left)).build();
+        let failed = |error: ureq::Error| self.failure(&error, applied);
+        let mut response = self.agent.run(request).map_err(failed)?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after =
             header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
         let outcome = header("evenkv-outcome").map(str::to_owned);
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec();
-        let body = body.map_err(|error| self.failure(&error))?;
+        let body = body.map_err(failed)?;
         Ok(Answer { status, retry_after, body, outcome })
     }
 
-    fn failure(&self, error: &ureq::Error) -> Failure {
+    fn failure(&self, error: &ureq::Error, applied: Applied) -> Failure {
+        let unreachable = |reason: String| Failure::Unreachable { node: self.node.clone(), reason };
         match error {
+            ureq::Error::Timeout(ureq::Timeout::Connect) => {
+                unreachable(format!("it takes no connection within {}", Seconds(CONNECT_TIMEOUT)))
+            }
+            ureq::Error::Timeout(_) => {
+                Failure::Late { node: self.node.clone(), timeout: self.timeout, applied }
+            }
             ureq::Error::BodyExceedsLimit(limit) => {
                 Failure::Local(format!("the node's answer is larger than {limit} bytes"))
             }
             ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
                 Failure::Local(format!("the request cannot be formed: {error}"))
             }
-            ureq::Error::Io(error) => {
-                Failure::Unreachable { node: self.node.clone(), reason: error.to_string() }
-            }
-            other => Failure::Unreachable { node: self.node.clone(), reason: other.to_string() },
+            ureq::Error::Io(error) => unreachable(error.to_string()),
+            other => unreachable(other.to_string()),
         }
     }
 }

@@ -1,16 +1,20 @@
 //! `count`: the pairs of every shard, and their sum.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::address::NodeArgs;
-use super::client::{Client, EXCHANGE_TIMEOUT};
+use super::answer::{AnswerArgs, Form, ask};
+use super::client::{Answer, Client};
 use super::failure::{Failure, PLAIN_EXIT_CODES};
-use super::output::{print, table};
+use super::output::{figure, heading, print, table};
 
 /// What `count` is told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = PLAIN_EXIT_CODES)]
 pub struct CountArgs {
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -20,7 +24,7 @@ struct Shards {
     shards: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Shard {
     #[serde(rename = "shard-id")]
     id: String,
@@ -33,17 +37,21 @@ struct Shard {
 
 /// Prints a line per shard and the total; a shard that nobody answers for makes the total unknown.
 pub(super) fn count(args: &CountArgs) -> Result<bool, Failure> {
-    let client = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?;
-    let listed = client.get("/kv-store/shards")?;
-    let ids = listed.parse::<Shards>()?.shards;
-    if ids.is_empty() {
+    let form = args.answer.form();
+    let shards = match ask(&args.node.node, args.answer.timeout, asked)? {
+        Ok(shards) => shards,
+        Err(refused) => {
+            form.show(&refused)?;
+            return Err(refused.refusal());
+        }
+    };
+    if shards.is_empty() {
         return Err(Failure::Local("the node knows no cluster yet, so there is nothing to count".to_owned()));
     }
-    let shards = ids
-        .iter()
-        .map(|id| client.get(&format!("/kv-store/shards/{id}"))?.parse::<Shard>())
-        .collect::<Result<Vec<Shard>, Failure>>()?;
-    print(rendered(&shards).as_bytes())?;
+    match form {
+        Form::Words => print(rendered(&shards).as_bytes())?,
+        Form::Json => print(json!({ "shards": shards, "key-count": total(&shards) }).to_string().as_bytes())?,
+    }
     match shards.iter().find(|shard| shard.key_count.is_none()) {
         Some(silent) => {
             Err(Failure::Local(format!("no node of shard {} was reached to be counted", silent.id)))
@@ -52,14 +60,33 @@ pub(super) fn count(args: &CountArgs) -> Result<bool, Failure> {
     }
 }
 
-fn rendered(shards: &[Shard]) -> String {
-    let shown = |count: Option<u64>| count.map_or("unknown".to_owned(), |count| count.to_string());
-    let mut rows = vec![["shard", "keys", "nodes"].map(str::to_owned).to_vec()];
-    for shard in shards {
-        rows.push(vec![shard.id.clone(), shown(shard.key_count), shard.replicas.join(" ")]);
+/// All shards, counted one after the other, or the first answer that is no 200.
+fn asked(client: &Client) -> Result<Result<Vec<Shard>, Answer>, Failure> {
+    let listed = client.get("/kv-store/shards")?;
+    if listed.status != 200 {
+        return Ok(Err(listed));
     }
-    let total = shards.iter().map(|shard| shard.key_count).sum();
-    rows.push(vec!["total".to_owned(), shown(total)]);
+    let mut shards = Vec::new();
+    for id in listed.parse::<Shards>()?.shards {
+        let counted = client.get(&format!("/kv-store/shards/{id}"))?;
+        if counted.status != 200 {
+            return Ok(Err(counted));
+        }
+        shards.push(counted.parse()?);
+    }
+    Ok(Ok(shards))
+}
+
+fn total(shards: &[Shard]) -> Option<u64> {
+    shards.iter().map(|shard| shard.key_count).sum()
+}
+
+fn rendered(shards: &[Shard]) -> String {
+    let mut rows = vec![heading(&["shard", "keys", "nodes"])];
+    for shard in shards {
+        rows.push(vec![shard.id.clone(), figure(shard.key_count), shard.replicas.join(" ")]);
+    }
+    rows.push(vec!["total".to_owned(), figure(total(shards))]);
     table(&rows)
 }
 

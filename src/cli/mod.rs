@@ -2,9 +2,11 @@
 //!
 //! They speak the public HTTP contract and nothing else: this module knows nothing of the server but the names in `wire` of what it shows, and
 //! works against any node of any cluster. Exit codes are the same for all: 0 done, 1 the answer is no (absent key,
-//! unhealthy node, a line that failed, a view change that did not finish), 2 wrong usage, 3 anything else that went wrong.
+//! unhealthy node, a line that failed, a view change that did not finish), 2 wrong usage, 3 anything else that went wrong. Each gives up
+//! after a time (`waiting`), and each prints words or JSON (`answer`).
 
 mod address;
+mod answer;
 mod audit;
 mod client;
 mod count;
@@ -13,6 +15,7 @@ mod failure;
 mod fake_node;
 mod health;
 mod import;
+mod interrupts;
 mod key;
 mod output;
 mod pair;
@@ -21,6 +24,7 @@ mod recover;
 mod tests;
 mod view;
 mod view_change;
+mod waiting;
 
 use std::process::ExitCode;
 

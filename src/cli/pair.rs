@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::address::NodeArgs;
-use super::client::{Answer, BODY_LIMIT, Client, EXCHANGE_TIMEOUT};
+use super::answer::{AnswerArgs, ask};
+use super::client::{Answer, BODY_LIMIT};
 use super::failure::{Failure, PAIR_EXIT_CODES, PLAIN_EXIT_CODES};
 use super::key::path_of_key;
-use super::output::print;
 
 /// What `get` is told.
 #[derive(Debug, clap::Args)]
@@ -21,8 +21,10 @@ pub struct GetArgs {
     #[arg(allow_negative_numbers = true)]
     key: OsString,
     /// Print the text of a JSON string, without quotes and escapes; other values are printed as JSON
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "json")]
     raw: bool,
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -45,6 +47,8 @@ pub struct PutArgs {
     #[arg(long, short)]
     string: bool,
     #[command(flatten)]
+    answer: AnswerArgs,
+    #[command(flatten)]
     node: NodeArgs,
 }
 
@@ -55,6 +59,8 @@ pub struct DeleteArgs {
     /// The key, of any bytes; write `--` before one that begins with a dash
     #[arg(allow_negative_numbers = true)]
     key: OsString,
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -68,13 +74,15 @@ pub(super) struct Found<'a> {
 
 /// Prints the value, or says that there is none.
 pub(super) fn get(args: &GetArgs) -> Result<bool, Failure> {
-    let answer = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?.get(&path_of_key(args.key.as_bytes()))?;
+    let path = path_of_key(args.key.as_bytes());
+    let answer = ask(&args.node.node, args.answer.timeout, |client| client.get(&path))?;
+    args.answer.form().show(&answer)?;
     if is_absence(&answer) {
         eprintln!("evenkv: the key does not exist");
         return Ok(false);
     }
     let found: Found = answer.parse()?;
-    print(printed(found.value.get(), args.raw)?.as_bytes())?;
+    args.answer.form().say(&printed(found.value.get(), args.raw)?)?;
     Ok(true)
 }
 
@@ -84,11 +92,13 @@ pub(super) fn put(args: &PutArgs) -> Result<bool, Failure> {
         "-" => json_value(&read_value(io::stdin().lock())?, args.string, true),
         text => json_value(text, args.string, false),
     };
-    let client = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?;
-    let answer = client.put_value(&path_of_key(args.key.as_bytes()), &value)?;
+    let path = path_of_key(args.key.as_bytes());
+    let answer = ask(&args.node.node, args.answer.timeout, |client| client.put_value(&path, &value))?;
+    let form = args.answer.form();
+    form.show(&answer)?;
     match answer.status {
-        201 => print(b"added")?,
-        200 => print(b"updated")?,
+        201 => form.say("added")?,
+        200 => form.say("updated")?,
         _ => return Err(answer.refusal()),
     }
     Ok(true)
@@ -96,10 +106,12 @@ pub(super) fn put(args: &PutArgs) -> Result<bool, Failure> {
 
 /// Deletes the key, or says that it is absent.
 pub(super) fn delete(args: &DeleteArgs) -> Result<bool, Failure> {
-    let answer =
-        Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?.delete(&path_of_key(args.key.as_bytes()))?;
+    let path = path_of_key(args.key.as_bytes());
+    let answer = ask(&args.node.node, args.answer.timeout, |client| client.delete(&path))?;
+    let form = args.answer.form();
+    form.show(&answer)?;
     match answer.status {
-        200 => print(b"deleted").map(|()| true),
+        200 => form.say("deleted").map(|()| true),
         _ if is_absence(&answer) => {
             eprintln!("evenkv: the key does not exist");
             Ok(false)

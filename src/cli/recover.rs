@@ -2,14 +2,16 @@
 
 use std::fmt::Write;
 use std::io::{self, BufRead};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::address::Address;
-use super::client::{Client, EXCHANGE_TIMEOUT};
+use super::answer::{FormArgs, ask, seconds};
+use super::client::Answer;
 use super::failure::Failure;
-use super::output::{print, table};
+use super::output::table;
 
 /// The word that confirms.
 const YES: &str = "yes";
@@ -30,6 +32,11 @@ pub struct RecoverArgs {
     /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    form: FormArgs,
+    /// Give up when the answer has not come within this time; the node waits for each other one that is slow
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    timeout: Duration,
     /// The secret that the nodes share, where they have one
     #[arg(long, value_name = "SECRET", env = "CLUSTER_SECRET", hide_env_values = true)]
     cluster_secret: Option<String>,
@@ -57,19 +64,27 @@ struct RecoveredShard {
 
 /// Says what will be given up and, once that is confirmed, has the node give just that up; false if it is not confirmed.
 pub(super) fn recover(args: &RecoverArgs) -> Result<bool, Failure> {
-    let client = Client::new(&args.node, 1, EXCHANGE_TIMEOUT)?;
+    let form = args.form.form();
     let secret = args.cluster_secret.as_deref().filter(|secret| !secret.is_empty());
-    let ask = |body: serde_json::Value| -> Result<Recovered, Failure> {
+    let ask = |body: serde_json::Value| -> Result<Answer, Failure> {
         let secret = secret.map(|secret| ("evenkv-secret", secret));
-        client.put("/node/recover", body.to_string().into_bytes(), secret)?.parse()
+        ask(&args.node, args.timeout, |client| {
+            client.put("/node/recover", body.to_string().into_bytes(), secret)
+        })
     };
-    let planned = ask(json!({ "dry-run": true }))?;
+    let planned = ask(json!({ "dry-run": true })).map_err(Failure::of_question)?;
+    if planned.status != 200 {
+        form.show(&planned)?;
+    }
+    let planned: Recovered = planned.parse()?;
     eprintln!("{}", outlook(&args.node, &planned));
     if !args.yes && !is_confirmed(io::stdin().lock()) {
         eprintln!("evenkv: not confirmed, so nothing was done (--yes confirms)");
         return Ok(false);
     }
-    print(rendered(&ask(json!({ "given-up": planned.given_up }))?).as_bytes())?;
+    let answer = ask(json!({ "given-up": planned.given_up }))?;
+    form.show(&answer)?;
+    form.say(&rendered(&answer.parse()?))?;
     Ok(true)
 }
 
@@ -119,7 +134,8 @@ fn rendered(recovered: &Recovered) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::fake_node::FakeNode;
-    use super::{Address, RecoverArgs, Recovered, is_confirmed, outlook, recover, rendered};
+    use super::super::tests::at;
+    use super::{Address, Recovered, is_confirmed, outlook, rendered};
 
     #[test]
     fn only_the_word_itself_confirms() {
@@ -141,13 +157,11 @@ mod tests {
         let recovered =
             r#"{"message":"Recovered","cluster-id":"c","epoch":9,"given-up":["a:1"],"lost-shards":["2"]}"#;
         node.with(|state| state.script("PUT /node/recover", &[(200, recovered)]));
-        for (secret, expected) in [(None, None), (Some(""), None), (Some("s3cret"), Some("s3cret"))] {
-            let args = RecoverArgs {
-                node: Address::parse(&node.address()).unwrap(),
-                yes: true,
-                cluster_secret: secret.map(str::to_owned),
-            };
-            assert!(recover(&args).unwrap());
+        let with = |secret| ["recover", "--yes", "--cluster-secret", secret];
+        for (words, expected) in
+            [(&["recover", "--yes"][..], None), (&with(""), None), (&with("s3cret"), Some("s3cret"))]
+        {
+            assert_eq!(at(&node.address(), words), 0);
             for body in [r#"{"given-up":["a:1"]}"#, r#"{"dry-run":true}"#] {
                 let asked = node.with(|state| state.scripted.pop().unwrap());
                 let sent = asked.headers.iter().find(|header| header.field.equiv("Evenkv-Secret"));

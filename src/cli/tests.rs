@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::fake_node::{BUSY, FakeNode, REFUSED};
 use super::{Command, run};
@@ -43,6 +43,11 @@ fn command_lines_that_are_right() {
         &["delete", "k"],
         &["count"],
         &["view", "--json"],
+        &["get", "k", "--json", "--timeout", "0.5"],
+        &["recover", "--node", "a:1", "--json", "--timeout", "60"],
+        &["health", "--json", "--timeout", "1"],
+        &["view-change", "--status", "--json", "--timeout", "3"],
+        &["import", "-", "--format", "words", "--json", "--timeout", "3"],
         &["health", "--live"],
         &["view-change", "a:1,b,c", "--repl-factor", "3", "--dry-run", "--accept-loss", "1,2"],
         &["view-change", "--status", "--node", "a:1"],
@@ -75,6 +80,8 @@ fn command_lines_that_are_wrong() {
         (&["get", "k", "--node", "https://node1"], "plain HTTP"),
         (&["get", "k", "--node", "node1:port"], "65535"),
         (&["count", "extra"], "unexpected argument"),
+        (&["count", "--timeout", "0"], "number of seconds"),
+        (&["get", "k", "--raw", "--json"], "cannot be used with"),
         (&["import"], "<FILE>"),
         (&["import", "w", "--connections", "0"], "1..=256"),
         (&["import", "w", "--verify-through", ""], "no host"),
@@ -90,6 +97,24 @@ fn command_lines_that_are_wrong() {
         let error = parse(words).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{words:?}");
         assert!(error.to_string().contains(reason), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn every_subcommand_waits_for_a_time_and_can_answer_in_json() {
+    let program = Program::command();
+    for subcommand in program.get_subcommands() {
+        let find = |name: &str| subcommand.get_arguments().find(|argument| argument.get_id() == name);
+        let name = subcommand.get_name();
+        let seconds = match name {
+            // A health check is quick, and a node that recovers waits for others itself.
+            "health" => "2",
+            "recover" => "30",
+            _ => "10",
+        };
+        let timeout = find("timeout").unwrap_or_else(|| panic!("{name} has no --timeout"));
+        assert_eq!(timeout.get_default_values(), [seconds], "{name}");
+        assert!(find("json").is_some(), "{name} has no --json");
     }
 }
 

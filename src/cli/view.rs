@@ -3,17 +3,16 @@
 use serde::Deserialize;
 
 use super::address::NodeArgs;
-use super::client::{Client, EXCHANGE_TIMEOUT};
+use super::answer::{AnswerArgs, ask};
 use super::failure::{Failure, PLAIN_EXIT_CODES};
-use super::output::{print, table};
+use super::output::table;
 
 /// What `view` is told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = PLAIN_EXIT_CODES)]
 pub struct ViewArgs {
-    /// Print the node's answer as it is, with every range of the hash space
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -27,6 +26,9 @@ struct View {
     #[serde(default)]
     repl_factor: Option<u64>,
     shards: Vec<Shard>,
+    /// The nodes that the asked one does not reach.
+    #[serde(default)]
+    down: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -51,15 +53,18 @@ struct Range {
     to: String,
 }
 
+impl View {
+    /// A node, marked where it is down.
+    fn marked(&self, node: &String) -> String {
+        if self.down.contains(node) { format!("{node} (down)") } else { node.clone() }
+    }
+}
+
 /// Prints a line per shard under the facts of the whole view.
 pub(super) fn view(args: &ViewArgs) -> Result<bool, Failure> {
-    let answer = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?.get("/kv-store/view")?;
-    let view: View = answer.parse()?;
-    if args.json {
-        print(&answer.body)?;
-    } else {
-        print(rendered(&view).as_bytes())?;
-    }
+    let answer = ask(&args.node.node, args.answer.timeout, |client| client.get("/kv-store/view"))?;
+    args.answer.form().show(&answer)?;
+    args.answer.form().say(&rendered(&answer.parse()?))?;
     Ok(true)
 }
 
@@ -73,13 +78,17 @@ fn rendered(view: &View) -> String {
         rows.push(vec![
             shard.id.clone(),
             shard.key_count.map_or("unknown".to_owned(), |count| count.to_string()),
-            shard.leader.clone().unwrap_or_else(|| "-".to_owned()),
+            shard.leader.as_ref().map_or("-".to_owned(), |leader| view.marked(leader)),
             shard.ranges.len().to_string(),
             share(&shard.ranges).unwrap_or_else(|| "unknown".to_owned()),
-            shard.replicas.join(" "),
+            shard.replicas.iter().map(|node| view.marked(node)).collect::<Vec<_>>().join(" "),
         ]);
     }
-    format!("{facts}\n{}", table(&rows))
+    let down = match &view.down[..] {
+        [] => String::new(),
+        down => format!("\nnot reached by the asked node: {}", down.join(" ")),
+    };
+    format!("{facts}\n{}{down}", table(&rows))
 }
 
 /// How much of the hash space the ranges are, in per cent with two digits; none where they cannot be read.
@@ -116,6 +125,21 @@ mod tests {
             shard  keys     leader  ranges  of the hashes  nodes\n\
             1      10       a:1     2       50.00 %        a:1\n\
             2      unknown  -       1       50.00 %        b:1 c:1";
+        assert_eq!(rendered(&view), expected);
+    }
+
+    #[test]
+    fn nodes_that_are_down_are_marked() {
+        let view: View = serde_json::from_str(
+            r#"{"epoch":3,"shards":[{"shard-id":"1","key-count":10,"replicas":["a:1","b:1"],"leader":"a:1"},
+                {"shard-id":"2","key-count":null,"replicas":["c:1"],"leader":"c:1"}],"down":["b:1","c:1"]}"#,
+        )
+        .unwrap();
+        let expected = "epoch 3\n\
+            shard  keys     leader      ranges  of the hashes  nodes\n\
+            1      10       a:1         0       0.00 %         a:1 b:1 (down)\n\
+            2      unknown  c:1 (down)  0       0.00 %         c:1 (down)\n\
+            not reached by the asked node: b:1 c:1";
         assert_eq!(rendered(&view), expected);
     }
 

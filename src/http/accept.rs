@@ -18,10 +18,12 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::answer::refresh_date;
+use super::descriptors::Shortage;
 use super::kicker::{INTERVAL, Kicker};
+use super::preface;
 use super::server::Server;
 use crate::clock::now;
-use crate::threads;
+use crate::{logging, threads};
 
 /// Connections that the kernel may hold while they wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -51,6 +53,11 @@ pub fn listen(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpList
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.set_read_timeout(Some(idle_timeout))?;
     socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+    if let Err(error) = preface::keep_away(&socket) {
+        log::info!(
+            "clients of HTTP/2 cannot be kept away ({error}): each that connects costs a thread and two descriptors until this process ends, see evenkv_stuck_connections"
+        );
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -130,6 +137,8 @@ impl Acceptor {
             if has_ended && has_headroom() {
                 has_ended = self.start_generation().is_err();
                 self.server.metrics.accept_loops.inc();
+            } else if has_ended {
+                SHORTAGE.say();
             }
             self.retire();
             if !has_ended {
@@ -200,7 +209,12 @@ impl Generation {
                     }
                 }
                 Err(error) if !self.retired.load(Ordering::Acquire) => {
-                    log::debug!("an accept loop has ended: {error}");
+                    if server.office.node.is_leaving() {
+                        log::debug!("the port is closed: {error}");
+                    } else {
+                        log::warn!("no connection could be taken: {error}");
+                        SHORTAGE.note(&error);
+                    }
                     let _ = ended.try_send(());
                 }
                 Err(_) => {}
@@ -219,6 +233,9 @@ fn has_headroom() -> bool {
     open.len() == HEADROOM
 }
 
+/// What is said of descriptors; the panic hook is one for the process.
+static SHORTAGE: Shortage = Shortage::unsaid();
+
 /// Where the panic hook reports an accept loop that died.
 static ENDED: OnceLock<Mutex<Vec<Sender<()>>>> = OnceLock::new();
 
@@ -233,12 +250,12 @@ fn watch_panics(ended: Sender<()>) {
                     let _ = ended.try_send(());
                 }
                 log::debug!("an accept loop has ended: {text} at {place}");
+                SHORTAGE.note_panic(text);
             } else if text == "capacity overflow" {
                 // A request declared a body longer than the address space; see `linger`.
                 log::debug!("{text} at {place}");
             } else {
-                let thread = std::thread::current();
-                log::error!("thread '{}' panicked at {place}: {text}", thread.name().unwrap_or("unnamed"));
+                logging::say_panic(panic);
             }
         }));
         Mutex::default()

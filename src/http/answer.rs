@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tiny_http::{HTTPVersion, Method, Request};
@@ -20,8 +20,11 @@ pub const LARGE_ANSWER: usize = 64 * 1024;
 const PIECE: usize = 64 * 1024;
 /// A client that reads slower than this many bytes a second, after [`GRACE`], is cut off.
 const SLOWEST_READER: u64 = 64 * 1024;
-/// How long a reader may do nothing at all.
+/// How long a reader may take nothing at all.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Of a method that nobody knows an answer shows so many bytes.
+const SHOWN_METHOD: usize = 64;
 
 /// An answer to one request.
 pub struct Answer {
@@ -102,6 +105,7 @@ impl Answer {
             Error::MethodNotAllowed(_) => 405,
             Error::TooSlow(_) => 408,
             Error::TooLarge(_) => 413,
+            Error::TargetTooLong { .. } => 414,
             Error::OtherRequest => 422,
             Error::Internal => 500,
             Error::ChangeRuns(_) | Error::Conflict(_) => 409,
@@ -113,14 +117,16 @@ impl Answer {
             Error::Loop => 508,
         };
         let error_text = serde_json::to_string(&error.to_string()).expect("a string is JSON");
-        let message = serde_json::to_string(&format!("Error in {method}")).expect("a string is JSON");
+        let method_text = method.as_str().get(..SHOWN_METHOD).unwrap_or(method.as_str());
+        let message = serde_json::to_string(&format!("Error in {method_text}")).expect("a string is JSON");
         let id = match error {
             Error::ChangeRuns(id) => format!(",\"change-id\":\"{id}\""),
             _ => String::new(),
         };
         let body = format!("{{\"error\":{error_text},\"message\":{message}{id}{more}}}");
         let mut answer = Self::json(status, body.into_bytes());
-        answer.close = matches!(error, Error::Framing(_));
+        // What is left of a body that came too slowly is not waited for.
+        answer.close = matches!(error, Error::Framing(_) | Error::TargetTooLong { .. } | Error::TooSlow(_));
         if matches!(method, Method::Put | Method::Delete) {
             answer = answer.with(wire::OUTCOME_HEADER, error.applied().as_str());
         }
@@ -161,12 +167,12 @@ impl Answer {
     ///
     /// # Errors
     /// When the client does not take it: nothing more can be said on this connection.
-    pub fn write(self, request: Request) -> io::Result<Option<Unwritten>> {
+    pub fn write(self, request: Request, idle_timeout: Duration) -> io::Result<Option<Unwritten>> {
         let version = request.http_version().clone();
-        let (no_body, asked) = (*request.method() == Method::Head, Asked::of(&request));
+        let (no_body, asked) = (*request.method() == Method::Head, Asked::of(&request, idle_timeout));
         let mut writer = request.into_writer();
         if self.is_large() {
-            let mut paced = PacedWriter { writer: &mut *writer, start: now(), written: 0 };
+            let mut paced = PacedWriter::new(&mut *writer);
             return self.write_to(&mut paced, &version, no_body, asked).map(|()| None);
         }
         let mut bytes = Vec::new();
@@ -238,8 +244,11 @@ impl Answer {
         head.push_str(match connection {
             Asked::Nothing => "",
             Asked::Close => "Connection: close\r\n",
-            Asked::KeepAlive => "Connection: keep-alive\r\n",
+            Asked::KeepAlive(_) => "Connection: keep-alive\r\n",
         });
+        if let Asked::KeepAlive(idle_timeout) = connection {
+            let _ = write!(head, "Keep-Alive: timeout={}\r\n", idle_timeout.as_secs());
+        }
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }
@@ -286,13 +295,22 @@ impl Unwritten {
 /// Writes to a client that has to take an answer at a certain pace; the socket itself gives up much sooner.
 struct PacedWriter<'a> {
     writer: &'a mut dyn Write,
-    start: std::time::Instant,
+    start: Instant,
+    /// When the client last took something. What the system takes for it at the beginning is worth a minute, and nobody is to wait for that.
+    taken: Instant,
     written: u64,
 }
 
-impl PacedWriter<'_> {
+impl<'a> PacedWriter<'a> {
+    fn new(writer: &'a mut dyn Write) -> Self {
+        let start = now();
+        Self { writer, start, taken: start, written: 0 }
+    }
+
     fn is_late(&self) -> bool {
-        now() - self.start > GRACE + Duration::from_secs(self.written / SLOWEST_READER)
+        let now = now();
+        now - self.taken > GRACE
+            || now - self.start > GRACE + Duration::from_secs(self.written / SLOWEST_READER)
     }
 }
 
@@ -300,7 +318,10 @@ impl Write for PacedWriter<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         loop {
             let result = self.writer.write(buffer);
-            self.written += *result.as_ref().unwrap_or(&0) as u64;
+            if let Ok(count @ 1..) = result {
+                self.written += count as u64;
+                self.taken = now();
+            }
             let waits = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
             if self.is_late() {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -329,21 +350,23 @@ pub enum Asked {
     Nothing,
     /// To close it.
     Close,
-    /// To keep it, in HTTP/1.0.
-    KeepAlive,
+    /// To keep it, which HTTP/1.0 does only then: it is kept while it is idle for so long. A proxy that is told stops to use it in time.
+    KeepAlive(Duration),
 }
 
 impl Asked {
     /// Reads the request's `Connection` header, by which tiny_http decides, too.
-    pub fn of(request: &Request) -> Self {
+    pub fn of(request: &Request, idle_timeout: Duration) -> Self {
         let header = request.headers().iter().find(|header| header.field.equiv("Connection"));
         let old = *request.http_version() == HTTPVersion(1, 0);
         let Some(header) = header else { return if old { Self::Close } else { Self::Nothing } };
         let value = header.value.as_str().to_ascii_lowercase();
         if value.contains("close") || value.contains("upgrade") {
             Self::Close
+        } else if value.contains("keep-alive") {
+            Self::KeepAlive(idle_timeout)
         } else if old {
-            if value.contains("keep-alive") { Self::KeepAlive } else { Self::Close }
+            Self::Close
         } else {
             Self::Nothing
         }

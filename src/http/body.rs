@@ -1,17 +1,20 @@
 //! Reading the body of a request: how much of it, and how slowly it may come.
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tiny_http::Request;
 
 use super::framing::Framing;
+use super::watchdog::Watch;
 use crate::budget::{Budget, Permit};
 use crate::clock::now;
 use crate::error::Error;
 
 /// A body may come as slowly as it likes for this long.
 const GRACE: Duration = Duration::from_secs(2);
+/// A client of whose body nothing at all comes for this long is answered 408.
+const SILENCE: Duration = Duration::from_secs(2);
 /// After that it has to have come at this rate on average, in bytes a second, or the request is answered 408.
 const SLOWEST_BODY: u64 = 64 * 1024;
 /// Bytes read at one time, and by which the memory taken grows.
@@ -51,6 +54,7 @@ pub fn read(
     framing: &Framing,
     limit: Limit,
     budget: &Budget,
+    watch: Option<Watch>,
 ) -> Result<BodyBytes, Error> {
     match framing {
         Framing::Empty => Ok(BodyBytes::default()),
@@ -67,9 +71,9 @@ pub fn read(
             // tiny_http does not stop at the declared length where the client wants to upgrade.
             let reader = request.as_reader();
             let allowed = length.unwrap_or(limit.bytes + 1) as u64;
-            read_paced(&mut Paced::new(reader).take(allowed), *length, limit, budget)
+            read_paced(&mut Paced::new(reader, watch).take(allowed), *length, limit, budget)
         }
-        Framing::Refused { reason, .. } => Err(Error::Framing(reason.clone())),
+        Framing::Refused { error, .. } => Err(error.clone()),
     }
 }
 
@@ -112,38 +116,85 @@ fn too_large(limit: Limit) -> Error {
 pub fn broken(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::TooSlow(format!(
-            "The body came too slowly: allowed is {SLOWEST_BODY} bytes a second after the first {} s",
-            GRACE.as_secs()
+            "The body came too slowly: allowed is {SLOWEST_BODY} bytes a second after the first {} s, and no pause of {} s",
+            GRACE.as_secs(),
+            SILENCE.as_secs()
         )),
         _ => Error::BadRequest(format!("The body could not be read: {error}")),
     }
 }
 
-/// A reader that gives up on a client which is too slow.
+/// A reader that gives up on a client which is too slow, or silent.
 ///
 /// The limits of the socket count anew with every byte; a total has to be counted here.
 pub struct Paced<'a> {
     reader: &'a mut dyn Read,
-    start: std::time::Instant,
-    count: u64,
+    /// Ends a read that waits for too long; without it that lasts until the idle time-out.
+    watch: Option<Watch>,
+    pace: Pace,
 }
 
 impl<'a> Paced<'a> {
     /// Begins to count the time now.
-    pub fn new(reader: &'a mut dyn Read) -> Self {
-        Self { reader, start: now(), count: 0 }
+    pub fn new(reader: &'a mut dyn Read, watch: Option<Watch>) -> Self {
+        Self { reader, watch, pace: Pace::begin() }
     }
 }
 
 impl Read for Paced<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.count += count as u64;
-        let allowed = GRACE + Duration::from_secs(self.count / SLOWEST_BODY);
-        if count > 0 && now() - self.start > allowed {
+        let count = match &self.watch {
+            Some(watch) => watch.read(self.reader, buffer, self.pace.next_by())?,
+            None => self.reader.read(buffer)?,
+        };
+        self.pace.took(count);
+        if count > 0 && self.pace.is_late() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(count)
+    }
+}
+
+/// How fast a body comes, and by when more of it has to.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    start: Instant,
+    count: u64,
+}
+
+impl Pace {
+    /// Nothing has come yet.
+    pub fn begin() -> Self {
+        Self { start: now(), count: 0 }
+    }
+
+    /// So many bytes came.
+    pub fn took(&mut self, count: usize) {
+        self.count += count as u64;
+    }
+
+    /// How many bytes have come.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How long it has taken so far.
+    pub fn elapsed(&self) -> Duration {
+        now() - self.start
+    }
+
+    /// Whether more should have come by now.
+    pub fn is_late(&self) -> bool {
+        now() > self.enough_until()
+    }
+
+    /// The moment by which the next bytes have to come.
+    pub fn next_by(&self) -> Instant {
+        self.enough_until().min(now() + SILENCE)
+    }
+
+    fn enough_until(&self) -> Instant {
+        self.start + GRACE + Duration::from_secs(self.count / SLOWEST_BODY)
     }
 }
 
@@ -156,7 +207,7 @@ mod tests {
     fn read_with(framing: &Framing, limit: usize, budget: usize) -> Result<usize, Error> {
         let body: &'static str = Box::leak("x".repeat(5000).into_boxed_str());
         let mut request: Request = TestRequest::new().with_body(body).into();
-        read(&mut request, framing, Limit { bytes: limit, allowed: limit }, &Budget::new(budget))
+        read(&mut request, framing, Limit { bytes: limit, allowed: limit }, &Budget::new(budget), None)
             .map(|body| body.bytes.len())
     }
 

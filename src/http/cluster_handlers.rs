@@ -255,12 +255,17 @@ fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
         row["ranges"] = ranges.collect();
         shards.push(row);
     }
-    Ok(json!({
+    let mut body = json!({
         "epoch": view.epoch,
         "cluster-id": serving.state.cluster,
         "repl-factor": view.repl_factor,
         "shards": shards,
-    }))
+    });
+    let down: Vec<Address> = node.troubles().unreached;
+    if !down.is_empty() {
+        body["down"] = json!(down);
+    }
+    Ok(body)
 }
 
 fn audit(server: &Server) -> Result<Value, Error> {
@@ -270,12 +275,15 @@ fn audit(server: &Server) -> Result<Value, Error> {
 fn shown_audit(audit: &ClusterAudit) -> Value {
     let ClusterAudit { state, shards, verdict } = audit;
     let sum: Checksum = verdict.shown.iter().flatten().map(|audit| audit.checksum).sum();
+    let is_well =
+        |id: u32, node: Option<&Address>| !verdict.problems.iter().any(|one| one.is_about(id, node));
     let shards = state.view.shards.iter().zip(shards).zip(&verdict.shown).map(|((shard, audits), shown)| {
-        let mut row = json!({ "shard-id": shard.id.to_string(), "replicas": shard.replicas });
+        let ok = is_well(shard.id, None);
+        let mut row = json!({ "shard-id": shard.id.to_string(), "ok": ok, "replicas": shard.replicas });
         merge(&mut row, figures(shown.as_ref()));
         if shard.replicas.len() > 1 {
             let checked = audits.replicas.iter().map(|(replica, audit)| {
-                let mut row = json!({ "replica": replica });
+                let mut row = json!({ "replica": replica, "ok": is_well(shard.id, Some(replica)) });
                 merge(&mut row, figures(audit.as_ref().ok()));
                 row
             });
@@ -299,7 +307,7 @@ fn shown_audit(audit: &ClusterAudit) -> Value {
         "shards": shards.collect::<Vec<_>>(),
         "missing-ranges": verdict.coverage.missing.iter().map(span).collect::<Vec<_>>(),
         "doubled-ranges": doubled.collect::<Vec<_>>(),
-        "problems": verdict.problems,
+        "problems": verdict.problems.iter().map(|problem| &problem.text).collect::<Vec<_>>(),
     })
 }
 

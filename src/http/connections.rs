@@ -33,10 +33,24 @@ enum Connection<T> {
     CutOff {
         /// Since when nothing has come.
         since: Instant,
-        /// The number of its socket, once it was looked up.
-        socket: Option<u64>,
+        /// What is known of its socket.
+        socket: Seen,
     },
 }
+
+/// What was seen of the socket of a connection that was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Nothing yet.
+    NotYet,
+    /// It is open, and this is its number.
+    Open(u64),
+    /// It is closed, or was shut: nothing new comes, but some of what had come before may not have been read yet.
+    Gone,
+}
+
+/// From a connection that is closed nothing comes any more when nothing has come for this long.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What to do with a request that has come.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,7 +108,7 @@ impl<T> Connections<T> {
             Connection::Ending(waiting) => {
                 let next = waiting.pop_front();
                 if next.is_none() {
-                    *connection = Connection::CutOff { since: now(), socket: None };
+                    *connection = Connection::CutOff { since: now(), socket: Seen::NotYet };
                 }
                 next
             }
@@ -117,19 +131,31 @@ impl<T> Connections<T> {
         self.known.lock().values().any(|connection| matches!(connection, Connection::CutOff { .. }))
     }
 
-    /// Forgets connections that were cut off and are closed: since they are not among the `open` ones, or those have
+    /// Forgets connections that were cut off and are closed: since they are not among the `open` ones and nothing more of them is read, or those have
     /// another socket under the address, or since nothing has come for so long that they must be.
     pub fn sweep(&self, open: Option<&HashMap<SocketAddr, u64>>, closed_after: Duration) {
         let now = now();
         self.known.lock().retain(|client, connection| {
             let Connection::CutOff { since, socket } = connection else { return true };
-            let is_same = open.is_none_or(|open| {
-                let found = open.get(client);
-                *socket = socket.or(found.copied());
-                found.is_some_and(|number| Some(*number) == *socket)
-            });
-            is_same && now - *since < closed_after
+            let is_left = match (open.map(|open| open.get(client)), *socket) {
+                (Some(Some(number)), Seen::NotYet) => {
+                    *socket = Seen::Open(*number);
+                    true
+                }
+                (Some(Some(number)), seen) => seen == Seen::Open(*number),
+                (Some(None), _) => {
+                    *socket = Seen::Gone;
+                    now - *since < QUIET
+                }
+                (None, _) => true,
+            };
+            is_left && now - *since < closed_after
         });
+    }
+
+    /// Whether a client's connection has a request in progress.
+    pub fn is_busy(&self, client: SocketAddr) -> bool {
+        matches!(self.known.lock().get(&client), Some(Connection::Busy(_) | Connection::Ending(_)))
     }
 
     /// How many connections have a request in progress.
@@ -145,6 +171,7 @@ impl<T> Connections<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::simulated;
 
     #[test]
     fn requests_of_a_connection_run_one_after_the_other() {
@@ -153,10 +180,12 @@ mod tests {
         assert_eq!(connections.admit(client, 1), Admission::Run(1));
         assert_eq!(connections.admit(client, 2), Admission::Waits);
         assert_eq!(connections.admit(client, 3), Admission::Waits);
+        assert!(connections.is_busy(client));
         assert_eq!(connections.answered(client), Some(2));
         assert_eq!(connections.answered(client), Some(3));
         assert_eq!(connections.answered(client), None);
         assert_eq!(connections.busy(), 0);
+        assert!(!connections.is_busy(client));
         assert_eq!(connections.admit(client, 4), Admission::Run(4));
     }
 
@@ -195,6 +224,7 @@ mod tests {
     #[test]
     fn a_new_connection_from_the_same_address_is_another_one() {
         let client = SocketAddr::from(([127, 0, 0, 1], 1));
+        simulated::stop();
         for open in [HashMap::new(), HashMap::from([(client, 18)])] {
             let connections = Connections::new(2);
             assert_eq!(connections.admit(client, 1), Admission::Run(1));
@@ -203,8 +233,26 @@ mod tests {
             connections.sweep(Some(&HashMap::from([(client, 17)])), Duration::from_mins(1));
             assert_eq!(connections.admit(client, 2), Admission::CutOff(2));
             connections.sweep(Some(&open), Duration::from_mins(1));
+            if open.is_empty() {
+                // What had come before it was closed may still be read.
+                assert_eq!(connections.admit(client, 2), Admission::CutOff(2));
+                simulated::advance(QUIET);
+                connections.sweep(Some(&open), Duration::from_mins(1));
+            }
             assert_eq!(connections.admit(client, 3), Admission::Run(3));
             assert!(!connections.has_cut_off());
         }
+        simulated::end();
+    }
+
+    #[test]
+    fn a_connection_that_is_opened_after_one_was_closed_is_another_one() {
+        let (connections, client) = (Connections::new(2), SocketAddr::from(([127, 0, 0, 1], 1)));
+        assert_eq!(connections.admit(client, 1), Admission::Run(1));
+        assert!(connections.end(client).is_empty() && connections.answered(client).is_none());
+        connections.sweep(Some(&HashMap::new()), Duration::from_mins(1));
+        assert_eq!(connections.admit(client, 2), Admission::CutOff(2));
+        connections.sweep(Some(&HashMap::from([(client, 17)])), Duration::from_mins(1));
+        assert_eq!(connections.admit(client, 3), Admission::Run(3));
     }
 }

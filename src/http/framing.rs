@@ -6,10 +6,12 @@
 
 use tiny_http::{HTTPVersion, Header, Request};
 
+use crate::error::Error;
+
 /// tiny_http has read bodies up to this length, in bytes, before it hands out the request.
 pub const BUFFERED_BYTES: usize = 1024;
 
-/// A target or the value of a header that is longer, in bytes, is refused: tiny_http takes any length, and nothing that
+/// A method, a target or the value of a header that is longer, in bytes, is refused: tiny_http takes any length, and nothing that
 /// looks at such a text may take long. The longest key there can be fits three times, with all its bytes escaped.
 const LONGEST_TEXT: usize = 256 * 1024;
 
@@ -29,10 +31,10 @@ pub enum Framing {
         /// The client waits for a word before it sends the body, and without it may not send it at all.
         expect: bool,
     },
-    /// The headers are contradictory.
+    /// The headers are contradictory, or what the request begins with is too long.
     Refused {
-        /// Why.
-        reason: String,
+        /// What is wrong.
+        error: Error,
         /// What tiny_http nevertheless takes for the length, in bytes, and would drain.
         undrained: Option<usize>,
     },
@@ -55,13 +57,15 @@ impl Framing {
 
     /// Reads the headers of a request.
     pub fn of(request: &Request) -> Self {
-        match Self::read(request.headers(), request.http_version()) {
-            accepted if request.url().len() <= LONGEST_TEXT => accepted,
-            other => Self::Refused {
-                reason: format!("The target is too long: allowed are {LONGEST_TEXT} bytes"),
-                undrained: other.undrained(),
-            },
-        }
+        let framing = Self::read(request.headers(), request.http_version());
+        let error = if request.url().len() > LONGEST_TEXT {
+            Error::TargetTooLong { limit: LONGEST_TEXT }
+        } else if request.method().as_str().len() > LONGEST_TEXT {
+            Error::Framing(format!("The method is too long: allowed are {LONGEST_TEXT} bytes"))
+        } else {
+            return framing;
+        };
+        Self::Refused { error, undrained: framing.undrained() }
     }
 
     fn read(headers: &[Header], version: &HTTPVersion) -> Self {
@@ -73,11 +77,12 @@ impl Framing {
             } else if value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
                 seen.fault = Some("A header has a line break or NUL in its value: end each line with CR LF");
             }
-            // Four headers in all of HTTP matter here; their lengths alone rule out nearly every other.
+            // Five headers in all of HTTP matter here; their lengths alone rule out nearly every other.
             let field = &header.field;
             match field.as_str().len() {
                 14 if field.equiv("Content-Length") => seen.length(header.value.as_str()),
                 17 if field.equiv("Transfer-Encoding") => seen.encoding(header.value.as_str()),
+                4 if field.equiv("Host") => seen.hosts += 1,
                 6 if field.equiv("Expect") => seen.expect = true,
                 10 if field.equiv("Connection") => {
                     seen.upgrade |= header.value.as_str().to_ascii_lowercase().contains("upgrade");
@@ -87,7 +92,9 @@ impl Framing {
         }
         match seen.judge(*version < HTTPVersion(1, 1)) {
             Ok(framing) => framing,
-            Err(reason) => Self::Refused { reason: reason.to_owned(), undrained: seen.undrained() },
+            Err(reason) => {
+                Self::Refused { error: Error::Framing(reason.to_owned()), undrained: seen.undrained() }
+            }
         }
     }
 }
@@ -96,6 +103,7 @@ impl Framing {
 struct Seen<'a> {
     /// What is wrong with the text of a header, whatever it means.
     fault: Option<&'static str>,
+    hosts: usize,
     lengths: usize,
     length: Option<&'a str>,
     encodings: usize,
@@ -119,6 +127,12 @@ impl<'a> Seen<'a> {
         let Self { upgrade, expect, .. } = *self;
         if let Some(fault) = self.fault {
             return Err(fault);
+        }
+        // A proxy in front may have gone by the other one of two (RFC 9112, section 3.2).
+        match self.hosts {
+            0 if !old_version => return Err("Host is missing: HTTP/1.1 wants one"),
+            0 | 1 => {}
+            _ => return Err("Host is given twice: send it once"),
         }
         match (self.length, self.encoding) {
             (None, None) => Ok(Framing::Empty),
@@ -164,7 +178,8 @@ mod tests {
 
     fn framing(headers: &[(&str, &str)], version: &HTTPVersion) -> Framing {
         let header = |(name, value): &(&str, &str)| Header::from_bytes(name.as_bytes(), value.as_bytes());
-        let headers: Result<Vec<Header>, ()> = headers.iter().map(header).collect();
+        let host = ("Host", "x");
+        let headers: Result<Vec<Header>, ()> = headers.iter().chain([&host]).map(header).collect();
         Framing::read(&headers.unwrap(), version)
     }
 
@@ -172,10 +187,13 @@ mod tests {
     fn only_what_can_be_read_in_one_way_is_accepted() {
         type Row<'a> = (&'a [(&'a str, &'a str)], Framing);
         let on_its_way = |length, upgrade| Framing::OnItsWay { length, upgrade, expect: false };
-        let undrained = |undrained| Framing::Refused { reason: String::new(), undrained };
+        let error = || Error::Framing(String::new());
+        let undrained = |undrained| Framing::Refused { error: error(), undrained };
         let refused = || undrained(None);
         let table: &[Row] = &[
-            (&[("Host", "x")], Framing::Empty),
+            (&[("X-Host", "x")], Framing::Empty),
+            (&[("host", "x")], refused()),
+            (&[("Host", ""), ("Content-Length", "9999")], undrained(Some(9999))),
             (&[("content-length", "0")], Framing::Empty),
             (&[("Content-Length", "1024")], Framing::Buffered(1024)),
             (&[("Content-Length", "1025")], on_its_way(Some(1025), false)),
@@ -213,6 +231,10 @@ mod tests {
                 accepted => accepted,
             };
             assert_eq!(got, *wanted, "{headers:?}");
+        }
+        // Before HTTP/1.1 nobody had to say whom they ask.
+        for (version, accepted) in [(HTTPVersion(1, 1), false), (HTTPVersion(1, 0), true)] {
+            assert_eq!(Framing::read(&[], &version) == Framing::Empty, accepted, "{version}");
         }
         for old in [HTTPVersion(1, 0), HTTPVersion(0, 9)] {
             let chunked = framing(&[("Transfer-Encoding", "chunked")], &old);

@@ -68,6 +68,20 @@ impl<T> Gate<T> {
         next
     }
 
+    /// Takes out of the parked requests those of which `is_late` says that they have waited for too long.
+    pub fn take_late(&self, is_late: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut late = Vec::new();
+        for node in self.nodes.lock().values_mut() {
+            if node.parked.iter().any(&is_late) {
+                let (over, rest) =
+                    std::mem::take(&mut node.parked).into_iter().partition::<Vec<_>, _>(&is_late);
+                late.extend(over);
+                node.parked = rest.into();
+            }
+        }
+        late
+    }
+
     /// How many requests are parked.
     pub fn parked(&self) -> usize {
         self.nodes.lock().values().map(|node| node.parked.len()).sum()
@@ -94,5 +108,19 @@ mod tests {
         assert_eq!(gate.leave(&a), None);
         assert_eq!(gate.enter(&a, 7), Entry::Enter(7));
         assert_eq!(gate.parked(), 0);
+    }
+
+    #[test]
+    fn what_was_parked_for_too_long_is_taken_out() {
+        let a: Address = "a".parse().unwrap();
+        let gate = Gate::new(1, 3);
+        assert_eq!(gate.enter(&a, 1), Entry::Enter(1));
+        for parked in 2..5 {
+            assert_eq!(gate.enter(&a, parked), Entry::Parked);
+        }
+        assert_eq!(gate.take_late(|number| *number < 4), [2, 3]);
+        assert_eq!(gate.take_late(|number| *number < 4), [0; 0]);
+        assert_eq!(gate.leave(&a), Some(4));
+        assert_eq!(gate.leave(&a), None);
     }
 }

@@ -51,9 +51,10 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     let checked = key.and_then(|key| {
         check_key(limits, &key)?;
         let operation = operation(limits, &method, route, &payload)?;
-        Ok((key, operation))
+        let is_stale = wants_stale(job.arrival.query().unwrap_or_default())? && method == Method::Get;
+        Ok((key, operation, is_stale))
     });
-    let (key, operation) = match checked {
+    let (key, operation, is_stale) = match checked {
         Ok(checked) => checked,
         // Overload is this node's own affair; anything else the owner would have said, too.
         Err(error @ Error::Overloaded(_)) => {
@@ -62,7 +63,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
         Err(error) => return Handled::Answer(Answer::error(&error, &method, &more(owner.address()))),
     };
     let deadline = Deadline::after(job.complete, server.office.node.request_timeout);
-    if method == Method::Get && is_stale(job.arrival.request.url()) {
+    if is_stale {
         return Handled::Answer(match host::run(server.office.node.run_stale(&key, deadline)) {
             Ok((outcome, age)) => {
                 let more = more(outcome.by.as_ref());
@@ -95,10 +96,22 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str)
     })
 }
 
-/// Whether a request's target says that what is read may be a little old.
-fn is_stale(target: &str) -> bool {
-    let query = target.split_once('?').map_or("", |(_, query)| query);
-    query.split('&').any(|parameter| parameter.strip_prefix("consistency=") == Some(STALE))
+/// Whether a request's query says that what is read may be a little old.
+///
+/// # Errors
+/// [`Error::BadRequest`] where it asks for something else: whoever does shall not take what it gets for that.
+fn wants_stale(query: &str) -> Result<bool, Error> {
+    let mut wanted = query.split('&').filter_map(|parameter| match parameter.split_once('=') {
+        Some(("consistency", value)) => Some(value),
+        None if parameter == "consistency" => Some(""),
+        _ => None,
+    });
+    wanted.try_fold(false, |_, value| match value {
+        STALE => Ok(true),
+        other => Err(Error::BadRequest(format!(
+            "consistency is '{other}': allowed is {STALE}; without it a read sees every write that was acknowledged before"
+        ))),
+    })
 }
 
 /// The limits by which a request is judged. A node that is no member is the last to be told that they were raised: it looks for news

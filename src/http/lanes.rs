@@ -17,6 +17,8 @@ use super::answer::{Answer, Unwritten};
 use super::body::{self, BodyBytes, Limit};
 use super::framing::{BUFFERED_BYTES, Framing};
 use super::server::Server;
+use super::target::Target;
+use super::watchdog::Watch;
 use crate::budget::Budget;
 use crate::clock::now;
 use crate::config::ServerLimits;
@@ -28,12 +30,26 @@ use crate::threads;
 pub struct Arrival {
     /// The request.
     pub request: Request,
+    /// Where path and query are in its target.
+    pub target: Target,
     /// Where its body is.
     pub framing: Framing,
     /// When its headers had come.
     pub arrived: Instant,
     /// The accept loop that its connection came through, which lives as long as anybody holds this.
     pub generation: Arc<Generation>,
+}
+
+impl Arrival {
+    /// The path of the request's target, not decoded.
+    pub fn path(&self) -> &str {
+        self.target.path(self.request.url())
+    }
+
+    /// The query of the request's target, not decoded, where there is one.
+    pub fn query(&self) -> Option<&str> {
+        self.target.query(self.request.url())
+    }
 }
 
 /// A request in a lane.
@@ -100,9 +116,11 @@ impl Job {
     /// # Errors
     /// See [`body::read`].
     pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
-        let body = match self.kept.take() {
-            Some(bytes) => BodyBytes::small(bytes),
-            None => body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget)?,
+        let body = if let Some(bytes) = self.kept.take() {
+            BodyBytes::small(bytes)
+        } else {
+            let watch = self.arrival.framing.is_on_its_way().then(|| self.ticket.watch());
+            body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget, watch)?
         };
         self.body_was_read = true;
         if *self.arrival.request.method() == Method::Get && !self.arrival.framing.is_on_its_way() {
@@ -125,8 +143,24 @@ pub enum Work {
     Finish(Box<Unfinished>),
 }
 
+impl Work {
+    /// Since when it has been waiting, where it may be given up for that. What a write has done, or may have done, is told, even if that takes a while.
+    fn may_be_late(&self) -> Option<Instant> {
+        match self {
+            Self::Handle(job) => (!matches!(job.log, Log::Told(_))).then_some(job.arrival.arrived),
+            Self::Write(job, _) => {
+                let is_write = matches!(job.arrival.request.method(), Method::Put | Method::Delete);
+                (!is_write).then_some(job.arrival.arrived)
+            }
+            Self::Finish(rest) => Some(rest.since),
+        }
+    }
+}
+
 /// The rest of an answer, and what is held until it is written.
 pub struct Unfinished {
+    /// Since when the client has not taken it.
+    pub since: Instant,
     /// What is to be written.
     pub unwritten: Unwritten,
     /// Whether nothing that follows on the connection will be answered.
@@ -147,6 +181,16 @@ impl Ticket {
     /// A ticket for a request that was admitted.
     pub fn new(server: Arc<Server>, client: SocketAddr) -> Self {
         Self { server, client }
+    }
+
+    /// The client, by which the connection is known.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Reads what comes on the connection, as long as somebody holds the request.
+    pub fn watch(&self) -> Watch {
+        self.server.watchdog.watch(self.client)
     }
 
     /// Nothing that comes on this connection after this request will be answered.
@@ -218,6 +262,15 @@ impl LaneId {
         }
     }
 
+    /// Whether clients wait for its workers, themselves or through another node.
+    pub fn serves_clients(self) -> bool {
+        match self {
+            Self::Client | Self::ClientLarge | Self::Forwarded | Self::ForwardedLarge => true,
+            // What nodes ask each other has deadlines of its own, and whoever asks for health waits for nobody.
+            Self::Control | Self::Question | Self::Transfer | Self::Raft | Self::Health => false,
+        }
+    }
+
     /// The lane of the same class in which slow clients hold up nobody but their like.
     #[must_use]
     pub fn large(self) -> Self {
@@ -279,6 +332,23 @@ impl Lanes {
     pub fn take_back(&self, lane: LaneId, work: Work) {
         // The receiver is here, too.
         let _ = self.queues[lane as usize].0.send(work);
+    }
+
+    /// Takes out of a lane's queue what has waited since then or longer, and may be given up for that. The rest keeps its order, but for what comes in
+    /// meanwhile.
+    pub fn take_late(&self, lane: LaneId, since: Instant) -> Vec<Work> {
+        let (sender, receiver) = &self.queues[lane as usize];
+        let mut taken = Vec::new();
+        for _ in 0..receiver.len() {
+            let Ok(work) = receiver.try_recv() else { break };
+            if work.may_be_late().is_some_and(|waiting| waiting <= since) {
+                taken.push(work);
+            } else {
+                // The receiver is here, too.
+                let _ = sender.send(work);
+            }
+        }
+        taken
     }
 
     /// How much waits in a lane.

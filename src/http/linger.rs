@@ -1,8 +1,7 @@
 //! Streams whose request was answered before its body had come.
 //!
-//! Somebody has to read the rest, or the client never gets to read its answer. A read waits for the idle timeout where
-//! nothing comes, so each stream has a thread as long as there are not too many. If it does not end soon, it
-//! is put with the late ones, which one thread looks at in turn: most end when their client goes away.
+//! Somebody has to read the rest, or the client never gets to read its answer: each stream has a thread as long as there are not too many. A client
+//! that is silent or slow, or sends without end, is cut off by shutting its socket, and then the stream is at its end, too.
 //!
 //! A stream may be dropped only at its end. tiny_http's drop reads the rest of the declared length itself, for as long
 //! as the client likes, through one buffer of that size; and where such a buffer cannot be had, the process aborts. One
@@ -10,34 +9,36 @@
 //! streams that declare more than [`DROPPABLE`] bytes, and those that find no place here, are forgotten instead:
 //! each costs a parked thread of tiny_http, two descriptors and some 23 KB until the process ends, and is counted.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use nix::sys::socket::Shutdown;
 use tiny_http::ReadWrite;
 
+use super::body::Pace;
 use super::lanes::Ticket;
 use super::metrics::Metrics;
-use crate::clock::now;
+use super::watchdog::{Watch, Watchdog};
 use crate::threads;
 
-/// Streams that may wait to be read to their end; further ones are forgotten.
+/// Streams that may wait to be read to their end; further ones are cut off.
 const QUEUE_LENGTH: usize = 4096;
-/// Late streams that may wait for the next look; further ones are forgotten.
-const LATE_LENGTH: usize = 4096;
-/// Streams at their end that may wait to be dropped; further ones are forgotten.
-const ENDED_LENGTH: usize = 4096;
-/// The most threads that read fresh streams; further streams wait for one of them.
+/// Streams that may wait to be dropped; further ones are forgotten.
+const DONE_LENGTH: usize = 4096;
+/// Streams whose sockets are looked for at one time.
+const DROPPED_AT_ONCE: usize = 256;
+/// The most threads that read streams; further streams wait for one of them.
 const MOST_READERS: usize = 512;
 /// A reader that has had nothing to do for this time ends.
 const IDLE: Duration = Duration::from_secs(1);
 /// Bytes read at one time.
 const PIECE: usize = 16 * 1024;
-/// A stream that has not ended after this time is late.
+/// A stream that has not ended after this time is cut off where others wait to be read.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A stream that has not ended after so many bytes is late.
+/// A stream that has not ended after so many bytes is cut off.
 pub const MOST_BYTES: u64 = 64 << 20;
 /// A stream that declares no more than this may be dropped at its end: a buffer of this size can be had, since
 /// memory that is never written to is never really taken.
@@ -55,38 +56,48 @@ pub struct Rest {
     pub ticket: Ticket,
 }
 
+/// A stream that nobody reads any more.
+struct Done {
+    rest: Rest,
+    /// What is left of it.
+    left: Left,
+}
+
+/// What is left of a stream, which says how it can be got rid of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing: it can be dropped.
+    Nothing,
+    /// Something: it can be dropped once its socket is shut.
+    Something,
+    /// More than can be dropped.
+    TooMuch,
+}
+
 /// Where such streams go.
 #[derive(Clone)]
 pub struct Linger {
     fresh: (Sender<Rest>, Receiver<Rest>),
-    late: Sender<Rest>,
-    ended: Sender<Rest>,
+    done: Sender<Done>,
     readers: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Linger {
-    /// Starts the threads for late streams, and for those at their end.
+    /// Starts the thread for streams that nobody reads any more.
     ///
     /// # Errors
     /// When the system has no thread left to give.
-    pub fn start(metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let (late, late_queue) = bounded(LATE_LENGTH);
-        let (ended, ended_queue) = bounded(ENDED_LENGTH);
+    pub fn start(metrics: &Arc<Metrics>, watchdog: &Arc<Watchdog>) -> io::Result<Self> {
+        let (done, queue) = bounded(DONE_LENGTH);
         let linger = Self {
             fresh: bounded(QUEUE_LENGTH),
-            late,
-            ended,
+            done,
             readers: Arc::default(),
             metrics: Arc::clone(metrics),
         };
-        let own = linger.clone();
-        threads::spawn("linger-late", move || {
-            for rest in late_queue {
-                own.read(rest, Duration::ZERO);
-            }
-        })?;
-        threads::spawn("linger-end", move || ended_queue.into_iter().for_each(discard))?;
+        let (metrics, watchdog) = (Arc::clone(metrics), Arc::clone(watchdog));
+        threads::spawn("linger-end", move || get_rid_of_all(&queue, &metrics, &watchdog))?;
         Ok(linger)
     }
 
@@ -94,12 +105,14 @@ impl Linger {
     pub fn take(&self, rest: Rest) {
         match rest.declared {
             // The drop of a length that no buffer can have panics instead of aborting, and hands the stream on.
-            Some(declared) if declared > isize::MAX.unsigned_abs() => discard(rest),
-            Some(declared) if declared > DROPPABLE => forget(rest, &self.metrics),
-            _ => {
-                pass_on(&self.fresh.0, rest, &self.metrics);
-                self.add_reader();
-            }
+            Some(declared) if declared > isize::MAX.unsigned_abs() => self.pass_on(rest, Left::Nothing),
+            Some(declared) if declared > DROPPABLE => self.pass_on(rest, Left::TooMuch),
+            _ => match self.fresh.0.try_send(rest) {
+                Ok(()) => self.add_reader(),
+                Err(TrySendError::Full(rest) | TrySendError::Disconnected(rest)) => {
+                    self.pass_on(rest, Left::Something);
+                }
+            },
         }
     }
 
@@ -116,7 +129,7 @@ impl Linger {
     fn read_fresh(&self) {
         loop {
             while let Ok(rest) = self.fresh.1.recv_timeout(IDLE) {
-                self.read(rest, PATIENCE);
+                self.read(rest);
             }
             self.readers.fetch_sub(1, Ordering::SeqCst);
             // Who came between the last look and the subtraction may have counted on this reader.
@@ -127,35 +140,60 @@ impl Linger {
         }
     }
 
-    fn read(&self, mut rest: Rest, patience: Duration) {
-        if ends(&mut *rest.stream, &mut vec![0; PIECE], now(), patience) {
-            pass_on(&self.ended, rest, &self.metrics);
-        } else {
-            pass_on(&self.late, rest, &self.metrics);
+    fn read(&self, mut rest: Rest) {
+        let watch = rest.ticket.watch();
+        let ended = ends(&mut *rest.stream, &watch, || !self.fresh.1.is_empty());
+        drop(watch);
+        self.pass_on(rest, if ended { Left::Nothing } else { Left::Something });
+    }
+
+    fn pass_on(&self, mut rest: Rest, left: Left) {
+        rest.close |= left != Left::Nothing;
+        match self.done.try_send(Done { rest, left }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(done) | TrySendError::Disconnected(done)) => {
+                forget(done.rest, &self.metrics);
+            }
         }
     }
 }
 
-/// Reads on, at least once; whether the end came.
-fn ends(stream: &mut (dyn ReadWrite + Send), buffer: &mut [u8], start: Instant, patience: Duration) -> bool {
-    let mut count = 0;
+/// Reads on for as long as the client keeps up its pace; whether the end came.
+fn ends(stream: &mut (dyn ReadWrite + Send), watch: &Watch, others_wait: impl Fn() -> bool) -> bool {
+    let (mut pace, mut buffer) = (Pace::begin(), vec![0; PIECE]);
     loop {
-        match Read::read(stream, buffer) {
+        match watch.read(stream, &mut buffer, pace.next_by()) {
             Ok(0) => return true,
-            Ok(read) => count += read as u64,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Ok(count) => pace.took(count),
+            // Nothing came, and the stream may have been shut, or not.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return false;
+            }
             Err(_) => return true,
         }
-        if now() - start >= patience || count > MOST_BYTES {
+        if pace.is_late() || pace.count() > MOST_BYTES || (pace.elapsed() >= PATIENCE && others_wait()) {
             return false;
         }
     }
 }
 
-fn pass_on(queue: &Sender<Rest>, rest: Rest, metrics: &Metrics) {
-    match queue.try_send(rest) {
-        Ok(()) => {}
-        Err(TrySendError::Full(rest) | TrySendError::Disconnected(rest)) => forget(rest, metrics),
+fn get_rid_of_all(queue: &Receiver<Done>, metrics: &Metrics, watchdog: &Watchdog) {
+    while let Ok(first) = queue.recv() {
+        let more = queue.try_iter().take(DROPPED_AT_ONCE - 1);
+        let all: Vec<Done> = std::iter::once(first).chain(more).collect();
+        // Whoever was told that the connection ends sees its end. And what follows a body that could not be read is not taken for a
+        // request, to which tiny_http would give a second answer.
+        let closing: Vec<_> =
+            all.iter().filter(|done| done.rest.close).map(|done| done.rest.ticket.client()).collect();
+        let mut shut = watchdog.shut(&closing, Shutdown::Both).into_iter();
+        for Done { rest, left } in all {
+            let is_shut = rest.close && shut.next() == Some(true);
+            match left {
+                Left::Nothing => discard(rest),
+                Left::Something if is_shut => discard(rest),
+                Left::Something | Left::TooMuch => forget(rest, metrics),
+            }
+        }
     }
 }
 

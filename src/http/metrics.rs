@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -12,6 +13,8 @@ use prometheus::{
 use super::lanes::LaneId;
 use super::routes::Route;
 use crate::http::sockets;
+use crate::logging;
+use crate::node::troubles::Troubles;
 
 /// Bounds of the latency histogram, in seconds.
 const BUCKETS: [f64; 14] =
@@ -31,6 +34,8 @@ pub struct Metrics {
     pub sheds: IntCounterVec,
     /// Connections whose rest could not be read, and which cost a thread and two descriptors for good.
     pub abandoned: IntCounter,
+    /// Connections that their clients have closed, and which cost a thread and two descriptors for good.
+    pub stuck: IntGauge,
     /// Requests thrown away because their connection was cut off.
     pub cut_off: IntCounter,
     /// Accept loops that were replaced.
@@ -38,6 +43,8 @@ pub struct Metrics {
     /// Handlers that panicked.
     pub panics: IntCounter,
     gauges: Gauges,
+    /// Held while the gauges are set and written: those of shards that are gone are taken away first.
+    rendering: Mutex<()>,
 }
 
 struct Gauges {
@@ -51,9 +58,14 @@ struct Gauges {
     retries: IntGauge,
     epoch: IntGauge,
     leads: IntGauge,
+    unreachable: IntGauge,
+    lost: IntGauge,
+    shard_leads: IntGaugeVec,
+    shard_misses: IntGaugeVec,
     threads: IntGauge,
     descriptors: IntGauge,
     resident: IntGauge,
+    dropped_lines: IntGauge,
 }
 
 /// The figures that are looked up when they are asked for.
@@ -76,12 +88,14 @@ pub struct Sample {
     pub epoch: u64,
     /// Whether the node leads the meta group.
     pub leads: bool,
+    /// What it sees of its cluster.
+    pub troubles: Troubles,
     /// The port that is listened on.
     pub port: u16,
 }
 
-const STATUSES: [u16; 17] =
-    [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 417, 422, 431, 500, 503, 508, 0];
+const STATUSES: [u16; 18] =
+    [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 414, 417, 422, 431, 500, 503, 508, 0];
 
 impl Metrics {
     /// All figures at zero.
@@ -111,7 +125,14 @@ impl Metrics {
             registry.register(Box::new(histogram.clone())).expect("registered once per lane");
             histogram
         });
+        let stuck = IntGauge::new(
+            "evenkv_stuck_connections",
+            "Connections that their clients have closed and that cannot be let go: each costs a thread and two descriptors until the process ends",
+        );
+        let stuck = stuck.expect("a valid name");
+        registry.register(Box::new(stuck.clone())).expect("registered once");
         Self {
+            stuck,
             latency: latency.collect(),
             requests: counters(
                 "evenkv_requests_total",
@@ -140,6 +161,7 @@ impl Metrics {
             ),
             panics: counter("evenkv_panics_total", "Handlers that panicked and were answered 500"),
             gauges: Gauges::new(&registry),
+            rendering: Mutex::new(()),
             follower,
             registry,
         }
@@ -164,6 +186,7 @@ impl Metrics {
 
     /// All figures as text.
     pub fn render(&self, sample: &Sample) -> Vec<u8> {
+        let _alone = self.rendering.lock();
         self.gauges.set(sample, self.follower);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("text goes into memory");
@@ -178,11 +201,13 @@ impl Gauges {
             registry.register(Box::new(gauge.clone())).expect("registered once");
             gauge
         };
-        let queued = Opts::new("evenkv_queue_length", "Requests that wait for a worker, by lane");
-        let queued = IntGaugeVec::new(queued, &["lane"]).expect("a valid name");
-        registry.register(Box::new(queued.clone())).expect("registered once");
+        let gauges = |name: &str, help: &str, label: &str| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a valid name");
+            registry.register(Box::new(gauges.clone())).expect("registered once");
+            gauges
+        };
         Self {
-            queued,
+            queued: gauges("evenkv_queue_length", "Requests that wait for a worker, by lane", "lane"),
             parked: gauge("evenkv_parked_requests", "Requests that wait for their turn at another node"),
             in_log: gauge("evenkv_requests_in_log", "Requests that wait for the replicas of a shard"),
             connections: gauge("evenkv_connections", "Connections of clients and other nodes to this node"),
@@ -198,9 +223,31 @@ impl Gauges {
                 "evenkv_meta_leader",
                 "Whether the node leads the meta group: it coordinates view changes",
             ),
+            unreachable: gauge(
+                "evenkv_unreachable_nodes",
+                "Nodes of the view that this node does not reach; of a follower its main",
+            ),
+            lost: gauge(
+                "evenkv_lost_shards",
+                "Shards of the view that are known to be lost with their nodes",
+            ),
+            shard_leads: gauges(
+                "evenkv_shard_leader",
+                "Whether the node leads the shard, for each that it holds a replica of: in a sum over all nodes 1",
+                "shard",
+            ),
+            shard_misses: gauges(
+                "evenkv_shard_missing_replicas",
+                "Replicas of a shard that the node leads which are not heard, or catch up",
+                "shard",
+            ),
             threads: gauge("evenkv_process_threads", "Threads of the process"),
             descriptors: gauge("evenkv_process_open_fds", "Open file descriptors of the process"),
             resident: gauge("evenkv_process_resident_bytes", "Resident memory of the process"),
+            dropped_lines: gauge(
+                "evenkv_log_dropped_lines",
+                "Lines of the log that were dropped since the process was started, since nobody read them in time",
+            ),
         }
     }
 
@@ -216,10 +263,26 @@ impl Gauges {
         self.retries.set(signed(sample.retries));
         self.epoch.set(signed(sample.epoch));
         self.leads.set(i64::from(sample.leads));
+        self.set_troubles(&sample.troubles);
         self.connections.set(signed(sockets::open(sample.port).map_or(0, |open| open.len() as u64)));
         self.threads.set(signed(entries("/proc/self/task")));
         self.descriptors.set(signed(entries("/proc/self/fd")));
         self.resident.set(signed(resident_bytes()));
+        self.dropped_lines.set(signed(logging::dropped_lines()));
+    }
+
+    fn set_troubles(&self, troubles: &Troubles) {
+        self.unreachable.set(signed(troubles.unreached.len() as u64));
+        self.lost.set(signed(troubles.lost.len() as u64));
+        self.shard_leads.reset();
+        self.shard_misses.reset();
+        for shard in &troubles.held {
+            let id = shard.id.to_string();
+            self.shard_leads.with_label_values(&[&id]).set(i64::from(shard.led.is_some()));
+            if let Some(led) = &shard.led {
+                self.shard_misses.with_label_values(&[&id]).set(signed(led.missing.len() as u64));
+            }
+        }
     }
 }
 
@@ -242,6 +305,7 @@ fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::troubles::{HeldShard, Led};
 
     #[test]
     fn answers_are_counted_by_route_status_and_lane() {
@@ -260,6 +324,14 @@ mod tests {
             retries: 128,
             epoch: 1,
             leads: true,
+            troubles: Troubles {
+                unreached: vec!["n3:1".parse().unwrap()],
+                held: vec![
+                    HeldShard { id: 1, led: Some(Led { wanted: 3, missing: vec!["n3:1".parse().unwrap()] }) },
+                    HeldShard { id: 2, led: None },
+                ],
+                lost: vec![(3, "n4:1".parse().unwrap()), (4, "n5:1".parse().unwrap())],
+            },
             port: 1,
         };
         let text = String::from_utf8(metrics.render(&sample)).unwrap();
@@ -271,8 +343,20 @@ mod tests {
             "evenkv_queue_length{lane=\"client\"} 3",
             "evenkv_pairs 2",
             "evenkv_retry_bytes 128",
+            "evenkv_unreachable_nodes 1",
+            "evenkv_lost_shards 2",
+            "evenkv_shard_leader{shard=\"1\"} 1",
+            "evenkv_shard_leader{shard=\"2\"} 0",
+            "evenkv_shard_missing_replicas{shard=\"1\"} 1",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");
         }
+        assert!(
+            !text.contains("evenkv_shard_missing_replicas{shard=\"2\"}"),
+            "only its leader knows:\n{text}"
+        );
+        let gone = Sample { troubles: Troubles::default(), ..sample };
+        let text = String::from_utf8(metrics.render(&gone)).unwrap();
+        assert!(!text.contains("shard=\"1\""), "a shard that is not held any more:\n{text}");
     }
 }

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod body;
 pub mod payload;
 pub mod routes;
+pub mod target;
 
 pub mod changes;
 pub mod cluster_handlers;
@@ -22,8 +23,13 @@ pub mod linger;
 pub mod metrics;
 pub mod sockets;
 pub mod streams;
+pub mod stuck;
 pub mod turns;
+pub mod watchdog;
 
 pub mod accept;
+pub mod descriptors;
 pub mod kicker;
+pub mod late;
+pub mod preface;
 pub mod server;

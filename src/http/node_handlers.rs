@@ -1,7 +1,7 @@
 //! What other nodes ask.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,9 +12,9 @@ use super::body::{BodyBytes, Limit};
 use super::key_handlers::check_key;
 use super::lanes::Job;
 use super::payload::is_json;
-use super::routes::{self, Route, decode_key};
+use super::routes::{Route, decode_key};
 use super::server::{Handled, Server};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, now};
 use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -28,12 +28,14 @@ use crate::node::keys::{Operation, Outcome};
 use crate::node::state::Node;
 use crate::reshard::{pieces, recover};
 use crate::wire::orders::Order;
-use crate::wire::{self, Addressed, KeyResult, Refusal, Transfer};
+use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer};
 
 /// Orders, news and messages are no longer than this.
 const BODY: Limit = Limit { bytes: 128 << 20, allowed: 128 << 20 };
 /// The longest address that is believed.
 const ADDRESS_BYTES: usize = 300;
+/// So the names of the headers begin that most proxies set.
+const FORWARDED_FAMILY: &str = "X-Forwarded-";
 
 /// Answers another node. Nothing is passed on from here.
 pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
@@ -44,6 +46,11 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
     }
     let answered = match (route, &method) {
         (Route::NodeHello, Method::Get) => {
+            let node = &server.office.node;
+            let sender = header(&job.arrival.request, wire::SENDER_HEADER);
+            if let Some(sender) = sender.and_then(|text| Sender::parse(&text, node.secret.as_deref())) {
+                node.note_start_at(&sender.address, sender.instance, now());
+            }
             let challenge = header(&job.arrival.request, wire::CHALLENGE_HEADER);
             Ok(json(&server.office.node.hello(challenge.as_deref())))
         }
@@ -71,7 +78,10 @@ pub fn answer_key(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &
     answered.unwrap_or_else(|error| Handled::Answer(refusal(&error)))
 }
 
-/// Whether a sender belongs to the cluster: by the secret where there is one, by its address otherwise.
+/// The first request that is refused since it came through a proxy is said in the log.
+static PROXY_SAID: Once = Once::new();
+
+/// Whether a sender belongs to the cluster: by the secret where there is one, otherwise by its address, which a proxy hides.
 ///
 /// # Errors
 /// [`Error::Forbidden`].
@@ -86,15 +96,40 @@ pub fn check_sender(node: &Node, request: &Request, route: &Route) -> Result<(),
             }
             Err(Error::Forbidden("The sender does not know this cluster's CLUSTER_SECRET".to_owned()))
         }
-        None => match request.remote_addr().map(std::net::SocketAddr::ip) {
-            Some(address) if is_near(address) => Ok(()),
-            _ => Err(Error::Forbidden(
-                "Without CLUSTER_SECRET other nodes are answered on loopback and private addresses only: \
-                 set the same CLUSTER_SECRET on all nodes"
-                    .to_owned(),
-            )),
+        None if !request.remote_addr().is_some_and(|address| is_near(address.ip())) => Err(Error::Forbidden(
+            "Without CLUSTER_SECRET other nodes are answered on loopback and private addresses only: \
+             set the same CLUSTER_SECRET on all nodes"
+                .to_owned(),
+        )),
+        None => match sign_of_proxy(request) {
+            None => Ok(()),
+            Some(name) => Err(refuse_proxy(name)),
         },
     }
+}
+
+/// The header by which a proxy says that it passes the request on for somebody else, who may be anywhere.
+fn sign_of_proxy(request: &Request) -> Option<&str> {
+    let names = request.headers().iter().map(|header| header.field.as_str().as_str());
+    names.into_iter().find(|name| {
+        let begins = name.get(..FORWARDED_FAMILY.len());
+        ["Forwarded", "Via"].iter().any(|sign| name.eq_ignore_ascii_case(sign))
+            || begins.is_some_and(|begins| begins.eq_ignore_ascii_case(FORWARDED_FAMILY))
+    })
+}
+
+fn refuse_proxy(name: &str) -> Error {
+    PROXY_SAID.call_once(|| {
+        log::warn!(
+            "a request under /node/ came through a proxy ({name}) and was refused, as all others will be: whoever sends it may be \
+             anywhere. If nodes reach each other through a proxy, set the same CLUSTER_SECRET on all of them; if not, have the proxy \
+             refuse /node/"
+        );
+    });
+    Error::Forbidden(format!(
+        "Without CLUSTER_SECRET other nodes are not answered through a proxy, and this request has the header {name}: \
+         set the same CLUSTER_SECRET on all nodes"
+    ))
 }
 
 /// Compares in a time that does not tell how much of it is right.
@@ -233,7 +268,7 @@ fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
 fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
     let order: Order = read_json(server, job)?;
-    if routes::path(job.arrival.request.url()) != order.path() {
+    if job.arrival.path() != order.path() {
         // One that waits would take a worker from those that never wait.
         return Err(Error::BadRequest(format!("An order {} is taken at {}", order.name(), order.path())));
     }

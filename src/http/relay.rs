@@ -62,7 +62,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
 
 fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
     let hops = next_hops(&job.arrival.request, &server.office.node.trace)?;
-    let onward = Onward { target: target(job.arrival.request.url()), hops };
+    let onward = Onward { target: target(job.arrival.path(), job.arrival.query()), hops };
     let patience = server.office.node.request_timeout;
     let response = match job.arrival.framing.clone() {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
@@ -75,8 +75,8 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) ->
         }
         _ => {
             *held = job.read_body(HELD, &server.office.node.budget)?;
-            let path = routes::path(job.arrival.request.url());
-            let is_long = matches!(routes::find(path, true), Ok(Route::ViewChange | Route::Audit));
+            let is_long =
+                matches!(routes::find(job.arrival.path(), true), Ok(Route::ViewChange | Route::Audit));
             // The limit is one for requests about keys. Others may take as long as the main lives.
             let patience = if is_long { LONGEST_ANSWER } else { patience };
             hold(&job.arrival.request, main, &onward, &held.bytes, Deadline::after(job.complete, patience))?
@@ -129,7 +129,8 @@ fn stream(
     if let Some(length) = length {
         request = request.header("content-length", length);
     }
-    let paced = Paced::new(job.arrival.request.as_reader());
+    let watch = job.ticket.watch();
+    let paced = Paced::new(job.arrival.request.as_reader(), Some(watch));
     let mut reader = Counted { reader: paced, left: length, ended: false, failed: None };
     let request =
         request.body(SendBody::from_reader(&mut reader)).map_err(|_| bad("The path is not valid"))?;
@@ -182,7 +183,7 @@ fn not_passed_on(error: &NoAnswer) -> Error {
         NoAnswerKind::NotSent | NoAnswerKind::Silent | NoAnswerKind::Broken => {
             Error::MainDown { reason, applied }
         }
-        NoAnswerKind::NoTime | NoAnswerKind::Late | NoAnswerKind::Senseless => {
+        NoAnswerKind::NoTime | NoAnswerKind::Late | NoAnswerKind::Senseless | NoAnswerKind::OtherSecret => {
             Error::Unavailable { reason, applied }
         }
     }
@@ -230,13 +231,11 @@ fn next_hops(request: &Request, own: &str) -> Result<String, Error> {
     Ok(format!("{trace},{own}"))
 }
 
-/// The request target with the characters encoded that a client may send raw but a URI does not have. It means the
+/// The request target in origin form, with the characters encoded that a client may send raw but a URI does not have. It means the
 /// same key.
-fn target(raw: &str) -> String {
-    let (path, query) = raw.split_once('?').map_or((raw, None), |(path, query)| (path, Some(query)));
-    let start = path.find("/kv").unwrap_or(0);
-    let mut target = String::with_capacity(raw.len());
-    encode(&path[start..], b"#<>`", &mut target);
+fn target(path: &str, query: Option<&str>) -> String {
+    let mut target = String::with_capacity(path.len() + query.map_or(0, |query| 1 + query.len()));
+    encode(path, b"#<>`", &mut target);
     if let Some(query) = query {
         target.push('?');
         encode(query, b"#<>\"", &mut target);
@@ -289,13 +288,13 @@ mod tests {
     #[test]
     fn the_target_stays_the_same_key() {
         let table = [
-            ("/kv-store/keys/a/../b//%2F?x=%20", "/kv-store/keys/a/../b//%2F?x=%20"),
-            ("/kvs/keys/a#b", "/kvs/keys/a%23b"),
-            ("/kvs/keys/<\"{|}`^\\>[]", "/kvs/keys/%3C\"{|}%60^\\%3E[]"),
-            ("http://host:1/kvs/keys/a", "/kvs/keys/a"),
+            ("/kv-store/keys/a/../b//%2F", Some("x=%20"), "/kv-store/keys/a/../b//%2F?x=%20"),
+            ("/kvs/keys/a#b", None, "/kvs/keys/a%23b"),
+            ("/kvs/keys/<\"{|}`^\\>[]", Some("<\"#>"), "/kvs/keys/%3C\"{|}%60^\\%3E[]?%3C%22%23%3E"),
+            ("/kvs/keys/kvs/kv1", None, "/kvs/keys/kvs/kv1"),
         ];
-        for (raw, wanted) in table {
-            assert_eq!(target(raw), wanted);
+        for (path, query, wanted) in table {
+            assert_eq!(target(path, query), wanted);
         }
     }
 }

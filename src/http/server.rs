@@ -18,10 +18,13 @@ use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
 use super::lanes::{self, Arrival, Job, LaneId, Lanes, Log, Ticket, Work};
+use super::late;
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
 use super::routes::{self, Route};
+use super::target::Target;
 use super::turns::Turns;
+use super::watchdog::Watchdog;
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets, streams};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
@@ -29,6 +32,7 @@ use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::audits;
 use crate::node::calls::Calls;
+use crate::node::duplicates;
 use crate::node::greeter;
 use crate::node::group_ops::Asking;
 use crate::node::host;
@@ -56,14 +60,18 @@ pub struct Server {
     pub audits: Turns,
     /// Its figures.
     pub metrics: Arc<Metrics>,
-    lanes: Lanes,
-    gates: [Gate<Box<Job>>; 2],
+    pub(super) lanes: Lanes,
+    pub(super) gates: [Gate<Box<Job>>; 2],
     /// Requests that wait for the log of a shard, and the most of them.
     in_log: (AtomicUsize, usize),
-    connections: Connections<Arrival>,
+    pub(super) connections: Connections<Arrival>,
     shed: Sender<(LaneId, Box<Job>)>,
     linger: Linger,
-    port: OnceLock<u16>,
+    /// Ends reads that wait for a silent client.
+    pub watchdog: Arc<Watchdog>,
+    pub(super) port: OnceLock<u16>,
+    /// A connection on which nothing has come for this time is closed.
+    idle_timeout: Duration,
 }
 
 /// What a handler has found.
@@ -109,7 +117,7 @@ pub struct Running {
     /// The thread that watches the accept loops ends when this is dropped.
     stop_accept: Option<Sender<()>>,
     /// The threads that watch end when these are dropped.
-    _stop: [Sender<()>; 5],
+    _stop: [Sender<()>; 7],
 }
 
 impl Server {
@@ -124,6 +132,7 @@ impl Server {
         let (node, groups_inbox) = Node::new(config, Arc::new(Calls));
         let node = Arc::new(node);
         let metrics = Arc::new(Metrics::new(node.main().is_some()));
+        let watchdog = Arc::new(Watchdog::new(listening.port()));
         let limits = &config.server;
         let (shed, shed_queue) = bounded(SHED_QUEUE);
         let gate = |lane: LaneId| Gate::new(lane.workers(limits), limits.queue_length);
@@ -133,8 +142,10 @@ impl Server {
             in_log: (AtomicUsize::new(0), limits.queue_length),
             connections: Connections::new(limits.pipeline_depth),
             shed,
-            linger: Linger::start(&metrics)?,
+            linger: Linger::start(&metrics, &watchdog)?,
+            watchdog,
             port: OnceLock::from(listening.port()),
+            idle_timeout: limits.idle_timeout,
             metrics,
             office: Office::new(node, Arc::default()),
             changes: Changes::default(),
@@ -155,8 +166,16 @@ impl Server {
                 log::error!("the accept loop is not watched any more: {error}");
             }
         })?;
+        let (stop_looking, stopped) = bounded(0);
+        let own = Arc::clone(&server);
+        threads::spawn("watchdog", move || late::run(&own, &stopped))?;
         let (stop_greeter, stopped) = bounded(0);
         threads::spawn("greeter", move || greeter::run(&node, &stopped))?;
+        let (stop_own_address, stopped) = bounded(0);
+        if server.office.node.has_address {
+            let node = Arc::clone(&server.office.node);
+            threads::spawn("own-address", move || duplicates::watch_own_address(&node, &stopped))?;
+        }
         let (stop_changes, stopped) = bounded(0);
         let own = Arc::clone(&server);
         threads::spawn("changes", move || changes::run(&own, &stopped))?;
@@ -169,7 +188,15 @@ impl Server {
         let (stop_audit, stopped) = bounded(0);
         let node = Arc::clone(&server.office.node);
         threads::spawn("audit", move || audits::run(&node, &stopped))?;
-        let stop = [stop_greeter, stop_changes, stop_reshard, stop_keeper, stop_audit];
+        let stop = [
+            stop_looking,
+            stop_greeter,
+            stop_own_address,
+            stop_changes,
+            stop_reshard,
+            stop_keeper,
+            stop_audit,
+        ];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
 
@@ -181,8 +208,9 @@ impl Server {
     /// Sorts a request that has come. Called by the thread that listens, so it never waits and never answers.
     pub fn take(self: &Arc<Self>, request: Request, generation: &Arc<Generation>) {
         let Some(client) = request.remote_addr().copied() else { return };
-        let framing = Framing::of(&request);
-        let arrival = Arrival { request, framing, arrived: now(), generation: Arc::clone(generation) };
+        let (target, framing) = (Target::of(request.url()), Framing::of(&request));
+        let arrival =
+            Arrival { request, target, framing, arrived: now(), generation: Arc::clone(generation) };
         match self.connections.admit(client, arrival) {
             Admission::Run(arrival) => self.dispatch(client, arrival),
             Admission::Waits => {}
@@ -203,7 +231,7 @@ impl Server {
     }
 
     fn lane_of(&self, arrival: &Arrival) -> LaneId {
-        let path = routes::path(arrival.request.url());
+        let path = arrival.path();
         let hops = if self.is_follower() { relay::hops(&arrival.request) } else { None };
         if hops.is_some_and(|hops| hops.contains(&self.office.node.trace)) {
             // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
@@ -228,7 +256,7 @@ impl Server {
     }
 
     /// Has a request refused by the thread for that; where even that has too much to do, it is thrown away.
-    fn refuse(&self, lane: LaneId, job: Box<Job>) {
+    pub(super) fn refuse(&self, lane: LaneId, job: Box<Job>) {
         if let Err(error) = self.shed.try_send((lane, job)) {
             let (_, job) = error.into_inner();
             job.ticket.end_connection();
@@ -303,6 +331,7 @@ impl Server {
             in_log: self.in_log.0.load(Ordering::Relaxed),
             parked: self.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
+            troubles: self.office.node.troubles(),
             epoch: self.office.node.state().map_or(0, |state| state.view.epoch),
             leads: self.office.node.meta.leads(),
             pairs: size.pairs,
@@ -352,8 +381,7 @@ impl Server {
         if self.office.node.standing().serving().is_ok_and(Serving::owns_all) {
             return None;
         }
-        let path = routes::path(job.arrival.request.url());
-        let Ok(Route::Key(encoded)) = routes::find(path, true) else { return None };
+        let Ok(Route::Key(encoded)) = routes::find(job.arrival.path(), true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
         self.office.node.waits_for(&key)
     }
@@ -423,13 +451,10 @@ impl Server {
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
         let method = job.arrival.request.method().clone();
-        let target = job.arrival.request.url().to_owned();
-        let path = routes::path(&target);
-        if let Framing::Refused { reason, .. } = &job.arrival.framing {
-            return Found::Answer(
-                Route::label(None),
-                Answer::error(&Error::Framing(reason.clone()), &method, ""),
-            );
+        let path = job.arrival.path().to_owned();
+        let path = path.as_str();
+        if let Framing::Refused { error, .. } = &job.arrival.framing {
+            return Found::Answer(Route::label(None), Answer::error(error, &method, ""));
         }
         if self.is_follower() && routes::is_store(path) {
             let label = Route::label(routes::find(path, true).ok().as_ref());
@@ -516,9 +541,10 @@ impl Server {
             let close = close || written.is_err();
             self.linger.take(Rest { stream, declared, close, ticket });
         } else {
-            let written = catch_unwind(AssertUnwindSafe(|| answer.write(request)));
+            let written = catch_unwind(AssertUnwindSafe(|| answer.write(request, self.idle_timeout)));
             if let Ok(Ok(Some(unwritten))) = written {
-                let rest = Box::new(lanes::Unfinished { unwritten, close, ticket, generation });
+                let since = now();
+                let rest = Box::new(lanes::Unfinished { since, unwritten, close, ticket, generation });
                 return self.write_later(lane, rest);
             }
             if close || !matches!(written, Ok(Ok(None))) {
@@ -542,7 +568,7 @@ impl Server {
 }
 
 fn write_rest(rest: lanes::Unfinished) {
-    let lanes::Unfinished { unwritten, close, ticket, generation } = rest;
+    let lanes::Unfinished { unwritten, close, ticket, generation, .. } = rest;
     let written = catch_unwind(AssertUnwindSafe(|| unwritten.finish()));
     if close || !matches!(written, Ok(Ok(()))) {
         ticket.end_connection();

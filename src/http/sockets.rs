@@ -1,29 +1,51 @@
-//! The connections to a port as the kernel lists them: tiny_http does not tell when one has closed.
+//! The connections to a port as the kernel lists them, and as this process has them open: tiny_http hides its sockets, and does not tell when
+//! one has closed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 
-/// States of a connection from which a request may still come, as they stand in a row: established, and closed by the
-/// client only.
-const OPEN: [&str; 2] = [" 01 ", " 08 "];
+use nix::sys::socket::{
+    self, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname,
+    recvmsg, sendmsg,
+};
+use nix::unistd::close;
 
-/// The sockets of open connections to a local port, by the address of their client, each with a number of its own.
+/// States of a connection as they stand in a row: established,
+const ESTABLISHED: &str = " 01 ";
+/// and closed by the client only.
+const CLOSED_BY_CLIENT: &str = " 08 ";
+
+/// The sockets of connections to a local port from which a request may still come, by the address of their client, each with a number of its own.
 ///
 /// # Errors
 /// Where the system has no such list.
 pub fn open(port: u16) -> io::Result<HashMap<SocketAddr, u64>> {
-    let mut sockets = rows(&fs::read_to_string("/proc/self/net/tcp")?, port);
+    in_state(port, &[ESTABLISHED, CLOSED_BY_CLIENT])
+}
+
+/// The same of connections that their clients have closed, and this process has not.
+///
+/// # Errors
+/// Where the system has no such list.
+pub fn closed_by_client(port: u16) -> io::Result<HashMap<SocketAddr, u64>> {
+    in_state(port, &[CLOSED_BY_CLIENT])
+}
+
+fn in_state(port: u16, states: &[&str]) -> io::Result<HashMap<SocketAddr, u64>> {
+    let mut sockets = rows(&fs::read_to_string("/proc/self/net/tcp")?, port, states);
     // A machine without IPv6 has no such file.
-    sockets.extend(rows(&fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default(), port));
+    sockets.extend(rows(&fs::read_to_string("/proc/self/net/tcp6").unwrap_or_default(), port, states));
     Ok(sockets)
 }
 
-fn rows(table: &str, port: u16) -> HashMap<SocketAddr, u64> {
+fn rows(table: &str, port: u16, states: &[&str]) -> HashMap<SocketAddr, u64> {
     let row = |line: &str| {
         // Of a busy machine's rows most are of connections that were closed a minute ago: those cost the most to read.
-        let state = OPEN.iter().find(|state| line.contains(**state))?;
+        let state = states.iter().find(|state| line.contains(**state))?;
         let mut fields = line.split_ascii_whitespace().skip(1);
         let local = address(fields.next()?)?;
         let client = fields.next()?;
@@ -52,8 +74,89 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
+/// Where the numbers are listed of all that this process has open.
+const NUMBERS: &str = "/proc/self/fd";
+
+/// Shuts connections of these clients to a local port, and says of each whether it was found.
+///
+/// Whoever calls this holds the writer of a request of each meanwhile: so each is still open, and no other connection has the same addresses.
+pub fn shut(port: u16, clients: &[SocketAddr], how: Shutdown) -> Vec<bool> {
+    let Ok(ends) = UnixDatagram::pair() else { return vec![false; clients.len()] };
+    let found = numbers(port, &clients.iter().copied().collect());
+    let shut = |client| {
+        let Some((local, numbers)) = found.get(client) else { return false };
+        let mut duplicates = numbers.iter().filter_map(|number| Duplicate::of(*number, &ends));
+        let Some(duplicate) = duplicates.find(|duplicate| addresses(duplicate.0) == Some((*client, *local)))
+        else {
+            return false;
+        };
+        // One that the client has reset meanwhile is as good as shut.
+        let _ = socket::shutdown(duplicate.0, how);
+        true
+    };
+    clients.iter().map(shut).collect()
+}
+
+/// The numbers of each client's connection, and the local address of that. A client who has two of them from one port, to two addresses
+/// of this machine, is left out, since by the client's address these cannot be told apart.
+fn numbers(port: u16, clients: &HashSet<SocketAddr>) -> HashMap<SocketAddr, (SocketAddr, Vec<RawFd>)> {
+    let (mut found, mut unclear) = (HashMap::new(), Vec::new());
+    let Ok(entries) = fs::read_dir(NUMBERS) else { return found };
+    for number in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+        let both =
+            addresses(number).filter(|(client, local)| local.port() == port && clients.contains(client));
+        let Some((client, local)) = both else { continue };
+        let (first, numbers) = found.entry(client).or_insert((local, Vec::new()));
+        if *first == local {
+            numbers.push(number);
+        } else {
+            unclear.push(client);
+        }
+    }
+    found.retain(|client, _| !unclear.contains(client));
+    found
+}
+
+/// A number of its own for what another number stood for at one moment; it is closed when this is dropped.
+///
+/// A number may be another's as soon as whoever has opened it closes it, so what it stands for has to be looked at after it was duplicated. `std`,
+/// socket2 and rustix do that by `unsafe` only; the kernel does it for whatever is sent through a socket, be it to the own process.
+struct Duplicate(RawFd);
+
+impl Duplicate {
+    fn of(number: RawFd, ends: &(UnixDatagram, UnixDatagram)) -> Option<Self> {
+        let sent = [ControlMessage::ScmRights(&[number])];
+        sendmsg::<()>(ends.0.as_raw_fd(), &[IoSlice::new(&[0])], &sent, MsgFlags::empty(), None).ok()?;
+        let (mut byte, mut space) = ([0], nix::cmsg_space!([RawFd; 1]));
+        let (mut parts, flags) = ([IoSliceMut::new(&mut byte)], MsgFlags::MSG_CMSG_CLOEXEC);
+        let received = recvmsg::<()>(ends.1.as_raw_fd(), &mut parts, Some(&mut space), flags).ok()?;
+        received.cmsgs().ok()?.find_map(|message| match message {
+            ControlMessageOwned::ScmRights(numbers) => numbers.first().copied().map(Self),
+            _ => None,
+        })
+    }
+}
+
+impl Drop for Duplicate {
+    fn drop(&mut self) {
+        let _ = close(self.0);
+    }
+}
+
+/// The addresses of the client and of this end, where a number stands for a connection.
+fn addresses(number: RawFd) -> Option<(SocketAddr, SocketAddr)> {
+    Some((internet(&getpeername(number).ok()?)?, internet(&getsockname(number).ok()?)?))
+}
+
+/// The address of a socket of the internet.
+fn internet(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -68,8 +171,52 @@ mod tests {
             let server = listener.accept().unwrap();
             let listed = open(address.port()).unwrap();
             assert_eq!(listed.keys().collect::<Vec<_>>(), [&client_address]);
-            drop((client, server));
+            assert!(closed_by_client(address.port()).unwrap().is_empty());
+            drop(client);
+            assert_eq!(closed_by_client(address.port()).unwrap(), listed);
+            drop(server);
             assert!(open(address.port()).unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn a_connection_is_shut_by_the_address_of_its_client() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(host) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let mut clients = [(); 2].map(|()| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let mut servers = [(); 2].map(|()| listener.accept().unwrap().0);
+            let addresses = [servers[1].peer_addr().unwrap(), "127.0.0.1:1".parse().unwrap()];
+            // Two numbers stand for one connection, as in tiny_http.
+            let twin = servers[1].try_clone().unwrap();
+            assert_eq!(shut(port, &addresses, Shutdown::Both), [true, false]);
+            assert_eq!(clients[1].read(&mut [0]).unwrap(), 0, "its client sees the end");
+            assert_eq!(servers[1].read(&mut [0]).unwrap(), 0, "and so does whoever reads");
+            drop(twin);
+            clients[0].set_nonblocking(true).unwrap();
+            servers[0].set_nonblocking(true).unwrap();
+            for other in [&mut clients[0], &mut servers[0]] {
+                assert_eq!(other.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            }
+        }
+    }
+
+    #[test]
+    fn connections_that_cannot_be_told_apart_are_left_alone() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let connect = |local: SocketAddr, to: [u8; 4]| -> io::Result<TcpStream> {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&local.into())?;
+            socket.connect(&SocketAddr::from((to, port)).into())?;
+            Ok(socket.into())
+        };
+        let first = connect(local, [127, 0, 0, 1]).unwrap();
+        let client = first.local_addr().unwrap();
+        let _second = connect(client, [127, 0, 0, 2]).unwrap();
+        let _servers = [listener.accept().unwrap(), listener.accept().unwrap()];
+        assert_eq!(shut(port, &[client], Shutdown::Both), [false]);
     }
 }

@@ -9,7 +9,7 @@ use tiny_http::{Method, Response};
 use super::answer::Answer;
 use super::lanes::{Arrival, Job};
 use super::node_handlers::{check_sender, header, read_messages};
-use super::routes::{self, Route};
+use super::routes::Route;
 use super::server::Server;
 use crate::error::Error;
 use crate::model::address::Address;
@@ -27,7 +27,7 @@ static STREAMS: AtomicUsize = AtomicUsize::new(0);
 pub fn is_asked_for(job: &Job) -> bool {
     let request = &job.arrival.request;
     *request.method() == Method::Get
-        && routes::path(request.url()) == wire::RAFT
+        && job.arrival.path() == wire::RAFT
         && header(request, "Upgrade").as_deref() == Some(wire::MESSAGES)
 }
 

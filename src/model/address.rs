@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -41,8 +42,7 @@ impl Address {
 
     /// Whether the host is this machine by its very name: `localhost` or a loopback literal.
     pub fn is_loopback(&self) -> bool {
-        self.host() == "localhost"
-            || self.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        self.host() == "localhost" || self.host().parse().is_ok_and(is_loopback)
     }
 
     /// Parses a comma-separated list such as `VIEW`; blanks around an address are ignored.
@@ -73,6 +73,8 @@ pub(super) fn first_repeated(addresses: &[Address]) -> Option<&Address> {
 pub enum AddressError {
     /// The text is not `host` or `host:port`.
     Malformed(String),
+    /// The host is a number, or ends in one, and is no IPv4 literal: a resolver may take it for one all the same.
+    NoIpv4(String),
     /// The node is named twice in one list.
     Repeated(Address),
     /// So many addresses are more than a view can have.
@@ -86,6 +88,16 @@ impl fmt::Display for AddressError {
                 f,
                 "'{text}' is not an address: allowed is host:port, where the host is a name or an IP literal \
                  (IPv6 in brackets) and the port is 1 to 65535, {DEFAULT_PORT} if left out"
+            ),
+            Self::NoIpv4(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => write!(
+                f,
+                "'{text}' is not an address: allowed is host:port, so write host:{text} to mean a port; \
+                 where to listen, the host 0.0.0.0 means every interface"
+            ),
+            Self::NoIpv4(text) => write!(
+                f,
+                "'{text}' is not an address: allowed is host:port, where a host that ends in a number is an IPv4 literal \
+                 of four numbers from 0 to 255, as in 10.0.0.4:{DEFAULT_PORT}"
             ),
             Self::Repeated(address) => write!(f, "{address} is named twice: each node may be named once"),
             Self::TooMany(count) => {
@@ -119,6 +131,9 @@ impl FromStr for Address {
         if !is_host(host) {
             return Err(malformed());
         }
+        if is_misread(host) {
+            return Err(AddressError::NoIpv4(text));
+        }
         Ok(Self { text: format!("{host}:{port}"), port_at: host.len() })
     }
 }
@@ -130,6 +145,22 @@ fn is_host(host: &str) -> bool {
     !host.is_empty()
         && host.len() <= 253
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// Whether a host may be read as an IPv4 address although it is no literal of one: resolvers take `21001` for 0.0.82.9, and no name ends
+/// in a number (the URL standard, "ends in a number").
+pub fn is_misread(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let (digits, radix) = last.strip_prefix("0x").map_or((last, 10), |digits| (digits, 16));
+    let is_number = digits.chars().all(|digit| digit.is_digit(radix)) && !last.is_empty();
+    // The id of a container may be all digits: with so many it is a name.
+    let is_address = host.contains('.') || digits.is_empty() || u32::from_str_radix(digits, radix).is_ok();
+    is_number && is_address && host.parse::<Ipv4Addr>().is_err()
+}
+
+/// Whether an address is this machine's own, also one of IPv4 in the form of IPv6.
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 impl TryFrom<String> for Address {
@@ -182,6 +213,20 @@ mod tests {
             ("[a]:1", None),
             ("a b:1", None),
             ("http://a:1", None),
+            ("127.0.0.1.", None),
+            ("999.1.1.1:80", None),
+            ("1.2.3:80", None),
+            ("1.2.3.4.5", None),
+            ("10.0.0.04", None),
+            ("21001", None),
+            ("21001:80", None),
+            ("0x7f000001", None),
+            ("0x", None),
+            ("a.1", None),
+            ("a.0x1f", None),
+            ("a1:80", Some("a1:80")),
+            ("1a.b2:80", Some("1a.b2:80")),
+            ("583726194028:80", Some("583726194028:80")),
         ];
         for (text, wanted) in table {
             let got = text.parse::<Address>().ok();

@@ -23,10 +23,14 @@ pub struct Limits {
     pub max_value_length: usize,
 }
 
-/// What a node has where nothing is set.
+impl Limits {
+    /// What a node has where nothing is set.
+    pub const UNSET: Self = Self { max_key_length: 1024, max_value_length: 8 << 20 };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_key_length: 1024, max_value_length: 8 << 20 }
+        Self::UNSET
     }
 }
 

@@ -363,6 +363,19 @@ impl MetaState {
         self.holders.get(&group)?.get(node).copied()
     }
 
+    /// The shards that are lost, by their ids, and their nodes: another start of the only node of each is there than the one that held it,
+    /// or none ever did. Of one with several replicas the state does not know it.
+    pub fn lost_shards(&self) -> Vec<(u32, &Address)> {
+        let shards = self.view.shards.iter().enumerate();
+        let lost = shards.filter_map(|(index, shard)| {
+            let [node] = &shard.replicas[..] else { return None };
+            let holder = self.holder(shard.group, node)?;
+            let is_gone = holder == NOBODY || self.starts.get(node).is_some_and(|start| *start != holder);
+            (is_gone && self.view.ranges(index).next().is_some()).then_some((shard.id, node))
+        });
+        lost.collect()
+    }
+
     /// All nodes that hold replicas of a group, or will in the course of the view change that is under way.
     pub fn replicas_of(&self, group: u64) -> Vec<&Address> {
         let planned = self.change.iter().filter_map(|change| change.planned.as_ref());

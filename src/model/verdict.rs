@@ -26,8 +26,26 @@ pub struct Verdict {
     pub shown: Vec<Option<Audit>>,
     /// Which parts of the space the shards own not at all, or several times, by what they say themselves.
     pub coverage: Coverage,
-    /// All that is wrong, a sentence each. Nothing is where there is none.
-    pub problems: Vec<String>,
+    /// All that is wrong. Nothing is where there is none.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The shards that it is about; none where it is about a part of the space that nobody owns.
+    pub shards: Vec<u32>,
+    /// The nodes whose replicas of them it is about; none where it is about the whole shard.
+    pub nodes: Vec<Address>,
+    /// What it is: a sentence that names them.
+    pub text: String,
+}
+
+impl Problem {
+    /// Whether it is about a shard, and about the replica of it on this node where one is named.
+    pub fn is_about(&self, shard: u32, node: Option<&Address>) -> bool {
+        self.shards.contains(&shard) && node.is_none_or(|node| self.nodes.contains(node))
+    }
 }
 
 impl Verdict {
@@ -60,7 +78,8 @@ impl Verdict {
             .map(|(index, _)| state.view.shards[index].id)
             .collect();
         for id in wrong {
-            verdict.problems.push(format!("shard {id} does not own what the view gives it"));
+            let text = format!("shard {id} does not own what the view gives it");
+            verdict.problems.push(Problem { shards: vec![id], nodes: Vec::new(), text });
         }
         verdict.say_coverage();
         verdict
@@ -72,17 +91,22 @@ impl Verdict {
     }
 
     fn judge(&mut self, shard: &Shard, audits: &ShardAudits) {
-        let id = shard.id;
         let problems = &mut self.problems;
+        let mut say = |nodes: &[&Address], what: String| {
+            let nodes = nodes.iter().map(|node| (*node).clone()).collect();
+            problems.push(Problem {
+                shards: vec![shard.id],
+                nodes,
+                text: format!("shard {}: {what}", shard.id),
+            });
+        };
         if let Some(reason) = &audits.apart {
-            problems.push(format!("shard {id}: its replicas were not summed up at one moment: {reason}"));
+            say(&[], format!("its replicas were not summed up at one moment: {reason}"));
         }
         for (node, audit) in &audits.replicas {
             match audit {
-                Err(reason) => problems.push(format!("shard {id}: {node} is not summed up: {reason}")),
-                Ok(audit) => {
-                    problems.extend(own_faults(audit).map(|fault| format!("shard {id}: {node} {fault}")));
-                }
+                Err(reason) => say(&[node], format!("{node} is not summed up: {reason}")),
+                Ok(audit) => own_faults(audit).for_each(|fault| say(&[node], format!("{node} {fault}"))),
             }
         }
         let found = || audits.replicas.iter().filter_map(|(node, audit)| Some((node, audit.as_ref().ok()?)));
@@ -92,27 +116,36 @@ impl Verdict {
         self.shown.push(shown.cloned());
         let Some(shown) = shown.filter(|_| audits.apart.is_none()) else { return };
         let (same, others): (Vec<_>, Vec<_>) = found().partition(|(_, audit)| *audit == shown);
-        let same: Vec<&str> = same.into_iter().map(|(node, _)| node.as_str()).collect();
+        // Where those that agree are not most of them, nobody knows whose is right.
+        let is_most = 2 * same.len() > same.len() + others.len();
+        let same: Vec<&Address> = same.into_iter().map(|(node, _)| node).collect();
+        let names: Vec<&str> = same.iter().map(|node| node.as_str()).collect();
         for (node, audit) in others {
             let what = differences(audit, shown).join(", ");
-            problems.push(format!("shard {id}: {node} differs from {}: {what}", same.join(" and ")));
+            let in_doubt = if is_most { &[][..] } else { &same };
+            say(
+                &[&[node], in_doubt].concat(),
+                format!("{node} differs from {}: {what}", names.join(" and ")),
+            );
         }
     }
 
     fn say_coverage(&mut self) {
         let Coverage { missing, doubled } = &self.coverage;
         let span = |range: &HashRange| format!("{} to {}", range.from_hex(), range.to_hex());
-        let missing = missing.iter().map(|range| format!("no shard owns {}", span(range)));
+        let about = |shards: &[u32], text| Problem { shards: shards.to_vec(), nodes: Vec::new(), text };
+        let missing = missing.iter().map(|range| about(&[], format!("no shard owns {}", span(range))));
         let doubled = doubled.iter().map(|(range, owners)| {
-            let owners: Vec<_> = owners.iter().map(u32::to_string).collect();
-            format!("{} is owned by shards {}", span(range), owners.join(" and "))
+            let names: Vec<_> = owners.iter().map(u32::to_string).collect();
+            about(owners, format!("{} is owned by shards {}", span(range), names.join(" and ")))
         });
-        let mut parts: Vec<String> = missing.chain(doubled).collect();
+        let mut parts: Vec<Problem> = missing.chain(doubled).collect();
         let more = parts.len().saturating_sub(PARTS_SAID);
         parts.truncate(PARTS_SAID);
         self.problems.append(&mut parts);
         if more > 0 {
-            self.problems.push(format!("{more} more parts of the space are not owned exactly once"));
+            self.problems
+                .push(about(&[], format!("{more} more parts of the space are not owned exactly once")));
         }
     }
 }
@@ -210,9 +243,13 @@ mod tests {
         let mut both = [audits(false), audits(true)];
         change(&mut both);
         let verdict = Verdict::of(&state(), &both);
-        assert_eq!(verdict.problems, wanted);
+        assert_eq!(texts(&verdict), wanted);
         assert_eq!(verdict.is_ok(), wanted.is_empty());
         verdict
+    }
+
+    fn texts(verdict: &Verdict) -> Vec<&str> {
+        verdict.problems.iter().map(|problem| problem.text.as_str()).collect()
     }
 
     fn one(audits: &mut ShardAudits, replica: usize) -> &mut Audit {
@@ -311,8 +348,62 @@ mod tests {
             .collect();
         let mut both = [audits(false), audits(true)];
         (0..3).for_each(|replica| one(&mut both[0], replica).owned.clone_from(&every_second));
-        let problems = Verdict::of(&state(), &both).problems;
-        assert_eq!(problems.len(), 1 + PARTS_SAID + 1);
-        assert_eq!(problems.last().unwrap(), "56 more parts of the space are not owned exactly once");
+        let verdict = Verdict::of(&state(), &both);
+        assert_eq!(verdict.problems.len(), 1 + PARTS_SAID + 1);
+        assert_eq!(texts(&verdict).last(), Some(&"56 more parts of the space are not owned exactly once"));
+    }
+
+    /// Whose part is wrong: pairs of a shard and a node of it, without one where all of the shard is meant.
+    fn whose(verdict: &Verdict) -> Vec<(u32, Option<String>)> {
+        let mut whose = Vec::new();
+        for (id, nodes) in [(1, ["a", "b", "c"]), (2, ["d", "e", "f"])] {
+            let is_about = |node: Option<&Address>| verdict.problems.iter().any(|one| one.is_about(id, node));
+            if is_about(None) {
+                whose.push((id, None));
+            }
+            let nodes = nodes.map(address).into_iter().filter(|node| is_about(Some(node)));
+            whose.extend(nodes.map(|node| (id, Some(node.to_string()))));
+        }
+        whose
+    }
+
+    #[test]
+    fn it_is_known_whose_part_is_wrong() {
+        type Row<'a> = (&'a str, fn(&mut [ShardAudits; 2]), &'a [(u32, Option<&'a str>)]);
+        let table: &[Row] = &[
+            ("nobody's", |_| {}, &[]),
+            ("one differs", |both| one(&mut both[1], 2).checksum.sum = 8, &[(2, None), (2, Some("f:1"))]),
+            (
+                "one is away",
+                |both| both[0].replicas[1].1 = Err("away".to_owned()),
+                &[(1, None), (1, Some("b:1"))],
+            ),
+            (
+                "one of two differs, and nobody knows which",
+                |both| {
+                    both[0].replicas.pop();
+                    one(&mut both[0], 1).checksum.sum = 8;
+                },
+                &[(1, None), (1, Some("a:1")), (1, Some("b:1"))],
+            ),
+            ("no leader", |both| both[0].apart = Some("it has no leader".to_owned()), &[(1, None)]),
+            (
+                "a part is owned twice",
+                |both| {
+                    (0..3).for_each(|replica| {
+                        one(&mut both[0], replica).owned = vec![half(false), half(true)];
+                        one(&mut both[0], replica).version -= 1;
+                    });
+                },
+                &[(1, None), (2, None)],
+            ),
+        ];
+        for (what, change, expected) in table {
+            let mut both = [audits(false), audits(true)];
+            change(&mut both);
+            let found = whose(&Verdict::of(&state(), &both));
+            let found: Vec<_> = found.iter().map(|(id, node)| (*id, node.as_deref())).collect();
+            assert_eq!(found, *expected, "{what}");
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::group_ops::NotDone;
 use super::state::Node;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, now};
 use crate::error::Applied;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::peers::client::NoAnswer;
+use crate::peers::client::{NoAnswer, NoAnswerKind};
 use crate::wire::orders::Answered;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Hello, Transfer};
@@ -104,9 +104,19 @@ impl Node {
     /// # Errors
     /// See [`NoAnswerKind`](crate::peers::client::NoAnswerKind).
     pub async fn ask_hello(&self, of: &Address) -> Result<Hello, NoAnswer> {
-        let hello = self.host.hello(self, of).await?;
-        self.note_who_answers(of, &hello);
-        Ok(hello)
+        let asked = now();
+        let hello = self.host.hello(self, of).await;
+        match &hello {
+            Ok(hello) => {
+                self.note_who_answers(of, hello);
+                if hello.address == *of {
+                    self.note_start_at(of, hello.instance, asked);
+                }
+            }
+            Err(NoAnswer { kind: NoAnswerKind::OtherSecret, reason }) => self.note_other_secret(of, reason),
+            Err(_) => {}
+        }
+        hello
     }
 
     /// Has another node carry out an order: a certain start of it, where one is meant.

@@ -19,10 +19,10 @@ use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
+use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, complete, read_body};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
-use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Transfer};
+use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Sender, Transfer};
 
 /// A node that does not answer a question about itself within this time counts as not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -47,7 +47,8 @@ impl Host for Calls {
     }
 
     fn hello<'a>(&'a self, node: &'a Node, of: &'a Address) -> Pending<'a, Result<Hello, NoAnswer>> {
-        Box::pin(ready(ask_hello(&node.peers.at(of))))
+        let peer = node.peers.at(of);
+        Box::pin(ready(ask_hello(node, &peer, |question, deadline| peer.ask_shortly(question, deadline))))
     }
 
     fn order<'a>(
@@ -102,36 +103,56 @@ impl Host for Calls {
     }
 }
 
-fn ask_hello(peer: &Peer) -> Result<Hello, NoAnswer> {
+/// Asks who answers at this node's own address, which should be itself.
+pub fn ask_own_address(node: &Node) {
+    let (own, asked) = (node.peers.at(&node.address), now());
+    // A node need not reach itself under the address by which others do.
+    let answer =
+        ask_hello(node, &own, |question, deadline| own.ask_unnoted(question, Patience::Until(deadline)));
+    if let Ok(hello) = answer
+        && hello.address == node.address
+    {
+        node.note_start_at(&hello.address, hello.instance, asked);
+    }
+}
+
+fn ask_hello(
+    node: &Node,
+    peer: &Peer,
+    ask: impl FnOnce(ureq::http::Request<SendBody>, Deadline) -> Result<Response<Body>, NoAnswer>,
+) -> Result<Hello, NoAnswer> {
     let challenge = format!("{:032x}", dice::draw::<u128>());
-    let request = peer.request(Method::GET, wire::HELLO).header(wire::CHALLENGE_HEADER, &challenge);
-    let request = request.body(SendBody::none()).expect("a constant path");
-    let response = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)))?;
+    let mut question = peer.request(Method::GET, wire::HELLO).header(wire::CHALLENGE_HEADER, &challenge);
+    if node.has_address {
+        let sender = Sender { address: node.address.clone(), instance: node.instance };
+        question = question.header(wire::SENDER_HEADER, sender.signed(peer.secret()));
+    }
+    let question = complete(question, SendBody::none())?;
+    let response = ask(question, Deadline::after(now(), QUESTION_TIMEOUT))?;
     let senseless = |reason: String| NoAnswer { kind: NoAnswerKind::Senseless, reason };
     let body = read_refusal(response).map_err(senseless)?;
     let hello: Hello = serde_json::from_slice(&body).map_err(|error| senseless(error.to_string()))?;
-    match peer.secret() {
-        // Nothing that needs the secret is sent to a node that has not shown that it knows it.
-        Some(secret) if hello.proof != Some(wire::proof(secret, &challenge, peer.address())) => Err(
-            senseless("it does not know this cluster's CLUSTER_SECRET, or has another address".to_owned()),
-        ),
-        _ => Ok(hello),
+    // Nothing that needs the secret is sent to a node that has not shown that it knows it.
+    match hello.check_secret(peer.secret(), &challenge, peer.address()) {
+        Ok(()) => Ok(hello),
+        Err(reason) => Err(NoAnswer { kind: NoAnswerKind::OtherSecret, reason }),
     }
 }
 
 /// Asks a node whether it is there; what is known of it follows from whether it answers.
 pub fn ask_livez(peer: &Peer) {
-    let request = peer.request(Method::GET, "/livez").body(SendBody::none()).expect("a constant path");
-    let answer = peer.ask(request, Patience::Until(Deadline::after(now(), QUESTION_TIMEOUT)));
+    let deadline = Deadline::after(now(), QUESTION_TIMEOUT);
+    let request = complete(peer.request(Method::GET, "/livez"), SendBody::none());
+    let answer = request.and_then(|request| peer.ask_shortly(request, deadline));
     // Reading the body to its end gives the connection back.
     let _ = answer.and_then(|response| read_body(response, ANSWER_BYTES));
 }
 
 fn tell(peer: &Peer, state: &MetaState) -> Result<Vec<u64>, String> {
     let body = serde_json::to_vec(state).expect("our own types are JSON");
-    let request = peer.request(Method::POST, wire::NEWS).body(body).expect("a constant path");
-    let deadline = Deadline::after(now(), NEWS_TIMEOUT);
-    let answer = peer.ask(request, Patience::Until(deadline)).map_err(|error| error.reason)?;
+    let patience = Patience::Until(Deadline::after(now(), NEWS_TIMEOUT));
+    let request = complete(peer.request(Method::POST, wire::NEWS), body);
+    let answer = request.and_then(|request| peer.ask(request, patience)).map_err(|error| error.reason)?;
     serde_json::from_slice(&read_refusal(answer)?)
         .map_err(|error| format!("its answer makes no sense: {error}"))
 }
@@ -176,8 +197,8 @@ fn send(
 ) -> Result<Vec<u8>, OrderError> {
     let peer = node.peers.at(to);
     let request = peer.request(Method::POST, path).header(wire::VIEW_HEADER, addressed.to_string());
-    let request = request.body(body).expect("a constant path");
-    let answer = peer.exchange(request, Patience::Until(deadline));
+    let answer =
+        complete(request, body).and_then(|request| peer.exchange(request, Patience::Until(deadline)));
     let answer = answer.map_err(|error| OrderError::unanswered(&error));
     answer.and_then(|answer| read_answer(answer, limit)).map_err(|error| error.of(to))
 }
@@ -203,8 +224,8 @@ fn pass_on(
     }
     let patience = Patience::Until(request.deadline);
     let response = match body {
-        Some(value) => peer.exchange(head.body(value).expect("a key makes a path"), patience),
-        None => peer.exchange(head.body(SendBody::none()).expect("a key makes a path"), patience),
+        Some(value) => peer.exchange(complete(head, value)?, patience),
+        None => peer.exchange(complete(head, SendBody::none())?, patience),
     }?;
     read_reply(node, to, response)
 }

@@ -43,6 +43,7 @@ impl Node {
             seat: self.meta.seat().map(|seat| MetaSeat { group: seat.group, replica: seat.replica() }),
             bound: self.bound(),
             large_memory: Some(self.large_memory),
+            has_secret: self.secret.is_some(),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };
         match (&*self.standing(), &self.role) {

@@ -19,6 +19,8 @@ impl Node {
         let mut notes =
             self.cluster_limits().map_or_else(Vec::new, |limits| differences(self.own_limits, limits));
         notes.extend(self.strangers());
+        notes.extend(self.duplicates());
+        notes.extend(self.told_troubles());
         notes
     }
 

@@ -135,6 +135,7 @@ mod tests {
             seat: None,
             bound: None,
             large_memory: Some(16 << 20),
+            has_secret: false,
             proof: None,
         }
     }

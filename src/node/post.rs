@@ -19,7 +19,7 @@ use crate::clock::{Deadline, now};
 use crate::consensus::{Envelope, Lane};
 use crate::model::address::Address;
 use crate::model::binary::put_bytes;
-use crate::peers::client::{Patience, Peer};
+use crate::peers::client::{Patience, Peer, complete};
 use crate::peers::stream::MessageStream;
 use crate::points::point;
 use crate::threads;
@@ -263,9 +263,9 @@ impl Writer {
             }
             let (sent, after) = rest.split_at(count);
             point!("snapshot-sent");
-            let request = self.peer.request(Method::POST, wire::RAFT).body(body).expect("a constant path");
-            let deadline = Deadline::after(now(), MESSAGE_TIMEOUT);
-            let answer = self.peer.exchange(request, Patience::Until(deadline));
+            let request = complete(self.peer.request(Method::POST, wire::RAFT), body);
+            let patience = Patience::Until(Deadline::after(now(), MESSAGE_TIMEOUT));
+            let answer = request.and_then(|request| self.peer.exchange(request, patience));
             let taken =
                 answer.is_ok_and(|answer| answer.status().is_success() && read_refusal(answer).is_ok());
             if !taken {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::audits::Unowned;
+use super::duplicates::Duplicates;
 use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
@@ -90,6 +91,8 @@ pub struct Node {
     pub(super) unowned: Unowned,
     /// Who answers at addresses of the view and is of another cluster.
     pub(super) strangers: Strangers,
+    /// Which addresses more than one process has.
+    pub(super) duplicates: Duplicates,
     standing: RwLock<Arc<Standing>>,
     /// Held while something is learned, so that it is learned in one order.
     pub(super) learning: Mutex<()>,
@@ -164,6 +167,7 @@ impl Node {
             promises: Promises::default(),
             unowned: Unowned::default(),
             strangers: Strangers::default(),
+            duplicates: Duplicates::default(),
             standing: RwLock::new(Arc::new(standing)),
             learning: Mutex::new(()),
             news: (Mutex::new(0), Condvar::new()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -13,16 +13,17 @@ use ureq::http::{Method, Request, Response, request};
 use ureq::{Agent, AsSendBody, Body};
 
 use super::long_target::{LongTarget, send_with};
+use super::probe;
 use super::resolver::CachedNames;
-use super::transport::{Failure, NodeConnector};
-use crate::clock::Deadline;
+use super::transport::{Failure, NodeConnector, SILENCE};
+use crate::clock::{Deadline, ticks_ms};
 use crate::error::Applied;
 use crate::model::address::Address;
 use crate::wire;
 
 /// Idle connections that are kept, in all and per node: at least as many as there are workers that use them.
 const IDLE_CONNECTIONS: usize = 1024;
-/// An idle connection is not used again after this; shorter than any node's own limit (at least 1 s, 20 s
+/// An idle connection is not used again after this; shorter than any node's own limit (at least 1 s, 75 s
 /// unless set otherwise) would be safest, longer saves connections. What is closed meanwhile is noticed.
 const IDLE_AGE: Duration = Duration::from_secs(8);
 
@@ -30,6 +31,7 @@ const IDLE_AGE: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone)]
 pub struct Peers {
     agent: Agent,
+    names: CachedNames,
     known: Arc<RwLock<BTreeMap<Address, Arc<Peer>>>>,
     secret: Option<Arc<str>>,
 }
@@ -39,7 +41,10 @@ pub struct Peers {
 pub struct Peer {
     address: Address,
     agent: Agent,
+    names: CachedNames,
     down: AtomicBool,
+    /// Since when questions have not been answered in their time, by [`ticks_ms`]; 0 where the last one was.
+    silent_since: AtomicU64,
     secret: Option<Arc<str>>,
 }
 
@@ -67,6 +72,8 @@ pub enum NoAnswerKind {
     Late,
     /// What came is no answer of a node.
     Senseless,
+    /// A node has answered that does not share the secret of this one.
+    OtherSecret,
 }
 
 impl NoAnswerKind {
@@ -100,8 +107,8 @@ impl Peers {
             .max_idle_age(IDLE_AGE)
             .timeout_await_100(Some(Duration::from_secs(1)))
             .build();
-        let agent = Agent::with_parts(config, NodeConnector { names: names.clone() }, names);
-        Self { agent, known: Arc::default(), secret: secret.map(Arc::from) }
+        let agent = Agent::with_parts(config, NodeConnector { names: names.clone() }, names.clone());
+        Self { agent, names, known: Arc::default(), secret: secret.map(Arc::from) }
     }
 
     /// The node at an address.
@@ -114,7 +121,9 @@ impl Peers {
             Arc::new(Peer {
                 address: address.clone(),
                 agent: self.agent.clone(),
+                names: self.names.clone(),
                 down: AtomicBool::new(false),
+                silent_since: AtomicU64::new(0),
                 secret: self.secret.clone(),
             })
         });
@@ -198,19 +207,70 @@ impl Peer {
         request: Request<S>,
         patience: Patience,
     ) -> Result<Response<Body>, NoAnswer> {
+        let result = self.ask_unnoted(request, patience);
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// Like [`ask`](Self::ask), but whether the node was last seen up stays as it was.
+    ///
+    /// # Errors
+    /// See [`NoAnswerKind`].
+    pub fn ask_unnoted<S: AsSendBody>(
+        &self,
+        request: Request<S>,
+        patience: Patience,
+    ) -> Result<Response<Body>, NoAnswer> {
         let target = request.extensions().get::<LongTarget>().cloned();
         let configured = self.agent.configure_request(request);
         let request = match patience {
             Patience::Until(deadline) => configured.timeout_global(Some(deadline.left())).build(),
             Patience::Streaming(head) => configured.timeout_recv_response(Some(head)).build(),
         };
-        let result = send_with(target, || self.agent.run(request)).map_err(|error| no_answer(&error));
-        self.note(result.as_ref().err());
-        result
+        send_with(target, || self.agent.run(request)).map_err(|error| no_answer(&error))
+    }
+
+    /// The same for a question that has less time than it takes to find out whether a node is there. One that has answered none of them for
+    /// as long as that takes is asked by a fresh connection, and counts as down where that is not answered either.
+    ///
+    /// # Errors
+    /// See [`NoAnswerKind`].
+    pub fn ask_shortly<S: AsSendBody>(
+        &self,
+        request: Request<S>,
+        deadline: Deadline,
+    ) -> Result<Response<Body>, NoAnswer> {
+        self.ask(request, Patience::Until(deadline)).inspect_err(|error| {
+            let is_late = matches!(error.kind, NoAnswerKind::Late | NoAnswerKind::NoTime);
+            if is_late && self.is_silent() && !self.is_alive() {
+                self.note(Some(&NoAnswer {
+                    kind: NoAnswerKind::Silent,
+                    reason: Failure::Silent.to_string(),
+                }));
+            }
+        })
+    }
+
+    /// Notes that a question was not answered in time: whether none has been for a while.
+    fn is_silent(&self) -> bool {
+        let now = ticks_ms().max(1);
+        match self.silent_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => false,
+            Err(since) => u128::from(now.saturating_sub(since)) >= SILENCE.as_millis(),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        let places = self.names.look_up(self.address.as_str()).unwrap_or_default();
+        places.into_iter().any(probe::is_alive)
     }
 
     /// Whether the node is up is seen by whether it answered.
     pub(crate) fn note(&self, error: Option<&NoAnswer>) {
+        // The load keeps the line of memory shared among the workers while nothing changes.
+        if error.is_none() && self.silent_since.load(Ordering::Relaxed) != 0 {
+            self.silent_since.store(0, Ordering::Relaxed);
+        }
         match error {
             None => self.set_down(None),
             Some(error) if matches!(error.kind, NoAnswerKind::NotSent | NoAnswerKind::Silent) => {
@@ -237,6 +297,17 @@ impl Peer {
             None => log::info!("{} is up", self.address),
         }
     }
+}
+
+/// A request with its body. One that cannot be written down, whatever it was made of, is one that nobody was asked.
+///
+/// # Errors
+/// [`NoAnswerKind::NotSent`].
+pub fn complete<B>(head: request::Builder, body: B) -> Result<Request<B>, NoAnswer> {
+    head.body(body).map_err(|error| NoAnswer {
+        kind: NoAnswerKind::NotSent,
+        reason: format!("the request cannot be written down: {error}"),
+    })
 }
 
 /// Reads the body of an answer wholly, up to a limit in bytes.
@@ -267,4 +338,29 @@ fn no_answer(error: &ureq::Error) -> NoAnswer {
     };
     let reason = Failure::of(error).map_or_else(|| error.to_string(), |failure| failure.to_string());
     NoAnswer { kind, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Addresses come from clients, in the view of a view change.
+    #[test]
+    fn a_request_can_be_written_down_for_every_address() {
+        let peers = Peers::new(Some("secret"));
+        let long = "x".repeat(253);
+        for text in ["a", "_", "-.", "..", "x0", "127.0.0.1:1", "[::1]:9", "a_b.c-d:65535", &long] {
+            let address: Address = text.parse().unwrap();
+            for path in ["/livez", wire::NEWS, &format!("{}{}", wire::KEYS, "%FF".repeat(65_536))] {
+                let head = peers.at(&address).request(Method::GET, path);
+                assert_eq!(complete(head, ()).map(|_| ()), Ok(()), "{text}{path:.40}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_written_down_was_not_sent() {
+        let head = Request::builder().uri("http://a b/");
+        assert_eq!(complete(head, ()).map(|_| ()).map_err(|error| error.kind), Err(NoAnswerKind::NotSent));
+    }
 }

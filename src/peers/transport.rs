@@ -21,7 +21,7 @@ use crate::clock::{Deadline, now};
 /// A connection that is not made in this time will not be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node from which nothing came for this long is asked whether it is alive.
-const SILENCE: Duration = Duration::from_secs(1);
+pub const SILENCE: Duration = Duration::from_secs(1);
 /// Where an exchange has no deadline of its own (a streamed body), a silent but living node is given up after this.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 

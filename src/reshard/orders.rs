@@ -119,7 +119,11 @@ impl Office {
                 let census = ShardCommand::Census { id: asked.id, ranges: asked.ranges.clone() };
                 match node.apply(&*self.led(asked.group)?, &census, deadline).await? {
                     ShardOutcome::Census(Some(count)) => answer(asked, count),
-                    _ => return Err(format!("{}: another view change counts or is planned", node.address).into()),
+                    _ => {
+                        return Err(
+                            format!("{}: another view change counts or is planned", node.address).into()
+                        );
+                    }
                 }
             }
             Order::Places(asked) => {

@@ -96,6 +96,11 @@ fn has_voters(world: &Shared, group: u64, wanted: &[usize]) -> bool {
 pub(super) fn at_the_end(world: &Shared) -> Result<(), String> {
     let state = world.newest_known().ok_or("there is no cluster")?;
     at_most_one_accepts(world);
+    // Nodes were started again, and answers of before came late: no address had two processes for that.
+    let mut doubled = world.nodes.iter().filter_map(|process| process.node()?.duplicates().pop());
+    if let Some(doubled) = doubled.next() {
+        return Err(doubled);
+    }
     let mut sizes = Vec::new();
     let mut found = 0;
     for (index, shard) in state.view.shards.iter().enumerate() {

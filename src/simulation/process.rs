@@ -181,12 +181,8 @@ pub(super) fn start(world: &Shared, place: usize) {
         Start::View(list, factor) => (Some(list), factor),
         Start::Nothing => (None, 1),
     };
-    let settings = Settings {
-        address: Some(address(place).to_string()),
-        view,
-        repl_factor: Some(factor.to_string()),
-        ..Settings::default()
-    };
+    let own = [("ADDRESS", address(place).to_string()), ("REPL_FACTOR", factor.to_string())];
+    let settings: Settings = own.into_iter().chain(view.map(|list| ("VIEW", list))).collect();
     let config = settings.check().expect("settings that a node may be started with");
     let (node, inbox) = Node::new(&config, Arc::new(Simulated { place }));
     let node = Arc::new(node);

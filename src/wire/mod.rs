@@ -42,6 +42,8 @@ pub const VIEW_HEADER: &str = "Evenkv-View";
 pub const SECRET_HEADER: &str = "Evenkv-Secret";
 /// In a question who a node is, where `CLUSTER_SECRET` is set: a random text that the answer must prove the secret for.
 pub const CHALLENGE_HEADER: &str = "Evenkv-Challenge";
+/// In a question who a node is, of a node that has an address: who asks, a [`Sender`].
+pub const SENDER_HEADER: &str = "Evenkv-Sender";
 /// In a forwarded write: the id of the client's request, a [`RequestId`](crate::model::shard::RequestId).
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
@@ -166,16 +168,77 @@ pub struct Hello {
     /// The memory that it has for large values, in bytes.
     #[serde(default)]
     pub large_memory: Option<usize>,
+    /// Whether it was given a secret of a cluster.
+    #[serde(default)]
+    pub has_secret: bool,
     /// That it knows the secret of the cluster: see [`proof`].
     pub proof: Option<String>,
+}
+
+impl Hello {
+    /// Whether the node at this address shares the secret of this one, or has none as this one; `challenge` is what it was asked to prove it
+    /// for.
+    ///
+    /// # Errors
+    /// A sentence that says how the secrets differ.
+    pub fn check_secret(&self, own: Option<&str>, challenge: &str, at: &Address) -> Result<(), String> {
+        let advice = "set the same CLUSTER_SECRET on all nodes of the cluster";
+        match (own, self.has_secret) {
+            (None, false) => Ok(()),
+            (None, true) => Err(format!("it has a CLUSTER_SECRET, and this node has none: {advice}")),
+            (Some(_), false) => Err(format!("it has no CLUSTER_SECRET, and this node has one: {advice}")),
+            (Some(secret), true) if self.proof == Some(proof(secret, challenge, at)) => Ok(()),
+            (Some(_), true) if self.address != *at => Err(format!(
+                "it calls itself {}, so it cannot prove its CLUSTER_SECRET for {at}",
+                self.address
+            )),
+            (Some(_), true) => Err(format!("it has another CLUSTER_SECRET than this node: {advice}")),
+        }
+    }
 }
 
 /// What a node answers to a challenge in [`CHALLENGE_HEADER`]: who does not know the secret cannot, and who passes the challenge on to
 /// somebody else gets an answer that names that one.
 pub fn proof(secret: &str, challenge: &str, address: &Address) -> String {
+    keyed(secret, &format!("{challenge} {address}"))
+}
+
+fn keyed(secret: &str, text: &str) -> String {
     let key = SipHasher24::new().hash(secret.as_bytes());
-    let hash = SipHasher24::new_with_keys(key.h1, key.h2).hash(format!("{challenge} {address}").as_bytes());
+    let hash = SipHasher24::new_with_keys(key.h1, key.h2).hash(text.as_bytes());
     format!("{:016x}{:016x}", hash.h1, hash.h2)
+}
+
+/// Which start of which node asks: the value of [`SENDER_HEADER`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The node's identity.
+    pub address: Address,
+    /// The random id of this start of it.
+    pub instance: u64,
+}
+
+impl Sender {
+    /// The header's value; where `CLUSTER_SECRET` is set, only who knows it can make one.
+    pub fn signed(&self, secret: Option<&str>) -> String {
+        let Self { address, instance } = self;
+        let said = format!("{address} {instance:016x}");
+        match secret {
+            // It ends otherwise than what a node proves to whoever asks it to, so that is of no use here.
+            Some(secret) => format!("{said} {}", keyed(secret, &format!("{said} asks"))),
+            None => said,
+        }
+    }
+
+    /// Reads the header's value; nothing where it was not made with the same secret.
+    pub fn parse(text: &str, secret: Option<&str>) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let sender = Self {
+            address: parts.next()?.parse().ok()?,
+            instance: u64::from_str_radix(parts.next()?, 16).ok()?,
+        };
+        (sender.signed(secret) == text).then_some(sender)
+    }
 }
 
 /// The parts of a first view that all its nodes have to agree on.
@@ -556,4 +619,33 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove
 /// A key as the last part of a path. The dot is encoded too: no reader may take `..` for a step up.
 pub fn encode_key(key: &[u8]) -> String {
     percent_encode(key, UNRESERVED).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_is_believed_where_the_secret_is_the_same() {
+        let sender = Sender { address: "n1:7".parse().unwrap(), instance: 0xab };
+        for (signed, asked, is_believed) in [
+            (None, None, true),
+            (Some("hush"), Some("hush"), true),
+            (Some("other"), Some("hush"), false),
+            (None, Some("hush"), false),
+            (Some("hush"), None, false),
+        ] {
+            let parsed = Sender::parse(&sender.signed(signed), asked);
+            assert_eq!(parsed, is_believed.then(|| sender.clone()), "{signed:?} {asked:?}");
+        }
+        // What a node proves to whoever asks it is no signature.
+        let said = sender.signed(None);
+        for challenge in [said.as_str(), "n1:7", &format!("{said} asks")] {
+            let forged = format!("{said} {}", proof("hush", challenge, &sender.address));
+            assert_eq!(Sender::parse(&forged, Some("hush")), None, "{challenge}");
+        }
+        for text in ["", "n1:7", "n1:7 x", "n1:7 ab", "n1 00000000000000ab", "n1:7 00000000000000ab  "] {
+            assert_eq!(Sender::parse(text, None), None, "{text:?}");
+        }
+    }
 }

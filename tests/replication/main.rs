@@ -15,6 +15,7 @@ mod interrupted;
 mod recovery;
 mod restarts;
 mod retries;
+mod troubles;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -67,6 +67,16 @@ impl Node {
         node
     }
 
+    /// A process with `ADDRESS` and these settings whose standard error is not the log that the tests read; it cannot be restarted.
+    pub(crate) fn start_with_errors(address: &str, settings: &[(&str, &str)], errors: Stdio) -> Self {
+        let mut node = Self::not_started(address);
+        let mut command = evenkv();
+        command.env("ADDRESS", address).envs(settings.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        node.child = Some(command.spawn().expect("the built binary starts"));
+        node
+    }
+
     /// A process of this command, which listens at `address`; it cannot be restarted.
     pub(crate) fn start_command(address: &str, command: Command) -> Self {
         let mut node = Self::not_started(address);
@@ -185,6 +195,11 @@ impl Node {
     /// Asks the process to end.
     pub(crate) fn terminate(&self) {
         self.signal("TERM");
+    }
+
+    /// Tells the process that its terminal is gone.
+    pub(crate) fn hang_up(&self) {
+        self.signal("HUP");
     }
 
     fn signal(&self, name: &str) {

@@ -44,6 +44,16 @@ pub(super) enum Entry {
     Bad { line: u64, reason: String },
 }
 
+impl Entry {
+    /// The number of the line, counted from 1.
+    pub(super) fn line(&self) -> u64 {
+        match self {
+            Entry::Record(record) => record.line,
+            Entry::Bad { line, .. } => *line,
+        }
+    }
+}
+
 /// The entries of a file. An error of the iterator says why the rest of the file cannot be read, and is its last item.
 pub(super) type Entries = Box<dyn Iterator<Item = Result<Entry, String>>>;
 

@@ -12,6 +12,7 @@
 
 mod entries;
 mod format;
+mod input;
 mod lines;
 mod pipeline;
 mod report;
@@ -20,21 +21,26 @@ mod tests;
 mod worker;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::address::{Address, NodeArgs};
-use super::client::{Client, EXCHANGE_TIMEOUT};
+use super::answer::{AnswerArgs, Form};
+use super::client::Client;
 use super::failure::Failure;
+use super::interrupts::interrupts;
 use super::output::print;
+use super::waiting::Waiting;
 use entries::Entry;
 use format::{Format, FormatArgs};
-use report::{FailureLog, Tally, report_line};
+use input::Input;
+use pipeline::{Plan, Stopped};
+use report::{Event, FailureLog, Pass, Tally};
 use worker::Task;
 
 /// More connections than this gain nothing at one node.
@@ -58,6 +64,10 @@ is a failed line, and the import goes on; it stops early where the node cannot
 be reached any more, or does nothing but refuse. Of two lines with the same key
 the later one wins.
 
+Ctrl-C stops an import; what was sent is waited for, and a second Ctrl-C does not.
+It then says, as whenever it is stopped, from which line the same command goes on
+with --from-line.
+
 Examples:
   evenkv import pairs.ndjson
   evenkv import UnicodeData.txt --delimiter ';' --key 1 --no-quoting
@@ -80,15 +90,20 @@ pub struct ImportArgs {
     /// How long each connection waits, in all, for a node that is overloaded or gone; success earns it back
     #[arg(long, value_name = "SECONDS", default_value = "15")]
     retry_seconds: u16,
-    /// Write every failed line's number and reason to this file, separated by a tab
+    /// Write every failed line's number and reason to this file, separated by a tab; with --from-line behind what is in it
     #[arg(long, value_name = "FILE")]
     failures: Option<PathBuf>,
+    /// Begin with this line, as an import that was stopped has said
+    #[arg(long, value_name = "LINE", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    from_line: u64,
     /// Read every key back afterwards and compare the value; one that is absent or differs is a failed line
     #[arg(long)]
     verify: bool,
     /// Read every key back through these nodes, one after the other; implies --verify
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = Address::parse)]
     verify_through: Vec<Address>,
+    #[command(flatten)]
+    answer: AnswerArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -115,18 +130,47 @@ pub(super) fn import(args: &ImportArgs) -> Result<bool, Failure> {
         let text = "reading back needs the lines a second time: give a file, not standard input or a pipe";
         return Err(Failure::Usage(text.to_owned()));
     }
-    let mut log = FailureLog::open(args.failures.as_deref())?;
+    if let Some(failures) = args.failures.as_deref().filter(|failures| input::is_same(&args.file, failures)) {
+        return Err(Failure::Usage(format!(
+            "--failures {} is the file that is imported, and would be emptied: name another one",
+            failures.display()
+        )));
+    }
+    let mut log = FailureLog::open(args.failures.as_deref(), args.from_line > 1)?;
+    let mut passes = Vec::new();
+    let ended = run_passes(args, format, &through, &mut log, &mut passes);
+    if args.answer.form() == Form::Json && !passes.is_empty() {
+        print(report::document(&passes).to_string().as_bytes())?;
+    }
+    log.close()?;
+    ended?;
+    Ok(passes.iter().all(|pass| pass.tally.failed() == 0))
+}
+
+/// Stores the lines, and reads them back through these nodes; what came of it is added to `passes`, also where it ends early.
+fn run_passes(
+    args: &ImportArgs,
+    format: Format,
+    through: &[Address],
+    log: &mut FailureLog,
+    passes: &mut Vec<Pass>,
+) -> Result<(), Failure> {
+    let is_verified = !through.is_empty();
     let mut written = Written { last_lines: HashMap::new(), failed: HashSet::new() };
-    let stored = run_pass(args, format, &args.node.node, Task::Write, &mut log, |entry| {
+    let mut importer = Importer { args, format, interrupts: interrupts(), log };
+    let stored = importer.run(&args.node.node, Task::Write, |entry| {
+        if entry.line() < args.from_line {
+            return false;
+        }
         if let (true, Entry::Record(record)) = (is_verified, entry) {
             written.last_lines.insert(record.key_hash(), record.line);
         }
         true
     })?;
-    let mut all_well = stored.failed() == 0;
-    written.failed = stored.into_failed_lines();
-    for node in &through {
-        let checked = run_pass(args, format, node, Task::ReadBack, &mut log, |entry| match entry {
+    written.failed = stored.tally.failed_lines();
+    end_pass(stored, passes)?;
+    for node in through {
+        let checked = importer.run(node, Task::ReadBack, |entry| match entry {
             Entry::Record(record) => {
                 written.last_lines.get(&record.key_hash()) == Some(&record.line)
                     && !written.failed.contains(&record.line)
@@ -134,78 +178,95 @@ pub(super) fn import(args: &ImportArgs) -> Result<bool, Failure> {
             // It was counted when the file was imported.
             Entry::Bad { .. } => false,
         })?;
-        all_well &= checked.failed() == 0;
+        end_pass(checked, passes)?;
     }
-    log.close()?;
-    Ok(all_well)
+    Ok(())
+}
+
+/// Keeps what came of a pass; one that was stopped is the last.
+fn end_pass(pass: Pass, passes: &mut Vec<Pass>) -> Result<(), Failure> {
+    let stopped = pass.stopped.clone();
+    passes.push(pass);
+    let Some(Stopped { reason, next_line }) = stopped else { return Ok(()) };
+    let go_on = next_line.map_or_else(String::new, |line| {
+        format!(
+            "\n  Each line before line {line} is stored, or was named as failed. The same command with --from-line {line} goes on."
+        )
+    });
+    Err(Failure::Local(format!("stopped before the end: {reason}{go_on}")))
 }
 
 fn is_there(file: &Path) -> bool {
     file == Path::new("-") || file.exists()
 }
 
-/// One way through the file: its lines that `choose` takes go through `task` at `node`. Prints the report.
-fn run_pass(
-    args: &ImportArgs,
+/// What all passes of an import have in common.
+struct Importer<'a> {
+    args: &'a ImportArgs,
     format: Format,
-    node: &Address,
-    task: Task,
-    log: &mut FailureLog,
-    choose: impl FnMut(&Entry) -> bool + Send,
-) -> Result<Tally, Failure> {
-    let connections = usize::from(args.connections);
-    let client = Client::new(node, connections, EXCHANGE_TIMEOUT)?;
-    // Whatever it answers: it is there. Otherwise every line would find out by itself.
-    client.get("/livez")?;
-    let (input, length) = open(&args.file)?;
-    let bar = progress_bar(length);
-    let input = bar.wrap_read(input);
-    let keeps_lines = args.verify || !args.verify_through.is_empty();
-    let mut tally = Tally::new(keeps_lines);
-    let plan = pipeline::Plan {
-        client: &client,
-        task,
-        connections,
-        patience: Duration::from_secs(args.retry_seconds.into()),
-    };
-    let result = pipeline::run(
-        &plan,
-        move || entries::entries(format, input),
-        choose,
-        |event| {
-            if let report::Event::Failed { line, reason } = &event {
-                log.note(*line, &task.told(node, reason));
+    interrupts: Receiver<()>,
+    log: &'a mut FailureLog,
+}
+
+impl Importer<'_> {
+    /// One way through the file: its lines that `choose` takes go through `task` at `node`. Says what came of it.
+    fn run(
+        &mut self,
+        node: &Address,
+        task: Task,
+        choose: impl FnMut(&Entry) -> bool + Send,
+    ) -> Result<Pass, Failure> {
+        let (args, format) = (self.args, self.format);
+        let connections = usize::from(args.connections);
+        let client = Client::new(node, connections, args.answer.timeout)?;
+        {
+            // Whatever it answers: it is there. Otherwise every line would find out by itself.
+            let _waiting = Waiting::begin(node, args.answer.timeout);
+            client.get("/livez")?;
+        }
+        let input = Input::open(&args.file)?;
+        let bar = progress_bar(input.length());
+        let keeps_lines = args.verify || !args.verify_through.is_empty();
+        let mut tally = Tally::new(keeps_lines);
+        let plan = Plan {
+            client: &client,
+            task,
+            connections,
+            patience: Duration::from_secs(args.retry_seconds.into()),
+            asking: AtomicUsize::new(0),
+        };
+        let read = {
+            let bar = bar.clone();
+            move |stopped| Ok(entries::entries(format, bar.wrap_read(input.until(stopped)?)))
+        };
+        let result = pipeline::run(&plan, read, choose, &self.interrupts, |event| {
+            let say = |text: &str| bar.suspend(|| eprintln!("evenkv: {text}"));
+            match &event {
+                Event::Failed { line, reason } => self.log.note(*line, &task.told(node, reason)),
+                Event::Silent => say(&format!("waiting for the node at {node}")),
+                Event::Interrupted => {
+                    say("stopping: what was sent is waited for; Ctrl-C again does not wait");
+                }
+                Event::Done | Event::Stop(_) | Event::Left(_) => {}
             }
             tally.add(event);
             if tally.seen().is_multiple_of(256) {
                 bar.set_message(format!("{} pairs, {} failed", tally.done(), tally.failed()));
             }
-        },
-    );
-    let elapsed = bar.elapsed();
-    bar.finish_and_clear();
-    for line in tally.listing() {
-        eprintln!("{line}");
+        });
+        let elapsed = bar.elapsed();
+        bar.finish_and_clear();
+        for line in tally.listing() {
+            eprintln!("{line}");
+        }
+        let stopped = result.err().map(|stopped| Stopped {
+            next_line: stopped.next_line.map(|line| line.max(args.from_line)),
+            ..stopped
+        });
+        let pass = Pass { task, node: node.clone(), tally, elapsed, stopped };
+        args.answer.form().say(&pass.line())?;
+        Ok(pass)
     }
-    print(report_line(&task.name(node), tally.done(), tally.failed(), elapsed).as_bytes())?;
-    match result {
-        Ok(()) => Ok(tally),
-        Err(reason) => Err(Failure::Local(format!("stopped before the end: {reason}"))),
-    }
-}
-
-/// The input and its length in bytes where that is known.
-fn open(file: &Path) -> Result<(Box<dyn Read + Send>, Option<NonZeroU64>), Failure> {
-    if file == Path::new("-") {
-        return Ok((Box::new(io::stdin()), None));
-    }
-    let wrong = |error: io::Error| Failure::Local(format!("cannot read {}: {error}", file.display()));
-    let opened = File::open(file).map_err(wrong)?;
-    let found = opened.metadata().map_err(wrong)?;
-    if found.is_dir() {
-        return Err(Failure::Local(format!("cannot read {}: it is a folder", file.display())));
-    }
-    Ok((Box::new(opened), NonZeroU64::new(found.len())))
 }
 
 /// A bar on standard error; it draws nothing where that is not a terminal.

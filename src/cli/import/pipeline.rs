@@ -1,10 +1,11 @@
 //! The threads of one pass over a file, and the queues between them.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select};
 
 use super::super::client::Client;
 use super::entries::{Entries, Entry, Record};
@@ -13,6 +14,8 @@ use super::worker::{self, Task};
 
 /// Records that wait for one connection. The reader waits when a queue is full.
 const QUEUE_LENGTH: usize = 64;
+/// Where nothing has become of any line for this long, it is said that the node is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// What one pass does, and where.
 pub(super) struct Plan<'a> {
@@ -21,18 +24,29 @@ pub(super) struct Plan<'a> {
     pub(super) connections: usize,
     /// How long each connection may wait, in all, for a node that does not take its requests.
     pub(super) patience: Duration,
+    /// How many requests are not answered yet.
+    pub(super) asking: AtomicUsize,
+}
+
+/// Why the end of the file was not reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stopped {
+    pub(super) reason: String,
+    /// Each line before this one is stored, or has failed by itself; nothing where it is not known.
+    pub(super) next_line: Option<u64>,
 }
 
 /// Sends the entries that `choose` takes through the plan's task and reports everything to `note`, which runs
-/// on the calling thread. The error says why the end of the file was not reached.
+/// on the calling thread. A message in `interrupts` stops it.
 pub(super) fn run(
     plan: &Plan<'_>,
-    open: impl FnOnce() -> Entries + Send,
+    open: impl FnOnce(Receiver<()>) -> io::Result<Entries> + Send,
     choose: impl FnMut(&Entry) -> bool + Send,
+    interrupts: &Receiver<()>,
     mut note: impl FnMut(Event),
-) -> Result<(), String> {
+) -> Result<(), Stopped> {
     let (events, inbox) = bounded(QUEUE_LENGTH * plan.connections);
-    // Nothing is ever sent here: dropping `go_on` is what wakes and ends the workers.
+    // Nothing is ever sent here: dropping `go_on` is what wakes and ends the threads.
     let (go_on, stopped) = bounded::<()>(0);
     let mut go_on = Some(go_on);
     thread::scope(|scope| {
@@ -44,36 +58,104 @@ pub(super) fn run(
             let work = move || worker::run(plan, &jobs, &events, &stopped);
             named(thread::Builder::new().name(format!("import-{number}")).spawn_scoped(scope, work))?;
         }
-        let read = move || feed(open(), choose, &queues, &events);
+        let read = move || feed(open, choose, &queues, &events, &stopped);
         let reader = named(thread::Builder::new().name("import-read".to_owned()).spawn_scoped(scope, read))?;
-        let mut reason = None;
-        for event in &inbox {
-            if let Event::Stop(why) = &event {
-                go_on = None;
-                reason.get_or_insert_with(|| why.clone());
+        let (mut reason, mut next_line) = (None, None);
+        let mut inbox =
+            Inbox { events: inbox, interrupts: interrupts.clone(), asking: &plan.asking, is_silent: false };
+        while let Some(event) = inbox.next() {
+            match &event {
+                Event::Stop(why) => {
+                    go_on = None;
+                    reason.get_or_insert_with(|| why.clone());
+                }
+                Event::Interrupted => {
+                    go_on = None;
+                    reason.get_or_insert_with(|| "it was interrupted".to_owned());
+                }
+                Event::Left(line) => next_line = Some(next_line.map_or(*line, |least: u64| least.min(*line))),
+                Event::Done | Event::Failed { .. } | Event::Silent => {}
             }
             note(event);
         }
         drop(go_on);
         let read =
             reader.join().unwrap_or_else(|_| Err("the reader of the file ended in a panic".to_owned()));
-        reason.map_or(read, Err)
+        match (reason, read) {
+            (None, Ok(())) => Ok(()),
+            // It was told to stop when nothing was left to do.
+            (Some(_), Ok(())) if next_line.is_none() => Ok(()),
+            (Some(reason), _) | (None, Err(reason)) => Err(Stopped { reason, next_line }),
+        }
     })
 }
 
-fn named<T>(thread: io::Result<ScopedJoinHandle<'_, T>>) -> Result<ScopedJoinHandle<'_, T>, String> {
-    thread.map_err(|error| format!("cannot start a thread: {error}; try fewer --connections"))
+/// What the calling thread waits for.
+struct Inbox<'a> {
+    events: Receiver<Event>,
+    interrupts: Receiver<()>,
+    asking: &'a AtomicUsize,
+    /// It was said that the node is waited for, and nothing has come since.
+    is_silent: bool,
 }
 
-/// Parses the file and deals its records out, each key always to the same queue. Ends early when a worker has.
+impl Inbox<'_> {
+    /// The next event; nothing when all threads have ended.
+    fn next(&mut self) -> Option<Event> {
+        loop {
+            let event = select! {
+                recv(self.events) -> event => event.ok()?,
+                recv(self.interrupts) -> _ => {
+                    self.interrupts = never();
+                    Event::Interrupted
+                }
+                default(SILENCE) => Event::Silent,
+            };
+            let is_silent = matches!(event, Event::Silent);
+            // Where nothing is asked, it is the input that is slow.
+            if is_silent && (self.is_silent || self.asking.load(Ordering::Relaxed) == 0) {
+                continue;
+            }
+            self.is_silent = is_silent;
+            return Some(event);
+        }
+    }
+}
+
+fn named<T>(thread: io::Result<ScopedJoinHandle<'_, T>>) -> Result<ScopedJoinHandle<'_, T>, Stopped> {
+    thread.map_err(|error| Stopped {
+        reason: format!("cannot start a thread: {error}; try fewer --connections"),
+        next_line: None,
+    })
+}
+
+/// Parses the file and deals its records out, each key always to the same queue. Ends early when the pass is stopped, and says which line
+/// it leaves.
 fn feed(
-    entries: Entries,
+    open: impl FnOnce(Receiver<()>) -> io::Result<Entries>,
     mut choose: impl FnMut(&Entry) -> bool,
     queues: &[Sender<Record>],
     events: &Sender<Event>,
+    stopped: &Receiver<()>,
 ) -> Result<(), String> {
-    for entry in entries {
-        let entry = entry?;
+    let is_stopped = || stopped.try_recv() == Err(TryRecvError::Disconnected);
+    // Who keeps the tally is there until all threads have ended.
+    let leave = |line| drop(events.send(Event::Left(line)));
+    let mut next = 1;
+    for entry in open(stopped.clone()).map_err(|error| format!("cannot read the input: {error}"))? {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(reason) => {
+                leave(next);
+                return if is_stopped() { Ok(()) } else { Err(reason) };
+            }
+        };
+        let line = entry.line();
+        next = line + 1;
+        if is_stopped() {
+            leave(line);
+            return Ok(());
+        }
         if !choose(&entry) {
             continue;
         }
@@ -82,6 +164,7 @@ fn feed(
             Entry::Bad { line, reason } => events.send(Event::Failed { line, reason }).is_ok(),
         };
         if !is_taken {
+            leave(line);
             return Ok(());
         }
     }

@@ -1,12 +1,17 @@
 //! What became of the lines, and how that is told.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use super::super::address::Address;
 use super::super::failure::Failure;
+use super::pipeline::Stopped;
+use super::worker::Task;
 
 /// How many failed lines are listed; the others are counted.
 const LISTED_MAX: usize = 20;
@@ -21,6 +26,60 @@ pub(super) enum Event {
     },
     /// There is no point in going on.
     Stop(String),
+    /// Somebody at the terminal wants it to end.
+    Interrupted,
+    /// A thread that stops leaves this line, and perhaps later ones, to be done.
+    Left(u64),
+    /// Nothing has come of any line for a while, since the node does not answer.
+    Silent,
+}
+
+/// What came of one way through the file.
+pub(super) struct Pass {
+    pub(super) task: Task,
+    pub(super) node: Address,
+    pub(super) tally: Tally,
+    pub(super) elapsed: Duration,
+    /// Why its end was not reached, if so.
+    pub(super) stopped: Option<Stopped>,
+}
+
+impl Pass {
+    /// The line that ends it.
+    pub(super) fn line(&self) -> String {
+        report_line(&self.task.name(&self.node), self.tally.done(), self.tally.failed(), self.elapsed)
+    }
+
+    fn document(&self) -> Value {
+        let done = match self.task {
+            Task::Write => "imported",
+            Task::ReadBack => "equal",
+        };
+        let first = self.tally.first.iter().map(|(line, reason)| json!({ "line": line, "reason": reason }));
+        let mut document = json!({
+            "node": self.node.to_string(),
+            done: self.tally.done(),
+            "failed": self.tally.failed(),
+            "first-failed": first.collect::<Vec<_>>(),
+            "seconds": self.elapsed.as_secs_f64(),
+        });
+        if let Some(Stopped { reason, next_line }) = &self.stopped {
+            document["stopped"] = reason.as_str().into();
+            document["next-line"] = (*next_line).into();
+        }
+        document
+    }
+}
+
+/// All passes of an import as one JSON document: that of the pass that stores, with those that read back in it.
+pub(super) fn document(passes: &[Pass]) -> Value {
+    let mut documents = passes.iter().map(Pass::document);
+    let mut whole = documents.next().unwrap_or_default();
+    let read_back: Vec<Value> = documents.collect();
+    if !read_back.is_empty() {
+        whole["read-back"] = read_back.into();
+    }
+    whole
 }
 
 /// The count of one pass, with the first failures by line number.
@@ -50,7 +109,7 @@ impl Tally {
                     lines.insert(line);
                 }
             }
-            Event::Stop(_) => {}
+            Event::Stop(_) | Event::Interrupted | Event::Left(_) | Event::Silent => {}
         }
     }
 
@@ -66,8 +125,8 @@ impl Tally {
         self.done + self.failed
     }
 
-    pub(super) fn into_failed_lines(self) -> HashSet<u64> {
-        self.failed_lines.unwrap_or_default()
+    pub(super) fn failed_lines(&self) -> HashSet<u64> {
+        self.failed_lines.clone().unwrap_or_default()
     }
 
     /// The first failed lines in their order, and how many more there are.
@@ -83,7 +142,7 @@ impl Tally {
 }
 
 /// The line that ends a pass: `imported 34924, failed 0, 3.21 s, 10879 pairs/s`.
-pub(super) fn report_line(verb: &str, done: u64, failed: u64, elapsed: Duration) -> String {
+fn report_line(verb: &str, done: u64, failed: u64, elapsed: Duration) -> String {
     let milliseconds = elapsed.as_millis().max(1);
     let rate = u128::from(done) * 1000 / milliseconds;
     format!("{verb} {done}, failed {failed}, {:.2} s, {rate} pairs/s", elapsed.as_secs_f64())
@@ -96,10 +155,12 @@ pub(super) struct FailureLog {
 }
 
 impl FailureLog {
-    /// Creates the file, or stands for none.
-    pub(super) fn open(file: Option<&Path>) -> Result<FailureLog, Failure> {
+    /// Creates the file, or opens it to write behind what is in it, or stands for none.
+    pub(super) fn open(file: Option<&Path>, goes_on: bool) -> Result<FailureLog, Failure> {
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).truncate(!goes_on).append(goes_on);
         let out = match file {
-            Some(file) => match File::create(file) {
+            Some(file) => match options.open(file) {
                 Ok(created) => Some((BufWriter::new(created), file.to_owned())),
                 Err(error) => {
                     return Err(Failure::Local(format!("cannot write {}: {error}", file.display())));
@@ -157,6 +218,6 @@ mod tests {
         assert_eq!(listing[19], "line 20: reason 20");
         assert_eq!(listing[20], "and 10 more failed lines (--failures FILE writes all of them)");
         assert_eq!((tally.done(), tally.failed()), (1, 30));
-        assert_eq!(tally.into_failed_lines().len(), 30);
+        assert_eq!(tally.failed_lines().len(), 30);
     }
 }

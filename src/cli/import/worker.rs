@@ -1,5 +1,6 @@
 //! One connection of an import: what it does with a record, and how long it tries.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,6 +13,7 @@ use super::super::pair::{Found, is_absence};
 use super::entries::Record;
 use super::pipeline::{Plan, wait_unless_stopped};
 use super::report::Event;
+use crate::clock::now;
 
 /// The first wait before trying again; each further one is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -96,41 +98,46 @@ fn backoff(tries: u32, retry_after: Option<Duration>) -> Duration {
     grown.max(retry_after.unwrap_or_default()).min(BACKOFF_MAX)
 }
 
-/// Works the queue off until it is closed or the pass is stopped.
+/// Works the queue off until it is closed or the pass is stopped; then says which line it leaves.
 pub(super) fn run(plan: &Plan<'_>, jobs: &Receiver<Record>, events: &Sender<Event>, stopped: &Receiver<()>) {
     let mut patience = Patience::new(plan.patience);
-    let mut unserved_in_a_row = 0;
+    // The lines in a row that found nobody to serve them: the first, and how many. They are worth another try, so whoever goes on begins there.
+    let mut unserved: Option<(u64, u32)> = None;
+    // Who keeps the tally is there until all threads have ended.
+    let tell = |event| drop(events.send(event));
     for record in jobs {
-        let Some(verdict) = persist(plan, &record, &mut patience, stopped) else { return };
         let line = record.line;
-        let (event, stop) = match verdict {
+        let Some(verdict) = persist(plan, &record, &mut patience, stopped) else {
+            return tell(Event::Left(unserved.map_or(line, |(first, _)| first)));
+        };
+        match verdict {
             Verdict::Done => {
-                unserved_in_a_row = 0;
+                unserved = None;
                 patience.earn();
-                (Event::Done, None)
+                tell(Event::Done);
             }
             Verdict::Failed(reason) => {
-                unserved_in_a_row = 0;
-                (Event::Failed { line, reason }, None)
+                unserved = None;
+                tell(Event::Failed { line, reason });
             }
             Verdict::Unserved { reason, was_answered, .. } => {
-                unserved_in_a_row += 1;
+                let (first, count) = unserved.map_or((line, 1), |(first, count)| (first, count + 1));
+                unserved = Some((first, count));
                 let stop = if !was_answered && plan.client.get("/livez").is_err() {
                     Some(format!("{reason} (at line {line})"))
-                } else if unserved_in_a_row >= UNSERVED_MAX {
+                } else if count >= UNSERVED_MAX {
                     Some(format!(
                         "{UNSERVED_MAX} lines in a row were not served, the last: {reason} (at line {line})"
                     ))
                 } else {
                     None
                 };
-                (Event::Failed { line, reason }, stop)
+                tell(Event::Failed { line, reason });
+                if let Some(why) = stop {
+                    tell(Event::Stop(why));
+                    return tell(Event::Left(first));
+                }
             }
-        };
-        let is_last = stop.is_some();
-        let told = events.send(event).is_ok() && stop.is_none_or(|why| events.send(Event::Stop(why)).is_ok());
-        if !told || is_last {
-            return;
         }
     }
 }
@@ -146,10 +153,15 @@ fn persist(
         if !wait_unless_stopped(stopped, Duration::ZERO) {
             return None;
         }
+        let asked = now();
+        plan.asking.fetch_add(1, Ordering::Relaxed);
         let verdict = attempt(plan.client, plan.task, record);
-        let Verdict::Unserved { retry_after, .. } = &verdict else { return Some(verdict) };
+        plan.asking.fetch_sub(1, Ordering::Relaxed);
+        let Verdict::Unserved { retry_after, was_answered, .. } = &verdict else { return Some(verdict) };
         let wait = backoff(tries, *retry_after);
-        if !patience.spend(wait) {
+        // A node that does not answer is waited for meanwhile, too.
+        let spent = if *was_answered { wait } else { wait + (now() - asked) };
+        if !patience.spend(spent) {
             return Some(verdict);
         }
         if !wait_unless_stopped(stopped, wait) {
@@ -174,7 +186,7 @@ fn attempt(client: &Client, task: Task, record: &Record) -> Verdict {
         (Ok(answer), Task::Write) if matches!(answer.status, 200 | 201) => Verdict::Done,
         (Ok(answer), Task::ReadBack) => compared(&answer, &record.value),
         (Ok(answer), Task::Write) => Verdict::Failed(answer.refusal().to_string()),
-        (Err(failure @ Failure::Unreachable { .. }), _) => {
+        (Err(failure @ (Failure::Unreachable { .. } | Failure::Late { .. })), _) => {
             Verdict::Unserved { reason: failure.to_string(), retry_after: None, was_answered: false }
         }
         (Err(failure), _) => Verdict::Failed(failure.to_string()),

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::Deserialize;
 
-use super::super::client::Client;
+use super::super::answer::Seconds;
+use super::super::client::{Answer, Client};
 use super::super::failure::Failure;
+use super::super::waiting::Waiting;
 use super::PATH;
 use super::receipt::Receipt;
 use crate::clock::{Deadline, now};
@@ -14,9 +16,6 @@ use crate::wire::{ChangePhase, PieceShown, WaitsFor};
 
 /// How often it is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// A node that does not answer for so long, or cannot say how far the change is, is taken for gone. It is longer than
-/// the nodes need to elect another coordinator.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where a change stands.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -82,40 +81,45 @@ pub(super) enum End {
     Interrupted,
 }
 
+/// What following a change came to.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) end: End,
+    /// What the node has answered last; nothing where that was interrupted.
+    pub(super) answer: Option<Answer>,
+}
+
 /// What is told of a change while it runs.
 pub(super) trait Watcher {
     /// How far it is.
     fn show(&mut self, status: &Status);
     /// Anything else, in a line.
     fn say(&mut self, text: &str);
+    /// Says that the node is waited for, where that takes long, until what this returns is dropped.
+    fn wait(&self, client: &Client) -> Option<Waiting>;
 }
 
-/// Follows the named change, or else whichever runs, until it ends or there is a message in `interrupts`.
+/// Follows the named change, or else whichever runs, until it ends or there is a message in `interrupts`. A node that does not answer
+/// within the client's time-out, or cannot say for so long how far the change is, is taken for gone.
 pub(super) fn follow(
     client: &Client,
     change: Option<&str>,
     interrupts: &Receiver<()>,
     watcher: &mut impl Watcher,
-) -> Result<End, Failure> {
-    follow_patiently(client, change, interrupts, watcher, PATIENCE)
-}
-
-/// As [`follow`], for a node that may be silent, or behind, for as long as `patience`.
-pub(super) fn follow_patiently(
-    client: &Client,
-    change: Option<&str>,
-    interrupts: &Receiver<()>,
-    watcher: &mut impl Watcher,
-    patience: Duration,
-) -> Result<End, Failure> {
+) -> Result<Followed, Failure> {
+    let patience = client.timeout();
     let mut followed = change.map(str::to_owned);
     let mut deadline = Deadline::after(now(), patience);
     let mut was_silent = false;
     loop {
-        match asked(client) {
-            Ok(status) if followed.is_none() || status.id() == followed.as_deref() => {
+        let asked = {
+            let _waiting = watcher.wait(client);
+            asked(client)
+        };
+        match asked {
+            Ok((status, answer)) if followed.is_none() || status.id() == followed.as_deref() => {
                 if !status.phase.runs() {
-                    return Ok(ended(status));
+                    return Ok(Followed { end: ended(status), answer: Some(answer) });
                 }
                 followed = status.id().map(str::to_owned);
                 watcher.show(&status);
@@ -123,29 +127,36 @@ pub(super) fn follow_patiently(
                 was_silent = false;
             }
             // It may not have heard of ours yet.
-            Ok(status) if deadline.is_over() => return Ok(End::Otherwise(unknown(followed, &status))),
+            Ok((status, answer)) if deadline.is_over() => {
+                let end = End::Otherwise(unknown(followed, &status));
+                return Ok(Followed { end, answer: Some(answer) });
+            }
             Ok(_) => {}
             Err(failure) if deadline.is_over() || !is_passing(&failure) => return Err(failure),
             Err(failure) => {
                 if !was_silent {
-                    watcher.say(&format!("{failure}; asking again for {} s", patience.as_secs()));
+                    watcher.say(&format!("{failure}; asking again for {}", Seconds(patience)));
                 }
                 was_silent = true;
             }
         }
         if let Ok(()) | Err(RecvTimeoutError::Disconnected) = interrupts.recv_timeout(ASK_AGAIN) {
-            return Ok(End::Interrupted);
+            return Ok(Followed { end: End::Interrupted, answer: None });
         }
     }
 }
 
-fn asked(client: &Client) -> Result<Status, Failure> {
-    client.get(PATH)?.parse()
+fn asked(client: &Client) -> Result<(Status, Answer), Failure> {
+    let answer = client.get(PATH)?;
+    Ok((answer.parse()?, answer))
 }
 
 /// May the same question be answered a moment later?
 fn is_passing(failure: &Failure) -> bool {
-    matches!(failure, Failure::Unreachable { .. } | Failure::Refused { status: 502..=504, .. })
+    matches!(
+        failure,
+        Failure::Unreachable { .. } | Failure::Late { .. } | Failure::Refused { status: 502..=504, .. }
+    )
 }
 
 fn ended(status: Status) -> End {

@@ -8,16 +8,13 @@ mod receipt;
 #[cfg(test)]
 mod tests;
 
-use crossbeam_channel::{Receiver, bounded, never};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::SIGINT;
-use signal_hook::iterator::Signals;
 
 use super::address::{Address, NodeArgs};
-use super::client::{Client, EXCHANGE_TIMEOUT};
+use super::answer::{AnswerArgs, ask};
+use super::client::{Answer, Client};
 use super::failure::Failure;
-use super::output::print;
-use crate::threads;
+use super::interrupts::interrupts;
 use follow::{End, Watcher, follow};
 use progress::Progress;
 use receipt::{Plan, Receipt};
@@ -29,7 +26,8 @@ const PATH: &str = "/kv-store/view-change";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The named nodes are all that the cluster has afterwards. The same nodes once more make their shards exactly even.
-Clients are served meanwhile. Ctrl-C ends this program and leaves the change running.
+Clients are served meanwhile. Ctrl-C ends this program and leaves the change running. A change takes as long as it
+takes: --timeout is for a node that does not say how far it is.
 
 Examples:
   evenkv view-change --dry-run node1,node2,node3,node4
@@ -70,6 +68,8 @@ pub struct ViewChangeArgs {
     #[arg(long)]
     cancel: bool,
     #[command(flatten)]
+    answer: AnswerArgs,
+    #[command(flatten)]
     node: NodeArgs,
 }
 
@@ -107,22 +107,32 @@ struct Named {
 
 /// Plans, makes, follows or cancels a view change; false if the change did not finish.
 pub(super) fn view_change(args: &ViewChangeArgs) -> Result<bool, Failure> {
-    let client = Client::new(&args.node.node, 1, EXCHANGE_TIMEOUT)?;
+    let form = args.answer.form();
+    let asking = |asking: &dyn Fn(&Client) -> Result<Answer, Failure>| {
+        ask(&args.node.node, args.answer.timeout, asking)
+    };
     if args.status {
-        return watch(&client, &args.node.node, None);
+        return watch(args, None);
     }
     if args.cancel {
-        let cancelled = client.delete(PATH)?;
-        let text = format!("cancelled the view change {}", cancelled.parse::<Named>()?.change_id);
-        return print(text.as_bytes()).map(|()| true);
+        let cancelled = asking(&|client| client.delete(PATH))?;
+        form.show(&cancelled)?;
+        let id = cancelled.parse::<Named>()?.change_id;
+        return form.say(&format!("cancelled the view change {id}")).map(|()| true);
     }
-    let answer = client.put(PATH, body(args)?, (!args.dry_run).then_some(("prefer", "respond-async")))?;
-    match answer.status {
-        202 => watch(&client, &args.node.node, Some(&answer.read::<Named>()?.change_id)),
-        _ if args.dry_run => print(answer.parse::<Plan>()?.rendered().as_bytes()).map(|()| true),
-        // It has waited for the end, as a node may.
-        _ => print(answer.parse::<Receipt>()?.rendered().as_bytes()).map(|()| true),
+    let body = body(args)?;
+    if args.dry_run {
+        let planned = asking(&|client| client.put(PATH, body.clone(), None)).map_err(Failure::of_question)?;
+        form.show(&planned)?;
+        return form.say(&planned.parse::<Plan>()?.rendered()).map(|()| true);
     }
+    let answer = asking(&|client| client.put(PATH, body.clone(), Some(("prefer", "respond-async"))))?;
+    if answer.status == 202 {
+        return watch(args, Some(&answer.read::<Named>()?.change_id));
+    }
+    // It has waited for the end, as a node may, or refuses.
+    form.show(&answer)?;
+    form.say(&answer.parse::<Receipt>()?.rendered()).map(|()| true)
 }
 
 fn body(args: &ViewChangeArgs) -> Result<Vec<u8>, Failure> {
@@ -140,20 +150,33 @@ fn body(args: &ViewChangeArgs) -> Result<Vec<u8>, Failure> {
 }
 
 /// Follows the change to its end and prints what came of it; false if that is not the wanted end.
-fn watch(client: &Client, node: &Address, change: Option<&str>) -> Result<bool, Failure> {
+fn watch(args: &ViewChangeArgs, change: Option<&str>) -> Result<bool, Failure> {
+    let (node, form) = (&args.node.node, args.answer.form());
     let mut progress = Progress::new();
     if let Some(id) = change {
         progress.say(&format!("view change {id}"));
     }
-    let end = follow(client, change, &interrupts(), &mut progress);
+    let client = Client::new(node, 1, args.answer.timeout)?;
+    let followed = follow(&client, change, &interrupts(), &mut progress);
     progress.clear();
-    match end {
-        Ok(End::Finished(receipt)) => print(receipt.rendered().as_bytes()).map(|()| true),
-        Ok(End::Otherwise(text)) => {
+    let followed = followed.inspect_err(|failure| {
+        if matches!(failure, Failure::Unreachable { .. } | Failure::Late { .. }) {
+            eprintln!(
+                "evenkv: the node that was asked is gone; whether the change goes on, any other node says:\n  \
+                 evenkv view-change --status --node HOST:PORT"
+            );
+        }
+    })?;
+    if let Some(answer) = followed.answer {
+        form.show(&answer)?;
+    }
+    match followed.end {
+        End::Finished(receipt) => form.say(&receipt.rendered()).map(|()| true),
+        End::Otherwise(text) => {
             eprintln!("evenkv: {text}");
             Ok(false)
         }
-        Ok(End::Interrupted) => {
+        End::Interrupted => {
             eprintln!(
                 "evenkv: the change goes on without this program. Follow it with\n  \
                  evenkv view-change --status --node {node}\nor cancel it with\n  \
@@ -161,27 +184,5 @@ fn watch(client: &Client, node: &Address, change: Option<&str>) -> Result<bool, 
             );
             Ok(false)
         }
-        Err(failure @ Failure::Unreachable { .. }) => {
-            eprintln!(
-                "evenkv: the node that was asked is gone; whether the change goes on, any other node says:\n  \
-                 evenkv view-change --status --node HOST:PORT"
-            );
-            Err(failure)
-        }
-        Err(failure) => Err(failure),
     }
-}
-
-/// Gets a message at Ctrl-C, which from now on does not end the program by itself.
-fn interrupts() -> Receiver<()> {
-    let (caught, interrupts) = bounded(1);
-    let watching = Signals::new([SIGINT]).and_then(|mut signals| {
-        threads::spawn("interrupts", move || {
-            for _ in signals.forever() {
-                let _ = caught.try_send(());
-            }
-        })
-    });
-    // Then Ctrl-C ends the program at once, which is as good for the change.
-    if watching.is_err() { never() } else { interrupts }
 }

@@ -2,6 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::super::client::Client;
+use super::super::waiting::Waiting;
 use super::follow::{Status, Watcher};
 use crate::wire::{PieceShown, WaitsFor};
 
@@ -53,6 +55,10 @@ impl Watcher for Progress {
 
     fn say(&mut self, text: &str) {
         self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    fn wait(&self, client: &Client) -> Option<Waiting> {
+        Some(Waiting::beside(&self.bar, client.node(), client.timeout()))
     }
 }
 

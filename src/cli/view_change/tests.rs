@@ -5,10 +5,11 @@ use std::time::Duration;
 use crossbeam_channel::{bounded, never};
 
 use super::super::address::Address;
-use super::super::client::{Client, EXCHANGE_TIMEOUT};
+use super::super::client::Client;
 use super::super::failure::Failure;
 use super::super::fake_node::FakeNode;
-use super::follow::{End, Status, Watcher, follow, follow_patiently};
+use super::super::waiting::Waiting;
+use super::follow::{End, Status, Watcher, follow};
 use super::progress::line;
 use super::receipt::{Plan, Receipt};
 
@@ -35,10 +36,15 @@ impl Watcher for Notes {
     fn say(&mut self, text: &str) {
         self.0.push(text.to_owned());
     }
+
+    fn wait(&self, _: &Client) -> Option<Waiting> {
+        None
+    }
 }
 
+/// A client that is patient for as long as five questions.
 fn client(node: &FakeNode) -> Client {
-    Client::new(&Address::parse(&node.address()).unwrap(), 1, EXCHANGE_TIMEOUT).unwrap()
+    Client::new(&Address::parse(&node.address()).unwrap(), 1, Duration::from_secs(1)).unwrap()
 }
 
 /// What following the change `c1`, or whichever runs, ends with and was told meanwhile.
@@ -46,10 +52,8 @@ fn followed(answers: &[(u16, &str)], change: Option<&str>) -> (Result<End, Failu
     let node = FakeNode::start();
     node.with(|state| state.script(GET, answers));
     let mut notes = Notes::default();
-    // As long as five questions.
-    let patience = Duration::from_secs(1);
-    let end = follow_patiently(&client(&node), change, &never(), &mut notes, patience);
-    (end, notes.0)
+    let followed = follow(&client(&node), change, &never(), &mut notes);
+    (followed.map(|followed| followed.end), notes.0)
 }
 
 #[test]
@@ -97,7 +101,7 @@ fn a_node_that_goes_away_is_told_once_and_then_given_up() {
     let client = client(&gone);
     drop(gone);
     let mut notes = Notes::default();
-    let end = follow_patiently(&client, Some("c1"), &never(), &mut notes, Duration::from_millis(500));
+    let end = follow(&client, Some("c1"), &never(), &mut notes);
     assert!(matches!(end, Err(Failure::Unreachable { .. })), "{end:?}");
     assert_eq!(notes.0.len(), 1, "{:?}", notes.0);
     assert!(notes.0[0].starts_with("no answer from the node at 127.0.0.1:"), "{:?}", notes.0);
@@ -115,7 +119,7 @@ fn an_interrupt_leaves_the_change_alone() {
     node.with(|state| state.script(GET, &[(200, MOVING)]));
     let (send, interrupts) = bounded(1);
     send.send(()).unwrap();
-    let end = follow(&client(&node), Some("c1"), &interrupts, &mut Notes::default());
+    let end = follow(&client(&node), Some("c1"), &interrupts, &mut Notes::default()).map(|end| end.end);
     assert!(matches!(end, Ok(End::Interrupted)), "{end:?}");
     assert!(node.with(|state| state.scripted.iter().all(|asked| asked.line == GET)));
 }

@@ -172,7 +172,8 @@ impl Table {
     pub(super) fn tally_for(&mut self, change: u64) {
         if self.tallying.as_ref().is_none_or(|tallying| tallying.change() != change) {
             let (created, deleted) = (AtomicU64::new(0), AtomicU64::new(0));
-            self.tallying = Some(Tallying { census: CensusId::none(change), created, deleted, changes: None });
+            self.tallying =
+                Some(Tallying { census: CensusId::none(change), created, deleted, changes: None });
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use super::form::{put_checksum, read_checksum};
 use super::{
-    AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError, Operation,
-    Refused, RequestId, Shard, Stamp, WriteOutcome,
+    AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError,
+    Operation, Refused, RequestId, Shard, Stamp, WriteOutcome,
 };
 use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number};
 
@@ -353,9 +353,7 @@ impl Shard {
                 self.learn(directive);
                 ShardOutcome::Done
             }
-            ShardCommand::Census { id, ranges } => {
-                ShardOutcome::Census(self.take_census(*id, ranges))
-            }
+            ShardCommand::Census { id, ranges } => ShardOutcome::Census(self.take_census(*id, ranges)),
             ShardCommand::CloseCensus { id } => {
                 self.close_census(*id);
                 ShardOutcome::Done

@@ -47,7 +47,7 @@ pub(crate) mod simulated {
         NOW.set(NOW.get().map(|now| now + time));
     }
 
-    /// The wall clock shows this from now on: of a machine whose clock jumps, for instance.
+    /// The wall clock shows this from now on: of a machine whose clock jumps, for incarnation.
     pub(crate) fn set_wall(since_epoch: Duration) {
         WALL.set(since_epoch);
     }

@@ -101,6 +101,15 @@ impl Error {
         Self::Unavailable { reason: format!("{node}: {reason}"), applied }
     }
 
+    /// Whether another replica can be asked after this, if there are others; or the only one once more, in case only the connection was
+    /// bad: what comes of that is the truth about both.
+    pub fn may_go_on(&self, has_others: bool, was_unclear: bool) -> bool {
+        match self {
+            Self::Unavailable { applied, .. } => has_others || *applied == Applied::Unknown && !was_unclear,
+            _ => false,
+        }
+    }
+
     /// Whether a write that ended in this error happened.
     pub fn applied(&self) -> Applied {
         match self {

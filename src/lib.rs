@@ -8,8 +8,8 @@ pub mod budget;
 pub mod clock;
 pub mod dice;
 pub mod error;
+mod failpoints;
 pub mod logging;
-mod points;
 pub mod threads;
 
 pub mod wire;

@@ -138,7 +138,7 @@ fn introduce(config: &Config, running: &Running) {
         env!("CARGO_PKG_VERSION"),
         config.address,
         running.listening,
-        running.server.office.node.instance
+        running.server.controller.node.incarnation
     );
     log::info!("role: {}", describe(&config.role));
     if config.secret.is_none()

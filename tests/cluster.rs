@@ -422,7 +422,7 @@ fn an_order_that_waits_is_not_taken_among_those_that_never_do() {
     let mut client = cluster.nodes[0].http();
     let id = client.get("/kv-store/view").json()["cluster-id"].as_str().expect("an id").to_owned();
     let addressed = format!("{id}.1.0000000000000000");
-    let reach = json!({"reach": {"node": cluster.nodes[1].address(), "instance": null}});
+    let reach = json!({"reach": {"node": cluster.nodes[1].address(), "incarnation": null}});
     for (order, right, wrong) in
         [(reach, "/node/orders", "/node/questions"), (json!({"news": {}}), "/node/questions", "/node/orders")]
     {

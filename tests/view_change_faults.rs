@@ -80,7 +80,7 @@ use Harm::{Kill, Stop};
 #[rustfmt::skip]
 const POINTS: [(&str, Role, Role, Harm); 16] = [
     ("change-begun",      Coordinator, Coordinator, Kill),
-    ("change-promised",   Coordinator, Target,      Stop),
+    ("change-reserved",   Coordinator, Target,      Stop),
     ("change-counted",    Coordinator, Source,      Kill),
     ("change-planned",    Coordinator, Voter,       Stop),
     ("piece-started",     Coordinator, Coordinator, Stop),

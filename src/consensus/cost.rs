@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::driver::{Driver, Settings};
+use super::driver::Driver;
 use super::machine::{Answer, Pieces, StateMachine};
+use super::settings::Settings;
 use crate::model::binary::Malformed;
 use crate::model::hash::HashKey;
 use crate::model::range::HashRange;
-use crate::model::shard::{Done, Operation, Shard};
+use crate::model::shard::{Done, Operation, Shard, WriteOutcome};
 use crate::model::store::Store;
 
 const WRITERS: u64 = 64;
@@ -165,7 +166,7 @@ fn one_voter() {
     let through_shard = writers(|command, _| {
         let (key, value) = command.split_at(16);
         let done = shard.run(HashKey::PUBLISHED.hash(key), key, Operation::Put(value), None);
-        assert!(matches!(done, Ok(Done::Added | Done::Updated)));
+        assert!(matches!(done, Ok(Done::Wrote(WriteOutcome::Added | WriteOutcome::Updated))));
     });
     println!("64 threads -> shard: {through_shard}/s");
 }

@@ -13,68 +13,9 @@ use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::proposals::Proposal;
+use super::settings::Settings;
 use super::status::Status;
 use crate::model::address::Address;
-
-/// How the groups of a node behave. Times are in ticks, whose length the owner of the driver decides.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// A follower that hears nothing for between one and two times as long asks for an election; a leader
-    /// that does not hear from a majority for as long steps down.
-    pub election_ticks: usize,
-    /// How often a leader says that it is there.
-    pub heartbeat_ticks: usize,
-    /// What election timeouts are drawn from, together with replica and term.
-    pub seed: u64,
-    /// Who waits longer than this is told so: that the outcome is unknown, or that what was asked was not begun with.
-    pub answer_ticks: u64,
-    /// The most proposals, and the most reads, that wait in a group; further ones are `Busy`.
-    pub max_waiting: usize,
-    /// The most bytes of commands that wait to be proposed in a group; further ones are `Busy`.
-    pub max_inbox_bytes: usize,
-    /// The most bytes of commands that are proposed but not committed in a group; further ones wait.
-    pub max_uncommitted_bytes: usize,
-    /// While entries are not committed yet, further commands wait until they are so many, or have so many bytes.
-    pub batch_commands: usize,
-    /// See `batch_commands`.
-    pub batch_bytes: usize,
-    /// Entries are sent in messages of about this size; a larger entry is sent alone.
-    pub max_message_bytes: u64,
-    /// The most messages with entries that are on their way to one replica.
-    pub max_inflight_messages: usize,
-    /// The most applied entries that are kept for replicas that are behind; older ones are compacted.
-    pub max_log_entries: usize,
-    /// The most bytes that they take.
-    pub max_log_bytes: usize,
-    /// Snapshots are sent in pieces of this size, one at a time.
-    pub piece_bytes: usize,
-    /// A rule of safety that is not kept, to see that the simulation finds it missing.
-    #[cfg(test)]
-    pub(crate) without: Option<super::simulation::Rule>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            seed: 0,
-            answer_ticks: 500,
-            max_waiting: 10_000,
-            max_inbox_bytes: 64 << 20,
-            max_uncommitted_bytes: 64 << 20,
-            batch_commands: 256,
-            batch_bytes: 256 << 10,
-            max_message_bytes: 1 << 20,
-            max_inflight_messages: 64,
-            max_log_entries: 100_000,
-            max_log_bytes: 64 << 20,
-            piece_bytes: 1 << 20,
-            #[cfg(test)]
-            without: None,
-        }
-    }
-}
 
 /// The replicas of a node, at most one in each group.
 ///

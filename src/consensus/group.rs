@@ -3,13 +3,13 @@
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
-use super::driver::Settings;
 use super::envelope::{Body, Envelope};
 use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Members, put_members, read_members};
 use super::proposals::{Proposal, Proposals};
 use super::reads::Reads;
+use super::settings::Settings;
 use super::transfer::{Acked, Incoming, Outgoing};
 use crate::model::binary::Reader;
 

@@ -2,10 +2,10 @@
 
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
-use super::driver::Settings;
 use super::group::{Effects, Group};
 use super::machine::{Answer, Refusal};
 use super::members::{Change, MAX_MEMBERS, of_entry};
+use super::settings::Settings;
 
 impl<W> Group<W> {
     /// Proposes a change, or refuses it.

@@ -14,6 +14,7 @@ mod members;
 mod membership;
 mod proposals;
 mod reads;
+mod settings;
 mod status;
 mod transfer;
 
@@ -24,8 +25,9 @@ pub(crate) mod simulation;
 #[cfg(test)]
 mod traps;
 
-pub use driver::{Driver, Settings};
+pub use driver::Driver;
 pub use envelope::{Delivery, Envelope, Lane};
 pub use machine::{Answer, Pieces, Refusal, StateMachine};
 pub use members::{Change, Members};
+pub use settings::Settings;
 pub use status::{Role, Status};

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::driver::{Driver, Settings};
+use super::driver::Driver;
 use super::envelope::{Body, Delivery, Envelope, Lane};
 use super::machine::{Answer, Pieces, Refusal, StateMachine};
 use super::members::{Change, Members};
+use super::settings::Settings;
 use super::status::{Role, Status};
 use crate::model::binary::Malformed;
 use crate::model::view::MOST_REPLICAS;

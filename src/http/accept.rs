@@ -129,7 +129,7 @@ impl Acceptor {
                 self.server.sweep(self.idle_timeout * 2);
             }
             has_ended |= self.ended.1.try_recv().is_ok();
-            if has_ended && self.server.office.node.is_leaving() {
+            if has_ended && self.server.controller.node.is_leaving() {
                 // The port was closed on purpose.
                 return Ok(());
             }
@@ -209,7 +209,7 @@ impl Generation {
                     }
                 }
                 Err(error) if !self.retired.load(Ordering::Acquire) => {
-                    if server.office.node.is_leaving() {
+                    if server.controller.node.is_leaving() {
                         log::debug!("the port is closed: {error}");
                     } else {
                         log::warn!("no connection could be taken: {error}");

@@ -103,28 +103,28 @@ pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
             answer_blocked(server);
             asked = now();
         }
-        let node = &server.office.node;
+        let node = &server.controller.node;
         let state = node.state();
         host::run(node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND));
         let state = node.state();
         let ended = server.changes.ended(state.as_deref(), node.is_stopping());
         if let Some(state) = state.as_ref().filter(|_| !ended.is_empty() && !node.is_stopping()) {
             // Whoever is answered may ask any other node next.
-            host::run(server.office.spread(state));
+            host::run(server.controller.spread(state));
         }
         for one in ended {
             let end = state.as_ref().and_then(|state| state.result(one.change));
             let answer = answer(one.change, end, one.causal.as_deref());
-            let label = Route::label(Some(&Route::ViewChange));
-            server.contain(|| server.finish(LaneId::Client, label, one.job, answer));
+            server.contain(|| server.finish(LaneId::Client, Some(Route::ViewChange), one.job, answer));
         }
     }
 }
 
 /// Nobody has to wait for what may never come: who waits for a view change that is blocked is told so after a while.
 fn answer_blocked(server: &Arc<Server>) {
-    let blocked = host::run(server.office.blocked_by());
-    let running = server.office.node.state().and_then(|state| state.change.as_ref().map(|change| change.id));
+    let blocked = host::run(server.controller.blocked_by());
+    let running =
+        server.controller.node.state().and_then(|state| state.change.as_ref().map(|change| change.id));
     for one in server.changes.blocked(running.filter(|_| blocked.is_some())) {
         let error = Error::Unclear(format!(
             "View change {:016x} is blocked by this: {}. It goes on by itself when the reason is gone, \
@@ -134,8 +134,7 @@ fn answer_blocked(server: &Arc<Server>) {
         ));
         let more = one.causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
         let answer = Answer::error(&error, &Method::Put, &more).with("Location", "/kv-store/view-change");
-        let label = Route::label(Some(&Route::ViewChange));
-        server.contain(|| server.finish(LaneId::Client, label, one.job, answer));
+        server.contain(|| server.finish(LaneId::Client, Some(Route::ViewChange), one.job, answer));
     }
 }
 

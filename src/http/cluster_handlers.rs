@@ -38,14 +38,14 @@ enum Reply {
 }
 
 /// Answers a question about the cluster, or begins a view change and has the request wait for it.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
+pub fn answer(server: &Arc<Server>, job: &mut Job, route: Route, id: &str) -> Found {
     let method = job.arrival.request.method().clone();
-    let body = job.read_body(BODY, &server.office.node.budget);
+    let body = job.read_body(BODY, &server.controller.node.budget);
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
     if method == Method::Get {
-        host::run(server.office.node.catch_up());
+        host::run(server.controller.node.catch_up());
     }
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
@@ -53,31 +53,32 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Found {
             let context = payload.as_ref().map_or(Ok(None), Payload::causal_context).map(|_| ());
             change(server, &body.bytes, context, is_async(job))
         }
-        (_, Route::ViewChange, Method::Delete) => host::run(server.office.cancel()).map(|id| {
+        (_, Route::ViewChange, Method::Delete) => host::run(server.controller.cancel()).map(|id| {
             let id = format!("{id:016x}");
             Reply::Body(200, json!({ "message": "View change cancelled", "change-id": id }))
         }),
         (_, Route::ViewChange, Method::Get) => {
-            host::run(server.office.status()).map(|body| Reply::Body(200, body))
+            host::run(server.controller.status()).map(|body| Reply::Body(200, body))
         }
         (_, Route::Audit, Method::Get) => audit(server).map(|body| Reply::Body(200, body)),
-        (_, _, Method::Get) => question(&server.office.node, route).map(|body| Reply::Body(200, body)),
+        (_, _, Method::Get) => {
+            question(&server.controller.node, route, id).map(|body| Reply::Body(200, body))
+        }
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
-    let label = Route::label(Some(route));
     match result {
-        Err(error) => Found::Answer(label, Answer::error(&error, &method, &more)),
+        Err(error) => Found::Answer(Some(route), Answer::error(&error, &method, &more)),
         Ok(Reply::Later(change)) => Found::Later { change, causal: causal.map(str::to_owned) },
         Ok(Reply::Body(status, mut body)) => {
             add_causal(&mut body, causal);
             let answer = Answer::json(status, body.to_string().into_bytes());
-            let answer = match body["epoch"].as_u64().filter(|_| *route == Route::View) {
+            let answer = match body["epoch"].as_u64().filter(|_| route == Route::View) {
                 Some(epoch) => answer.with("ETag", format!("\"{epoch}\"")),
                 None => answer,
             };
             let answer =
                 if status == 202 { answer.with("Location", "/kv-store/view-change") } else { answer };
-            Found::Answer(label, answer)
+            Found::Answer(Some(route), answer)
         }
     }
 }
@@ -96,17 +97,17 @@ fn change(
     context: Result<(), Error>,
     is_async: bool,
 ) -> Result<Reply, Error> {
-    let (wanted, dry_run) = read_wanted(&server.office.node, body)?;
+    let (wanted, dry_run) = read_wanted(&server.controller.node, body)?;
     context?;
     if dry_run {
-        let planned = host::run(server.office.plan(&wanted))?;
+        let planned = host::run(server.controller.plan(&wanted))?;
         let mut body = json!({ "message": "View change planned" });
-        let epoch = server.office.node.standing().serving()?.state.view.epoch;
+        let epoch = server.controller.node.serving_state().serving()?.state.view.epoch;
         body["epoch"] = epoch.into();
         merge(&mut body, serde_json::to_value(planned).expect("our own types are JSON"));
         return Ok(Reply::Body(200, body));
     }
-    let id = host::run(server.office.begin(&wanted))?;
+    let id = host::run(server.controller.begin(&wanted))?;
     if is_async {
         let id = format!("{id:016x}");
         return Ok(Reply::Body(202, json!({ "message": "View change accepted", "change-id": id })));
@@ -129,8 +130,8 @@ fn read_wanted(node: &Node, body: &[u8]) -> Result<(Wanted, bool), Error> {
         return wrong(&format!("There is no field {name}"), FORM);
     }
     let nodes = read_nodes(fields)?;
-    let standing = node.standing();
-    let serving = standing.serving()?;
+    let serving_state = node.serving_state();
+    let serving = serving_state.serving()?;
     let repl_factor = match fields.get("repl-factor") {
         None | Some(Value::Null) => serving.state.view.repl_factor,
         Some(factor) => match factor.as_u64().and_then(|factor| usize::try_from(factor).ok()) {
@@ -203,13 +204,13 @@ const FORM: &str = r#"{"view":"host:port,host:port","repl-factor":1,"limits":{"m
 /// What its limits look like.
 const LIMITS_FORM: &str = r#"{"max-key-length":1024,"max-value-length":8388608}, in bytes, both optional"#;
 
-fn question(node: &Node, route: &Route) -> Result<Value, Error> {
-    let standing = node.standing();
-    let serving = standing.serving();
+fn question(node: &Node, route: Route, id: &str) -> Result<Value, Error> {
+    let serving_state = node.serving_state();
+    let serving = serving_state.serving();
     match route {
         Route::KeyCount => key_count(node, serving),
         Route::Shards => shards(node, serving),
-        Route::Shard(id) => {
+        Route::Shard => {
             let info = host::run(node.shard_info(id))?;
             let mut body = json!({ "message": "Shard information retrieved successfully" });
             merge(&mut body, serde_json::to_value(info).expect("our own types are JSON"));
@@ -269,7 +270,7 @@ fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
 }
 
 fn audit(server: &Server) -> Result<Value, Error> {
-    server.audits.share(|| host::run(server.office.node.audit()).map(|audit| shown_audit(&audit)))
+    server.audits.share(|| host::run(server.controller.node.audit()).map(|audit| shown_audit(&audit)))
 }
 
 fn shown_audit(audit: &ClusterAudit) -> Value {

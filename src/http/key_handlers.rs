@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 use std::hash::Hasher;
-use std::sync::Arc;
+use std::ops::Range;
+use std::time::Duration;
 
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use tiny_http::Method;
@@ -10,20 +11,20 @@ use tiny_http::Method;
 use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
 use super::framing::Framing;
+use super::key_request::{Asker, Causal, KeyRequest, Kind, Log};
 use super::lanes::Job;
 use super::payload::Payload;
-use super::routes::{Route, decode_key};
-use super::server::{Handled, Server};
+use super::routes::{EncodedKey, Route};
+use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::limits::Limits;
-use crate::model::shard::RequestId;
-use crate::node::group_ops::Told;
+use crate::model::shard::{Done, RequestId, WriteOutcome};
 use crate::node::host;
-use crate::node::keys::{Operation, Outcome, Owner, Request};
+use crate::node::keys::{Operation, Outcome, Owner};
 use crate::node::state::Node;
-use crate::wire::{KeyResult, STALE, STALENESS_HEADER};
+use crate::wire::{STALE, STALENESS_HEADER};
 
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
 const ENVELOPE: usize = 64 * 1024;
@@ -31,69 +32,87 @@ const ENVELOPE: usize = 64 * 1024;
 /// By this header a client names a write, so that sent again it is done once.
 const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 
-/// Answers a request about a key. The order of the checks is part of the contract: framing (checked before),
+/// Reads and checks a client's request about a key. The order of the checks is part of the contract: framing (checked before),
 /// key length, size, JSON, value.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Handled {
+///
+/// # Errors
+/// The answer to one that is refused.
+pub fn read(server: &Server, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
+    let node = &server.controller.node;
     let method = job.arrival.request.method().clone();
-    let limits = limits_for(&server.office.node, job, encoded);
+    let limits = limits_for(node, job, encoded.length);
     let body = read_body(server, job, limits);
     let payload = match &body {
         Ok(body) => Payload::parse(&body.bytes),
         Err(error) => Err(error.clone()),
     };
-    let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
-    let key = decode_key(encoded);
-    let owner = match &key {
-        Ok(key) => server.office.node.owner(key),
+    let context = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
+    let refused = |error: &Error, owner: Option<&Address>| {
+        Answer::error(error, &method, &more_fields(owner, context.map(str::as_bytes)))
+    };
+    let owner = match &encoded.key {
+        Ok(key) => node.owner(key),
         Err(_) => Owner::Here,
     };
-    let more = |address: Option<&Address>| more_fields(address, causal);
-    let checked = key.and_then(|key| {
+    let checked = encoded.key.and_then(|key| {
         check_key(limits, &key)?;
-        let operation = operation(limits, &method, route, &payload)?;
+        let operation = operation(limits, &method, &payload)?;
         let is_stale = wants_stale(job.arrival.query().unwrap_or_default())? && method == Method::Get;
         Ok((key, operation, is_stale))
     });
     let (key, operation, is_stale) = match checked {
         Ok(checked) => checked,
         // Overload is this node's own affair; anything else the owner would have said, too.
-        Err(error @ Error::Overloaded(_)) => {
-            return Handled::Answer(Answer::error(&error, &method, &more(None)));
-        }
-        Err(error) => return Handled::Answer(Answer::error(&error, &method, &more(owner.address()))),
+        Err(error @ Error::Overloaded(_)) => return Err(refused(&error, None).into()),
+        Err(error) => return Err(refused(&error, owner.address()).into()),
     };
-    let deadline = Deadline::after(job.complete, server.office.node.request_timeout);
-    if is_stale {
-        return Handled::Answer(match host::run(server.office.node.run_stale(&key, deadline)) {
-            Ok((outcome, age)) => {
-                let more = more(outcome.by.as_ref());
-                done(&method, outcome, more).with(STALENESS_HEADER, age.as_millis().to_string())
-            }
-            Err(error) => Answer::error(&error, &method, &more(None)),
-        });
-    }
-    let named = named(job, &key, operation);
-    if job.may_ask()
-        && server.has_room_in_log()
-        && let Some(asking) = server.office.node.asking(&key, operation, (named, None), deadline)
-    {
-        if let Ok(body) = body {
-            job.keep(body);
+    let id = named(job, &key, operation);
+    let place = |part: &str| body.as_ref().ok().and_then(|body| place_in(&body.bytes, part));
+    let kind = match operation {
+        Operation::Get => Kind::Get,
+        Operation::Put(_) => {
+            let value = payload.as_ref().ok().and_then(|payload| payload.value).and_then(place);
+            Kind::Put(value.unwrap_or_default())
         }
-        return Handled::InLog(asking);
-    }
-    Handled::Answer(match run(server, Request::new(&key, operation, named, deadline), job.take_told()) {
-        Ok(outcome) => {
-            let more = more(outcome.by.as_ref());
-            done(&method, outcome, more)
-        }
-        // The owner has not heard yet that the limits were raised: it has judged the request, and is named.
-        Err(error @ (Error::KeyTooLong { .. } | Error::TooLarge(_))) => {
-            Answer::error(&error, &method, &more(owner.address()))
+        Operation::Delete => Kind::Delete,
+    };
+    // One that was not given is not in the body.
+    let causal = context.map(|context| place(context).map_or(Causal::Empty, Causal::Given));
+    Ok(KeyRequest {
+        key,
+        kind,
+        id,
+        is_stale,
+        deadline: Deadline::after(job.complete, node.request_timeout),
+        asker: Asker::Client(causal),
+        log: Log::NotAsked,
+        body: body.unwrap_or_default(),
+    })
+}
+
+/// Where a part of a body is in it.
+fn place_in(body: &[u8], part: &str) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= body.len()).then_some(start..end)
+}
+
+/// Tells a client what came of its request.
+pub fn answer_client(
+    result: Result<Outcome, Error>,
+    method: &Method,
+    causal: Option<&[u8]>,
+    owner: impl Fn() -> Owner,
+) -> Answer {
+    match result {
+        Ok(outcome) => done(method, outcome, causal),
+        // The owner has judged the request, and is named: it may not have heard yet that the limits were raised.
+        Err(error @ (Error::KeyTooLong { .. } | Error::TooLarge(_) | Error::OtherRequest)) => {
+            Answer::error(&error, method, &more_fields(owner().address(), causal))
         }
         // Nobody of the shard served it, so nobody is named.
-        Err(error) => Answer::error(&error, &method, &more(None)),
-    })
+        Err(error) => Answer::error(&error, method, &more_fields(None, causal)),
+    }
 }
 
 /// Whether a request's query says that what is read may be a little old.
@@ -116,14 +135,14 @@ fn wants_stale(query: &str) -> Result<bool, Error> {
 
 /// The limits by which a request is judged. A node that is no member is the last to be told that they were raised: it looks for news
 /// before it refuses what may be over those that it knows.
-fn limits_for(node: &Node, job: &Job, encoded: &str) -> Limits {
+fn limits_for(node: &Node, job: &Job, encoded: usize) -> Limits {
     let known = node.limits();
     let body = match job.arrival.framing {
         Framing::Buffered(length) | Framing::OnItsWay { length: Some(length), .. } => length,
         Framing::OnItsWay { length: None, .. } => usize::MAX,
         Framing::Empty | Framing::Refused { .. } => 0,
     };
-    if encoded.len() <= known.max_key_length && body <= known.max_value_length {
+    if encoded <= known.max_key_length && body <= known.max_value_length {
         return known;
     }
     host::run(node.catch_up());
@@ -133,7 +152,7 @@ fn limits_for(node: &Node, job: &Job, encoded: &str) -> Limits {
 fn read_body(server: &Server, job: &mut Job, limits: Limits) -> Result<BodyBytes, Error> {
     let allowed = limits.max_value_length;
     let limit = Limit { bytes: allowed + ENVELOPE, allowed };
-    job.read_body(limit, &server.office.node.budget)
+    job.read_body(limit, &server.controller.node.budget)
 }
 
 /// Checks the length of a key.
@@ -148,7 +167,6 @@ pub fn check_key(limits: Limits, key: &[u8]) -> Result<(), Error> {
 fn operation<'a>(
     limits: Limits,
     method: &Method,
-    route: &Route,
     payload: &Result<Payload<'a>, Error>,
 ) -> Result<Operation<'a>, Error> {
     let operation = match method {
@@ -161,7 +179,7 @@ fn operation<'a>(
             check_value(limits, value)?;
             return Ok(Operation::Put(value));
         }
-        _ => return Err(Error::MethodNotAllowed(route.allow())),
+        _ => return Err(Error::MethodNotAllowed(Route::Key.allow())),
     };
     // A GET or DELETE may have any body. Only one that cannot be read, or claims a context that is none, is refused.
     match payload {
@@ -207,45 +225,50 @@ fn hash_of(parts: [&[u8]; 2]) -> Hash128 {
     hasher.finish128()
 }
 
-fn run(server: &Server, mut request: Request, told: Option<Told>) -> Result<Outcome, Error> {
-    // What came of it already is told, however late.
-    if told.is_none() && request.is_late() {
-        let reason = "the request waited too long for a worker".to_owned();
-        return Err(Error::Unavailable { reason, applied: Applied::No });
-    }
-    host::run(server.office.node.run(&mut request, told))
-}
-
 /// The fields that an answer has beyond its own, each with a comma before it.
-fn more_fields(address: Option<&Address>, causal: Option<&str>) -> String {
+fn more_fields(address: Option<&Address>, causal: Option<&[u8]>) -> String {
     let mut more = String::new();
     if let Some(address) = address {
         let _ = write!(more, ",\"address\":\"{address}\"");
     }
     if let Some(causal) = causal {
-        let _ = write!(more, ",\"causal-context\":{causal}");
+        // It was read as JSON, which is UTF-8.
+        let _ = write!(more, ",\"causal-context\":{}", String::from_utf8_lossy(causal));
     }
     more
 }
 
-fn done(method: &Method, Outcome { result, value, .. }: Outcome, more: String) -> Answer {
-    let (status, body) = match result {
-        KeyResult::Added => (201, "{\"message\":\"Added successfully\",\"replaced\":false"),
-        KeyResult::Updated => (200, "{\"message\":\"Updated successfully\",\"replaced\":true"),
-        KeyResult::Deleted => (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\""),
-        KeyResult::Found => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
-        KeyResult::OtherRequest => return Answer::error(&Error::OtherRequest, method, &more),
-        _ => {
-            return absent(method, &more);
+fn done(method: &Method, outcome: Outcome, causal: Option<&[u8]>) -> Answer {
+    let more = more_fields(outcome.by.as_ref(), causal);
+    let (status, body) = match &outcome.done {
+        Done::Wrote(WriteOutcome::Added) => (201, "{\"message\":\"Added successfully\",\"replaced\":false"),
+        Done::Wrote(WriteOutcome::Updated) => {
+            (200, "{\"message\":\"Updated successfully\",\"replaced\":true")
+        }
+        Done::Wrote(WriteOutcome::Deleted) => {
+            (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\"")
+        }
+        Done::Read(Some(_)) => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
+        Done::Wrote(WriteOutcome::Absent) | Done::Read(None) => {
+            return with_age(absent(method, &more), outcome.age);
         }
     };
     let after = more + "}";
-    match value {
-        Some(value) => {
+    let answer = match outcome.done {
+        Done::Read(Some(value)) => {
             let body = Body::Value { before: body, value, after };
             Answer { body, ..Answer::json(status, &b""[..]) }
         }
-        None => Answer::json(status, [body.as_bytes(), after.as_bytes()].concat()),
+        _ => Answer::json(status, [body.as_bytes(), after.as_bytes()].concat()),
+    };
+    with_age(answer, outcome.age)
+}
+
+/// Says how old what was read may be, where any replica might answer.
+pub fn with_age(answer: Answer, age: Option<Duration>) -> Answer {
+    match age {
+        Some(age) => answer.with(STALENESS_HEADER, age.as_millis().to_string()),
+        None => answer,
     }
 }
 

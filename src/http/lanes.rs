@@ -16,6 +16,7 @@ use super::accept::Generation;
 use super::answer::{Answer, Unwritten};
 use super::body::{self, BodyBytes, Limit};
 use super::framing::{BUFFERED_BYTES, Framing};
+use super::key_request::KeyRequest;
 use super::server::Server;
 use super::target::Target;
 use super::watchdog::Watch;
@@ -23,7 +24,6 @@ use crate::budget::Budget;
 use crate::clock::now;
 use crate::config::ServerLimits;
 use crate::error::Error;
-use crate::node::group_ops::Told;
 use crate::threads;
 
 /// A request as it came from tiny_http.
@@ -62,20 +62,8 @@ pub struct Job {
     pub body_was_read: bool,
     /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
     pub complete: Instant,
-    /// What the log of the key's shard has been asked.
-    pub log: Log,
-    /// The small body of a request that is handled once more.
-    kept: Option<Vec<u8>>,
-}
-
-/// What the log of a key's shard has been asked by a request, without a worker waiting for it.
-pub enum Log {
-    /// Nothing yet.
-    NotAsked,
-    /// This came of it.
-    Told(Told),
-    /// That was seen to; what is asked now is waited for.
-    Asked,
+    /// The request about a key that was read from it, until that is answered.
+    pub key: Option<KeyRequest>,
 }
 
 impl Job {
@@ -90,25 +78,12 @@ impl Job {
     /// A request that was admitted.
     pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
         let complete = arrival.arrived;
-        Self { arrival, ticket, body_was_read: false, complete, log: Log::NotAsked, kept: None }
+        Self { arrival, ticket, body_was_read: false, complete, key: None }
     }
 
-    /// Whether the log of the key's shard may be asked without a worker waiting for it: the request can be handled once more after that.
-    pub fn may_ask(&self) -> bool {
-        matches!(self.log, Log::NotAsked) && !self.arrival.framing.is_on_its_way()
-    }
-
-    /// What the log of the key's shard has said, if it was asked.
-    pub fn take_told(&mut self) -> Option<Told> {
-        match std::mem::replace(&mut self.log, Log::Asked) {
-            Log::Told(told) => Some(told),
-            Log::NotAsked | Log::Asked => None,
-        }
-    }
-
-    /// Keeps a small body for the next time that the request is handled.
-    pub fn keep(&mut self, body: BodyBytes) {
-        self.kept = Some(body.bytes);
+    /// Whether it is a request that may have been done already, and whose log has told what came of it.
+    pub fn is_told(&self) -> bool {
+        self.key.as_ref().is_some_and(KeyRequest::is_told)
     }
 
     /// Reads the whole body, up to a limit.
@@ -116,16 +91,9 @@ impl Job {
     /// # Errors
     /// See [`body::read`].
     pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
-        let body = if let Some(bytes) = self.kept.take() {
-            BodyBytes::small(bytes)
-        } else {
-            let watch = self.arrival.framing.is_on_its_way().then(|| self.ticket.watch());
-            body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget, watch)?
-        };
+        let watch = self.arrival.framing.is_on_its_way().then(|| self.ticket.watch());
+        let body = body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget, watch)?;
         self.body_was_read = true;
-        if *self.arrival.request.method() == Method::Get && !self.arrival.framing.is_on_its_way() {
-            self.kept = Some(body.bytes.clone());
-        }
         if self.arrival.framing.is_on_its_way() {
             self.complete = now();
         }
@@ -147,7 +115,7 @@ impl Work {
     /// Since when it has been waiting, where it may be given up for that. What a write has done, or may have done, is told, even if that takes a while.
     fn may_be_late(&self) -> Option<Instant> {
         match self {
-            Self::Handle(job) => (!matches!(job.log, Log::Told(_))).then_some(job.arrival.arrived),
+            Self::Handle(job) => (!job.is_told()).then_some(job.arrival.arrived),
             Self::Write(job, _) => {
                 let is_write = matches!(job.arrival.request.method(), Method::Put | Method::Delete);
                 (!is_write).then_some(job.arrival.arrived)

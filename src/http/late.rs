@@ -31,7 +31,7 @@ pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
 
 /// Refuses requests that have waited for a worker, and could hardly be answered in time any more.
 fn refuse_late(server: &Server) {
-    let patience = server.office.node.request_timeout / 10 * TENTHS_TO_WAIT;
+    let patience = server.controller.node.request_timeout / 10 * TENTHS_TO_WAIT;
     let Some(since) = now().checked_sub(patience) else { return };
     for lane in LaneId::ALL.into_iter().filter(|lane| lane.serves_clients()) {
         for work in server.lanes.take_late(lane, since) {

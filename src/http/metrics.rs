@@ -20,6 +20,9 @@ use crate::node::troubles::Troubles;
 const BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
+/// All routes, and what has none.
+const ROUTES: usize = Route::COUNT + 1;
+
 /// All figures of one process.
 pub struct Metrics {
     registry: Registry,
@@ -139,9 +142,7 @@ impl Metrics {
                 "Answers, by route, status and lane",
                 &["route", "status", "lane"],
             ),
-            used: (0..LaneId::ALL.len() * Route::LABELS.len() * STATUSES.len())
-                .map(|_| OnceLock::new())
-                .collect(),
+            used: (0..LaneId::ALL.len() * ROUTES * STATUSES.len()).map(|_| OnceLock::new()).collect(),
             sheds: counters(
                 "evenkv_sheds_total",
                 "Requests refused at once since their lane was full",
@@ -168,12 +169,14 @@ impl Metrics {
     }
 
     /// Counts an answer.
-    pub fn answered(&self, lane: LaneId, route: usize, status: u16, took: Duration) {
+    pub fn answered(&self, lane: LaneId, route: Option<Route>, status: u16, took: Duration) {
         let column = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
-        let index = (lane as usize * Route::LABELS.len() + route) * STATUSES.len() + column;
+        let index = (lane as usize * ROUTES + route.map_or(Route::COUNT, |route| route as usize))
+            * STATUSES.len()
+            + column;
         let counter = self.used[index].get_or_init(|| {
             let status = if STATUSES[column] == 0 { "other".to_owned() } else { status.to_string() };
-            self.requests.with_label_values(&[Route::LABELS[route], &status, lane.name(self.follower)])
+            self.requests.with_label_values(&[Route::name(route), &status, lane.name(self.follower)])
         });
         counter.inc();
         self.latency[lane as usize].observe(took.as_secs_f64());
@@ -310,9 +313,9 @@ mod tests {
     #[test]
     fn answers_are_counted_by_route_status_and_lane() {
         let metrics = Metrics::new(false);
-        metrics.answered(LaneId::Client, 0, 200, Duration::from_millis(2));
-        metrics.answered(LaneId::Client, 0, 200, Duration::from_millis(2));
-        metrics.answered(LaneId::Health, 7, 299, Duration::ZERO);
+        metrics.answered(LaneId::Client, Some(Route::Key), 200, Duration::from_millis(2));
+        metrics.answered(LaneId::Client, Some(Route::Key), 200, Duration::from_millis(2));
+        metrics.answered(LaneId::Health, Some(Route::Livez), 299, Duration::ZERO);
         metrics.shed(LaneId::Forwarded);
         let sample = Sample {
             queued: vec![(LaneId::Client, 3)],

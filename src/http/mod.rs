@@ -12,6 +12,7 @@ pub mod target;
 pub mod changes;
 pub mod cluster_handlers;
 pub mod key_handlers;
+mod key_request;
 pub mod node_handlers;
 pub mod own_handlers;
 pub mod relay;

@@ -9,22 +9,23 @@ use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
-use super::key_handlers::check_key;
+use super::key_handlers::{check_key, with_age};
+use super::key_request::{Asker, KeyRequest, Kind, Log};
 use super::lanes::Job;
 use super::payload::is_json;
-use super::routes::{Route, decode_key};
-use super::server::{Handled, Server};
+use super::routes::{EncodedKey, Route};
+use super::server::Server;
 use crate::clock::{Deadline, now};
 use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::meta::MetaState;
-use crate::model::shard::RequestId;
+use crate::model::shard::{Done, RequestId};
 use crate::node::ask::OrderError;
-use crate::node::forwarded::{NotMeant, NotServed};
+use crate::node::forwarded::NotMeant;
 use crate::node::host;
-use crate::node::keys::{Operation, Outcome};
+use crate::node::keys::{NotServed, Reply};
 use crate::node::state::Node;
 use crate::reshard::{pieces, recover};
 use crate::wire::orders::Order;
@@ -38,44 +39,43 @@ const ADDRESS_BYTES: usize = 300;
 const FORWARDED_FAMILY: &str = "X-Forwarded-";
 
 /// Answers another node. Nothing is passed on from here.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: &Route) -> Answer {
+pub fn answer(server: &Arc<Server>, job: &mut Job, route: Route) -> Answer {
     let method = job.arrival.request.method().clone();
     // Refused before the body is read: a stranger's is not.
-    if let Err(error) = check_sender(&server.office.node, &job.arrival.request, route) {
+    if let Err(error) = check_sender(&server.controller.node, &job.arrival.request, route) {
         return refusal(&error);
     }
     let answered = match (route, &method) {
         (Route::NodeHello, Method::Get) => {
-            let node = &server.office.node;
+            let node = &server.controller.node;
             let sender = header(&job.arrival.request, wire::SENDER_HEADER);
             if let Some(sender) = sender.and_then(|text| Sender::parse(&text, node.secret.as_deref())) {
-                node.note_start_at(&sender.address, sender.instance, now());
+                node.note_start_at(&sender.address, sender.incarnation, now());
             }
             let challenge = header(&job.arrival.request, wire::CHALLENGE_HEADER);
-            Ok(json(&server.office.node.hello(challenge.as_deref())))
+            Ok(json(&server.controller.node.hello(challenge.as_deref())))
         }
         (Route::NodeNews, Method::Post) => news(server, job),
-        (Route::NodeOrders, Method::Post) => orders(server, job),
+        (Route::NodeOrders | Route::NodeQuestions, Method::Post) => orders(server, job),
         (Route::NodeTransfer, Method::Post) => transfer(server, job),
         (Route::NodeRaft, Method::Post) => raft(server, job),
         (Route::NodeRecover, Method::Put) => recovery(server, job),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
     // An operator asks here, not a node.
-    let operator = *route == Route::NodeRecover;
+    let operator = route == Route::NodeRecover;
     answered
         .unwrap_or_else(|error| if operator { Answer::error(&error, &method, "") } else { refusal(&error) })
 }
 
-/// Answers another node that passes on a request about a key.
-pub fn answer_key(server: &Arc<Server>, job: &mut Job, route: &Route, encoded: &str) -> Handled {
-    let method = job.arrival.request.method().clone();
-    let answered =
-        check_sender(&server.office.node, &job.arrival.request, route).and_then(|()| match method {
-            Method::Get | Method::Put | Method::Delete => key(server, job, encoded, &method),
-            _ => Err(Error::MethodNotAllowed(route.allow())),
-        });
-    answered.unwrap_or_else(|error| Handled::Answer(refusal(&error)))
+/// Reads and checks a request about a key that another node passes on.
+///
+/// # Errors
+/// The answer to one that is refused.
+pub fn read_key(server: &Server, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
+    let node = &server.controller.node;
+    check_sender(node, &job.arrival.request, Route::NodeKey).map_err(|error| Box::new(refusal(&error)))?;
+    read_addressed(node, job, encoded)
 }
 
 /// The first request that is refused since it came through a proxy is said in the log.
@@ -85,10 +85,10 @@ static PROXY_SAID: Once = Once::new();
 ///
 /// # Errors
 /// [`Error::Forbidden`].
-pub fn check_sender(node: &Node, request: &Request, route: &Route) -> Result<(), Error> {
+pub fn check_sender(node: &Node, request: &Request, route: Route) -> Result<(), Error> {
     match &node.secret {
         // The answer proves the secret to those who know it, and does not tell it.
-        Some(_) if *route == Route::NodeHello => Ok(()),
+        Some(_) if route == Route::NodeHello => Ok(()),
         Some(secret) => {
             let shown = header(request, wire::SECRET_HEADER).unwrap_or_default();
             if is_same(secret.as_bytes(), shown.as_bytes()) {
@@ -147,69 +147,51 @@ fn is_near(address: IpAddr) -> bool {
     }
 }
 
-fn key(server: &Arc<Server>, job: &mut Job, encoded: &str, method: &Method) -> Result<Handled, Error> {
-    let node = &server.office.node;
+fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
+    let method = job.arrival.request.method().clone();
     let addressed = addressed(&job.arrival.request);
     // Refused before the body is read: a large one would be read for nothing.
-    let standing = match node.check_addressed(addressed.as_ref()) {
-        Ok(standing) => standing,
-        Err(NotMeant::Gone(reason)) => return Ok(Handled::Answer(no_result(KeyResult::Gone, &reason))),
-        Err(NotMeant::NotYet(reason)) => return Ok(Handled::Answer(no_result(KeyResult::Again, &reason))),
-        Err(NotMeant::Unclear(reason)) => return Err(Error::Unavailable { reason, applied: Applied::No }),
-    };
+    let serving_state = node.check_addressed(addressed.as_ref()).map_err(|error| {
+        Box::new(match error {
+            NotMeant::Gone(reason) => no_result(KeyResult::Gone, &reason),
+            NotMeant::NotYet(reason) => no_result(KeyResult::Again, &reason),
+            NotMeant::Unclear(reason) => refusal(&Error::Unavailable { reason, applied: Applied::No }),
+        })
+    })?;
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
-    let request = header(&job.arrival.request, wire::REQUEST_HEADER);
-    let request = request.and_then(|id| RequestId::parse(&id));
-    let key = decode_key(encoded)?;
-    let is_behind = standing.serving().is_ok_and(|serving| serving.state.view.epoch < epoch);
-    let body = match read_within_limits(node, job, &key) {
-        // The sender may know of higher limits.
-        Err(Error::KeyTooLong { .. } | Error::TooLarge(_)) if is_behind => {
-            let reason = "this node has not heard yet what keys and values may be";
-            return Ok(Handled::Answer(no_result(KeyResult::Again, reason)));
-        }
-        body => body?,
-    };
-    let operation = match method {
+    let id = header(&job.arrival.request, wire::REQUEST_HEADER).and_then(|id| RequestId::parse(&id));
+    let key = encoded.key.map_err(|error| Box::new(refusal(&error)))?;
+    let is_behind = serving_state.serving().is_ok_and(|serving| serving.state.view.epoch < epoch);
+    let body = read_within_limits(node, job, &key).map_err(|error| {
+        Box::new(match error {
+            // The sender may know of higher limits.
+            Error::KeyTooLong { .. } | Error::TooLarge(_) if is_behind => {
+                no_result(KeyResult::Again, "this node has not heard yet what keys and values may be")
+            }
+            error => refusal(&error),
+        })
+    })?;
+    let kind = match method {
+        Method::Get => Kind::Get,
+        Method::Delete => Kind::Delete,
+        Method::Put if is_json(&body.bytes) => Kind::Put(0..body.bytes.len()),
         Method::Put => {
-            if !is_json(&body.bytes) {
-                return Err(Error::BadRequest("The body is not one JSON value".to_owned()));
-            }
-            Operation::Put(&body.bytes)
+            return Err(Box::new(refusal(&Error::BadRequest("The body is not one JSON value".to_owned()))));
         }
-        Method::Delete => Operation::Delete,
-        _ => Operation::Get,
+        _ => return Err(Box::new(refusal(&Error::MethodNotAllowed(Route::NodeKey.allow())))),
     };
-    if header(&job.arrival.request, wire::CONSISTENCY_HEADER).as_deref() == Some(wire::STALE)
-        && *method == Method::Get
-    {
-        return Ok(Handled::Answer(match node.read_own(&key) {
-            Some((outcome, age)) => {
-                forwarded(outcome).with(wire::STALENESS_HEADER, age.as_millis().to_string())
-            }
-            None => no_result(KeyResult::Again, "this node's replica is catching up"),
-        }));
-    }
-    let deadline = Deadline::after(job.complete, node.request_timeout);
-    if job.may_ask()
-        && server.has_room_in_log()
-        && let Some(asking) = node.asking(&key, operation, (request, Some(epoch)), deadline)
-    {
-        job.keep(body);
-        return Ok(Handled::InLog(asking));
-    }
-    let told = job.take_told();
-    let done = node.run_forwarded(&standing, &key, operation, (epoch, request), told, deadline);
-    let outcome = host::run(done);
-    Ok(Handled::Answer(match outcome {
-        Ok(outcome) => forwarded(outcome),
-        Err(NotServed::Again) => {
-            no_result(KeyResult::Again, "the key is on its way from one shard to another")
-        }
-        Err(NotServed::NotLeader(leader, reason)) => not_leader(leader, &reason),
-        Err(NotServed::Full) => no_result(KeyResult::Full, "the shard can remember no more named writes"),
-        Err(NotServed::Failed(error)) => return Err(error),
-    }))
+    let is_stale = matches!(kind, Kind::Get)
+        && header(&job.arrival.request, wire::CONSISTENCY_HEADER).as_deref() == Some(wire::STALE);
+    Ok(KeyRequest {
+        key,
+        kind,
+        body,
+        id,
+        is_stale,
+        deadline: Deadline::after(job.complete, node.request_timeout),
+        asker: Asker::Node { serving_state, epoch },
+        log: Log::NotAsked,
+    })
 }
 
 /// The body of a request about a key, which is the value itself.
@@ -220,13 +202,32 @@ fn read_within_limits(node: &Node, job: &mut Job, key: &[u8]) -> Result<BodyByte
     job.read_body(Limit { bytes: allowed, allowed }, &node.budget)
 }
 
-/// What was done, for the node that has passed it on.
-fn forwarded(Outcome { result, value, .. }: Outcome) -> Answer {
+/// Tells the node that has passed a request on what came of it.
+pub fn answer_node(reply: Reply) -> Answer {
+    let outcome = match reply {
+        Ok(outcome) => outcome,
+        Err(NotServed::NotLeader(leader, reason)) => return not_leader(leader, &reason),
+        Err(NotServed::Failed(error)) => return refusal(&error),
+        Err(not_served) => {
+            let result = match not_served {
+                NotServed::Gone => KeyResult::Gone,
+                NotServed::OtherRequest => KeyResult::OtherRequest,
+                NotServed::Full => KeyResult::Full,
+                _ => KeyResult::Again,
+            };
+            return refusal(&not_served.into()).with(wire::RESULT_HEADER, result.as_str());
+        }
+    };
+    let (result, value) = match outcome.done {
+        Done::Wrote(outcome) => (KeyResult::Wrote(outcome), None),
+        Done::Read(None) => (KeyResult::Missing, None),
+        Done::Read(value) => (KeyResult::Found, value),
+    };
     let mut answer = Answer::json(200, &b""[..]).with(wire::RESULT_HEADER, result.as_str());
     if let Some(value) = value {
         answer.body = Body::Value { before: "", value, after: String::new() };
     }
-    answer
+    with_age(answer, outcome.age)
 }
 
 /// Nothing was done, and what the sender is to do about it.
@@ -245,7 +246,7 @@ fn not_leader(leader: Option<Address>, reason: &str) -> Answer {
 }
 
 fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
-    let body = job.read_body(BODY, &server.office.node.internal_budget)?;
+    let body = job.read_body(BODY, &server.controller.node.internal_budget)?;
     let asked = if body.bytes.iter().all(u8::is_ascii_whitespace) {
         recover::Recovery::default()
     } else {
@@ -255,13 +256,13 @@ fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
         };
         serde_json::from_slice(&body.bytes).map_err(wrong)?
     };
-    host::run(recover::recover(&server.office, &asked))
+    host::run(recover::recover(&server.controller, &asked))
         .map(|body| Answer::json(200, body.to_string().into_bytes()))
 }
 
 fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let state: MetaState = read_json(server, job)?;
-    let acting = host::run(server.office.node.take_news(&Arc::new(state)));
+    let acting = host::run(server.controller.node.take_news(&Arc::new(state)));
     acting.map(|acting| json(&acting)).map_err(Error::Conflict)
 }
 
@@ -272,7 +273,7 @@ fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
         // One that waits would take a worker from those that never wait.
         return Err(Error::BadRequest(format!("An order {} is taken at {}", order.name(), order.path())));
     }
-    match host::run(server.office.obey_sender(addressed.as_ref(), &order)) {
+    match host::run(server.controller.obey_sender(addressed.as_ref(), &order)) {
         Ok(answer) => Ok(json(&answer)),
         Err(error) => Ok(not_obeyed(error)),
     }
@@ -281,7 +282,7 @@ fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
 fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
     let transfer: Transfer = read_json(server, job)?;
-    match host::run(pieces::give_sender(&server.office.node, addressed.as_ref(), &transfer)) {
+    match host::run(pieces::give_sender(&server.controller.node, addressed.as_ref(), &transfer)) {
         Ok(parcel) => Ok(Answer::json(200, parcel.encode())),
         Err(error) => Ok(not_obeyed(error)),
     }
@@ -299,7 +300,7 @@ fn not_obeyed(error: OrderError) -> Answer {
 }
 
 fn raft(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
-    let node = &server.office.node;
+    let node = &server.controller.node;
     let body = job.read_body(BODY, &node.internal_budget)?;
     let (from, envelopes) =
         read_envelopes(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
@@ -328,7 +329,7 @@ pub fn read_messages(bytes: &[u8]) -> Result<Vec<Envelope>, Malformed> {
 }
 
 fn read_json<T: DeserializeOwned>(server: &Server, job: &mut Job) -> Result<T, Error> {
-    let body = job.read_body(BODY, &server.office.node.internal_budget)?;
+    let body = job.read_body(BODY, &server.controller.node.internal_budget)?;
     serde_json::from_slice(&body.bytes)
         .map_err(|error| Error::BadRequest(format!("The body is not what a node sends here: {error}")))
 }

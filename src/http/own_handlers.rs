@@ -12,7 +12,7 @@ use super::server::Server;
 use crate::error::Error;
 
 /// Answers `/livez`, `/readyz` and `/metrics`.
-pub fn answer(server: &Arc<Server>, job: &Job, route: &Route) -> Answer {
+pub fn answer(server: &Arc<Server>, job: &Job, route: Route) -> Answer {
     let method = job.arrival.request.method();
     if *method != Method::Get {
         return Answer::error(&Error::MethodNotAllowed(route.allow()), method, "");
@@ -20,9 +20,9 @@ pub fn answer(server: &Arc<Server>, job: &Job, route: &Route) -> Answer {
     match route {
         Route::Livez => Answer::json(200, &b"{\"alive\":true}"[..]),
         Route::Readyz => {
-            let reasons = server.office.node.unready();
+            let reasons = server.controller.node.unready();
             let status = if reasons.is_empty() { 200 } else { 503 };
-            let notes = server.office.node.notes();
+            let notes = server.controller.node.notes();
             let body = json!({ "ready": reasons.is_empty(), "reasons": reasons, "notes": notes });
             Answer::json(status, body.to_string().into_bytes())
         }

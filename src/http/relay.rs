@@ -51,7 +51,7 @@ const OF_THE_CONNECTION: [&str; 12] = [
 
 /// The main's answer to a request.
 pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
-    let main = server.office.node.main().expect("only a follower passes on");
+    let main = server.controller.node.main().expect("only a follower passes on");
     let method = job.arrival.request.method().clone();
     let mut held = BodyBytes::default();
     relayed(server, job, &main, &mut held).unwrap_or_else(|error| {
@@ -61,9 +61,9 @@ pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
 }
 
 fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
-    let hops = next_hops(&job.arrival.request, &server.office.node.trace)?;
+    let hops = next_hops(&job.arrival.request, &server.controller.node.trace)?;
     let onward = Onward { target: target(job.arrival.path(), job.arrival.query()), hops };
-    let patience = server.office.node.request_timeout;
+    let patience = server.controller.node.request_timeout;
     let response = match job.arrival.framing.clone() {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
             if length.is_some_and(|length| length > LONGEST_STREAM) {
@@ -74,9 +74,9 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) ->
             stream(job, main, &onward, length, Patience::Streaming(patience))?
         }
         _ => {
-            *held = job.read_body(HELD, &server.office.node.budget)?;
+            *held = job.read_body(HELD, &server.controller.node.budget)?;
             let is_long =
-                matches!(routes::find(job.arrival.path(), true), Ok(Route::ViewChange | Route::Audit));
+                matches!(routes::find(job.arrival.path(), true), Ok((Route::ViewChange | Route::Audit, _)));
             // The limit is one for requests about keys. Others may take as long as the main lives.
             let patience = if is_long { LONGEST_ANSWER } else { patience };
             hold(&job.arrival.request, main, &onward, &held.bytes, Deadline::after(job.complete, patience))?

@@ -1,21 +1,22 @@
-//! The one table of paths.
+//! The one table of paths: what each is about, what it is called in metrics, which methods it takes, and which lane it goes to.
 
 use std::borrow::Cow;
 
+use super::lanes::LaneId;
 use crate::error::Error;
 use crate::wire;
 
 /// What a request is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route<'a> {
-    /// A key of a client, still percent-encoded.
-    Key(&'a str),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// A key of a client.
+    Key,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
     Shards,
     /// One shard.
-    Shard(&'a str),
+    Shard,
     /// Who owns what.
     View,
     /// Changing it.
@@ -28,14 +29,16 @@ pub enum Route<'a> {
     Readyz,
     /// Its figures.
     Metrics,
-    /// A key that another node passed on, percent-encoded.
-    NodeKey(&'a str),
+    /// A key that another node passed on.
+    NodeKey,
     /// Who is this node?
     NodeHello,
     /// The news of the cluster.
     NodeNews,
     /// An order of the coordinator, or of another node.
     NodeOrders,
+    /// An order that waits for no other node.
+    NodeQuestions,
     /// What the target of a piece asks of its source.
     NodeTransfer,
     /// Messages of the meta group.
@@ -44,125 +47,150 @@ pub enum Route<'a> {
     NodeRecover,
 }
 
-impl Route<'_> {
-    /// The names by which metrics tell routes apart, and the last for what has none.
-    pub const LABELS: [&'static str; 18] = [
-        "keys",
-        "key-count",
-        "shards",
-        "shard",
-        "view",
-        "view-change",
-        "audit",
-        "livez",
-        "readyz",
-        "metrics",
-        "node-keys",
-        "node-hello",
-        "node-news",
-        "node-orders",
-        "node-transfer",
-        "node-raft",
-        "node-recover",
-        "none",
-    ];
+/// What comes after the path of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    /// A key, percent-encoded, which may have slashes.
+    Key,
+    /// An id.
+    Id,
+}
 
-    /// The index of the route's name among [`Route::LABELS`].
-    pub fn label(route: Option<&Self>) -> usize {
-        match route {
-            Some(Self::Key(_)) => 0,
-            Some(Self::KeyCount) => 1,
-            Some(Self::Shards) => 2,
-            Some(Self::Shard(_)) => 3,
-            Some(Self::View) => 4,
-            Some(Self::ViewChange) => 5,
-            Some(Self::Audit) => 6,
-            Some(Self::Livez) => 7,
-            Some(Self::Readyz) => 8,
-            Some(Self::Metrics) => 9,
-            Some(Self::NodeKey(_)) => 10,
-            Some(Self::NodeHello) => 11,
-            Some(Self::NodeNews) => 12,
-            Some(Self::NodeOrders) => 13,
-            Some(Self::NodeTransfer) => 14,
-            Some(Self::NodeRaft) => 15,
-            Some(Self::NodeRecover) => 16,
-            None => 17,
-        }
+struct Row {
+    route: Route,
+    path: &'static str,
+    rest: Rest,
+    name: &'static str,
+    allow: &'static str,
+    lane: LaneId,
+}
+
+const fn row(
+    route: Route,
+    (path, rest): (&'static str, Rest),
+    name: &'static str,
+    allow: &'static str,
+    lane: LaneId,
+) -> Row {
+    Row { route, path, rest, name, allow, lane }
+}
+
+/// Where clients find the store, and what it is called for short.
+const STORE: &str = "/kv-store";
+const STORE_ALIAS: &str = "/kvs";
+
+/// In the order of the routes. What is under [`STORE`] is found under its alias, too.
+const TABLE: [Row; 18] = [
+    row(Route::Key, ("/kv-store/keys/", Rest::Key), "keys", "GET, PUT, DELETE", LaneId::Client),
+    row(Route::KeyCount, ("/kv-store/key-count", Rest::Nothing), "key-count", "GET", LaneId::Client),
+    row(Route::Shards, ("/kv-store/shards", Rest::Nothing), "shards", "GET", LaneId::Client),
+    row(Route::Shard, ("/kv-store/shards/", Rest::Id), "shard", "GET", LaneId::Client),
+    row(Route::View, ("/kv-store/view", Rest::Nothing), "view", "GET", LaneId::Client),
+    row(
+        Route::ViewChange,
+        ("/kv-store/view-change", Rest::Nothing),
+        "view-change",
+        "GET, PUT, DELETE",
+        LaneId::Client,
+    ),
+    row(Route::Audit, ("/kv-store/audit", Rest::Nothing), "audit", "GET", LaneId::Client),
+    row(Route::Livez, ("/livez", Rest::Nothing), "livez", "GET", LaneId::Health),
+    row(Route::Readyz, ("/readyz", Rest::Nothing), "readyz", "GET", LaneId::Health),
+    row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET", LaneId::Health),
+    row(Route::NodeKey, (wire::KEYS, Rest::Key), "node-keys", "GET, PUT, DELETE", LaneId::Forwarded),
+    row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET", LaneId::Question),
+    row(Route::NodeNews, (wire::NEWS, Rest::Nothing), "node-news", "POST", LaneId::Question),
+    row(Route::NodeOrders, (wire::ORDERS, Rest::Nothing), "node-orders", "POST", LaneId::Control),
+    row(Route::NodeQuestions, (wire::QUESTIONS, Rest::Nothing), "node-questions", "POST", LaneId::Question),
+    row(Route::NodeTransfer, (wire::TRANSFER, Rest::Nothing), "node-transfer", "POST", LaneId::Transfer),
+    row(Route::NodeRaft, (wire::RAFT, Rest::Nothing), "node-raft", "GET, POST", LaneId::Raft),
+    row(Route::NodeRecover, (wire::RECOVER, Rest::Nothing), "node-recover", "PUT", LaneId::Control),
+];
+
+impl Route {
+    /// How many there are.
+    pub const COUNT: usize = TABLE.len();
+
+    fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// The name by which metrics tell routes apart; what has no route has one, too.
+    pub fn name(route: Option<Self>) -> &'static str {
+        route.map_or("none", |route| route.row().name)
     }
 
     /// The methods that the route takes, as `Allow` names them.
-    pub fn allow(&self) -> &'static str {
-        match self {
-            Self::Key(_) | Self::NodeKey(_) | Self::ViewChange => "GET, PUT, DELETE",
-            Self::NodeNews | Self::NodeOrders | Self::NodeTransfer => "POST",
-            Self::NodeRaft => "GET, POST",
-            Self::NodeRecover => "PUT",
-            _ => "GET",
-        }
+    pub fn allow(self) -> &'static str {
+        self.row().allow
+    }
+
+    /// The lane of its requests, but for those with large bodies.
+    pub fn lane(self) -> LaneId {
+        self.row().lane
     }
 }
-
-/// The first segments under `/kv-store/` that are no keys in the short form.
-const RESERVED: [&str; 7] = ["keys", "key-count", "shards", "view", "view-change", "audit", ""];
 
 /// Whether a path is one of the store's: what a follower passes on.
 pub fn is_store(path: &str) -> bool {
     under_store(path).is_some()
 }
 
+/// What comes after the store's name.
 fn under_store(path: &str) -> Option<&str> {
-    let rest = path.strip_prefix("/kv-store").or_else(|| path.strip_prefix("/kvs"))?;
-    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+    let rest = path.strip_prefix(STORE).or_else(|| path.strip_prefix(STORE_ALIAS))?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
 }
 
-/// Finds the route of a path; `short_form` says whether `/kv-store/<key>` is one.
+/// The lane of a path that nothing may be under.
+pub fn lane(path: &str) -> LaneId {
+    match find(path, true) {
+        Ok((route, _)) => route.lane(),
+        Err(_) if path.starts_with("/node/") => LaneId::Forwarded,
+        Err(_) => LaneId::Client,
+    }
+}
+
+/// Finds the route of a path, and what the path has beyond it: a key, percent-encoded, or an id. `short_form` says whether
+/// `/kv-store/<key>` is one.
 ///
 /// # Errors
 /// [`Error::NotFound`] that names what there is.
-pub fn find(path: &str, short_form: bool) -> Result<Route<'_>, Error> {
-    if let Some(rest) = under_store(path) {
-        return find_in_store(rest, short_form);
+pub fn find(path: &str, short_form: bool) -> Result<(Route, &str), Error> {
+    let in_store = under_store(path);
+    let found = TABLE.iter().find_map(|row| {
+        let rest = match in_store {
+            Some(rest) => rest.strip_prefix(row.path.strip_prefix(STORE)?)?,
+            None => path.strip_prefix(row.path)?,
+        };
+        let fits = match row.rest {
+            Rest::Nothing => rest.is_empty(),
+            Rest::Key => true,
+            Rest::Id => !rest.contains('/'),
+        };
+        fits.then_some((row.route, rest))
+    });
+    if let Some(found) = found {
+        return Ok(found);
     }
-    match path {
-        "/livez" => Ok(Route::Livez),
-        "/readyz" => Ok(Route::Readyz),
-        "/metrics" => Ok(Route::Metrics),
-        wire::HELLO => Ok(Route::NodeHello),
-        wire::NEWS => Ok(Route::NodeNews),
-        wire::ORDERS | wire::QUESTIONS => Ok(Route::NodeOrders),
-        wire::TRANSFER => Ok(Route::NodeTransfer),
-        wire::RAFT => Ok(Route::NodeRaft),
-        wire::RECOVER => Ok(Route::NodeRecover),
-        _ => match path.strip_prefix(wire::KEYS) {
-            Some(key) => Ok(Route::NodeKey(key)),
-            None => Err(Error::NotFound(
-                "There is nothing under this path: allowed is /kv-store/keys/<key>, \
-                 /kv-store/{key-count,shards,shards/<id>,view,view-change,audit}, /livez, /readyz, /metrics"
-                    .to_owned(),
-            )),
-        },
+    match in_store {
+        Some(rest) => find_short(rest, short_form),
+        None => {
+            Err(Error::NotFound(format!("There is nothing under this path: allowed is {}", listed_paths())))
+        }
     }
 }
 
-fn find_in_store(rest: &str, short_form: bool) -> Result<Route<'_>, Error> {
-    if let Some(key) = rest.strip_prefix("keys/") {
-        return Ok(Route::Key(key));
-    }
-    match rest {
-        "key-count" => return Ok(Route::KeyCount),
-        "shards" => return Ok(Route::Shards),
-        "view" => return Ok(Route::View),
-        "view-change" => return Ok(Route::ViewChange),
-        "audit" => return Ok(Route::Audit),
-        _ => {}
-    }
-    if let Some(id) = rest.strip_prefix("shards/").filter(|id| !id.contains('/')) {
-        return Ok(Route::Shard(id));
-    }
+/// A key in the short form; the first segments of the store's other paths are none.
+fn find_short(rest: &str, short_form: bool) -> Result<(Route, &str), Error> {
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
     let first = rest.split('/').next().unwrap_or("");
-    let reserved = RESERVED.contains(&first) && !(first.is_empty() && rest.starts_with('/'));
-    if reserved {
+    let is_reserved = |row: &Row| {
+        let path = row.path.strip_prefix(STORE);
+        path.is_some_and(|path| path.split('/').nth(1) == Some(first))
+    };
+    if rest.is_empty() || TABLE.iter().any(is_reserved) {
         return Err(Error::NotFound(
             "There is nothing under this path: a key is under /kv-store/keys/<key>".to_owned(),
         ));
@@ -173,7 +201,33 @@ fn find_in_store(rest: &str, short_form: bool) -> Result<Route<'_>, Error> {
                 .to_owned(),
         ));
     }
-    Ok(Route::Key(rest))
+    Ok((Route::Key, rest))
+}
+
+/// The paths for people and programs that are no nodes.
+fn listed_paths() -> String {
+    let rows = TABLE.iter().filter(|row| !row.path.starts_with("/node/"));
+    let path = |row: &Row| match row.rest {
+        Rest::Nothing => row.path.to_owned(),
+        Rest::Key => format!("{}<key>", row.path),
+        Rest::Id => format!("{}<id>", row.path),
+    };
+    rows.map(path).collect::<Vec<_>>().join(", ")
+}
+
+/// The key of a path.
+pub struct EncodedKey {
+    /// Decoded, or why it cannot be.
+    pub key: Result<Vec<u8>, Error>,
+    /// How long it was before, in bytes.
+    pub length: usize,
+}
+
+impl EncodedKey {
+    /// Decodes what a path has beyond its route.
+    pub fn of(rest: &str) -> Self {
+        Self { key: decode_key(rest).map(Cow::into_owned), length: rest.len() }
+    }
 }
 
 /// Decodes a key, once: a plus is a plus.
@@ -203,31 +257,38 @@ mod tests {
     #[test]
     fn paths_lead_to_their_routes() {
         let table = [
-            ("/kv-store/keys/a", true, Some(Route::Key("a"))),
-            ("/kvs/keys/a/b//", false, Some(Route::Key("a/b//"))),
-            ("/kvs/keys/", false, Some(Route::Key(""))),
+            ("/kv-store/keys/a", true, Some((Route::Key, "a"))),
+            ("/kvs/keys/a/b//", false, Some((Route::Key, "a/b//"))),
+            ("/kvs/keys/", false, Some((Route::Key, ""))),
             ("/kvs/keys", true, None),
-            ("/kv-store/a/b", true, Some(Route::Key("a/b"))),
-            ("/kv-store//a", true, Some(Route::Key("/a"))),
-            ("/kv-store/keys%2Fa", true, Some(Route::Key("keys%2Fa"))),
+            ("/kv-store/a/b", true, Some((Route::Key, "a/b"))),
+            ("/kv-store//a", true, Some((Route::Key, "/a"))),
+            ("/kv-store/keys%2Fa", true, Some((Route::Key, "keys%2Fa"))),
             ("/kv-store/a", false, None),
             ("/kv-store/view/a", true, None),
-            ("/kv-store/shards", false, Some(Route::Shards)),
-            ("/kv-store/shards/7", false, Some(Route::Shard("7"))),
+            ("/kv-store/shards", false, Some((Route::Shards, ""))),
+            ("/kv-store/shards/7", false, Some((Route::Shard, "7"))),
             ("/kv-store/shards/7/8", true, None),
-            ("/kv-store/key-count", false, Some(Route::KeyCount)),
-            ("/kvs/view-change", false, Some(Route::ViewChange)),
+            ("/kv-store/key-count", false, Some((Route::KeyCount, ""))),
+            ("/kvs/view-change", false, Some((Route::ViewChange, ""))),
             ("/kv-store", true, None),
             ("/kv-store/", true, None),
             ("/kv-stores/a", true, None),
-            ("/livez", false, Some(Route::Livez)),
+            ("/livez", false, Some((Route::Livez, ""))),
             ("/livez/", false, None),
             ("", true, None),
             ("*", true, None),
-            ("/node/keys/a%2Fb", false, Some(Route::NodeKey("a%2Fb"))),
+            ("/node/keys/a%2Fb", false, Some((Route::NodeKey, "a%2Fb"))),
         ];
         for (path, short_form, wanted) in table {
             assert_eq!(find(path, short_form).ok(), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_rows_are_in_the_order_of_the_routes() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.route as usize, index, "{}", row.path);
         }
     }
 

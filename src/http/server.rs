@@ -17,11 +17,11 @@ use super::changes::{self, Changes};
 use super::connections::{Admission, Connections};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
-use super::lanes::{self, Arrival, Job, LaneId, Lanes, Log, Ticket, Work};
+use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
 use super::late;
 use super::linger::{self, Linger, Rest};
 use super::metrics::{Metrics, Sample};
-use super::routes::{self, Route};
+use super::routes::{self, EncodedKey, Route};
 use super::target::Target;
 use super::turns::Turns;
 use super::watchdog::Watchdog;
@@ -32,15 +32,15 @@ use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::audits;
 use crate::node::calls::Calls;
+use crate::node::discovery;
 use crate::node::duplicates;
-use crate::node::greeter;
 use crate::node::group_ops::Asking;
 use crate::node::host;
-use crate::node::post::Messages;
 use crate::node::state::{Node, Serving};
-use crate::reshard::orders::Office;
+use crate::node::transport::Messages;
+use crate::reshard::controller::Controller;
 use crate::reshard::{self, leave};
-use crate::{threads, wire};
+use crate::threads;
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
 const SHED_QUEUE: usize = 1024;
@@ -52,8 +52,8 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// The server, shared by all its threads.
 pub struct Server {
-    /// The node it serves, and the desk of its coordinator.
-    pub office: Office,
+    /// The node it serves, and the handle of its coordinator.
+    pub controller: Controller,
     /// The requests that wait for a view change.
     pub changes: Changes,
     /// Audits are made one at a time.
@@ -76,10 +76,10 @@ pub struct Server {
 
 /// What a handler has found.
 pub enum Found {
-    /// The answer, and the index of the route's label.
-    Answer(usize, Answer),
-    /// It will be known when the log of the key's shard has been asked.
-    InLog(Asking),
+    /// The answer, and the route that is answered for.
+    Answer(Option<Route>, Answer),
+    /// It is about a key: the request that the job has now.
+    Key,
     /// It will be known when this view change has ended.
     Later {
         /// The view change.
@@ -87,23 +87,6 @@ pub enum Found {
         /// The causal context that the answer is to have.
         causal: Option<String>,
     },
-}
-
-/// What a handler of a key operation has found.
-pub enum Handled {
-    /// The answer.
-    Answer(Answer),
-    /// It will be known when the log of the key's shard has been asked.
-    InLog(Asking),
-}
-
-impl Handled {
-    fn labelled(self, label: usize) -> Found {
-        match self {
-            Self::Answer(answer) => Found::Answer(label, answer),
-            Self::InLog(asking) => Found::InLog(asking),
-        }
-    }
 }
 
 /// A server that runs, for as long as the process does.
@@ -147,15 +130,15 @@ impl Server {
             port: OnceLock::from(listening.port()),
             idle_timeout: limits.idle_timeout,
             metrics,
-            office: Office::new(node, Arc::default()),
+            controller: Controller::new(node, Arc::default()),
             changes: Changes::default(),
             audits: Turns::default(),
         });
-        let node = Arc::clone(&server.office.node);
+        let node = Arc::clone(&server.controller.node);
         let learner = Arc::clone(&node);
         let publish = Box::new(move || learner.publish());
         groups_inbox.start(Box::new(Messages(Arc::clone(&node))), publish)?;
-        greeter::begin(&node);
+        discovery::begin(&node);
         server.lanes.start(&server, limits)?;
         let own = Arc::clone(&server);
         threads::spawn("shed", move || own.refuse_all(&shed_queue))?;
@@ -169,32 +152,32 @@ impl Server {
         let (stop_looking, stopped) = bounded(0);
         let own = Arc::clone(&server);
         threads::spawn("watchdog", move || late::run(&own, &stopped))?;
-        let (stop_greeter, stopped) = bounded(0);
-        threads::spawn("greeter", move || greeter::run(&node, &stopped))?;
+        let (stop_discovery, stopped) = bounded(0);
+        threads::spawn("discovery", move || discovery::run(&node, &stopped))?;
         let (stop_own_address, stopped) = bounded(0);
-        if server.office.node.has_address {
-            let node = Arc::clone(&server.office.node);
+        if server.controller.node.has_address {
+            let node = Arc::clone(&server.controller.node);
             threads::spawn("own-address", move || duplicates::watch_own_address(&node, &stopped))?;
         }
         let (stop_changes, stopped) = bounded(0);
         let own = Arc::clone(&server);
         threads::spawn("changes", move || changes::run(&own, &stopped))?;
         let (stop_reshard, stopped) = bounded(0);
-        let office = server.office.clone();
-        threads::spawn("reshard", move || reshard::run(&office, &stopped))?;
-        let (stop_keeper, stopped) = bounded(0);
-        let office = server.office.clone();
-        threads::spawn("keeper", move || reshard::keep(&office, &stopped))?;
+        let controller = server.controller.clone();
+        threads::spawn("reshard", move || reshard::run(&controller, &stopped))?;
+        let (stop_reconciler, stopped) = bounded(0);
+        let controller = server.controller.clone();
+        threads::spawn("reconciler", move || reshard::reconcile(&controller, &stopped))?;
         let (stop_audit, stopped) = bounded(0);
-        let node = Arc::clone(&server.office.node);
+        let node = Arc::clone(&server.controller.node);
         threads::spawn("audit", move || audits::run(&node, &stopped))?;
         let stop = [
             stop_looking,
-            stop_greeter,
+            stop_discovery,
             stop_own_address,
             stop_changes,
             stop_reshard,
-            stop_keeper,
+            stop_reconciler,
             stop_audit,
         ];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
@@ -202,7 +185,7 @@ impl Server {
 
     /// Whether the node passes everything on.
     pub fn is_follower(&self) -> bool {
-        self.office.node.main().is_some()
+        self.controller.node.main().is_some()
     }
 
     /// Sorts a request that has come. Called by the thread that listens, so it never waits and never answers.
@@ -222,7 +205,7 @@ impl Server {
         let ticket = Ticket::new(Arc::clone(self), client);
         let lane = self.lane_of(&arrival);
         let job = Box::new(Job::new(arrival, ticket));
-        if self.office.node.is_stopping() {
+        if self.controller.node.is_stopping() {
             self.refuse(lane, job);
         } else if let Err(Work::Handle(job)) = self.lanes.offer(lane, Work::Handle(job)) {
             self.metrics.shed(lane);
@@ -233,24 +216,14 @@ impl Server {
     fn lane_of(&self, arrival: &Arrival) -> LaneId {
         let path = arrival.path();
         let hops = if self.is_follower() { relay::hops(&arrival.request) } else { None };
-        if hops.is_some_and(|hops| hops.contains(&self.office.node.trace)) {
+        if hops.is_some_and(|hops| hops.contains(&self.controller.node.trace)) {
             // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
             return LaneId::Health;
         }
-        let lane = if [wire::ORDERS, wire::RECOVER].contains(&path) {
-            LaneId::Control
-        } else if [wire::QUESTIONS, wire::NEWS, wire::HELLO].contains(&path) {
-            LaneId::Question
-        } else if path == wire::TRANSFER {
-            LaneId::Transfer
-        } else if path == wire::RAFT {
-            LaneId::Raft
-        } else if path.starts_with("/node/") || hops.is_some() {
-            LaneId::Forwarded
-        } else if ["/livez", "/readyz", "/metrics"].contains(&path) {
-            LaneId::Health
-        } else {
-            LaneId::Client
+        let lane = match routes::lane(path) {
+            // What another follower passes on waits for nobody further left.
+            LaneId::Client | LaneId::Health if hops.is_some() => LaneId::Forwarded,
+            lane => lane,
         };
         if arrival.framing.is_on_its_way() { lane.large() } else { lane }
     }
@@ -268,15 +241,15 @@ impl Server {
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
-            let reason = if self.office.node.is_stopping() {
+            let reason = if self.controller.node.is_stopping() {
                 "The node is stopping"
             } else {
                 "The node is overloaded"
             };
             let error = Error::Overloaded(format!("{reason}: try again after the time in Retry-After"));
             let mut answer = Answer::error(&error, job.arrival.request.method(), "");
-            answer.close = self.office.node.is_stopping();
-            self.count(lane, &job, Route::label(None), &answer);
+            answer.close = self.controller.node.is_stopping();
+            self.count(lane, &job, None, &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
             self.contain(|| self.write(lane.small(), job, answer));
         }
@@ -322,8 +295,8 @@ impl Server {
 
     /// The figures that are looked up when they are asked for.
     pub fn sample(&self) -> Sample {
-        let standing = self.office.node.standing();
-        let own = standing.serving().map_or(&[][..], |serving| &serving.own);
+        let serving_state = self.controller.node.serving_state();
+        let own = serving_state.serving().map_or(&[][..], |serving| &serving.own);
         let size = own.first().map(|(_, shard)| shard.rough_size()).unwrap_or_default();
         let retries: usize = own.iter().map(|(_, shard)| shard.remembered_bytes()).sum();
         Sample {
@@ -331,9 +304,9 @@ impl Server {
             in_log: self.in_log.0.load(Ordering::Relaxed),
             parked: self.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
-            troubles: self.office.node.troubles(),
-            epoch: self.office.node.state().map_or(0, |state| state.view.epoch),
-            leads: self.office.node.meta.leads(),
+            troubles: self.controller.node.troubles(),
+            epoch: self.controller.node.state().map_or(0, |state| state.view.epoch),
+            leads: self.controller.node.meta.leads(),
             pairs: size.pairs,
             bytes: size.bytes,
             retries: retries as u64,
@@ -353,7 +326,7 @@ impl Server {
     /// Handles one request, and after one for another node those that were parked for it meanwhile.
     fn handle(self: &Arc<Self>, lane: LaneId, job: Box<Job>) {
         // What may have been done already is to be told, whoever else is overloaded.
-        let destination = if matches!(job.log, Log::Told(_)) { None } else { self.destination(&job) };
+        let destination = if job.is_told() { None } else { self.destination(&job) };
         let Some(node) = destination else { return self.answer(lane, job) };
         let gate = &self.gates[usize::from(lane == LaneId::ClientLarge)];
         match gate.enter(&node, job) {
@@ -378,36 +351,63 @@ impl Server {
         if self.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
             return None;
         }
-        if self.office.node.standing().serving().is_ok_and(Serving::owns_all) {
+        if self.controller.node.serving_state().serving().is_ok_and(Serving::owns_all) {
             return None;
         }
-        let Ok(Route::Key(encoded)) = routes::find(job.arrival.path(), true) else { return None };
+        if let Some(request) = &job.key {
+            return self.controller.node.waits_for(&request.key);
+        }
+        let Ok((Route::Key, encoded)) = routes::find(job.arrival.path(), true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
-        self.office.node.waits_for(&key)
+        self.controller.node.waits_for(&key)
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
         if streams::is_asked_for(&job) {
             if let Err((job, answer)) = streams::take(self, job) {
-                self.finish(lane, Route::label(Some(&Route::NodeRaft)), job, *answer);
+                self.finish(lane, Some(Route::NodeRaft), job, *answer);
             }
             return;
         }
-        let handled = catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job)));
-        let (label, answer) = match handled {
-            Ok(Found::Answer(label, answer)) => (label, answer),
-            Ok(Found::InLog(asking)) => return self.ask_log(lane, job, asking),
+        // What was read once is not read again.
+        let found = if job.key.is_some() {
+            Ok(Found::Key)
+        } else {
+            catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job)))
+        };
+        match found {
+            Ok(Found::Answer(route, answer)) => self.finish(lane, route, job, answer),
+            Ok(Found::Key) => self.answer_key(lane, job),
             Ok(Found::Later { change, causal }) => {
                 if let Err(job) = self.changes.park(change, job, causal) {
                     self.refuse(lane, job);
                 }
-                return;
             }
             Err(_) => {
-                self.metrics.panics.inc();
-                (Route::label(None), Answer::error(&Error::Internal, job.arrival.request.method(), ""))
+                let answer = self.panicked(&job);
+                self.finish(lane, None, job, answer);
             }
-        };
+        }
+    }
+
+    fn panicked(&self, job: &Job) -> Answer {
+        self.metrics.panics.inc();
+        Answer::error(&Error::Internal, job.arrival.request.method(), "")
+    }
+
+    /// Answers a request about a key; where that has to wait for the log of a shard, without a worker waiting for it.
+    fn answer_key(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
+        let Some(request) = &mut job.key else { return };
+        let route = Some(request.route());
+        let node = &self.controller.node;
+        if !job.arrival.framing.is_on_its_way()
+            && self.has_room_in_log()
+            && let Some(asking) = request.asking(node)
+        {
+            return self.ask_log(lane, job, asking);
+        }
+        let answer = catch_unwind(AssertUnwindSafe(|| request.answer(node)));
+        let answer = answer.unwrap_or_else(|_| self.panicked(&job));
         // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
         // the request that waits: reading it once more does no harm.
         if answer.is_stored() && answer.is_large() && lane != lane.large() {
@@ -417,28 +417,30 @@ impl Server {
             }
             return;
         }
-        self.finish(lane, label, job, answer);
+        self.finish(lane, route, job, answer);
     }
 
     /// Whether another request may wait for the log of a shard without a worker.
-    pub fn has_room_in_log(&self) -> bool {
+    fn has_room_in_log(&self) -> bool {
         self.in_log.0.load(Ordering::Relaxed) < self.in_log.1
     }
 
-    /// Asks the log of a shard on behalf of a request, which is handled once more when that has answered.
+    /// Asks the log of a shard on behalf of a request, which is answered when that has.
     fn ask_log(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>, asking: Asking) {
         let server = Arc::clone(self);
         self.in_log.0.fetch_add(1, Ordering::Relaxed);
-        self.office.node.ask_and(asking, move |told| {
+        self.controller.node.ask_and(asking, move |told| {
             server.in_log.0.fetch_sub(1, Ordering::Relaxed);
-            job.log = if told.is_elsewhere() { Log::Asked } else { Log::Told(told) };
+            if let Some(request) = &mut job.key {
+                request.note(told);
+            }
             server.lanes.take_back(lane, Work::Handle(job));
         });
     }
 
     /// Counts and writes an answer.
-    pub fn finish(self: &Arc<Self>, lane: LaneId, label: usize, job: Box<Job>, answer: Answer) {
-        self.count(lane, &job, label, &answer);
+    pub fn finish(self: &Arc<Self>, lane: LaneId, route: Option<Route>, job: Box<Job>, answer: Answer) {
+        self.count(lane, &job, route, &answer);
         self.write(lane, job, answer);
     }
 
@@ -450,51 +452,62 @@ impl Server {
     }
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
-        let method = job.arrival.request.method().clone();
-        let path = job.arrival.path().to_owned();
-        let path = path.as_str();
         if let Framing::Refused { error, .. } = &job.arrival.framing {
-            return Found::Answer(Route::label(None), Answer::error(error, &method, ""));
+            return Found::Answer(None, Answer::error(error, job.arrival.request.method(), ""));
         }
+        let path = job.arrival.path();
         if self.is_follower() && routes::is_store(path) {
-            let label = Route::label(routes::find(path, true).ok().as_ref());
-            return Found::Answer(label, relay::answer(self, job));
+            let route = routes::find(path, true).ok().map(|(route, _)| route);
+            return Found::Answer(route, relay::answer(self, job));
         }
-        // What the log was asked is told, although the view may have other nodes by now.
-        let short_form = matches!(job.log, Log::Told(_))
-            || self
-                .office
-                .node
-                .standing()
-                .serving()
-                .is_ok_and(|serving| serving.state.view.nodes().count() == 1);
-        let route = match routes::find(path, short_form) {
-            Ok(route) => route,
+        let serving_state = self.controller.node.serving_state();
+        let short_form = serving_state.serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
+        let (route, rest) = match routes::find(path, short_form) {
+            Ok(found) => found,
             Err(error) => {
                 let more = payload::causal_field(&job.small_body());
-                return Found::Answer(Route::label(None), Answer::error(&error, &method, &more));
+                return Found::Answer(None, Answer::error(&error, job.arrival.request.method(), &more));
             }
         };
-        let label = Route::label(Some(&route));
-        let answer = match &route {
-            Route::Key(encoded) => return key_handlers::answer(self, job, &route, encoded).labelled(label),
-            Route::NodeKey(encoded) => {
-                return node_handlers::answer_key(self, job, &route, encoded).labelled(label);
+        let answer = match route {
+            Route::Key | Route::NodeKey => {
+                let encoded = EncodedKey::of(rest);
+                let request = if route == Route::Key {
+                    key_handlers::read(self, job, encoded)
+                } else {
+                    node_handlers::read_key(self, job, encoded)
+                };
+                match request {
+                    Ok(request) => {
+                        job.key = Some(request);
+                        return Found::Key;
+                    }
+                    Err(answer) => *answer,
+                }
             }
             Route::NodeHello
             | Route::NodeNews
             | Route::NodeOrders
+            | Route::NodeQuestions
             | Route::NodeTransfer
             | Route::NodeRaft
-            | Route::NodeRecover => node_handlers::answer(self, job, &route),
-            Route::Livez | Route::Readyz | Route::Metrics => own_handlers::answer(self, job, &route),
-            _ => return cluster_handlers::answer(self, job, &route),
+            | Route::NodeRecover => node_handlers::answer(self, job, route),
+            Route::Livez | Route::Readyz | Route::Metrics => own_handlers::answer(self, job, route),
+            Route::KeyCount
+            | Route::Shards
+            | Route::Shard
+            | Route::View
+            | Route::ViewChange
+            | Route::Audit => {
+                let id = rest.to_owned();
+                return cluster_handlers::answer(self, job, route, &id);
+            }
         };
-        Found::Answer(label, answer)
+        Found::Answer(Some(route), answer)
     }
 
-    fn count(&self, lane: LaneId, job: &Job, label: usize, answer: &Answer) {
-        self.metrics.answered(lane, label, answer.status, now() - job.arrival.arrived);
+    fn count(&self, lane: LaneId, job: &Job, route: Option<Route>, answer: &Answer) {
+        self.metrics.answered(lane, route, answer.status, now() - job.arrival.arrived);
     }
 
     /// Writes an answer, or has it written by the lane for large ones.
@@ -528,7 +541,7 @@ impl Server {
     fn write_now(self: &Arc<Self>, lane: LaneId, job: Box<Job>, answer: Answer) {
         let Job { arrival: Arrival { request, framing, generation, .. }, ticket, body_was_read, .. } = *job;
         // A client of a node that is about to stop is to go to another one.
-        let close = answer.close || self.office.node.is_leaving();
+        let close = answer.close || self.controller.node.is_leaving();
         let answer = Answer { close, ..answer };
         if answer::is_early(&framing, body_was_read) {
             // The client may go on with the connection if the rest of the body will be read, and is sure to come.
@@ -581,8 +594,8 @@ impl Running {
     /// port, so that whoever comes goes to another node, and takes no more requests on connections that are still open.
     pub fn begin_to_stop(&mut self) {
         let had_groups =
-            self.server.office.node.groups.seats().iter().any(|seat| seat.status.voters.len() > 1);
-        host::run(leave::leave(&self.server.office));
+            self.server.controller.node.groups.locals().iter().any(|local| local.status.voters.len() > 1);
+        host::run(leave::leave(&self.server.controller));
         // The accept loop must not be replaced when it ends now.
         self.stop_accept = None;
         if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
@@ -591,7 +604,7 @@ impl Running {
         if had_groups {
             self.serve_out();
         }
-        self.server.office.node.stop();
+        self.server.controller.node.stop();
     }
 
     /// Answers what comes on connections that are open, for a moment: each answer closes its connection.
@@ -602,7 +615,7 @@ impl Running {
             if self.server.busy() > 0 {
                 quiet_since = now();
             }
-            host::run(self.server.office.node.pause(QUIET / 10));
+            host::run(self.server.controller.node.pause(QUIET / 10));
         }
     }
 }

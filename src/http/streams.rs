@@ -38,7 +38,7 @@ pub fn take(server: &Arc<Server>, job: Box<Job>) -> Result<(), (Box<Job>, Box<An
         Err((job, Box::new(answer)))
     };
     let request = &job.arrival.request;
-    if let Err(error) = check_sender(&server.office.node, request, &Route::NodeRaft) {
+    if let Err(error) = check_sender(&server.controller.node, request, Route::NodeRaft) {
         return refused(job, &error);
     }
     let from = header(request, wire::FROM_HEADER).and_then(|from| from.parse::<Address>().ok());
@@ -85,7 +85,7 @@ fn read_frames(server: &Server, from: &Address, stream: &mut dyn Read) -> io::Re
         }
         if !frame.is_empty() {
             let envelopes = read_messages(&frame).map_err(io::Error::other)?;
-            server.office.node.groups.receive(from.clone(), envelopes);
+            server.controller.node.groups.receive(from.clone(), envelopes);
         }
     }
 }

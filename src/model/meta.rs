@@ -40,7 +40,7 @@ pub struct MetaState {
     pub limits: Limits,
     /// The view.
     pub view: View,
-    /// Which start of which node holds each group: by group, address and instance. Of a group with several replicas it says
+    /// Which start of which node holds each group: by group, address and incarnation. Of a group with several replicas it says
     /// only who founds it; who is a member of it later, the group itself knows.
     pub holders: BTreeMap<u64, BTreeMap<Address, u64>>,
     /// What the groups of the first view owned when they were founded, and in which epoch; all others have been founded with nothing.
@@ -313,9 +313,10 @@ impl MetaState {
         group: u64,
         hash_key: HashKey,
         view: View,
-        instances: &BTreeMap<Address, u64>,
+        incarnations: &BTreeMap<Address, u64>,
     ) -> Self {
-        let holders = view.shards.iter().map(|shard| (shard.group, holders_of(shard, instances))).collect();
+        let holders =
+            view.shards.iter().map(|shard| (shard.group, holders_of(shard, incarnations))).collect();
         let origin =
             |(index, shard): (usize, &Shard)| (shard.group, (view.ranges(index).collect(), view.epoch));
         let origins = view.shards.iter().enumerate().map(origin).collect();
@@ -330,7 +331,7 @@ impl MetaState {
             holders,
             origins,
             successors: BTreeMap::new(),
-            starts: instances.clone(),
+            starts: incarnations.clone(),
             former: VecDeque::new(),
             change: None,
             results: VecDeque::new(),
@@ -437,7 +438,7 @@ impl MetaState {
         is_news.then(|| Command::Started { node: node.clone(), was, start })
     }
 
-    /// The command that sets a plan, which was made from this view with the `members` that its groups really have; `instances` are the starts
+    /// The command that sets a plan, which was made from this view with the `members` that its groups really have; `incarnations` are the starts
     /// of the nodes that hold nothing yet.
     pub fn plan_command(
         &self,
@@ -446,7 +447,7 @@ impl MetaState {
         plan: &Plan,
         pieces: Vec<Piece>,
         given_up: Vec<GivenUp>,
-        instances: &BTreeMap<Address, u64>,
+        incarnations: &BTreeMap<Address, u64>,
     ) -> Command {
         let old: HashSet<u64> = self.view.shards.iter().map(|shard| shard.group).collect();
         let is_new = |shard: &&Shard| !old.contains(&shard.group);
@@ -462,7 +463,7 @@ impl MetaState {
         }
         view.shards.extend(numbered);
         view.next_group = plan.view.next_group;
-        let new = added.iter().map(|shard| (shard.group, holders_of(shard, instances)));
+        let new = added.iter().map(|shard| (shard.group, holders_of(shard, incarnations)));
         let alone = members.iter().filter_map(|(group, members)| Some((*group, members.alone()?)));
         let holders = new.chain(alone).collect();
         let planned = Planned {
@@ -535,8 +536,8 @@ impl MetaState {
                     self.end_unfinished(id, end, &BTreeMap::new())?;
                 }
                 self.take_over(&moved);
-                for (group, node, instance) in survivors {
-                    self.succeed(group, node, instance);
+                for (group, node, incarnation) in survivors {
+                    self.succeed(group, node, incarnation);
                 }
                 if let Some(lost) = &lost {
                     self.give_up_ranges(lost);
@@ -590,7 +591,7 @@ impl MetaState {
     }
 
     /// Puts a new group, founded by one node from what it holds, in the place of one that has lost its majority.
-    pub fn succeed(&mut self, group: u64, node: Address, instance: u64) {
+    pub fn succeed(&mut self, group: u64, node: Address, incarnation: u64) {
         if self.index_of(group).is_none() {
             return;
         }
@@ -624,7 +625,7 @@ impl MetaState {
         self.holders.remove(&group);
         self.origins.remove(&group);
         self.successors.remove(&group);
-        self.holders.insert(new, BTreeMap::from([(node, instance)]));
+        self.holders.insert(new, BTreeMap::from([(node, incarnation)]));
         self.successors.insert(new, group);
     }
 
@@ -810,8 +811,8 @@ impl Planned {
 }
 
 /// Which starts of its nodes hold a shard.
-fn holders_of(shard: &Shard, instances: &BTreeMap<Address, u64>) -> BTreeMap<Address, u64> {
-    let known = shard.replicas.iter().filter_map(|node| Some((node.clone(), *instances.get(node)?)));
+fn holders_of(shard: &Shard, incarnations: &BTreeMap<Address, u64>) -> BTreeMap<Address, u64> {
+    let known = shard.replicas.iter().filter_map(|node| Some((node.clone(), *incarnations.get(node)?)));
     known.collect()
 }
 

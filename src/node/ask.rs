@@ -96,7 +96,7 @@ impl Node {
     pub fn addressed(&self, start: Option<u64>) -> Addressed {
         let state = self.state();
         let cluster = state.as_ref().map(|state| state.cluster.clone()).unwrap_or_default();
-        Addressed { cluster, epoch: state.map_or(0, |state| state.view.epoch), instance: start }
+        Addressed { cluster, epoch: state.map_or(0, |state| state.view.epoch), incarnation: start }
     }
 
     /// Asks a node who it is.
@@ -110,7 +110,7 @@ impl Node {
             Ok(hello) => {
                 self.note_who_answers(of, hello);
                 if hello.address == *of {
-                    self.note_start_at(of, hello.instance, asked);
+                    self.note_start_at(of, hello.incarnation, asked);
                 }
             }
             Err(NoAnswer { kind: NoAnswerKind::OtherSecret, reason }) => self.note_other_secret(of, reason),
@@ -167,12 +167,12 @@ impl Node {
             }
             return self.order(only, state.holder(group, only), order.clone(), deadline).await;
         }
-        let led = self.groups.seat(group).and_then(|seat| seat.leader().cloned());
+        let led = self.groups.local(group).and_then(|local| local.leader().cloned());
         let mut hint = led.or_else(|| self.leaders.of(group)).filter(|leader| *leader != self.address);
         let others: Vec<&Address> = replicas.into_iter().filter(|node| **node != self.address).collect();
         let mut reason = "no other node holds a replica of it".to_owned();
         for round in 0.. {
-            if self.groups.seat(group).is_some_and(|seat| seat.leads()) {
+            if self.groups.local(group).is_some_and(|local| local.leads()) {
                 let reason = format!("{} leads group {group} itself by now", self.address);
                 return Err(OrderError::NotLeader(Some(self.address.clone()), reason));
             }

@@ -116,7 +116,7 @@ impl Node {
     async fn begin_audits(&self) -> Result<Begun, Error> {
         let mut round = 1;
         loop {
-            let state = Arc::clone(&self.standing().serving()?.state);
+            let state = Arc::clone(&self.serving_state().serving()?.state);
             let (id, mut shards) = (dice::draw(), Vec::new());
             for shard in &state.view.shards {
                 shards.push(self.begin_audit(&state, shard, id).await);
@@ -304,8 +304,8 @@ impl Node {
 
     /// Reads for audits, and looks whether this node's shards own what they should: what is done again and again.
     pub async fn look_after_audits(&self) {
-        let standing = self.standing();
-        let Ok(serving) = standing.serving() else { return };
+        let serving_state = self.serving_state();
+        let Ok(serving) = serving_state.serving() else { return };
         self.read_for_audits(serving).await;
         self.look_at_ownership(serving);
     }

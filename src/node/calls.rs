@@ -4,21 +4,21 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Response};
 use ureq::{Body, SendBody};
 
 use super::ask::OrderError;
 use super::host::{Awaited, Host, Pending};
-use super::keys::{KeyReply, Operation, Request};
-use super::post;
+use super::keys::{NotServed, Operation, Outcome, Reply, Request, Value};
 use super::state::Node;
+use super::transport;
 use crate::budget::Permit;
 use crate::clock::{Deadline, now};
 use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
+use crate::model::shard::Done;
 use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, complete, read_body};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
@@ -57,7 +57,7 @@ impl Host for Calls {
         (to, addressed): (&'a Address, &'a Addressed),
         order: &'a Order,
         deadline: Deadline,
-    ) -> Pending<'a, Result<Value, OrderError>> {
+    ) -> Pending<'a, Result<serde_json::Value, OrderError>> {
         let body = serde_json::to_vec(order).expect("our own types are JSON");
         let answer = send(node, (to, addressed), (order.path(), body), ANSWER_BYTES, deadline);
         Box::pin(ready(answer.and_then(|answer| {
@@ -94,12 +94,12 @@ impl Host for Calls {
         node: &'a Node,
         to: (&'a Address, &'a Addressed),
         request: &'a Request<'a>,
-    ) -> Pending<'a, Result<KeyReply, NoAnswer>> {
+    ) -> Pending<'a, Result<Reply, NoAnswer>> {
         Box::pin(ready(pass_on(node, to, request)))
     }
 
     fn greet(&self, node: &Arc<Node>, to: &Address) {
-        post::have_greeted(node, to);
+        transport::have_greeted(node, to);
     }
 }
 
@@ -112,7 +112,7 @@ pub fn ask_own_address(node: &Node) {
     if let Ok(hello) = answer
         && hello.address == node.address
     {
-        node.note_start_at(&hello.address, hello.instance, asked);
+        node.note_start_at(&hello.address, hello.incarnation, asked);
     }
 }
 
@@ -124,7 +124,7 @@ fn ask_hello(
     let challenge = format!("{:032x}", dice::draw::<u128>());
     let mut question = peer.request(Method::GET, wire::HELLO).header(wire::CHALLENGE_HEADER, &challenge);
     if node.has_address {
-        let sender = Sender { address: node.address.clone(), instance: node.instance };
+        let sender = Sender { address: node.address.clone(), incarnation: node.incarnation };
         question = question.header(wire::SENDER_HEADER, sender.signed(peer.secret()));
     }
     let question = complete(question, SendBody::none())?;
@@ -167,7 +167,8 @@ pub fn read_refusal(response: Response<Body>) -> Result<Vec<u8>, String> {
 
 fn read_answer(response: Response<Body>, limit: u64) -> Result<Vec<u8>, OrderError> {
     let status = response.status();
-    let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
+    let result =
+        header(response.headers(), wire::RESULT_HEADER).and_then(|text| KeyResult::parse(text, false));
     let leader = header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
     let body = read_body(response, limit).map_err(|error| OrderError::NotReached(error.reason))?;
     if status.is_success() {
@@ -207,7 +208,7 @@ fn pass_on(
     node: &Node,
     (to, addressed): (&Address, &Addressed),
     request: &Request,
-) -> Result<KeyReply, NoAnswer> {
+) -> Result<Reply, NoAnswer> {
     let path = format!("{}{}", wire::KEYS, wire::encode_key(request.key));
     let (method, body) = match request.operation {
         Operation::Get => (Method::GET, None),
@@ -227,47 +228,55 @@ fn pass_on(
         Some(value) => peer.exchange(complete(head, value)?, patience),
         None => peer.exchange(complete(head, SendBody::none())?, patience),
     }?;
-    read_reply(node, to, response)
+    read_reply(node, to, request.operation == Operation::Get, response)
 }
 
-fn read_reply(node: &Node, of: &Address, response: Response<Body>) -> Result<KeyReply, NoAnswer> {
-    let result = header(response.headers(), wire::RESULT_HEADER).and_then(KeyResult::parse);
+fn read_reply(node: &Node, of: &Address, is_read: bool, response: Response<Body>) -> Result<Reply, NoAnswer> {
+    let result = header(response.headers(), wire::RESULT_HEADER);
+    let result = result.and_then(|text| KeyResult::parse(text, is_read));
     let short = |response| {
         // Reading the body to its end gives the connection back.
         let _ = read_body(response, SHORT_ANSWER);
     };
-    Ok(match result {
-        Some(KeyResult::Again) => {
-            short(response);
-            KeyReply::Again
-        }
+    let not_served = match result {
+        None => return Ok(Err(NotServed::Failed(refused(of, response)))),
+        Some(KeyResult::Again) => NotServed::Again,
         Some(KeyResult::NotLeader) => {
             let leader = header(response.headers(), wire::LEADER_HEADER).and_then(|text| text.parse().ok());
             let reason = header(response.headers(), wire::REASON_HEADER).unwrap_or_default().to_owned();
+            NotServed::NotLeader(leader, reason)
+        }
+        Some(KeyResult::Gone | KeyResult::LostSource) => NotServed::Gone,
+        Some(KeyResult::OtherRequest) => NotServed::OtherRequest,
+        Some(KeyResult::Full) => NotServed::Full,
+        Some(KeyResult::Wrote(outcome)) => {
             short(response);
-            KeyReply::NotLeader(leader, reason)
+            return Ok(Ok(Outcome { done: Done::Wrote(outcome), by: None, age: None }));
         }
-        Some(KeyResult::Gone | KeyResult::LostSource) => {
+        Some(KeyResult::Missing) => {
+            let age = age(&response);
             short(response);
-            KeyReply::Gone
+            return Ok(Ok(Outcome { done: Done::Read(None), by: None, age }));
         }
-        Some(KeyResult::Full) => {
-            short(response);
-            KeyReply::Full
+        Some(KeyResult::Found) => {
+            let (age, room) = (age(&response), make_room(node, of, &response));
+            return Ok(match room {
+                Ok((length, permit)) => {
+                    let value = Value::Received { bytes: read_body(response, length)?, permit };
+                    Ok(Outcome { done: Done::Read(Some(value)), by: None, age })
+                }
+                Err(error) => Err(NotServed::Failed(error)),
+            });
         }
-        Some(result) => {
-            let age = header(response.headers(), wire::STALENESS_HEADER).and_then(|age| age.parse().ok());
-            match make_room(node, of, &response) {
-                Ok((length, permit)) => KeyReply::Done {
-                    result,
-                    value: (read_body(response, length)?, permit),
-                    age: age.map(Duration::from_millis),
-                },
-                Err(error) => KeyReply::Refused(error),
-            }
-        }
-        None => KeyReply::Refused(refused(of, response)),
-    })
+    };
+    short(response);
+    Ok(Err(not_served))
+}
+
+/// How old what was read may be.
+fn age(response: &Response<Body>) -> Option<Duration> {
+    let age = header(response.headers(), wire::STALENESS_HEADER)?.parse().ok()?;
+    Some(Duration::from_millis(age))
 }
 
 /// Takes memory for the value that another node is about to send.

@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::membership::hello_view;
-use super::state::{Node, Serving, Standing};
+use super::state::{Node, Serving, ServingState};
 use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::view;
 use crate::wire::orders;
-use crate::wire::{self, Hello, MetaSeat};
+use crate::wire::{self, Hello, MetaReplica};
 
 /// A shard whose node does not count within this time counts as not reached.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -35,19 +35,22 @@ impl Node {
         let proof = self.secret.as_ref().zip(challenge);
         let mut hello = Hello {
             address: self.address.clone(),
-            instance: self.instance,
+            incarnation: self.incarnation,
             view: None,
             cluster: None,
             version: 0,
             pairs: None,
-            seat: self.meta.seat().map(|seat| MetaSeat { group: seat.group, replica: seat.replica() }),
+            local: self
+                .meta
+                .local()
+                .map(|local| MetaReplica { group: local.group, replica: local.replica() }),
             bound: self.bound(),
             large_memory: Some(self.large_memory),
             has_secret: self.secret.is_some(),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };
-        match (&*self.standing(), &self.role) {
-            (Standing::Serving(serving), _) => {
+        match (&*self.serving_state(), &self.role) {
+            (ServingState::Serving(serving), _) => {
                 hello.cluster = Some(serving.state.cluster.clone());
                 hello.version = serving.state.version;
                 hello.pairs = serving.own.first().map(|(_, shard)| shard.rough_size().pairs);
@@ -93,8 +96,8 @@ impl Node {
         if let [only] = &shard.replicas[..] {
             return Some(only.clone());
         }
-        match self.groups.seat(shard.group) {
-            Some(seat) => seat.leader().cloned(),
+        match self.groups.local(shard.group) {
+            Some(local) => local.leader().cloned(),
             None => self.leaders.of(shard.group),
         }
     }
@@ -104,8 +107,8 @@ impl Node {
     /// # Errors
     /// [`Error::NotServing`] without a view, [`Error::NotFound`] where there is no such shard.
     pub async fn shard_info(&self, id: &str) -> Result<ShardInfo, Error> {
-        let standing = self.standing();
-        let serving = standing.serving()?;
+        let serving_state = self.serving_state();
+        let serving = serving_state.serving()?;
         let shards = &serving.state.view.shards;
         let shard = shards.iter().find(|shard| shard.id.to_string() == id).ok_or_else(|| {
             Error::NotFound(format!("There is no shard {id}: allowed is 1 to {}", shards.len()))

@@ -115,12 +115,12 @@ impl Node {
 
     /// Notes which start has this node's own address.
     fn note_own_address(&self, start: u64) {
-        if start == self.instance {
+        if start == self.incarnation {
             return;
         }
         let mut own = self.duplicates.own.lock();
         if own.is_none_or(|(known, when)| known != start || now() - when >= FORGOTTEN) {
-            log::warn!("{}", doubled(&self.address, [self.instance, start]));
+            log::warn!("{}", doubled(&self.address, [self.incarnation, start]));
         }
         *own = Some((start, now()));
     }
@@ -128,7 +128,7 @@ impl Node {
     /// Which addresses more than one process has, a sentence each.
     pub fn duplicates(&self) -> Vec<String> {
         let own = self.duplicates.own.lock().filter(|(_, when)| now() - *when < FORGOTTEN);
-        let own = own.map(|(start, _)| doubled(&self.address, [self.instance, start]));
+        let own = own.map(|(start, _)| doubled(&self.address, [self.incarnation, start]));
         let others = self.duplicates.others.lock();
         let others = others.iter().filter_map(|(node, heard)| Some(doubled(node, heard.both()?)));
         own.into_iter().chain(others).collect()

@@ -24,7 +24,7 @@ pub struct Asking {
 }
 
 /// What came of it.
-pub struct Told {
+pub struct LogAnswer {
     shard: Arc<Shard>,
     /// The id of the request, where it is a write.
     pub(super) passed: Option<Passed>,
@@ -37,7 +37,7 @@ fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Bytes {
     encode_write(key, value, forwarded).into()
 }
 
-impl Told {
+impl LogAnswer {
     /// Whether the log was not asked at all, since another node leads.
     pub fn is_elsewhere(&self) -> bool {
         matches!(self.answer, Answer::NotApplied(Refusal::NotLeader { .. } | Refusal::NoGroup))
@@ -125,7 +125,7 @@ impl Node {
         let command = write.map(|write| command(key, operation, &write));
         let told = self.groups.wait(deadline, |told| self.ask_log(shard.group(), command, told));
         let answer = told.await.map_err(|_| NotDone::Unknown)?;
-        self.conclude(Told { shard: Arc::clone(shard), passed: None, answer }, (hash, key), operation)
+        self.conclude(LogAnswer { shard: Arc::clone(shard), passed: None, answer }, (hash, key), operation)
     }
 
     /// What to ask the log of a key's shard, if that can be done without waiting for it: this node leads the shard's group, has room to
@@ -137,8 +137,8 @@ impl Node {
         (request, epoch): (Option<RequestId>, Option<u64>),
         deadline: Deadline,
     ) -> Option<Asking> {
-        let standing = self.standing();
-        let serving = standing.serving().ok()?;
+        let serving_state = self.serving_state();
+        let serving = serving_state.serving().ok()?;
         let (hash, shard) = serving.shard_of(key);
         let own = serving.own_of(shard.group).filter(|own| own.is_logged())?;
         if self.leads(own).is_err() || deadline.left() <= ANSWER_TIME {
@@ -156,11 +156,11 @@ impl Node {
     }
 
     /// Asks the log of a shard, and has somebody told what came of it: by the raft thread, which is held up for as long as that takes.
-    pub fn ask_and(&self, asking: Asking, told: impl FnOnce(Told) + Send + 'static) {
+    pub fn ask_and(&self, asking: Asking, told: impl FnOnce(LogAnswer) + Send + 'static) {
         let Asking { shard, command } = asking;
         let (command, passed) = command.unzip();
         let group = shard.group();
-        self.ask_log(group, command, move |answer| told(Told { shard, passed, answer }));
+        self.ask_log(group, command, move |answer| told(LogAnswer { shard, passed, answer }));
     }
 
     fn ask_log(&self, group: u64, command: Option<Bytes>, told: impl FnOnce(Answer) + Send + 'static) {
@@ -193,14 +193,14 @@ impl Node {
     /// As [`run_in_group`](Self::run_in_group).
     pub(super) fn conclude(
         &self,
-        told: Told,
+        told: LogAnswer,
         (hash, key): (KeyHash, &[u8]),
         operation: Operation,
     ) -> Result<Result<Done, Refused>, NotDone> {
         match (told.answer, operation) {
             (Answer::Readable { .. }, Operation::Get) => Ok(told.shard.run(hash, key, operation, None)),
             (Answer::Applied { outcome, .. }, _) => match ShardOutcome::decode(&outcome) {
-                Ok(ShardOutcome::Write(done)) => Ok(done.map(Done::from)),
+                Ok(ShardOutcome::Write(done)) => Ok(done.map(Done::Wrote)),
                 // It was applied; that it cannot be read is a fault of ours.
                 _ => Err(NotDone::Unknown),
             },
@@ -228,8 +228,8 @@ impl Node {
         match error {
             NotProposed::Unknown => NotDone::Unknown,
             NotProposed::Refused(Refusal::NotLeader { leader }) => {
-                let seat = self.groups.seat(group);
-                let address = leader.and_then(|id| seat?.status.members.get(&id).cloned());
+                let local = self.groups.local(group);
+                let address = leader.and_then(|id| local?.status.members.get(&id).cloned());
                 NotDone::NotLeader(address.filter(|leader| *leader != self.address))
             }
             NotProposed::Refused(Refusal::NoGroup) => NotDone::NotLeader(None),
@@ -246,13 +246,13 @@ impl Node {
         if !shard.is_logged() {
             return Ok(());
         }
-        match self.groups.seat(shard.group()) {
-            Some(seat) if seat.leads() => {
-                shard.lead(seat.status.term);
+        match self.groups.local(shard.group()) {
+            Some(local) if local.leads() => {
+                shard.lead(local.status.term);
                 Ok(())
             }
-            Some(seat) => {
-                Err(NotDone::NotLeader(seat.leader().filter(|leader| **leader != self.address).cloned()))
+            Some(local) => {
+                Err(NotDone::NotLeader(local.leader().filter(|leader| **leader != self.address).cloned()))
             }
             None => Err(NotDone::NotLeader(None)),
         }

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Select};
 use serde_json::Value;
 
 use super::ask::OrderError;
-use super::keys::{KeyReply, Request};
+use super::keys::{Reply, Request};
 use super::state::Node;
 use crate::clock::Deadline;
 use crate::consensus::StateMachine;
@@ -78,9 +78,9 @@ pub trait Host: Send + Sync {
         node: &'a Node,
         to: (&'a Address, &'a Addressed),
         request: &'a Request<'a>,
-    ) -> Pending<'a, Result<KeyReply, NoAnswer>>;
+    ) -> Pending<'a, Result<Reply, NoAnswer>>;
 
-    /// Has [`greet`](super::post::greet) done without waiting for it.
+    /// Has [`greet`](super::transport::greet) done without waiting for it.
     fn greet(&self, node: &Arc<Node>, to: &Address);
 
     /// Sees the machine of a replica before it is driven: a simulation looks on.

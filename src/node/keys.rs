@@ -4,9 +4,9 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group_ops::{NotDone, Told};
+use super::group_ops::{LogAnswer, NotDone};
 use super::passing::{Passed, full};
-use super::state::{Node, Serving, Standing, advice, lost_shard};
+use super::state::{Node, Serving, ServingState, advice, lost_shard};
 use crate::budget::Permit;
 use crate::clock::Deadline;
 use crate::dice;
@@ -15,10 +15,10 @@ use crate::model::address::Address;
 use crate::model::hash::KeyHash;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Forwarded, Refused, RequestId, Shard};
-use crate::model::store::Held;
+use crate::model::store::StoredValue;
 use crate::model::view;
 use crate::peers::client::NoAnswer;
-use crate::wire::{Addressed, KeyResult};
+use crate::wire::Addressed;
 
 pub use crate::model::shard::Operation;
 
@@ -27,20 +27,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The same after a while.
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
-/// What came of it.
+/// What was done for a request.
 pub struct Outcome {
     /// What was done.
-    pub result: KeyResult,
-    /// The value, where one was read.
-    pub value: Option<Value>,
+    pub done: Done<Value>,
     /// The node of the other shard that has done it.
     pub by: Option<Address>,
+    /// How old what was read may be, where any replica might answer.
+    pub age: Option<Duration>,
 }
 
 /// A value that was read.
 pub enum Value {
     /// From this node's own map.
-    Stored(Held),
+    Stored(StoredValue),
     /// From another node.
     Received {
         /// The raw JSON text.
@@ -62,33 +62,33 @@ impl Value {
 
 impl From<Done> for Outcome {
     fn from(done: Done) -> Self {
-        let (result, value) = match done {
-            Done::Added => (KeyResult::Added, None),
-            Done::Updated => (KeyResult::Updated, None),
-            Done::Deleted => (KeyResult::Deleted, None),
-            Done::Absent => (KeyResult::Absent, None),
-            Done::Found(held) => (KeyResult::Found, Some(Value::Stored(held))),
+        let done = match done {
+            Done::Wrote(outcome) => Done::Wrote(outcome),
+            Done::Read(held) => Done::Read(held.map(Value::Stored)),
         };
-        Self { result, value, by: None }
+        Self { done, by: None, age: None }
     }
 }
 
-impl Outcome {
-    /// Nothing was done, since another request was under the same name.
-    pub(super) fn other_request() -> Self {
-        Self { result: KeyResult::OtherRequest, value: None, by: None }
-    }
-
-    /// What another node has answered.
-    pub(super) fn received(
-        result: KeyResult,
-        (bytes, permit): (Vec<u8>, Option<Permit>),
-        by: Option<Address>,
-    ) -> Self {
-        let value = (result == KeyResult::Found).then_some(Value::Received { bytes, permit });
-        Self { result, value, by }
-    }
+/// Why a request was not done by the node that was asked, or may not have been.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotServed {
+    /// Nothing was done: the key is on its way from one shard to another, or its shard is changing. Look at the newest view and ask again.
+    Again,
+    /// Nothing was done: another replica leads the shard, where it is known; or why there is none, in a sentence.
+    NotLeader(Option<Address>, String),
+    /// Nothing was done: the node was started again since.
+    Gone,
+    /// Nothing was done: another request on the key was done under the same name.
+    OtherRequest,
+    /// Nothing was done: the shard can remember no more named writes.
+    Full,
+    /// The error says whether it was done.
+    Failed(Error),
 }
+
+/// What a node answers that is asked about a key, be it this one.
+pub type Reply = Result<Outcome, NotServed>;
 
 /// Who has to be asked about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,29 +122,6 @@ pub struct Request<'a> {
     /// Any replica may answer.
     pub(crate) is_stale: bool,
     pub(crate) deadline: Deadline,
-}
-
-/// What another node answers to an operation that was passed on to it.
-pub enum KeyReply {
-    /// It was done.
-    Done {
-        /// What.
-        result: KeyResult,
-        /// The value that was read, and the part of the memory for large answers that it takes.
-        value: (Vec<u8>, Option<Permit>),
-        /// Where any replica may answer: how old the answer may be.
-        age: Option<Duration>,
-    },
-    /// Nothing was done: the key is on its way from one shard to another.
-    Again,
-    /// Nothing was done: another replica leads the shard, where it is known, and a sentence.
-    NotLeader(Option<Address>, String),
-    /// Nothing was done: the node was started again since.
-    Gone,
-    /// Nothing was done: the shard can remember no more named writes.
-    Full,
-    /// The error says whether it was done.
-    Refused(Error),
 }
 
 impl<'a> Request<'a> {
@@ -184,26 +161,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What came of asking once.
-pub(super) enum Asked {
-    Done(Outcome),
-    /// Nothing was done; the owner is changing.
-    Again,
-    /// Nothing was done: another replica leads the shard, which is to be asked.
-    AtLeader,
-    /// It may have been done: why that is not known. Asked again under the same id it is done once.
-    Unclear(Error),
-    /// This replica of the shard has not done it, or may have: another one can be asked, as long as there is time.
-    Elsewhere(Error),
-    /// Nothing was done: a replica of the shard says why.
-    Told(String),
-}
-
 impl Node {
     /// Who owns a key, as far as this node knows.
     pub fn owner(&self, key: &[u8]) -> Owner {
-        match &*self.standing() {
-            Standing::Serving(serving) => {
+        match &*self.serving_state() {
+            ServingState::Serving(serving) => {
                 let (_, shard) = serving.shard_of(key);
                 if self.is_of(serving, shard) {
                     Owner::Here
@@ -211,15 +173,15 @@ impl Node {
                     Owner::At(self.likely_leader(&serving.state, shard))
                 }
             }
-            Standing::Waiting(reasons) => Owner::Unknown(reasons.join("; ")),
-            Standing::Follower => Owner::Unknown("a follower has no view".to_owned()),
+            ServingState::Waiting(reasons) => Owner::Unknown(reasons.join("; ")),
+            ServingState::Follower => Owner::Unknown("a follower has no view".to_owned()),
         }
     }
 
     /// The other node that a request about a key is going to wait for; this one where it will wait for a leader to be elected.
     pub fn waits_for(&self, key: &[u8]) -> Option<Address> {
-        let standing = self.standing();
-        let serving = standing.serving().ok()?;
+        let serving_state = self.serving_state();
+        let serving = serving_state.serving().ok()?;
         let (_, shard) = serving.shard_of(key);
         match serving.own_of(shard.group) {
             Some(own) => match self.leads(own) {
@@ -254,11 +216,11 @@ impl Node {
     /// another replica leads. Where the log of its shard was asked already, `told` is what came of that.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], which says whether a write happened.
+    /// [`Error`], which says whether a write happened.
     pub async fn run(
         &self,
         request: &mut Request<'_>,
-        mut told_by_log: Option<Told>,
+        mut told_by_log: Option<LogAnswer>,
     ) -> Result<Outcome, Error> {
         self.count_operation();
         self.refuse_if_claimed()?;
@@ -273,28 +235,30 @@ impl Node {
         let mut was_sent_on = false;
         self.wait_for_first_round(deadline).await;
         loop {
-            let standing = self.standing();
-            let serving = standing.serving().map_err(|error| Error::Unavailable {
+            let serving_state = self.serving_state();
+            let serving = serving_state.serving().map_err(|error| Error::Unavailable {
                 reason: error.to_string(),
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
             let known = serving.state.version;
-            let asked = match told_by_log.take() {
+            let has_others = serving.state.replicas_of(serving.shard_of(request.key).1.group).len() > 1;
+            let reply = match told_by_log.take() {
                 Some(told) => self.told_by_log(serving, told, request),
                 None => self.ask_owner(serving, request, unclear.is_some()).await,
             };
-            let sent_on = matches!(asked, Ok(Asked::AtLeader)) && !was_sent_on;
-            match asked {
-                Ok(Asked::Done(outcome)) => return Ok(outcome),
-                Ok(Asked::Again) if unclear.is_none() => request.give_up_number(),
-                Ok(Asked::Again | Asked::AtLeader) => {}
-                Ok(Asked::Told(reason)) => told = Some(reason),
-                Ok(Asked::Elsewhere(error)) if error.applied() == Applied::Unknown => unclear = Some(error),
-                Ok(Asked::Elsewhere(error)) => not_done = Some(error),
-                // Once more, in case only the connection was bad. What comes of that is the truth about both.
-                Ok(Asked::Unclear(error)) if unclear.is_none() => unclear = Some(error),
-                Ok(Asked::Unclear(error)) => return Err(error),
-                Err(error) => {
+            let sent_on = matches!(reply, Err(NotServed::NotLeader(Some(_), _))) && !was_sent_on;
+            match reply {
+                Ok(outcome) => return Ok(outcome),
+                Err(NotServed::Again) if unclear.is_none() => request.give_up_number(),
+                Err(NotServed::Again | NotServed::NotLeader(Some(_), _)) => {}
+                Err(NotServed::NotLeader(None, reason)) => told = Some(reason),
+                Err(NotServed::OtherRequest) => return Err(Error::OtherRequest),
+                Err(NotServed::Failed(error)) if error.may_go_on(has_others, unclear.is_some()) => {
+                    let kept = if error.applied() == Applied::Unknown { &mut unclear } else { &mut not_done };
+                    *kept = Some(error);
+                }
+                Err(not_served) => {
+                    let error = Error::from(not_served);
                     // Whoever owns the key by now may be another node than the one that does not answer.
                     let newer = self.state().is_some_and(|state| state.version > known);
                     if !newer || deadline.is_over() {
@@ -317,12 +281,7 @@ impl Node {
         }
     }
 
-    async fn ask_owner(
-        &self,
-        serving: &Serving,
-        request: &Request<'_>,
-        is_retry: bool,
-    ) -> Result<Asked, Error> {
+    async fn ask_owner(&self, serving: &Serving, request: &Request<'_>, is_retry: bool) -> Reply {
         let (hash, shard) = serving.shard_of(request.key);
         let Some(own) = serving.own_of(shard.group) else {
             let is_replicated = serving.state.replicas_of(shard.group).len() > 1;
@@ -338,20 +297,65 @@ impl Node {
         // Another node may have done it already, before the key came here, and its record came along.
         let may_be_done = is_retry || request.is_named;
         let forwarded = if may_be_done { self.stamp_own(serving, own, request) } else { None };
+        self.ask_alone(shard, own, (hash, request.key), request.operation, (request.id(), forwarded))
+    }
+
+    /// Has it done by a shard that this node keeps alone.
+    pub(super) fn ask_alone(
+        &self,
+        shard: &view::Shard,
+        own: &Shard,
+        (hash, key): (KeyHash, &[u8]),
+        operation: Operation,
+        (request, forwarded): (Option<RequestId>, Option<Forwarded>),
+    ) -> Reply {
         if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
-            return Err(Error::Overloaded(full()));
+            return Err(NotServed::Full);
         }
-        match self.run_alone(own, (hash, request.key), request.operation, request.id(), forwarded) {
-            Ok(done) => Ok(Asked::Done(done.into())),
-            Err(Refused::OtherRequest) => Ok(Asked::Done(Outcome::other_request())),
-            Err(Refused::Moving | Refused::NotOwned | Refused::Logged | Refused::Forgotten) => {
-                Ok(Asked::Again)
+        let done = self.run_alone(own, (hash, key), operation, request, forwarded);
+        self.reply(shard, Ok(done), operation)
+    }
+
+    /// What came of an operation on a key of a shard that this node holds a replica of, for client and forwarding node alike.
+    pub(super) fn reply(
+        &self,
+        shard: &view::Shard,
+        done: Result<Result<Done, Refused>, NotDone>,
+        operation: Operation,
+    ) -> Reply {
+        let error = match done {
+            Ok(Ok(done)) => return Ok(done.into()),
+            Ok(Err(Refused::OtherRequest)) => return Err(NotServed::OtherRequest),
+            Ok(Err(Refused::Sealed)) => {
+                let reason = "the node is about to become part of another cluster".to_owned();
+                return Err(NotServed::Failed(Error::Unavailable { reason, applied: Applied::No }));
             }
-            Err(Refused::Sealed) => Err(Error::Unavailable {
-                reason: "the node is about to become part of another cluster".to_owned(),
-                applied: Applied::No,
+            Ok(Err(Refused::Moving | Refused::NotOwned | Refused::Logged | Refused::Forgotten)) => {
+                return Err(NotServed::Again);
+            }
+            Err(error) => error,
+        };
+        // A read changes nothing.
+        let unknown = if operation == Operation::Get { Applied::No } else { Applied::Unknown };
+        Err(match error {
+            NotDone::Again => NotServed::Again,
+            NotDone::Full => NotServed::Full,
+            NotDone::NotLeader(Some(leader)) => NotServed::NotLeader(Some(leader), String::new()),
+            NotDone::NotLeader(None) => {
+                let voters = self.groups.local(shard.group).map(|local| local.voters()).unwrap_or_default();
+                NotServed::NotLeader(None, self.leaderless(shard, &voters))
+            }
+            NotDone::Busy => NotServed::Failed(Error::Overloaded(
+                "Too much waits for the shard's replicas: try again later".to_owned(),
+            )),
+            NotDone::TooLarge => {
+                NotServed::Failed(Error::TooLarge("The value is too large for the shard's log".to_owned()))
+            }
+            error @ NotDone::Unknown => NotServed::Failed(Error::Unavailable {
+                reason: format!("shard {}: {error}", shard.id),
+                applied: unknown,
             }),
-        }
+        })
     }
 
     /// The id by which a write is passed on; a read needs none.
@@ -373,53 +377,45 @@ impl Node {
         (shard, own): (&view::Shard, &Arc<Shard>),
         hash: KeyHash,
         request: &Request<'_>,
-    ) -> Result<Asked, Error> {
-        if let Err(NotDone::NotLeader(leader)) = self.leads(own) {
-            if let Some(leader) = leader {
+    ) -> Reply {
+        match self.leads(own) {
+            Ok(()) => {}
+            Err(NotDone::NotLeader(Some(leader))) => {
                 return self.ask_node(serving, shard, (&leader, None), request).await;
             }
-            let voters = self.groups.seat(shard.group).map(|seat| seat.voters()).unwrap_or_default();
-            return Ok(Asked::Told(self.leaderless(shard, &voters)));
+            Err(error) => return self.reply(shard, Err(error), request.operation),
         }
         let place = (hash, request.key);
         let write = self.stamp_own(serving, own, request);
         let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
-        asked_log(shard, done, request.operation)
+        self.reply(shard, done, request.operation)
     }
 
     /// What came of asking the log of the key's shard before.
-    fn told_by_log(&self, serving: &Serving, told: Told, request: &Request) -> Result<Asked, Error> {
+    fn told_by_log(&self, serving: &Serving, told: LogAnswer, request: &Request) -> Reply {
         let (hash, shard) = serving.shard_of(request.key);
-        asked_log(shard, self.conclude(told, (hash, request.key), request.operation), request.operation)
+        let done = self.conclude(told, (hash, request.key), request.operation);
+        self.reply(shard, done, request.operation)
     }
 
     /// Has it done by a replica of a shard that this node holds none of.
-    async fn ask_replica(
-        &self,
-        serving: &Serving,
-        shard: &view::Shard,
-        request: &Request<'_>,
-    ) -> Result<Asked, Error> {
+    async fn ask_replica(&self, serving: &Serving, shard: &view::Shard, request: &Request<'_>) -> Reply {
         let node = self.likely_leader(&serving.state, shard);
         if node == self.address {
             let reason = format!("shard {}: none of its other replicas is reached", shard.id);
-            return Ok(Asked::Elsewhere(Error::Unavailable { reason, applied: Applied::No }));
+            return Err(NotServed::Failed(Error::Unavailable { reason, applied: Applied::No }));
         }
         self.ask_node(serving, shard, (&node, None), request).await
     }
 
     /// Has it done by the only node that holds the shard.
-    async fn ask_only_replica(
-        &self,
-        serving: &Serving,
-        shard: &view::Shard,
-        request: &Request<'_>,
-    ) -> Result<Asked, Error> {
+    async fn ask_only_replica(&self, serving: &Serving, shard: &view::Shard, request: &Request<'_>) -> Reply {
         let node = &shard.replicas[0];
-        let Some(instance) = serving.state.holder(shard.group, node).filter(|_| *node != self.address) else {
-            return Err(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No });
+        let Some(incarnation) = serving.state.holder(shard.group, node).filter(|_| *node != self.address)
+        else {
+            return Err(lost(shard, node));
         };
-        self.ask_node(serving, shard, (node, Some(instance)), request).await
+        self.ask_node(serving, shard, (node, Some(incarnation)), request).await
     }
 
     /// Has it done by a node that holds a replica of the key's shard: a certain start of it where that is the only replica.
@@ -427,74 +423,64 @@ impl Node {
         &self,
         serving: &Serving,
         shard: &view::Shard,
-        (node, instance): (&Address, Option<u64>),
+        (node, incarnation): (&Address, Option<u64>),
         request: &Request<'_>,
-    ) -> Result<Asked, Error> {
+    ) -> Reply {
         let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
-        let addressed = Addressed { cluster, epoch, instance };
-        let is_only = instance.is_some();
+        let addressed = Addressed { cluster, epoch, incarnation };
+        let is_only = incarnation.is_some();
         self.passed(serving, request);
         let reply = self.host.key(self, (node, &addressed), request).await;
         if !is_only {
             self.note_leader(shard.group, node, &reply);
         }
-        match reply {
-            Ok(KeyReply::Again) => Ok(Asked::Again),
-            Ok(KeyReply::NotLeader(Some(_), _)) => Ok(Asked::AtLeader),
-            Ok(KeyReply::NotLeader(None, reason)) => Ok(Asked::Told(reason)),
-            Ok(KeyReply::Gone) => {
-                Err(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No })
-            }
-            Ok(KeyReply::Full) => Err(Error::Overloaded(full())),
-            Ok(KeyReply::Done { result, value, .. }) => {
+        let error = match reply {
+            Ok(Ok(outcome)) => {
                 let by = (!self.is_of(serving, shard)).then(|| node.clone());
-                Ok(Asked::Done(Outcome::received(result, value, by)))
+                return Ok(Outcome { by, ..outcome });
             }
-            Ok(KeyReply::Refused(error @ Error::Unavailable { .. })) if !is_only => {
-                Ok(Asked::Elsewhere(error))
-            }
-            Ok(KeyReply::Refused(error)) => Err(error),
-            Err(error) => {
-                let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };
-                let applied = error.kind.applied();
-                let error = Error::unavailable(format_args!("shard {} at {node}", shard.id), reason, applied);
-                match (is_only, applied) {
-                    (true, Applied::Unknown) => Ok(Asked::Unclear(error)),
-                    (true, _) => Err(error),
-                    (false, _) => Ok(Asked::Elsewhere(error)),
-                }
-            }
-        }
+            Ok(Err(NotServed::Gone)) => return Err(lost(shard, node)),
+            Ok(Err(not_served)) => return Err(not_served),
+            Err(error) => error,
+        };
+        let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };
+        let name = format_args!("shard {} at {node}", shard.id);
+        Err(NotServed::Failed(Error::unavailable(name, reason, error.kind.applied())))
     }
 
     /// What a reply says of who leads a shard.
-    fn note_leader(&self, group: u64, node: &Address, reply: &Result<KeyReply, NoAnswer>) {
+    fn note_leader(&self, group: u64, node: &Address, reply: &Result<Reply, NoAnswer>) {
         match reply {
-            Ok(KeyReply::Done { .. }) => self.leaders.note(group, node),
-            Ok(KeyReply::NotLeader(leader, _)) => {
+            Ok(Ok(_) | Err(NotServed::OtherRequest)) => self.leaders.note(group, node),
+            Ok(Err(NotServed::NotLeader(leader, _))) => {
                 self.leaders.forget(group, node);
                 if let Some(leader) = leader {
                     self.leaders.note(group, leader);
                 }
             }
             Err(_) => self.leaders.forget(group, node),
-            Ok(KeyReply::Again | KeyReply::Gone | KeyReply::Full | KeyReply::Refused(_)) => {}
+            Ok(Err(NotServed::Again | NotServed::Gone | NotServed::Full | NotServed::Failed(_))) => {}
         }
     }
 }
 
-fn asked_log(
-    shard: &view::Shard,
-    done: Result<Result<Done, Refused>, NotDone>,
-    operation: Operation,
-) -> Result<Asked, Error> {
-    match done {
-        Ok(Ok(done)) => Ok(Asked::Done(done.into())),
-        Ok(Err(Refused::OtherRequest)) => Ok(Asked::Done(Outcome::other_request())),
-        Ok(Err(_)) | Err(NotDone::Again) => Ok(Asked::Again),
-        Err(NotDone::NotLeader(_)) => Ok(Asked::AtLeader),
-        Err(NotDone::Full) => Err(Error::Overloaded(full())),
-        Err(error) => not_agreed(shard, &error, operation),
+/// The only node that holds a shard does not hold it any more.
+fn lost(shard: &view::Shard, node: &Address) -> NotServed {
+    NotServed::Failed(Error::Unavailable { reason: lost_shard(shard.id, node), applied: Applied::No })
+}
+
+impl From<NotServed> for Error {
+    fn from(not_served: NotServed) -> Self {
+        let reason = match not_served {
+            NotServed::Failed(error) => return error,
+            NotServed::OtherRequest => return Self::OtherRequest,
+            NotServed::Full => return Self::Overloaded(full()),
+            NotServed::Again => "the key is on its way from one shard to another".to_owned(),
+            NotServed::Gone => "the node was started again".to_owned(),
+            NotServed::NotLeader(Some(leader), _) => format!("{leader} leads the shard"),
+            NotServed::NotLeader(None, reason) => reason,
+        };
+        Self::Unavailable { reason, applied: Applied::No }
     }
 }
 
@@ -510,21 +496,6 @@ fn in_vain(operation: Operation, error: Option<Error>, told: Option<String>) -> 
         (None, None) => "the key was on its way from one shard to another all the time".to_owned(),
     };
     Error::Unavailable { reason, applied }
-}
-
-/// A group has not done what its leader was asked to, or may have.
-pub(super) fn not_agreed(shard: &view::Shard, error: &NotDone, operation: Operation) -> Result<Asked, Error> {
-    let applied = if operation == Operation::Get { Applied::No } else { Applied::Unknown };
-    match error {
-        NotDone::Busy => {
-            Err(Error::Overloaded("Too much waits for the shard's replicas: try again later".to_owned()))
-        }
-        NotDone::TooLarge => Err(Error::TooLarge("The value is too large for the shard's log".to_owned())),
-        _ => Ok(Asked::Elsewhere(Error::Unavailable {
-            reason: format!("shard {}: {error}", shard.id),
-            applied,
-        })),
-    }
 }
 
 impl Serving {

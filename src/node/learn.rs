@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::{Node, Serving, Standing};
+use super::state::{Node, Serving, ServingState};
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::dice;
+use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::ShardCommand;
-use crate::points::point;
 use crate::wire::orders;
 
 /// A node that does not tell what it knows within this time will not.
@@ -44,26 +44,26 @@ impl Node {
             ));
         }
         let _guard = self.learning.lock();
-        let standing = self.standing();
-        let known = match &*standing {
-            Standing::Follower => return Err(format!("{} is a follower", self.address)),
-            Standing::Waiting(_) => None,
-            Standing::Serving(serving) if serving.state.cluster == state.cluster => {
+        let serving_state = self.serving_state();
+        let known = match &*serving_state {
+            ServingState::Follower => return Err(format!("{} is a follower", self.address)),
+            ServingState::Waiting(_) => None,
+            ServingState::Serving(serving) if serving.state.cluster == state.cluster => {
                 if state.version <= serving.state.version {
                     return Ok(());
                 }
                 Some(serving)
             }
-            Standing::Serving(serving) if self.joins(serving, state) => None,
-            Standing::Serving(serving) => {
+            ServingState::Serving(serving) if self.joins(serving, state) => None,
+            ServingState::Serving(serving) => {
                 self.note_claim(serving, state);
                 return Err(format!("{} belongs to cluster {}", self.address, serving.state.cluster));
             }
         };
-        let old = standing.serving().ok();
+        let old = serving_state.serving().ok();
         if known.is_none() {
             log::info!("learned of cluster {}: {} nodes", state.cluster, state.view.nodes().count());
-            self.forget_promises_but(&state.cluster);
+            self.forget_reservations_but(&state.cluster);
         }
         self.meta.give_up_others(state.group);
         self.expect_new_holders(state, known);
@@ -76,7 +76,7 @@ impl Node {
             log::warn!("{}", super::state::lost_shard(id, &self.address));
         }
         self.note_limits(known.map(|serving| &*serving.state), state);
-        self.set_standing(Standing::Serving(Serving { state: Arc::clone(state), own, lost }));
+        self.set_serving_state(ServingState::Serving(Serving { state: Arc::clone(state), own, lost }));
         Ok(())
     }
 
@@ -92,8 +92,8 @@ impl Node {
 
     /// Has the shards that this node leads act by the newest state that it has learned: the groups of those that do by the deadline.
     pub async fn act(&self, deadline: Deadline) -> Vec<u64> {
-        let standing = self.standing();
-        let Ok(serving) = standing.serving() else { return Vec::new() };
+        let serving_state = self.serving_state();
+        let Ok(serving) = serving_state.serving() else { return Vec::new() };
         let state = &serving.state;
         let mut acting = Vec::new();
         for (index, shard) in &serving.own {
@@ -121,8 +121,8 @@ impl Node {
 
     /// Removes what is not this node's any more.
     pub fn sweep(&self) {
-        let standing = self.standing();
-        let Ok(serving) = standing.serving() else { return };
+        let serving_state = self.serving_state();
+        let Ok(serving) = serving_state.serving() else { return };
         let mut dropped = false;
         for (_, shard) in &serving.own {
             shard.pass_time(shard.time(ticks_ms()));
@@ -132,7 +132,7 @@ impl Node {
             }
         }
         if dropped {
-            point!("source-dropped");
+            failpoint!("source-dropped");
         }
     }
 
@@ -147,7 +147,7 @@ impl Node {
             let Ok(hello) = self.ask_hello(&other).await else { continue };
             let is_of_cluster = hello.cluster.as_ref() == Some(&state.cluster);
             let exchanged = if is_of_cluster && hello.version > state.version {
-                self.fetch_news(&other, hello.instance).await
+                self.fetch_news(&other, hello.incarnation).await
             } else if is_of_cluster {
                 Ok(())
             } else {
@@ -161,8 +161,8 @@ impl Node {
 
     /// A node that is no member is the last to be told: it looks for news before it answers questions about the cluster.
     pub async fn catch_up(&self) {
-        let standing = self.standing();
-        if standing.serving().is_ok_and(|serving| serving.own.is_empty()) {
+        let serving_state = self.serving_state();
+        if serving_state.serving().is_ok_and(|serving| serving.own.is_empty()) {
             self.exchange_news().await;
         }
     }
@@ -171,9 +171,9 @@ impl Node {
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub(super) async fn fetch_news(&self, from: &Address, instance: u64) -> Result<(), String> {
+    pub(super) async fn fetch_news(&self, from: &Address, incarnation: u64) -> Result<(), String> {
         let deadline = Deadline::after(now(), NEWS_TIMEOUT);
-        match self.order(from, Some(instance), orders::News {}, deadline).await {
+        match self.order(from, Some(incarnation), orders::News {}, deadline).await {
             Ok(Some(state)) => self.learn(&state),
             Ok(None) => Err(format!("{from} does not serve yet")),
             Err(error) => Err(error.to_string()),
@@ -183,11 +183,11 @@ impl Node {
     /// Waits for a cluster, and says why.
     pub fn wait_for_cluster(&self, problems: Vec<String>) {
         let _guard = self.learning.lock();
-        match &*self.standing() {
-            Standing::Waiting(known) if *known != problems => {}
+        match &*self.serving_state() {
+            ServingState::Waiting(known) if *known != problems => {}
             _ => return,
         }
         log::info!("not serving: {}", problems.join("; "));
-        self.set_standing(Standing::Waiting(problems));
+        self.set_serving_state(ServingState::Waiting(problems));
     }
 }

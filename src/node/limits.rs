@@ -11,7 +11,7 @@ impl Node {
     }
 
     fn cluster_limits(&self) -> Option<Limits> {
-        self.standing().serving().ok().map(|serving| serving.state.limits)
+        self.serving_state().serving().ok().map(|serving| serving.state.limits)
     }
 
     /// What an operator should know of a node that serves all the same, a sentence each.

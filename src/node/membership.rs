@@ -20,7 +20,7 @@ pub enum Greeting {
     /// It names the same view, and has learned of no cluster yet.
     Agrees {
         /// The id of this start of it.
-        instance: u64,
+        incarnation: u64,
     },
 }
 
@@ -78,7 +78,7 @@ impl RollCall {
             return Greeting::Unfit(reason);
         }
         match (&hello.view, &hello.cluster) {
-            (Some(view), _) if *view == self.view => Greeting::Agrees { instance: hello.instance },
+            (Some(view), _) if *view == self.view => Greeting::Agrees { incarnation: hello.incarnation },
             (Some(view), _) => Greeting::Differs(format!("its view is {}", describe(view))),
             (None, Some(cluster)) => Greeting::Differs(format!("it belongs to cluster {cluster}")),
             (None, None) => Greeting::Differs("it has no view".to_owned()),
@@ -86,8 +86,8 @@ impl RollCall {
     }
 
     /// How it stands now.
-    pub fn standing(&self) -> Roll {
-        let mut instances = BTreeMap::from([(self.own.clone(), self.own_instance)]);
+    pub fn serving_state(&self) -> Roll {
+        let mut incarnations = BTreeMap::from([(self.own.clone(), self.own_instance)]);
         let mut problems = Vec::new();
         for (node, greeting) in &self.greetings {
             match greeting {
@@ -96,12 +96,12 @@ impl RollCall {
                     problems.push(format!("{node} differs: {reason}, ours is {}", describe(&self.view)));
                 }
                 Greeting::Unfit(reason) => problems.push(format!("{node} cannot take part: {reason}")),
-                Greeting::Agrees { instance } => {
-                    instances.insert(node.clone(), *instance);
+                Greeting::Agrees { incarnation } => {
+                    incarnations.insert(node.clone(), *incarnation);
                 }
             }
         }
-        if problems.is_empty() { Roll::Complete(instances) } else { Roll::Incomplete(problems) }
+        if problems.is_empty() { Roll::Complete(incarnations) } else { Roll::Incomplete(problems) }
     }
 }
 
@@ -127,12 +127,12 @@ mod tests {
         let view = Some(HelloView { nodes: nodes(view), repl_factor: 1 });
         Hello {
             address: address.parse().unwrap(),
-            instance: 7,
+            incarnation: 7,
             view,
             cluster: None,
             version: 0,
             pairs: None,
-            seat: None,
+            local: None,
             bound: None,
             large_memory: Some(16 << 20),
             has_secret: false,
@@ -149,31 +149,31 @@ mod tests {
 
         call.note(&b, Ok::<_, String>(hello("b", "a,b,c")));
         call.note(&c, Err::<Hello, _>("refused"));
-        let Roll::Incomplete(problems) = call.standing() else { panic!("c is missing") };
+        let Roll::Incomplete(problems) = call.serving_state() else { panic!("c is missing") };
         assert_eq!(problems, ["waiting for c:13800 (refused)"]);
 
         call.note(&c, Ok::<_, String>(hello("c", "a,c,b")));
-        let Roll::Incomplete(problems) = call.standing() else { panic!("c differs") };
+        let Roll::Incomplete(problems) = call.serving_state() else { panic!("c differs") };
         assert!(problems[0].contains("c:13800 differs: its view is a:13800,c:13800,b:13800"), "{problems:?}");
 
         call.note(&c, Ok::<_, String>(hello("x", "a,b,c")));
-        assert!(matches!(call.standing(), Roll::Incomplete(_)));
+        assert!(matches!(call.serving_state(), Roll::Incomplete(_)));
 
         call.note(&c, Ok::<_, String>(hello("c", "a,b,c")));
-        let instances = nodes("a,b,c").into_iter().zip([2, 7, 7]).collect();
-        assert_eq!(call.standing(), Roll::Complete(instances));
+        let incarnations = nodes("a,b,c").into_iter().zip([2, 7, 7]).collect();
+        assert_eq!(call.serving_state(), Roll::Complete(incarnations));
 
         let narrow = Hello { large_memory: Some(5), ..hello("c", "a,b,c") };
         call.note(&c, Ok::<_, String>(narrow.clone()));
-        let Roll::Incomplete(problems) = call.standing() else { panic!("c has too little memory") };
+        let Roll::Incomplete(problems) = call.serving_state() else { panic!("c has too little memory") };
         assert!(problems[0].contains("c:13800 cannot take part: LARGE_MEMORY is 5,"), "{problems:?}");
         let mut other = RollCall::new(&b, 3, &view, Limits::default());
         other.note(&a, Ok::<_, String>(hello("a", "a,b,c")));
         other.note(&c, Ok::<_, String>(narrow));
-        assert!(matches!(other.standing(), Roll::Complete(_)), "the founder's limits count");
+        assert!(matches!(other.serving_state(), Roll::Complete(_)), "the founder's limits count");
 
         let taken = Hello { view: None, cluster: Some("x".to_owned()), ..hello("c", "a,b,c") };
         call.note(&c, Ok::<_, String>(taken));
-        assert!(matches!(call.standing(), Roll::Incomplete(_)));
+        assert!(matches!(call.serving_state(), Roll::Incomplete(_)));
     }
 }

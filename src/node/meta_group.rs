@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::host::{Host, Machine};
-use super::raft::{Groups, NotProposed, Seat};
+use super::raft::{Groups, LocalReplica, NotProposed};
 use crate::clock::Deadline;
 use crate::consensus::{Members, Pieces, Refusal, StateMachine};
 use crate::model::address::Address;
@@ -45,14 +45,14 @@ impl MetaGroup {
     }
 
     /// Where the replica stands; nothing where there is none.
-    pub fn seat(&self) -> Option<Arc<Seat>> {
+    pub fn local(&self) -> Option<Arc<LocalReplica>> {
         let group = (*self.group.read())?;
-        self.groups.seat(group)
+        self.groups.local(group)
     }
 
     /// Whether the replica leads its group.
     pub fn leads(&self) -> bool {
-        self.seat().is_some_and(|seat| seat.leads())
+        self.local().is_some_and(|local| local.leads())
     }
 
     /// Founds a group with this node as its only voter.
@@ -165,7 +165,7 @@ impl StateMachine for MetaMachine {
 #[cfg(test)]
 mod tests {
     use super::super::calls::Calls;
-    use super::super::raft::Post;
+    use super::super::raft::Transport;
     use super::*;
     use crate::consensus::{Envelope, Settings};
     use crate::model::hash::HashKey;
@@ -173,7 +173,7 @@ mod tests {
 
     struct Nowhere;
 
-    impl Post for Nowhere {
+    impl Transport for Nowhere {
         fn send(&self, _: &Address, _: Envelope) {}
     }
 
@@ -191,6 +191,6 @@ mod tests {
         let mut raft = inbox.into_raft(Settings::default(), Box::new(Nowhere), Box::new(|| ()));
         raft.turn(true);
         assert_eq!(raft.driver().groups().count(), 0, "the raft thread had not begun it yet");
-        assert!(meta.seat().is_none());
+        assert!(meta.local().is_none());
     }
 }

@@ -93,10 +93,10 @@ impl Node {
     /// An id for a write that this node passes on: a number, where the state names this start of the node, so that shards have learned of it
     /// or will in a moment.
     pub(super) fn pass(&self, state: &MetaState) -> Passed {
-        let is_named = state.starts.get(&self.address) == Some(&self.instance);
+        let is_named = state.starts.get(&self.address) == Some(&self.incarnation);
         match is_named.then(|| self.passing.begin()).flatten() {
             Some((number, lowest)) => {
-                let request = RequestId::Numbered { start: self.instance, number: number.number, lowest };
+                let request = RequestId::Numbered { start: self.incarnation, number: number.number, lowest };
                 Passed { request, _number: Some(number) }
             }
             None => Passed::drawn(),

@@ -52,14 +52,14 @@ enum Input {
 
 /// Where this node's replica of a group stands.
 #[derive(Debug, Clone)]
-pub struct Seat {
+pub struct LocalReplica {
     /// The number of the group.
     pub group: u64,
     /// More than that, as of the last tick or the last change of the roles or members.
     pub status: Status,
 }
 
-impl Seat {
+impl LocalReplica {
     /// Whether this node leads the group.
     pub fn leads(&self) -> bool {
         self.status.role == Role::Leader
@@ -110,8 +110,8 @@ pub struct Invitation<'a> {
 
 impl Invitation<'_> {
     /// Whether a node goes on with the replica that it has: one that was taken out is not taken in again under the same id.
-    pub fn goes_on_with(&self, seat: &Seat) -> bool {
-        let status = &seat.status;
+    pub fn goes_on_with(&self, local: &LocalReplica) -> bool {
+        let status = &local.status;
         let is_new_enough = self.term >= status.term && self.index >= status.applied;
         let was_taken_out = status.applied > 0 && is_new_enough && !self.members.contains(&status.replica);
         !was_taken_out
@@ -128,7 +128,7 @@ pub enum NotProposed {
 }
 
 /// Sends envelopes to nodes; never waits.
-pub trait Post: Send {
+pub trait Transport: Send {
     /// Sends one to a node. Those that cannot be sent are reported by [`Groups::unreachable`].
     fn send(&self, to: &Address, envelope: Envelope);
 }
@@ -139,7 +139,7 @@ pub type Publish = Box<dyn Fn() + Send>;
 /// Index and term at which the log of a replica has ended.
 pub type Ended = (u64, u64);
 
-type Seats = Arc<RwLock<BTreeMap<u64, Arc<Seat>>>>;
+type LocalReplicas = Arc<RwLock<BTreeMap<u64, Arc<LocalReplica>>>>;
 
 /// When a node was last heard in any group.
 type Heard = Arc<RwLock<HashMap<Address, Instant>>>;
@@ -148,14 +148,14 @@ type Heard = Arc<RwLock<HashMap<Address, Instant>>>;
 pub struct Groups {
     host: Arc<dyn Host>,
     inbox: Arc<Inbox<Input>>,
-    seats: Seats,
+    locals: LocalReplicas,
     heard: Heard,
 }
 
 /// The thread's end of it, until it is started.
 pub struct GroupsInbox {
     inbox: Arc<Inbox<Input>>,
-    seats: Seats,
+    locals: LocalReplicas,
     heard: Heard,
 }
 
@@ -163,10 +163,10 @@ impl Groups {
     /// Replicas of no group yet.
     pub fn new(host: Arc<dyn Host>) -> (Self, GroupsInbox) {
         let inbox = Arc::new(Inbox::new());
-        let (seats, heard) = (Seats::default(), Heard::default());
+        let (locals, heard) = (LocalReplicas::default(), Heard::default());
         let groups =
-            Self { host, inbox: Arc::clone(&inbox), seats: Arc::clone(&seats), heard: Arc::clone(&heard) };
-        (groups, GroupsInbox { inbox, seats, heard })
+            Self { host, inbox: Arc::clone(&inbox), locals: Arc::clone(&locals), heard: Arc::clone(&heard) };
+        (groups, GroupsInbox { inbox, locals, heard })
     }
 
     /// Whether a node has sent something to any group lately.
@@ -175,13 +175,13 @@ impl Groups {
     }
 
     /// Where the replica of a group stands; nothing where there is none.
-    pub fn seat(&self, group: u64) -> Option<Arc<Seat>> {
-        self.seats.read().get(&group).cloned()
+    pub fn local(&self, group: u64) -> Option<Arc<LocalReplica>> {
+        self.locals.read().get(&group).cloned()
     }
 
     /// Where all replicas stand.
-    pub fn seats(&self) -> Vec<Arc<Seat>> {
-        self.seats.read().values().cloned().collect()
+    pub fn locals(&self) -> Vec<Arc<LocalReplica>> {
+        self.locals.read().values().cloned().collect()
     }
 
     /// Founds a group: each of its first voters does so once, with the same voters and equal states.
@@ -377,16 +377,16 @@ impl GroupsInbox {
     ///
     /// # Errors
     /// When the system has no thread left to give.
-    pub fn start(self, post: Box<dyn Post>, publish: Publish) -> io::Result<()> {
+    pub fn start(self, post: Box<dyn Transport>, publish: Publish) -> io::Result<()> {
         let raft = self.into_raft(settings(), post, publish);
         threads::spawn("raft", move || raft.run()).map(|_| ())
     }
 
     /// What the thread does, for whoever has it done without one.
-    pub(crate) fn into_raft(self, settings: Settings, post: Box<dyn Post>, publish: Publish) -> Raft {
+    pub(crate) fn into_raft(self, settings: Settings, post: Box<dyn Transport>, publish: Publish) -> Raft {
         Raft {
             inbox: self.inbox,
-            seats: self.seats,
+            locals: self.locals,
             heard: self.heard,
             driver: Driver::new(settings.clone()),
             settings,
@@ -406,13 +406,13 @@ pub(crate) fn settings() -> Settings {
 /// The replicas of this node as they are driven: round by round.
 pub(crate) struct Raft {
     inbox: Arc<Inbox<Input>>,
-    seats: Seats,
+    locals: LocalReplicas,
     heard: Heard,
     settings: Settings,
     driver: Driver<Waiter>,
     /// Where replicas that are not known as members have written from.
     senders: HashMap<u64, Address>,
-    post: Box<dyn Post>,
+    post: Box<dyn Transport>,
     publish: Publish,
 }
 
@@ -435,7 +435,7 @@ impl Raft {
                 // What it knew cannot be trusted any more. The others replace these replicas by new ones.
                 log::error!("this node's replicas failed and are given up");
                 self.driver = Driver::new(Settings { seed: dice::draw(), ..self.settings.clone() });
-                self.seats.write().clear();
+                self.locals.write().clear();
                 UnderWay::default()
             });
         }
@@ -486,22 +486,22 @@ impl Raft {
         let groups: Vec<u64> = self.driver.groups().collect();
         let is_old = |group: &u64| {
             all || self
-                .seats
+                .locals
                 .read()
                 .get(group)
-                .is_none_or(|seat| !self.driver.stands_as(*group, &seat.status))
+                .is_none_or(|local| !self.driver.stands_as(*group, &local.status))
         };
         let changed: Vec<u64> = groups.iter().copied().filter(is_old).collect();
-        let gone = self.seats.read().keys().any(|group| !groups.contains(group));
+        let gone = self.locals.read().keys().any(|group| !groups.contains(group));
         if changed.is_empty() && !gone {
             return;
         }
-        let mut seats = self.seats.write();
-        seats.retain(|group, _| groups.contains(group));
+        let mut locals = self.locals.write();
+        locals.retain(|group, _| groups.contains(group));
         for group in changed {
             match self.driver.status(group) {
-                Some(status) => seats.insert(group, Arc::new(Seat { group, status })),
-                None => seats.remove(&group),
+                Some(status) => locals.insert(group, Arc::new(LocalReplica { group, status })),
+                None => locals.remove(&group),
             };
         }
     }
@@ -576,12 +576,12 @@ mod tests {
 
     struct Nowhere;
 
-    impl Post for Nowhere {
+    impl Transport for Nowhere {
         fn send(&self, _: &Address, _: Envelope) {}
     }
 
     /// A replica, the term it is in, and up to where it has applied the log.
-    fn seat(replica: u64, term: u64, applied: u64) -> Seat {
+    fn local(replica: u64, term: u64, applied: u64) -> LocalReplica {
         let status = Status {
             replica,
             role: Role::Follower,
@@ -601,21 +601,21 @@ mod tests {
             changing: false,
             fed: 0,
         };
-        Seat { group: 1, status }
+        LocalReplica { group: 1, status }
     }
 
     #[test]
     fn only_who_was_taken_out_begins_anew_when_it_is_invited() {
         let invited = |term, members, index| Invitation { term, members, index };
-        for (goes_on, invitation, seat, why) in [
-            (true, invited(3, &[1, 7], 20), seat(7, 3, 20), "a member"),
-            (false, invited(3, &[1, 2], 20), seat(7, 3, 20), "taken out"),
-            (false, invited(4, &[1, 2], 30), seat(7, 3, 20), "taken out meanwhile"),
-            (true, invited(2, &[1, 2], 30), seat(7, 3, 20), "a leader of old says nothing"),
-            (true, invited(3, &[1, 2], 19), seat(7, 3, 20), "it was added after that"),
-            (true, invited(3, &[1, 2], 30), seat(7, 0, 0), "it waits to be added"),
+        for (goes_on, invitation, local, why) in [
+            (true, invited(3, &[1, 7], 20), local(7, 3, 20), "a member"),
+            (false, invited(3, &[1, 2], 20), local(7, 3, 20), "taken out"),
+            (false, invited(4, &[1, 2], 30), local(7, 3, 20), "taken out meanwhile"),
+            (true, invited(2, &[1, 2], 30), local(7, 3, 20), "a leader of old says nothing"),
+            (true, invited(3, &[1, 2], 19), local(7, 3, 20), "it was added after that"),
+            (true, invited(3, &[1, 2], 30), local(7, 0, 0), "it waits to be added"),
         ] {
-            assert_eq!(invitation.goes_on_with(&seat), goes_on, "{why}");
+            assert_eq!(invitation.goes_on_with(&local), goes_on, "{why}");
         }
     }
 

@@ -12,18 +12,18 @@ use parking_lot::Mutex;
 use super::host::Machine;
 use super::raft::{Ended, Invitation};
 use super::shard_machine::ShardMachine;
-use super::state::{Node, Serving, Standing};
+use super::state::{Node, Serving, ServingState};
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::consensus::Members;
 use crate::dice;
+use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::meta::{MetaState, wanted_voters};
 use crate::model::shard::Shard;
 use crate::model::view;
-use crate::points::point;
 
-/// A replica that was just made takes its seat within this time.
-const SEATING: Duration = Duration::from_secs(1);
+/// A replica that was just made takes its place within this time.
+const STARTING: Duration = Duration::from_secs(1);
 /// The thread that drives the groups gives one up within this time, however busy the machine is.
 const GIVING_UP: Duration = Duration::from_mins(1);
 
@@ -37,7 +37,7 @@ struct Holdings {
     /// The groups that this start of the node has founded: none is founded twice.
     founded: BTreeSet<u64>,
     /// The replica id in each group, and since when.
-    seats: BTreeMap<u64, (u64, Instant)>,
+    locals: BTreeMap<u64, (u64, Instant)>,
     /// Index and term at which the log of a shard has ended that this node keeps alone since: a log that it has later goes on from there, so
     /// that a replica of the former that nobody has told of its end is never taken for one of the latter.
     ended: BTreeMap<u64, Ended>,
@@ -45,7 +45,7 @@ struct Holdings {
 
 impl Holdings {
     fn drop_shard(&mut self, node: &Node, group: u64) {
-        self.seats.remove(&group);
+        self.locals.remove(&group);
         self.ended.remove(&group);
         node.forget_age(group);
         if self.shards.remove(&group).is_some_and(|shard| shard.is_logged()) {
@@ -54,14 +54,14 @@ impl Holdings {
     }
 
     /// Takes part in a group, as a founder among these voters, or to be added to it.
-    fn take_seat(&mut self, node: &Node, shard: &Arc<Shard>, replica: u64, voters: Option<Members>) {
+    fn start_replica(&mut self, node: &Node, shard: &Arc<Shard>, replica: u64, voters: Option<Members>) {
         let group = shard.group();
         match voters {
             Some(_) => node.begin_age(group),
             None => node.forget_age(group),
         }
         shard.set_logged(true);
-        self.seats.insert(group, (replica, now()));
+        self.locals.insert(group, (replica, now()));
         // Who has been a member of a group never founds it: the end of a view change may name it as the holder.
         self.founded.insert(group);
         let machine = Box::new(ShardMachine::new(Arc::clone(shard)));
@@ -90,7 +90,7 @@ impl Node {
         let start = |group: u64| state.holder(group, &self.address);
         let stays = |group: u64, shard: &Shard| {
             let is_there = is_of_cluster && state.index_of(group).is_some();
-            is_there && (shard.is_logged() || start(group) == Some(self.instance))
+            is_there && (shard.is_logged() || start(group) == Some(self.incarnation))
         };
         let gone: Vec<u64> = held
             .shards
@@ -123,7 +123,7 @@ impl Node {
     /// Founds the groups that take the place of those that have lost their majority, where this node's replica is the one to go on from.
     fn succeed_lost_groups(&self, held: &mut Holdings, state: &MetaState) {
         for (new, old) in &state.successors {
-            if state.holder(*new, &self.address) != Some(self.instance) || held.shards.contains_key(new) {
+            if state.holder(*new, &self.address) != Some(self.incarnation) || held.shards.contains_key(new) {
                 continue;
             }
             let Some(shard) = held.shards.remove(old) else { continue };
@@ -131,13 +131,13 @@ impl Node {
                 continue;
             }
             log::warn!("group {new} takes the place of group {old}, from what this node holds");
-            held.seats.remove(old);
+            held.locals.remove(old);
             // In this order the thread that drives the groups does them, and nothing is applied in between.
             self.groups.conclude(*old);
             shard.succeed(*new);
             let replica = dice::id();
             let voters = Members::from([(replica, self.address.clone())]);
-            held.take_seat(self, &shard, replica, Some(voters));
+            held.start_replica(self, &shard, replica, Some(voters));
             held.shards.insert(*new, shard);
         }
     }
@@ -146,7 +146,7 @@ impl Node {
     fn hold(&self, held: &mut Holdings, state: &MetaState, shard: &view::Shard) -> Option<Arc<Shard>> {
         let group = shard.group;
         // Who founded a group long ago and is none of its nodes any more does not found it again.
-        let is_founder = state.holder(group, &self.address) == Some(self.instance)
+        let is_founder = state.holder(group, &self.address) == Some(self.incarnation)
             && state.replicas_of(group).contains(&&self.address);
         let replica = match held.shards.get(&group) {
             Some(replica) => Arc::clone(replica),
@@ -160,8 +160,8 @@ impl Node {
                 held.shards.insert(group, Arc::clone(&replica));
                 if shard.replicas.len() > 1 {
                     let voters = state.holders[&group].iter();
-                    let voters = voters.map(|(node, instance)| (*instance, node.clone())).collect();
-                    held.take_seat(self, &replica, self.instance, Some(voters));
+                    let voters = voters.map(|(node, incarnation)| (*incarnation, node.clone())).collect();
+                    held.start_replica(self, &replica, self.incarnation, Some(voters));
                 }
                 replica
             }
@@ -173,7 +173,7 @@ impl Node {
                 "shard {} is to have several replicas: its writes go through a log from now on",
                 shard.id
             );
-            held.take_seat(self, &replica, own, Some(Members::from([(own, self.address.clone())])));
+            held.start_replica(self, &replica, own, Some(Members::from([(own, self.address.clone())])));
         }
         Some(replica)
     }
@@ -183,10 +183,10 @@ impl Node {
     ///
     /// # Errors
     /// A sentence, where the node is not to be a member as far as it knows.
-    pub fn seat_in_shard(&self, group: u64, invitation: Invitation) -> Result<u64, String> {
+    pub fn join_shard(&self, group: u64, invitation: Invitation) -> Result<u64, String> {
         let _guard = self.learning.lock();
-        let standing = self.standing();
-        let serving = standing.serving().map_err(|error| error.to_string())?;
+        let serving_state = self.serving_state();
+        let serving = serving_state.serving().map_err(|error| error.to_string())?;
         if self.is_leaving() {
             return Err(format!("{} is stopping", self.address));
         }
@@ -197,15 +197,15 @@ impl Node {
             ));
         }
         let mut held = self.replicas.0.lock();
-        let sits = self.groups.seat(group).is_some_and(|seat| invitation.goes_on_with(&seat));
-        match held.seats.get(&group) {
-            Some((replica, since)) if sits || now() - *since < SEATING => return Ok(*replica),
+        let is_there = self.groups.local(group).is_some_and(|local| invitation.goes_on_with(&local));
+        match held.locals.get(&group) {
+            Some((replica, since)) if is_there || now() - *since < STARTING => return Ok(*replica),
             _ => {}
         }
         let replica = dice::id();
         let shard = Arc::new(Shard::new(group, serving.state.hash_key, [], 0));
         shard.set_clock(0, ticks_ms());
-        held.take_seat(self, &shard, replica, None);
+        held.start_replica(self, &shard, replica, None);
         held.shards.insert(group, shard);
         drop(held);
         self.place_again(serving);
@@ -216,7 +216,7 @@ impl Node {
     pub fn leave_shard(&self, group: u64) {
         let _guard = self.learning.lock();
         self.replicas.0.lock().drop_shard(self, group);
-        if let Standing::Serving(serving) = &*self.standing() {
+        if let ServingState::Serving(serving) = &*self.serving_state() {
             self.place_again(serving);
         }
     }
@@ -228,17 +228,17 @@ impl Node {
         // Nothing is held meanwhile that the thread that drives the groups may wait for.
         let ended = self.groups.give_up_and_wait(group, Deadline::after(now(), GIVING_UP)).await;
         let Some(ended) = ended else { return };
-        point!("log-ending");
+        failpoint!("log-ending");
         let _guard = self.learning.lock();
         {
             let mut held = self.replicas.0.lock();
-            held.seats.remove(&group);
+            held.locals.remove(&group);
             if held.shards.contains_key(&group) {
                 held.ended.insert(group, ended);
             }
         }
         shard.set_logged(false);
-        if let Standing::Serving(serving) = &*self.standing() {
+        if let ServingState::Serving(serving) = &*self.serving_state() {
             if let Some(index) = serving.state.index_of(group) {
                 shard.learn(&serving.state.directive(index));
             }
@@ -249,7 +249,11 @@ impl Node {
     /// What is held has changed, and the state has not.
     fn place_again(&self, serving: &Serving) {
         let (own, lost) = self.place_in(&serving.state, true);
-        self.set_standing(Standing::Serving(Serving { state: Arc::clone(&serving.state), own, lost }));
+        self.set_serving_state(ServingState::Serving(Serving {
+            state: Arc::clone(&serving.state),
+            own,
+            lost,
+        }));
     }
 
     /// The groups in which this node should have a vote and has none, a sentence each.
@@ -257,7 +261,7 @@ impl Node {
         let state = &serving.state;
         // While the view is being changed, the voters of the meta group are, too.
         let should_vote = state.change.is_none() && wanted_voters(&state.nodes()).contains(&self.address);
-        let votes = self.meta.seat().is_some_and(|seat| seat.group == state.group && seat.votes());
+        let votes = self.meta.local().is_some_and(|local| local.group == state.group && local.votes());
         let meta = (should_vote && !votes)
             .then(|| "the group that holds the view: this node is to be taken in as a voter".to_owned());
         meta.into_iter().chain(self.missing_shard_votes(serving)).collect()
@@ -266,11 +270,11 @@ impl Node {
     fn missing_shard_votes(&self, serving: &Serving) -> Vec<String> {
         let shards = serving.state.view.shards.iter().filter(|shard| shard.replicas.len() > 1);
         let own = shards.filter(|shard| shard.replicas.contains(&self.address));
-        own.filter_map(|shard| match self.groups.seat(shard.group) {
-            Some(seat) if !seat.votes() => {
+        own.filter_map(|shard| match self.groups.local(shard.group) {
+            Some(local) if !local.votes() => {
                 Some(format!("shard {}: this node's replica is catching up", shard.id))
             }
-            Some(seat) if seat.leader().is_none() => Some(self.leaderless(shard, &seat.voters())),
+            Some(local) if local.leader().is_none() => Some(self.leaderless(shard, &local.voters())),
             Some(_) => None,
             None => Some(format!("shard {}: this node is to be taken in as a replica", shard.id)),
         })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::keys::{KeyReply, Outcome, Request};
+use super::keys::{NotServed, Outcome, Request};
 use super::state::Node;
 use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
@@ -34,12 +34,12 @@ struct Known {
 impl Node {
     /// Looks how old a replica of this node's may be: asks its leader, not too often, up to where the log goes.
     pub async fn look_at_age(&self, state: &MetaState, group: u64) {
-        let Some(seat) = self.groups.seat(group) else { return };
+        let Some(local) = self.groups.local(group) else { return };
         let mut known = self.freshness.0.lock().get(&group).copied().unwrap_or_default();
         let start = now();
         if known.asked.is_none_or(|(when, _)| start - when >= ROUND) {
             let deadline = Deadline::after(start, QUESTION_TIMEOUT);
-            let index = if seat.leads() {
+            let index = if local.leads() {
                 self.groups.read(group, deadline).await.ok()
             } else {
                 let order = orders::Members { group };
@@ -48,7 +48,7 @@ impl Node {
             };
             known.asked = index.map(|index| (start, index)).or(known.asked);
         }
-        let applied = self.groups.seat(group).map_or(0, |seat| seat.status.applied);
+        let applied = self.groups.local(group).map_or(0, |local| local.status.applied);
         if let Some((when, _)) = known.asked.filter(|(_, index)| applied >= *index) {
             known.holds_until = Some(when);
         }
@@ -66,11 +66,11 @@ impl Node {
         self.freshness.0.lock().insert(group, known);
     }
 
-    /// Reads a key from this node's own replica of its shard: what there is, and how old it may be. Nothing where this node has no
-    /// replica of the shard that is any good.
-    pub fn read_own(&self, key: &[u8]) -> Option<(Outcome, Duration)> {
-        let standing = self.standing();
-        let serving = standing.serving().ok()?;
+    /// Reads a key from this node's own replica of its shard, however old that is. Nothing where this node has no replica of the shard
+    /// that is any good.
+    pub fn read_own(&self, key: &[u8]) -> Option<Outcome> {
+        let serving_state = self.serving_state();
+        let serving = serving_state.serving().ok()?;
         let (hash, shard) = serving.shard_of(key);
         let own = serving.own_of(shard.group)?;
         let age = if own.is_logged() {
@@ -79,44 +79,44 @@ impl Node {
             Duration::ZERO
         };
         let done = own.run(hash, key, Operation::Get, None).ok()?;
-        Some((done.into(), age))
+        Some(Outcome { age: Some(age), ..done.into() })
     }
 
-    /// Reads a key from any replica of its shard that answers: what there is, and how old it may be.
+    /// Reads a key from any replica of its shard that answers, however old that is.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where none does by the deadline.
-    pub async fn run_stale(&self, key: &[u8], deadline: Deadline) -> Result<(Outcome, Duration), Error> {
+    pub async fn run_stale(&self, key: &[u8], deadline: Deadline) -> Result<Outcome, Error> {
         self.count_operation();
         self.refuse_if_claimed()?;
         if let Some(read) = self.read_own(key) {
             return Ok(read);
         }
-        let standing = self.standing();
-        let serving = standing
+        let serving_state = self.serving_state();
+        let serving = serving_state
             .serving()
             .map_err(|error| Error::Unavailable { reason: error.to_string(), applied: Applied::No })?;
         let (_, shard) = serving.shard_of(key);
         if serving.state.replicas_of(shard.group).len() > 1 {
             let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
-            let addressed = Addressed { cluster, epoch, instance: None };
+            let addressed = Addressed { cluster, epoch, incarnation: None };
             let request = Request::stale(key, deadline);
             for node in shard.replicas.iter().filter(|node| **node != self.address) {
                 if deadline.is_over() || self.peers.at(node).is_down() {
                     continue;
                 }
                 match self.host.key(self, (node, &addressed), &request).await {
-                    Ok(KeyReply::Done { result, value, age: Some(age) }) => {
+                    Ok(Ok(outcome)) if outcome.age.is_some() => {
                         let by = (!self.is_of(serving, shard)).then(|| node.clone());
-                        return Ok((Outcome::received(result, value, by), age));
+                        return Ok(Outcome { by, ..outcome });
                     }
-                    Ok(KeyReply::Refused(error @ Error::Overloaded(_))) => return Err(error),
+                    Ok(Err(NotServed::Failed(error @ Error::Overloaded(_)))) => return Err(error),
                     _ => {}
                 }
             }
         }
         // What is asked of the leader is of now.
         let read = self.run(&mut Request::new(key, Operation::Get, None, deadline), None).await;
-        read.map(|outcome| (outcome, Duration::ZERO))
+        read.map(|outcome| Outcome { age: Some(Duration::ZERO), ..outcome })
     }
 }

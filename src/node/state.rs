@@ -12,12 +12,12 @@ use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
 use super::passing::Passing;
-use super::post::Posts;
-use super::promise::Promises;
 use super::raft::{Groups, GroupsInbox};
 use super::replicas::Replicas;
+use super::reservation::Reservations;
 use super::stale::Freshness;
 use super::strangers::Strangers;
+use super::transport::Posts;
 use crate::budget::Budget;
 use crate::clock::{Deadline, now};
 use crate::config::{Config, Role};
@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::limits::Limits;
 use crate::model::meta::MetaState;
-use crate::model::shard::Shard as Held;
+use crate::model::shard::Shard as ShardReplica;
 use crate::model::view::Shard;
 use crate::peers::client::{Peer, Peers};
 
@@ -66,7 +66,7 @@ pub struct Node {
     /// The same for what nodes send each other: clients do not use it up.
     pub internal_budget: Budget,
     /// The random id of this start of the node: what an earlier start was given is not this one's.
-    pub instance: u64,
+    pub incarnation: u64,
     /// The random id by which a follower finds its own trace in a request; nobody else is told.
     pub trace: String,
     /// The secret of the cluster.
@@ -85,15 +85,15 @@ pub struct Node {
     pub(super) passing: Arc<Passing>,
     /// What other nodes are sent without waiting for it.
     pub posts: Posts,
-    /// What the node has promised.
-    pub(super) promises: Promises,
+    /// What the node is reserved for.
+    pub(super) reservations: Reservations,
     /// Its shards that do not own what they should.
     pub(super) unowned: Unowned,
     /// Who answers at addresses of the view and is of another cluster.
     pub(super) strangers: Strangers,
     /// Which addresses more than one process has.
     pub(super) duplicates: Duplicates,
-    standing: RwLock<Arc<Standing>>,
+    serving_state: RwLock<Arc<ServingState>>,
     /// Held while something is learned, so that it is learned in one order.
     pub(super) learning: Mutex<()>,
     /// Counts what was learned.
@@ -109,7 +109,7 @@ pub struct Node {
 }
 
 /// Whether there is a view to serve.
-pub enum Standing {
+pub enum ServingState {
     /// The node knows a cluster.
     Serving(Serving),
     /// A follower has none and needs none.
@@ -124,7 +124,7 @@ pub struct Serving {
     pub state: Arc<MetaState>,
     /// The shards that this node holds replicas of, each with its index in the view: the one that the view names the node for comes first.
     /// There are more of them only in the course of a view change.
-    pub own: Vec<(usize, Arc<Held>)>,
+    pub own: Vec<(usize, Arc<ShardReplica>)>,
     /// The id of the shard that an earlier start of this node held, and that is lost with it.
     pub lost: Option<u32>,
 }
@@ -132,11 +132,11 @@ pub struct Serving {
 impl Node {
     /// A node that has not talked to anybody yet, and what its raft thread is started with.
     pub fn new(config: &Config, host: Arc<dyn Host>) -> (Self, GroupsInbox) {
-        let standing = match &config.role {
-            Role::Follower { .. } => Standing::Follower,
-            Role::Single => Standing::Waiting(vec!["the node is starting".to_owned()]),
+        let serving_state = match &config.role {
+            Role::Follower { .. } => ServingState::Follower,
+            Role::Single => ServingState::Waiting(vec!["the node is starting".to_owned()]),
             Role::Member { .. } | Role::Passive { .. } => {
-                Standing::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
+                ServingState::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
             }
         };
         let (groups, inbox) = Groups::new(Arc::clone(&host));
@@ -153,7 +153,7 @@ impl Node {
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
             internal_budget: Budget::new(INTERNAL_MEMORY),
-            instance: dice::id(),
+            incarnation: dice::id(),
             trace: format!("{:016x}", dice::draw::<u64>()),
             secret: config.secret.clone(),
             meta: MetaGroup::new(Arc::clone(&groups), Arc::clone(&host)),
@@ -164,11 +164,11 @@ impl Node {
             freshness: Freshness::default(),
             passing: Arc::default(),
             posts: Posts::default(),
-            promises: Promises::default(),
+            reservations: Reservations::default(),
             unowned: Unowned::default(),
             strangers: Strangers::default(),
             duplicates: Duplicates::default(),
-            standing: RwLock::new(Arc::new(standing)),
+            serving_state: RwLock::new(Arc::new(serving_state)),
             learning: Mutex::new(()),
             news: (Mutex::new(0), Condvar::new()),
             first_round: AtomicBool::new(false),
@@ -180,30 +180,30 @@ impl Node {
     }
 
     /// How the node stands now.
-    pub fn standing(&self) -> Arc<Standing> {
-        Arc::clone(&self.standing.read())
+    pub fn serving_state(&self) -> Arc<ServingState> {
+        Arc::clone(&self.serving_state.read())
     }
 
-    /// Notes a new standing; only who holds `learning` does.
-    pub(super) fn set_standing(&self, standing: Standing) {
-        *self.standing.write() = Arc::new(standing);
+    /// Notes a new state of serving; only who holds `learning` does.
+    pub(super) fn set_serving_state(&self, serving_state: ServingState) {
+        *self.serving_state.write() = Arc::new(serving_state);
         *self.news.0.lock() += 1;
         self.news.1.notify_all();
     }
 
     /// The newest state that was learned.
     pub fn state(&self) -> Option<Arc<MetaState>> {
-        self.standing().serving().ok().map(|serving| Arc::clone(&serving.state))
+        self.serving_state().serving().ok().map(|serving| Arc::clone(&serving.state))
     }
 
     /// The shard that this node stands for in the view.
-    pub fn shard(&self) -> Option<Arc<Held>> {
-        self.standing().serving().ok().and_then(|serving| Some(Arc::clone(&serving.own.first()?.1)))
+    pub fn shard(&self) -> Option<Arc<ShardReplica>> {
+        self.serving_state().serving().ok().and_then(|serving| Some(Arc::clone(&serving.own.first()?.1)))
     }
 
     /// The shard of a group that this node holds a replica of.
-    pub fn shard_of(&self, group: u64) -> Option<Arc<Held>> {
-        self.standing().serving().ok().and_then(|serving| serving.own_of(group).cloned())
+    pub fn shard_of(&self, group: u64) -> Option<Arc<ShardReplica>> {
+        self.serving_state().serving().ok().and_then(|serving| serving.own_of(group).cloned())
     }
 
     /// Waits until something was learned that is newer than this version, or anything about where this node stands has changed, for a while
@@ -234,8 +234,10 @@ impl Node {
 
     /// A node that has only just been started finds its cluster in a moment, if there is one: whoever asks it before waits for that.
     pub(super) async fn wait_for_first_round(&self, deadline: Deadline) {
-        let waits =
-            || !self.first_round.load(Ordering::SeqCst) && matches!(&*self.standing(), Standing::Waiting(_));
+        let waits = || {
+            !self.first_round.load(Ordering::SeqCst)
+                && matches!(&*self.serving_state(), ServingState::Waiting(_))
+        };
         while waits() && !deadline.is_over() {
             self.wait_for_any_news(FIRST_ROUND_PAUSE.min(deadline.left())).await;
         }
@@ -293,14 +295,14 @@ impl Node {
 
     /// Why the node is not ready, a sentence each; empty when it is.
     pub fn unready(&self) -> Vec<String> {
-        let mut reasons = match &*self.standing() {
-            Standing::Waiting(reasons) => reasons.clone(),
-            Standing::Follower if self.main().is_some_and(|main| main.is_down()) => {
+        let mut reasons = match &*self.serving_state() {
+            ServingState::Waiting(reasons) => reasons.clone(),
+            ServingState::Follower if self.main().is_some_and(|main| main.is_down()) => {
                 vec!["the main instance is down".to_owned()]
             }
-            Standing::Serving(Serving { lost: Some(id), .. }) => vec![lost_shard(*id, &self.address)],
-            Standing::Serving(serving) => [self.missing_votes(serving), self.unowned()].concat(),
-            Standing::Follower => Vec::new(),
+            ServingState::Serving(Serving { lost: Some(id), .. }) => vec![lost_shard(*id, &self.address)],
+            ServingState::Serving(serving) => [self.missing_votes(serving), self.unowned()].concat(),
+            ServingState::Follower => Vec::new(),
         };
         reasons.extend(self.claim());
         reasons.extend(self.lack_of_memory());
@@ -381,12 +383,12 @@ impl Serving {
     }
 
     /// The shard of a group, if this node holds a replica of it.
-    pub fn own_of(&self, group: u64) -> Option<&Arc<Held>> {
+    pub fn own_of(&self, group: u64) -> Option<&Arc<ShardReplica>> {
         self.own.iter().map(|(_, own)| own).find(|own| own.group() == group)
     }
 }
 
-impl Standing {
+impl ServingState {
     /// What is known of the cluster.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What is not as it should be in the cluster, as far as this node sees it: in figures for machines, in sentences for people.
 
-use super::state::{Node, Serving, Standing, lost_shard};
+use super::state::{Node, Serving, ServingState, lost_shard};
 use crate::model::address::Address;
 
 /// What a node sees of its cluster.
@@ -35,14 +35,14 @@ pub struct Led {
 impl Node {
     /// What this node sees of its cluster.
     pub fn troubles(&self) -> Troubles {
-        match &*self.standing() {
-            Standing::Follower => {
+        match &*self.serving_state() {
+            ServingState::Follower => {
                 Troubles { unreached: self.unreached(&self.main_address()), ..Troubles::default() }
             }
-            Standing::Waiting(_) => {
+            ServingState::Waiting(_) => {
                 Troubles { unreached: self.unreached(&self.seeds()), ..Troubles::default() }
             }
-            Standing::Serving(serving) => {
+            ServingState::Serving(serving) => {
                 let lost = serving.state.lost_shards().into_iter().map(|(id, node)| (id, node.clone()));
                 let mut lost: Vec<_> = lost.filter(|(_, node)| *node != self.address).collect();
                 lost.extend(serving.lost.map(|id| (id, self.address.clone())));
@@ -74,8 +74,8 @@ impl Node {
 
     /// What this node knows of a group, where it leads it. While the view is being changed, replicas come and go as they should.
     fn led(&self, serving: &Serving, group: u64) -> Option<Led> {
-        let seat = self.groups.seat(group).filter(|seat| seat.leads())?;
-        let voters = seat.voters();
+        let local = self.groups.local(group).filter(|local| local.leads())?;
+        let voters = local.voters();
         let wanted = match &serving.state.change {
             None => serving.state.wanted_replicas(group),
             Some(_) => &voters,
@@ -88,8 +88,8 @@ impl Node {
 
     /// What an operator should know of the cluster of a node that serves all the same, a sentence each.
     pub(super) fn told_troubles(&self) -> Vec<String> {
-        let standing = self.standing();
-        let Ok(serving) = standing.serving() else { return Vec::new() };
+        let serving_state = self.serving_state();
+        let Ok(serving) = serving_state.serving() else { return Vec::new() };
         let Troubles { unreached, held, lost } = self.troubles();
         let unreached = unreached.iter().map(|node| not_reached(serving, node));
         let missing = held.iter().filter_map(lacking);
@@ -101,11 +101,11 @@ impl Node {
 
     /// That nobody leads the group that holds the view, where this node has a vote in it.
     fn leaderless_view(&self, serving: &Serving) -> Option<String> {
-        let seat = self.meta.seat().filter(|seat| seat.group == serving.state.group && seat.votes())?;
-        if seat.leader().is_some() {
+        let local = self.meta.local().filter(|local| local.group == serving.state.group && local.votes())?;
+        if local.leader().is_some() {
             return None;
         }
-        let voters = seat.voters();
+        let voters = local.voters();
         let silent = voters.iter().filter(|node| **node != self.address && !self.groups.hears(node));
         let silent: Vec<&str> = silent.map(Address::as_str).collect();
         Some(format!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::orders::Office;
+use super::controller::Controller;
 use crate::model::meta::{MetaState, Wanted};
 use crate::model::plan::{Census, Plan, PlanError, plan};
 use crate::model::range::{HashRange, Point};
@@ -24,7 +24,7 @@ const BYTES_OF_KEY_BYTE: usize = 4;
 
 /// The shards of a view, each asked at its leader; nothing for one whose pairs are given up.
 pub(super) struct Shards<'a> {
-    pub(super) office: &'a Office,
+    pub(super) controller: &'a Controller,
     pub(super) state: &'a MetaState,
     pub(super) groups: Vec<Option<u64>>,
     /// The census that was taken last.
@@ -73,12 +73,12 @@ enum Again {
 impl<'a> Shards<'a> {
     /// The shards of a state, for a view change that the meta leader of a term plans; with term 0, for a plan that is only shown.
     pub(super) fn new(
-        office: &'a Office,
+        controller: &'a Controller,
         state: &'a MetaState,
         (change, term): (u64, u64),
         groups: Vec<Option<u64>>,
     ) -> Self {
-        Self { office, state, groups, id: CensusId { version: state.version, term, number: 0, change } }
+        Self { controller, state, groups, id: CensusId { version: state.version, term, number: 0, change } }
     }
 
     /// Plans the change from a view to the wanted one.
@@ -101,7 +101,7 @@ impl<'a> Shards<'a> {
 
     async fn plan_once(&mut self, old: &View, wanted: &Wanted) -> Result<Result<Plan, Again>, NotPlanned> {
         let mut answers = Answers::default();
-        self.id.number = self.office.desk.next_census();
+        self.id.number = self.controller.coordinator.next_census();
         // All counts are asked for in any case, and first.
         for shard in 0..old.shards.len() {
             let counts = Question::Counts(shard, old.ranges(shard).collect());
@@ -168,7 +168,7 @@ impl<'a> Shards<'a> {
     }
 
     async fn ask<O: Answered>(&self, group: u64, order: &O) -> Result<O::Answer, String> {
-        let answer = self.office.order_leader(self.state, group, order, CENSUS_TIMEOUT).await;
+        let answer = self.controller.order_leader(self.state, group, order, CENSUS_TIMEOUT).await;
         answer.map_err(|error| error.to_string())
     }
 

@@ -4,6 +4,8 @@
 //! What it does follows from the meta state alone. So whoever leads next goes on where the last one stopped, and whatever
 //! the last one still does is void: its proposals are not committed, and nodes refuse orders of a lower term.
 
+mod finish;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,19 +13,18 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::finish;
-use super::orders::Office;
+use super::controller::Controller;
 use super::prepare::prepare;
 use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
+use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::meta::{Change, Command, End, MetaState, Piece, Planned, wanted_voters};
 use crate::model::shard::{PieceId, Stamp, Tally};
 use crate::model::view::Shard;
 use crate::node::ask::OrderError;
 use crate::node::host;
-use crate::node::raft::Seat;
-use crate::points::point;
+use crate::node::raft::LocalReplica;
 use crate::wire::orders::{self, Answered};
 use crate::wire::{ChangePhase, NotPlanned, PieceShown, Prepared, Source};
 
@@ -49,8 +50,8 @@ const LEADER_PAUSE: Duration = Duration::from_millis(20);
 const FREEZE_MARGIN: Duration = Duration::from_millis(60);
 
 /// Runs until the channel closes.
-pub fn run(office: &Office, stop: &Receiver<()>) {
-    let mut coordinator = Coordinator::new(office);
+pub fn run(controller: &Controller, stop: &Receiver<()>) {
+    let mut coordinator = Coordinator::new(controller);
     while stop.try_recv() == Err(TryRecvError::Empty) {
         if catch_unwind(AssertUnwindSafe(|| host::run(coordinator.round()))).is_err() {
             log::error!("a step of the coordinator broke off: it is tried again");
@@ -61,7 +62,7 @@ pub fn run(office: &Office, stop: &Receiver<()>) {
 
 /// What a node does as the leader of the meta group, round by round.
 pub(crate) struct Coordinator {
-    pub(super) office: Office,
+    pub(super) controller: Controller,
     leading: Option<Leading>,
     /// The version that all nodes were greeted with.
     greeted: u64,
@@ -169,42 +170,42 @@ pub(super) enum Stuck {
 }
 
 impl Coordinator {
-    pub(crate) fn new(office: &Office) -> Self {
-        Self { office: office.shown(), leading: None, greeted: 0, looked: now() }
+    pub(crate) fn new(controller: &Controller) -> Self {
+        Self { controller: controller.shown(), leading: None, greeted: 0, looked: now() }
     }
 
     /// Waits until somebody wakes the coordinator, for a while at most.
     pub(crate) async fn rest(&self, pause: Duration) {
-        self.office.desk.wait(&*self.office.node.host, pause).await;
+        self.controller.coordinator.wait(&*self.controller.node.host, pause).await;
     }
 
     /// Does the next step, or rests where there is none.
     pub(crate) async fn round(&mut self) {
-        let Some(seat) = self.office.node.meta.seat().filter(|seat| seat.leads()) else {
+        let Some(local) = self.controller.node.meta.local().filter(|local| local.leads()) else {
             if self.leading.take().is_some() {
-                self.office.desk.clear();
+                self.controller.coordinator.clear();
             }
             return self.rest(ROUND).await;
         };
-        if self.leading.as_ref().is_none_or(|leading| leading.term != seat.status.term) {
+        if self.leading.as_ref().is_none_or(|leading| leading.term != local.status.term) {
             // Everything that was ever acknowledged is applied here before anything is done about it.
-            if !self.office.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)).await {
+            if !self.controller.node.meta.confirm(Deadline::after(now(), PROPOSAL_TIMEOUT)).await {
                 return self.rest(ROUND).await;
             }
-            self.leading = Some(Leading::new(seat.status.term));
+            self.leading = Some(Leading::new(local.status.term));
         }
-        let Some(state) = self.office.node.meta.state() else { return self.rest(ROUND).await };
+        let Some(state) = self.controller.node.meta.state() else { return self.rest(ROUND).await };
         if self.greeted != state.version {
             self.greeted = state.version;
             self.greet_all();
         }
         let went_on = match Phase::of(&state, self.leading().fenced, self.leading().told) {
-            Phase::Founding => self.found(&seat, &state).await,
+            Phase::Founding => self.found(&local, &state).await,
             Phase::Idle => {
-                self.office.desk.clear();
-                self.look_after_voters(&seat, &state).await
+                self.controller.coordinator.clear();
+                self.look_after_voters(&local, &state).await
             }
-            phase => self.carry_on(&seat, &state, phase).await,
+            phase => self.carry_on(&local, &state, phase).await,
         };
         if !went_on {
             self.rest(ROUND).await;
@@ -215,12 +216,12 @@ impl Coordinator {
         self.leading.as_mut().expect("it is set before anything is done")
     }
 
-    async fn look_after_voters(&mut self, seat: &Seat, state: &MetaState) -> bool {
+    async fn look_after_voters(&mut self, local: &LocalReplica, state: &MetaState) -> bool {
         if now() - self.looked < VOTERS_ROUND {
             return false;
         }
         let nodes = state.nodes();
-        let step = voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes)).await;
+        let step = voters::step(&self.controller, local, &state.cluster, wanted_voters(&nodes)).await;
         if step != Voters::Changing {
             self.looked = now();
         }
@@ -228,19 +229,20 @@ impl Coordinator {
     }
 
     /// Opens the cluster when its meta group is complete; begins again where one of its nodes was started again before.
-    async fn found(&mut self, seat: &Seat, state: &MetaState) -> bool {
-        // They promise again each time: a promise does not hold for ever, and is not given by who has learned of another cluster.
-        let promise = orders::Promise { cluster: state.cluster.clone(), founding: true };
-        for (node, instance) in state.holders.values().flatten() {
-            let promised = self.office.order(node, Some(*instance), promise.clone(), PROPOSAL_TIMEOUT).await;
-            if promised.as_ref() != Ok(instance) {
-                log::info!("founding again: {node} does not promise itself any more ({promised:?})");
-                self.office.node.meta.give_up(state.group);
+    async fn found(&mut self, local: &LocalReplica, state: &MetaState) -> bool {
+        // They are reserved again each time: a reservation does not hold for ever, and is not given by who has learned of another cluster.
+        let reservation = orders::Reserve { cluster: state.cluster.clone(), founding: true };
+        for (node, incarnation) in state.holders.values().flatten() {
+            let reserved =
+                self.controller.order(node, Some(*incarnation), reservation.clone(), PROPOSAL_TIMEOUT).await;
+            if reserved.as_ref() != Ok(incarnation) {
+                log::info!("founding again: {node} cannot be reserved any more ({reserved:?})");
+                self.controller.node.meta.give_up(state.group);
                 return false;
             }
         }
         let nodes = state.nodes();
-        match voters::step(&self.office, seat, &state.cluster, wanted_voters(&nodes)).await {
+        match voters::step(&self.controller, local, &state.cluster, wanted_voters(&nodes)).await {
             Voters::Complete => {
                 if self.propose(&Command::Open).await.is_ok() {
                     log::info!("cluster {} is open", state.cluster);
@@ -256,10 +258,10 @@ impl Coordinator {
         }
     }
 
-    async fn carry_on(&mut self, seat: &Seat, state: &MetaState, phase: Phase<'_>) -> bool {
+    async fn carry_on(&mut self, local: &LocalReplica, state: &MetaState, phase: Phase<'_>) -> bool {
         let Some((change, shown)) = phase.change() else { return false };
         if self.leading().failed.is_none() {
-            self.office.desk.show(change.id, shown, progress(change));
+            self.controller.coordinator.show(change.id, shown, progress(change));
         }
         let done = match phase {
             Phase::Founding | Phase::Idle => Ok(()),
@@ -267,7 +269,7 @@ impl Coordinator {
             Phase::Fencing(change, planned) => self.fence(change.id, planned).await,
             Phase::Telling(..) => self.tell_planned().await,
             Phase::Moving(change, planned, index) => self.move_piece(state, change.id, planned, index).await,
-            Phase::Finishing(change, planned) => finish::finish(self, seat, state, change.id, planned).await,
+            Phase::Finishing(change, planned) => finish::finish(self, local, state, change.id, planned).await,
         };
         let leading = self.leading();
         match done {
@@ -313,21 +315,21 @@ impl Coordinator {
         leading.retry = LONGEST_RETRY.min(pause * 2);
         leading.failed = Some(reason.clone());
         // One that was blocked is so no more once something moves, although it has not come to its next step yet.
-        self.office.desk.set_blocked(change, blocked.then_some(reason));
+        self.controller.coordinator.set_blocked(change, blocked.then_some(reason));
         self.rest(pause).await;
     }
 
     async fn plan(&mut self, state: &MetaState, change: &Change) -> Result<(), Stuck> {
-        point!("change-begun");
+        failpoint!("change-begun");
         // A view change that this one supersedes may have left something frozen.
         self.tell_all().await;
         let term = self.leading().term;
-        match prepare(&self.office, state, (change.id, term), &change.wanted).await {
+        match prepare(&self.controller, state, (change.id, term), &change.wanted).await {
             Ok(command) => {
                 self.propose(&command).await?;
                 // Nobody else has begun anything of this plan.
                 self.leading().fenced = Some(change.id);
-                point!("change-planned");
+                failpoint!("change-planned");
                 Ok(())
             }
             Err(failure) => {
@@ -364,7 +366,7 @@ impl Coordinator {
         for shard in &planned.shards {
             let told = self.tell_shard(&state, shard.group).await;
             let tally = orders::Tally { group: shard.group, change: change.id };
-            let tallied = self.office.order_leader(&state, shard.group, &tally, PROPOSAL_TIMEOUT);
+            let tallied = self.controller.order_leader(&state, shard.group, &tally, PROPOSAL_TIMEOUT);
             match tallied.await {
                 Ok(_) => told.map_err(Stuck::For)?,
                 Err(error) if planned.added.contains(&shard.group) => {
@@ -392,7 +394,7 @@ impl Coordinator {
         let index = u32::try_from(index).expect("fewer than 2^32 pieces");
         let id = PieceId { change, index, attempt: piece.attempt };
         let stamp = Stamp { piece: id, term: self.leading().term, version: state.version };
-        point!("piece-started");
+        failpoint!("piece-started");
         let mut preparing = None;
         match self.try_piece(state, planned, piece, stamp, &mut preparing).await {
             Ok(()) => Ok(()),
@@ -405,7 +407,7 @@ impl Coordinator {
         let id = |group: u64| {
             state.index_of(group).map_or_else(String::new, |index| state.view.shards[index].id.to_string())
         };
-        self.office.desk.show_piece(PieceShown {
+        self.controller.coordinator.show_piece(PieceShown {
             number: index + 1,
             of: planned.pieces.len(),
             attempt: piece.attempt + 1,
@@ -418,11 +420,11 @@ impl Coordinator {
     /// Where a piece comes from: the node that leads the shard that gives it.
     async fn source(&self, state: &MetaState, group: u64) -> Result<Source, OrderError> {
         if let [only] = state.replicas_of(group)[..] {
-            return Ok(Source { node: only.clone(), instance: state.holder(group, only), group });
+            return Ok(Source { node: only.clone(), incarnation: state.holder(group, only), group });
         }
         let order = orders::Lead { group };
-        let leader = self.office.order_leader(state, group, &order, PROPOSAL_TIMEOUT).await?;
-        Ok(Source { node: leader.node, instance: Some(leader.instance), group })
+        let leader = self.controller.order_leader(state, group, &order, PROPOSAL_TIMEOUT).await?;
+        Ok(Source { node: leader.node, incarnation: Some(leader.incarnation), group })
     }
 
     async fn try_piece(
@@ -437,8 +439,8 @@ impl Coordinator {
         let source = if is_given_up { None } else { Some(self.source(state, piece.from).await?) };
         let group = piece.to;
         let copy = orders::CopyPiece { stamp, group, range: piece.range.clone(), source: source.clone() };
-        self.office.order_leader(state, group, &copy, COPY_TIMEOUT).await?;
-        point!("piece-copied");
+        self.controller.order_leader(state, group, &copy, COPY_TIMEOUT).await?;
+        failpoint!("piece-copied");
         let limit = LONGEST_FREEZE.min(FREEZE_LIMIT * 2_u32.pow(stamp.piece.attempt.min(8)));
         if limit < LONGEST_FREEZE {
             // The same pairs once more are progress as long as the next attempt may freeze them for longer.
@@ -447,15 +449,15 @@ impl Coordinator {
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
         let order = orders::PreparePiece { stamp, group, source: source.clone(), limit_ms };
         *preparing = Some(now());
-        let prepared = self.office.order_leader(state, group, &order, limit + FREEZE_MARGIN).await;
+        let prepared = self.controller.order_leader(state, group, &order, limit + FREEZE_MARGIN).await;
         let since = now();
         let prepared: Prepared = prepared?;
-        point!("piece-prepared");
+        failpoint!("piece-prepared");
         let mut left = Tally::default();
         if planned.is_last_of_leaving(piece) {
             // Nothing can be written to it any more, and it may be gone when the receipt is written.
             let order = orders::Tally { group: piece.from, change: stamp.piece.change };
-            let tallied = self.office.order_leader(state, piece.from, &order, limit + FREEZE_MARGIN);
+            let tallied = self.controller.order_leader(state, piece.from, &order, limit + FREEZE_MARGIN);
             left = tallied.await?.tally;
         }
         let replicas = state.view.shards.iter().find(|shard| shard.group == group);
@@ -469,10 +471,10 @@ impl Coordinator {
             ));
         }
         self.leading().progress = now();
-        if let Some(change) = self.office.node.meta.state().and_then(|state| state.change.clone()) {
-            self.office.desk.show(change.id, ChangePhase::Moving, progress(&change));
+        if let Some(change) = self.controller.node.meta.state().and_then(|state| state.change.clone()) {
+            self.controller.coordinator.show(change.id, ChangePhase::Moving, progress(&change));
         }
-        point!("piece-handed-over");
+        failpoint!("piece-handed-over");
         // The target first: from then on the range is served.
         let told = self.tell_shard(state, group).await;
         let hold = Duration::from_micros(prepared.held_us) + (now() - since);
@@ -482,7 +484,7 @@ impl Coordinator {
             Some(source) => self.tell_shard(state, source.group).await,
             None => Ok(()),
         };
-        point!("piece-told");
+        failpoint!("piece-told");
         self.greet_all();
         // Whoever was not told now is told when it answers again; nothing else of its shard moves before.
         told.and(source_told).map_err(OrderError::NotReached)
@@ -541,9 +543,9 @@ impl Coordinator {
         let owns = state.index_of(shard.group).is_some_and(|index| state.view.ranges(index).next().is_some());
         let mut holders = BTreeMap::new();
         for node in &shard.replicas {
-            let promise = orders::Promise { cluster: state.cluster.clone(), founding: false };
-            let promised = self.office.order(node, None, promise, PROPOSAL_TIMEOUT).await;
-            holders.insert(node.clone(), promised.map_err(|error| Stuck::For(error.to_string()))?);
+            let reservation = orders::Reserve { cluster: state.cluster.clone(), founding: false };
+            let reserved = self.controller.order(node, None, reservation, PROPOSAL_TIMEOUT).await;
+            holders.insert(node.clone(), reserved.map_err(|error| Stuck::For(error.to_string()))?);
         }
         let is_same = state.holders.get(&shard.group) == Some(&holders);
         if is_same || (owns && shard.replicas.len() > 1) {
@@ -562,7 +564,7 @@ impl Coordinator {
 
     /// Has a command applied.
     pub(super) async fn propose(&self, command: &Command) -> Result<(), Stuck> {
-        let meta = &self.office.node.meta;
+        let meta = &self.controller.node.meta;
         match meta.propose(command, Deadline::after(now(), PROPOSAL_TIMEOUT)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(void)) => {
@@ -575,7 +577,7 @@ impl Coordinator {
 
     /// The state as it is applied here.
     fn state(&self) -> Result<Arc<MetaState>, Stuck> {
-        self.office.node.meta.state().ok_or(Stuck::Outdated)
+        self.controller.node.meta.state().ok_or(Stuck::Outdated)
     }
 
     /// Has a shard act by the newest state, at whichever of its nodes leads it.
@@ -594,35 +596,35 @@ impl Coordinator {
             if replicas.len() == 1 || deadline.is_over() {
                 return Err(reason);
             }
-            self.office.node.wait_for_any_news(LEADER_PAUSE).await;
+            self.controller.node.wait_for_any_news(LEADER_PAUSE).await;
         }
     }
 
     /// Tells a node the newest state and waits until it acts by it: the groups of the shards that it leads and that do.
     pub(super) async fn tell(&self, node: &Address) -> Result<Vec<u64>, String> {
-        let state = self.office.node.meta.state().ok_or("there is no state")?;
-        if *node == self.office.node.address {
-            return self.office.node.take_news(&state).await;
+        let state = self.controller.node.meta.state().ok_or("there is no state")?;
+        if *node == self.controller.node.address {
+            return self.controller.node.take_news(&state).await;
         }
-        if self.office.node.peers.at(node).is_down() {
+        if self.controller.node.peers.at(node).is_down() {
             return Err(format!("{node} is down"));
         }
-        let _shown = self.office.show(orders::News::NAME, || node.to_string());
-        self.office.node.tell(node, &state).await.map_err(|error| format!("{node}: {error}"))
+        let _shown = self.controller.show(orders::News::NAME, || node.to_string());
+        self.controller.node.tell(node, &state).await.map_err(|error| format!("{node}: {error}"))
     }
 
     /// Tells all nodes, those that have left too, without waiting for them.
     fn greet_all(&self) {
-        let Some(state) = self.office.node.meta.state() else { return };
+        let Some(state) = self.controller.node.meta.state() else { return };
         let nodes = state.nodes().into_iter().chain(state.former.iter().cloned());
-        for node in nodes.filter(|node| *node != self.office.node.address) {
-            self.office.node.host.greet(&self.office.node, &node);
+        for node in nodes.filter(|node| *node != self.controller.node.address) {
+            self.controller.node.host.greet(&self.controller.node, &node);
         }
     }
 
     /// Tells all nodes of the view one after the other; those that do not answer are told later.
     pub(super) async fn tell_all(&self) {
-        let Some(state) = self.office.node.meta.state() else { return };
+        let Some(state) = self.controller.node.meta.state() else { return };
         for node in state.nodes() {
             if let Err(reason) = self.tell(&node).await {
                 log::debug!("not told: {reason}");

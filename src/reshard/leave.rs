@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::orders::Office;
+use super::controller::Controller;
 use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
 use crate::model::address::Address;
-use crate::node::raft::Seat;
+use crate::node::raft::LocalReplica;
 use crate::wire::orders;
 
 /// Groups from which the node was not taken out after this time lose its vote.
@@ -22,8 +22,8 @@ const HANDING_OVER: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Hands over the lead of all groups and has this node's replicas taken out of them.
-pub async fn leave(office: &Office) {
-    let node = &office.node;
+pub async fn leave(controller: &Controller) {
+    let node = &controller.node;
     node.begin_to_leave();
     let deadline = Deadline::after(now(), PATIENCE);
     let mut seen_leader = now();
@@ -31,31 +31,31 @@ pub async fn leave(office: &Office) {
     let mut handed_over = BTreeMap::new();
     let moving = Deadline::after(now(), LEADERLESS);
     loop {
-        if !moving.is_over() && move_meta_group(office).await {
+        if !moving.is_over() && move_meta_group(controller).await {
             node.pause(PAUSE).await;
             continue;
         }
-        let seats = node.groups.seats();
-        let with_others = |seat: &Seat| seat.votes() && seat.status.voters.len() > 1;
+        let locals = node.groups.locals();
+        let with_others = |local: &LocalReplica| local.votes() && local.status.voters.len() > 1;
         let rest: Vec<_> =
-            seats.iter().filter(|seat| with_others(seat) && !left.contains(&seat.group)).collect();
+            locals.iter().filter(|local| with_others(local) && !left.contains(&local.group)).collect();
         if rest.is_empty() {
             return;
         }
-        for seat in rest {
-            if seat.leader().is_some() {
+        for local in rest {
+            if local.leader().is_some() {
                 seen_leader = now();
             }
-            if seat.leads() {
+            if local.leads() {
                 // It takes a moment until another one leads; two nodes that stop at once do not do it to each other all the time.
                 let again = |when: &Instant| now() - *when >= HANDING_OVER;
-                if handed_over.get(&seat.group).is_none_or(again) {
-                    handed_over.insert(seat.group, now());
-                    node.groups.hand_over(seat.group, None);
+                if handed_over.get(&local.group).is_none_or(again) {
+                    handed_over.insert(local.group, now());
+                    node.groups.hand_over(local.group, None);
                 }
-            } else if take_leave(office, seat).await {
-                left.insert(seat.group);
-                log::info!("group {}: this node's replica has left", seat.group);
+            } else if take_leave(controller, local).await {
+                left.insert(local.group);
+                log::info!("group {}: this node's replica has left", local.group);
             }
         }
         if deadline.is_over() || now() - seen_leader >= LEADERLESS {
@@ -66,36 +66,37 @@ pub async fn leave(office: &Office) {
 }
 
 /// Where this node alone holds the view, another one is to hold it: takes a step towards that, and says whether there is one to take.
-async fn move_meta_group(office: &Office) -> bool {
-    let node = &office.node;
-    let Some(seat) = node.meta.seat().filter(|seat| seat.leads() && seat.status.voters.len() == 1) else {
+async fn move_meta_group(controller: &Controller) -> bool {
+    let node = &controller.node;
+    let Some(local) = node.meta.local().filter(|local| local.leads() && local.status.voters.len() == 1)
+    else {
         return false;
     };
     let Some(state) = node.state() else { return false };
     let nodes = state.nodes();
     let is_up = |other: &&Address| **other != node.address && !node.peers.at(other).is_down();
     let Some(other) = nodes.iter().find(is_up) else { return false };
-    let step = voters::step(office, &seat, &state.cluster, std::slice::from_ref(other)).await;
+    let step = voters::step(controller, &local, &state.cluster, std::slice::from_ref(other)).await;
     !matches!(step, Voters::Complete)
 }
 
 /// Asks the leader of a group to take this node's replica out; whether it has.
-async fn take_leave(office: &Office, seat: &Seat) -> bool {
-    let node = &office.node;
-    let Some(leader) = seat.leader() else { return false };
-    let order = orders::Leave { group: seat.group, replica: seat.status.replica };
-    match office.order(leader, None, order, ORDER_TIMEOUT).await {
+async fn take_leave(controller: &Controller, local: &LocalReplica) -> bool {
+    let node = &controller.node;
+    let Some(leader) = local.leader() else { return false };
+    let order = orders::Leave { group: local.group, replica: local.status.replica };
+    match controller.order(leader, None, order, ORDER_TIMEOUT).await {
         Ok(()) => {
             // From now on requests go to the others.
-            if node.meta.seat().is_some_and(|meta| meta.group == seat.group) {
-                node.meta.give_up(seat.group);
+            if node.meta.local().is_some_and(|meta| meta.group == local.group) {
+                node.meta.give_up(local.group);
             } else {
-                node.leave_shard(seat.group);
+                node.leave_shard(local.group);
             }
             true
         }
         Err(error) => {
-            log::debug!("group {}: not left yet: {error}", seat.group);
+            log::debug!("group {}: not left yet: {error}", local.group);
             false
         }
     }

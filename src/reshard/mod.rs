@@ -1,6 +1,7 @@
 //! View changes: the thread that coordinates them on the leader of the meta group, and what other nodes do for it.
 
-pub mod desk;
+pub mod controller;
+pub mod handle;
 pub mod leave;
 pub mod orders;
 pub mod pieces;
@@ -10,14 +11,13 @@ pub mod requests;
 
 mod census;
 mod coordinator;
-mod finish;
-mod keeper;
 pub mod prepare;
+mod reconciler;
 mod voters;
 
 #[cfg(test)]
 pub(crate) use coordinator::Coordinator;
 pub use coordinator::run;
 #[cfg(test)]
-pub(crate) use keeper::Keeper;
-pub use keeper::run as keep;
+pub(crate) use reconciler::Reconciler;
+pub use reconciler::run as reconcile;

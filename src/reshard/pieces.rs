@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::orders::led;
+use super::controller::led;
 use crate::clock::{Deadline, now, ticks_ms};
+use crate::failpoints::failpoint;
 use crate::model::range::HashRange;
 use crate::model::shard::{Delta, Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
 use crate::node::forwarded::NotMeant;
 use crate::node::state::Node;
-use crate::points::point;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Prepared, Source, Transfer};
 
@@ -61,7 +61,7 @@ async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
         Transfer::Batch { stamp, rest, .. } => {
             let (start, before) = (now(), node.operations());
             let batch = shard.outgoing_batch(stamp, rest, BATCH);
-            point!("source-batch");
+            failpoint!("source-batch");
             parcel.busy = node.is_used_since(start, before);
             let batch = batch.map_err(own)?;
             (parcel.delta.pairs, parcel.rest) = (batch.pairs, batch.rest);
@@ -72,7 +72,7 @@ async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
         }
         Transfer::Freeze { stamp, .. } => {
             let frozen = change(node, &shard, &ShardCommand::Freeze { stamp: *stamp }).await;
-            point!("source-frozen");
+            failpoint!("source-frozen");
             frozen?;
             let (delta, frozen) = shard.frozen_parcel(stamp, shard.time(ticks_ms())).map_err(own)?;
             (parcel.delta, parcel.frozen) = (delta, Some(frozen));
@@ -113,7 +113,7 @@ pub async fn copy(
         let (start, before) = (now(), node.operations());
         let parcel = ask(&Transfer::Batch { stamp, group: given, rest: left }).await?;
         install(parcel.delta).await?;
-        point!("target-copying");
+        failpoint!("target-copying");
         rest = parcel.rest;
         if parcel.busy || node.is_used_since(start, before) {
             // The machine is left to them.
@@ -172,7 +172,7 @@ pub async fn prepare(
         }
         _ => return Err(OrderError::Refused(format!("{}: the shard did not take the order", node.address))),
     };
-    point!("target-prepared");
+    failpoint!("target-prepared");
     let held = now() - start;
     if held > limit {
         let held = held.as_millis();
@@ -189,7 +189,7 @@ async fn ask(
     timeout: Duration,
 ) -> Result<Parcel, OrderError> {
     let deadline = Deadline::after(now(), timeout);
-    node.transfer(&source.node, source.instance, transfer, deadline).await.map_err(|error| match error {
+    node.transfer(&source.node, source.incarnation, transfer, deadline).await.map_err(|error| match error {
         // To whoever has ordered the move it is the target that failed.
         OrderError::Gone(reason) => OrderError::LostSource(reason),
         other => OrderError::Refused(other.to_string()),

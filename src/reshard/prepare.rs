@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::census::Shards;
-use super::orders::Office;
+use super::controller::Controller;
 use crate::dice;
+use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::limits::Limits;
 use crate::model::meta::{Command, GivenUp, Members, MetaState, Piece, Wanted};
@@ -13,9 +14,8 @@ use crate::model::plan::Plan;
 use crate::model::view::{Shard, View};
 use crate::node::ask::OrderError;
 use crate::node::state::{advice, lost_shard};
-use crate::points::point;
 use crate::wire::orders;
-use crate::wire::{GroupMembers, NotPlanned, PlannedMove, PlannedShard, PlannedView, Standing};
+use crate::wire::{GroupMembers, NotPlanned, PlannedMove, PlannedShard, PlannedView, ReplicaReport};
 
 /// A node that does not answer a question within this time is not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,59 +58,59 @@ impl Found {
 
 /// Plans a view change, as the meta leader of a term, and makes the command that sets the plan.
 pub(super) async fn prepare(
-    office: &Office,
+    controller: &Controller,
     state: &MetaState,
     (id, term): (u64, u64),
     wanted: &Wanted,
 ) -> Result<Command, NotPlanned> {
     let _alone = loop {
-        match office.desk.planning.begin() {
+        match controller.coordinator.planning.begin() {
             Some(alone) => break alone,
-            None => office.node.pause(PLANNING_PAUSE).await,
+            None => controller.node.pause(PLANNING_PAUSE).await,
         }
     };
-    let found = look_at(office, state, wanted).await?;
-    promise_all(office, state, &found, wanted).await?;
-    point!("change-promised");
-    let command = plan_and_cut(office, state, (id, term), wanted, &found).await;
+    let found = look_at(controller, state, wanted).await?;
+    reserve_all(controller, state, &found, wanted).await?;
+    failpoint!("change-reserved");
+    let command = plan_and_cut(controller, state, (id, term), wanted, &found).await;
     if command.is_err() {
-        release_all(office, state, &found).await;
+        release_all(controller, state, &found).await;
     }
     let command = command?;
-    // A promise does not hold for ever, and counting may take a while.
-    promise_all(office, state, &found, wanted).await?;
+    // A reservation does not hold for ever, and counting may take a while.
+    reserve_all(controller, state, &found, wanted).await?;
     Ok(command)
 }
 
 async fn plan_and_cut(
-    office: &Office,
+    controller: &Controller,
     state: &MetaState,
     (id, term): (u64, u64),
     wanted: &Wanted,
     found: &Found,
 ) -> Result<Command, NotPlanned> {
-    let mut shards = Shards::new(office, state, (id, term), found.groups(&state.view));
+    let mut shards = Shards::new(controller, state, (id, term), found.groups(&state.view));
     // A shard whose pairs are given up has no node that could stay.
     let plan = shards.plan(&found.view(&state.view), wanted).await?;
-    point!("change-counted");
+    failpoint!("change-counted");
     let command = command(state, id, found, &plan, &shards).await;
     shards.close().await;
     command
 }
 
 /// Plans a view change and does nothing of it.
-pub(super) async fn plan_only(office: &Office, wanted: &Wanted) -> Result<PlannedView, NotPlanned> {
+pub(super) async fn plan_only(controller: &Controller, wanted: &Wanted) -> Result<PlannedView, NotPlanned> {
     // The census of another plan would take the place of this one's.
-    let alone = office.desk.planning.begin();
+    let alone = controller.coordinator.planning.begin();
     let _alone =
         alone.ok_or_else(|| NotPlanned::Failed("another plan is being made: try again".to_owned()))?;
-    let state = office.node.meta.state();
+    let state = controller.node.meta.state();
     let state = state.ok_or_else(|| NotPlanned::Failed("this node does not serve".to_owned()))?;
     if let Some(change) = &state.change {
         return Err(NotPlanned::Running(change.id));
     }
-    let found = look_at(office, &state, wanted).await?;
-    let mut shards = Shards::new(office, &state, (dice::draw(), 0), found.groups(&state.view));
+    let found = look_at(controller, &state, wanted).await?;
+    let mut shards = Shards::new(controller, &state, (dice::draw(), 0), found.groups(&state.view));
     let plan = shards.plan(&found.view(&state.view), wanted).await?;
     shards.close().await;
     Ok(describe(&state, &plan))
@@ -120,9 +120,12 @@ pub(super) async fn plan_only(office: &Office, wanted: &Wanted) -> Result<Planne
 ///
 /// # Errors
 /// A sentence, where it would be refused as things stand, before anything is counted.
-pub(super) async fn holders(office: &Office, wanted: &Wanted) -> Result<BTreeMap<u64, Members>, String> {
-    let Some(state) = office.node.meta.state() else { return Ok(BTreeMap::new()) };
-    match look_at(office, &state, wanted).await {
+pub(super) async fn holders(
+    controller: &Controller,
+    wanted: &Wanted,
+) -> Result<BTreeMap<u64, Members>, String> {
+    let Some(state) = controller.node.meta.state() else { return Ok(BTreeMap::new()) };
+    match look_at(controller, &state, wanted).await {
         Err(NotPlanned::Refused(reason) | NotPlanned::Failed(reason)) => Err(reason),
         Err(NotPlanned::Running(_)) => Ok(BTreeMap::new()),
         Ok(found) => Ok(found.holders(&state.view)),
@@ -143,25 +146,25 @@ pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
 }
 
 /// Finds out who is there and who is lost.
-async fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<Found, NotPlanned> {
+async fn look_at(controller: &Controller, state: &MetaState, wanted: &Wanted) -> Result<Found, NotPlanned> {
     if let Some(reason) = wrong(state, wanted) {
         return Err(NotPlanned::Refused(reason));
     }
     let view = &state.view;
     let mut found =
         Found { given_up: Vec::new(), members: Vec::new(), fresh: BTreeMap::new(), starts: BTreeMap::new() };
-    let mut search = Search::new(office, state, wanted);
+    let mut search = Search::new(controller, state, wanted);
     for (index, shard) in view.shards.iter().enumerate() {
         let held = search.holders_of(shard).await;
         let owns = view.ranges(index).next().is_some();
         let members = judge(shard, owns, wanted.accept_loss.contains(&shard.id), held)?;
         if members.is_none() && owns {
-            not_reached_by_anyone(office, state, index).await?;
+            not_reached_by_anyone(controller, state, index).await?;
             found.given_up.push(GivenUp {
                 id: shard.id,
                 group: shard.group,
                 replicas: shard.replicas.clone(),
-                pairs: last_count(office, state, shard),
+                pairs: last_count(controller, state, shard),
             });
         }
         found.members.push(members);
@@ -169,7 +172,7 @@ async fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<
     let held: BTreeSet<&Address> = found.members.iter().flatten().flat_map(|one| &one.nodes).collect();
     let held: BTreeSet<Address> = held.into_iter().cloned().collect();
     for node in &wanted.nodes {
-        let start = meet(office, state, node, state.limits.raised(&wanted.limits)).await?;
+        let start = meet(controller, state, node, state.limits.raised(&wanted.limits)).await?;
         if !held.contains(node) {
             found.fresh.insert(node.clone(), start);
         }
@@ -180,7 +183,7 @@ async fn look_at(office: &Office, state: &MetaState, wanted: &Wanted) -> Result<
 
 /// Who holds a shard, as all that answer say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Held {
+enum Holders {
     /// Its leader says who.
     Led {
         /// The leader.
@@ -195,78 +198,80 @@ enum Held {
 }
 
 /// Who holds a shard in the new view's eyes, or nothing where its pairs are given up or there are none.
-fn judge(shard: &Shard, owns: bool, accepted: bool, held: Held) -> Result<Option<Members>, NotPlanned> {
+fn judge(shard: &Shard, owns: bool, accepted: bool, held: Holders) -> Result<Option<Members>, NotPlanned> {
     let id = shard.id;
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     match held {
-        Held::Led { by, .. } if accepted => {
+        Holders::Led { by, .. } if accepted => {
             refuse(format!("shard {id} is not lost, {by} answers: leave it out of accept-loss"))
         }
-        Held::Led { members, .. } => Ok(Some(members)),
-        Held::Leaderless(node, _) if accepted => {
+        Holders::Led { members, .. } => Ok(Some(members)),
+        Holders::Leaderless(node, _) if accepted => {
             refuse(format!("shard {id} is not lost: {node} holds a replica; evenkv recover goes on from it"))
         }
-        Held::Leaderless(node, reason) if owns => refuse(format!(
+        Holders::Leaderless(node, reason) if owns => refuse(format!(
             "shard {id} has no leader, although {node} holds a replica: {reason}; {}",
             advice(shard)
         )),
-        Held::Nobody(OrderError::Gone(_)) if owns && !accepted => refuse(lost_shard(id, &shard.replicas[0])),
-        Held::Nobody(error) if owns && !accepted => {
+        Holders::Nobody(OrderError::Gone(_)) if owns && !accepted => {
+            refuse(lost_shard(id, &shard.replicas[0]))
+        }
+        Holders::Nobody(error) if owns && !accepted => {
             refuse(format!("shard {id} is not reached: {error}; {}", advice(shard)))
         }
-        Held::Leaderless(..) | Held::Nobody(_) => Ok(None),
+        Holders::Leaderless(..) | Holders::Nobody(_) => Ok(None),
     }
 }
 
 /// Looks for those who hold the shards of a view: where its own nodes do not answer for one, at all others, since replicas may have moved.
 struct Search<'a> {
-    office: &'a Office,
+    controller: &'a Controller,
     state: &'a MetaState,
     nodes: BTreeSet<Address>,
     /// What all those hold that answer, once they were asked.
-    held: Option<Vec<(Address, Standing)>>,
+    held: Option<Vec<(Address, ReplicaReport)>>,
 }
 
 impl<'a> Search<'a> {
-    fn new(office: &'a Office, state: &'a MetaState, wanted: &Wanted) -> Self {
+    fn new(controller: &'a Controller, state: &'a MetaState, wanted: &Wanted) -> Self {
         let known = state.nodes().into_iter().chain(state.former.iter().cloned());
         let nodes = known.chain(wanted.nodes.iter().cloned()).collect();
-        Self { office, state, nodes, held: None }
+        Self { controller, state, nodes, held: None }
     }
 
-    async fn holders_of(&mut self, shard: &Shard) -> Held {
+    async fn holders_of(&mut self, shard: &Shard) -> Holders {
         let group = shard.group;
         let order = orders::Members { group };
-        let asked = self.office.order_leader(self.state, group, &order, QUESTION_TIMEOUT).await;
+        let asked = self.controller.order_leader(self.state, group, &order, QUESTION_TIMEOUT).await;
         let error = match asked {
             Ok(members) => return led(members),
             Err(error) => error,
         };
         let mut holder = None;
-        let office = self.office;
-        for (node, standing) in self.all_held().await {
-            if standing.group != group || !standing.holds_something() {
+        let controller = self.controller;
+        for (node, serving_state) in self.all_held().await {
+            if serving_state.group != group || !serving_state.holds_something() {
                 continue;
             }
-            if standing.replica.as_ref().is_none_or(|replica| replica.leads)
-                && let Ok(members) = office.order(node, None, order.clone(), QUESTION_TIMEOUT).await
+            if serving_state.replica.as_ref().is_none_or(|replica| replica.leads)
+                && let Ok(members) = controller.order(node, None, order.clone(), QUESTION_TIMEOUT).await
             {
                 return led(members);
             }
             holder.get_or_insert_with(|| node.clone());
         }
         match holder {
-            Some(node) => Held::Leaderless(node, error.to_string()),
-            None => Held::Nobody(error),
+            Some(node) => Holders::Leaderless(node, error.to_string()),
+            None => Holders::Nobody(error),
         }
     }
 
-    async fn all_held(&mut self) -> &[(Address, Standing)] {
+    async fn all_held(&mut self) -> &[(Address, ReplicaReport)] {
         if self.held.is_none() {
             let mut held = Vec::new();
             for node in &self.nodes {
-                match self.office.order(node, None, orders::Replicas {}, QUESTION_TIMEOUT).await {
-                    Ok(standings) => held.extend(standings.into_iter().map(|one| (node.clone(), one))),
+                match self.controller.order(node, None, orders::Replicas {}, QUESTION_TIMEOUT).await {
+                    Ok(reports) => held.extend(reports.into_iter().map(|one| (node.clone(), one))),
                     Err(error) => log::debug!("{node} does not say what it holds: {error}"),
                 }
             }
@@ -276,39 +281,43 @@ impl<'a> Search<'a> {
     }
 }
 
-fn led(members: GroupMembers) -> Held {
+fn led(members: GroupMembers) -> Holders {
     let nodes: Vec<Address> = members.voters.into_iter().map(|(_, node)| node).collect();
-    let start = (nodes.len() == 1).then_some(members.by.instance);
-    Held::Led { by: members.by.node, members: Members { nodes, start } }
+    let start = (nodes.len() == 1).then_some(members.by.incarnation);
+    Holders::Led { by: members.by.node, members: Members { nodes, start } }
 }
 
 /// How many pairs a shard was last heard to hold.
-fn last_count(office: &Office, state: &MetaState, shard: &Shard) -> Option<u64> {
+fn last_count(controller: &Controller, state: &MetaState, shard: &Shard) -> Option<u64> {
     let counts = shard
         .replicas
         .iter()
-        .filter_map(|node| office.node.posts.counted(node, state.holder(shard.group, node)?));
+        .filter_map(|node| controller.node.posts.counted(node, state.holder(shard.group, node)?));
     counts.max()
 }
 
 /// That a shard's nodes are dead is taken from the operator only where no member reaches one of them.
-async fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize) -> Result<(), NotPlanned> {
+async fn not_reached_by_anyone(
+    controller: &Controller,
+    state: &MetaState,
+    index: usize,
+) -> Result<(), NotPlanned> {
     let lost = &state.view.shards[index];
     for (other, shard) in state.view.shards.iter().enumerate().filter(|(other, _)| *other != index) {
         for member in &shard.replicas {
             for node in &lost.replicas {
                 let one = lost.replicas.len() == 1;
                 // Of a shard with several replicas any start of a node may hold one. Who answers here has said that it holds none.
-                if !one && office.node.ask_hello(node).await.is_ok() {
+                if !one && controller.node.ask_hello(node).await.is_ok() {
                     continue;
                 }
-                let instance = state.holder(lost.group, node).filter(|_| one);
+                let incarnation = state.holder(lost.group, node).filter(|_| one);
                 // Nobody holds a shard alone under no start.
-                if one && instance.is_none() {
+                if one && incarnation.is_none() {
                     continue;
                 }
-                let order = orders::Reach { node: node.clone(), instance };
-                if office.order(member, None, order.clone(), QUESTION_TIMEOUT).await == Ok(true) {
+                let order = orders::Reach { node: node.clone(), incarnation };
+                if controller.order(member, None, order.clone(), QUESTION_TIMEOUT).await == Ok(true) {
                     let (id, by) = (lost.id, state.view.shards[other].id);
                     return Err(NotPlanned::Refused(format!(
                         "shard {id} is not lost: {member} of shard {by} reaches {node}; mend the network or end {node}"
@@ -321,52 +330,57 @@ async fn not_reached_by_anyone(office: &Office, state: &MetaState, index: usize)
 }
 
 /// The start of a wanted node, which must be able to take all that the limits allow.
-async fn meet(office: &Office, state: &MetaState, node: &Address, limits: Limits) -> Result<u64, NotPlanned> {
+async fn meet(
+    controller: &Controller,
+    state: &MetaState,
+    node: &Address,
+    limits: Limits,
+) -> Result<u64, NotPlanned> {
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     let lack = |memory| {
         let reason = limits.lack(memory)?;
         Some(format!("{node} cannot take part: {reason}; start it with that, or leave it out of the view"))
     };
-    if *node == office.node.address {
-        return lack(Some(office.node.large_memory)).map_or(Ok(office.node.instance), refuse);
+    if *node == controller.node.address {
+        return lack(Some(controller.node.large_memory)).map_or(Ok(controller.node.incarnation), refuse);
     }
-    match office.node.ask_hello(node).await {
+    match controller.node.ask_hello(node).await {
         Ok(hello) if hello.address != *node => {
             refuse(format!("the node at {node} calls itself {}: name it so", hello.address))
         }
         Ok(hello) if hello.cluster.as_ref() != Some(&state.cluster) && hello.bound.is_some() => {
             refuse(hello.bound.unwrap_or_default())
         }
-        Ok(hello) => lack(hello.large_memory).map_or(Ok(hello.instance), refuse),
+        Ok(hello) => lack(hello.large_memory).map_or(Ok(hello.incarnation), refuse),
         Err(error) => {
             refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view"))
         }
     }
 }
 
-async fn promise_all(
-    office: &Office,
+async fn reserve_all(
+    controller: &Controller,
     state: &MetaState,
     found: &Found,
     wanted: &Wanted,
 ) -> Result<(), NotPlanned> {
     for node in &wanted.nodes {
-        let Some(instance) = found.fresh.get(node).copied() else { continue };
-        let order = orders::Promise { cluster: state.cluster.clone(), founding: false };
-        let promised = office.order(node, Some(instance), order, QUESTION_TIMEOUT).await;
-        if let Err(error) = promised {
-            release_all(office, state, found).await;
+        let Some(incarnation) = found.fresh.get(node).copied() else { continue };
+        let order = orders::Reserve { cluster: state.cluster.clone(), founding: false };
+        let reserved = controller.order(node, Some(incarnation), order, QUESTION_TIMEOUT).await;
+        if let Err(error) = reserved {
+            release_all(controller, state, found).await;
             return Err(NotPlanned::Refused(error.to_string()));
         }
     }
     Ok(())
 }
 
-async fn release_all(office: &Office, state: &MetaState, found: &Found) {
-    for (node, instance) in &found.fresh {
+async fn release_all(controller: &Controller, state: &MetaState, found: &Found) {
+    for (node, incarnation) in &found.fresh {
         let order = orders::Release { cluster: state.cluster.clone() };
-        if let Err(error) = office.order(node, Some(*instance), order, QUESTION_TIMEOUT).await {
-            log::debug!("a promise lasts until it is void by itself: {error}");
+        if let Err(error) = controller.order(node, Some(*incarnation), order, QUESTION_TIMEOUT).await {
+            log::debug!("a reservation lasts until it is void by itself: {error}");
         }
     }
 }
@@ -444,17 +458,17 @@ mod tests {
     use super::*;
 
     /// Who holds a shard, whether it owns anything, whether its loss is accepted; what is said of it, and when.
-    type Row = (Held, bool, bool, Result<bool, &'static str>, &'static str);
+    type Row = (Holders, bool, bool, Result<bool, &'static str>, &'static str);
 
     #[test]
     fn nothing_counts_as_lost_that_anybody_holds() {
         let node: Address = "n2".parse().unwrap();
         let shard = Shard { id: 4, group: 9, replicas: vec!["n1".parse().unwrap()] };
         let members = Members { nodes: vec![node.clone()], start: Some(7) };
-        let led = || Held::Led { by: node.clone(), members: members.clone() };
-        let leaderless = || Held::Leaderless(node.clone(), "no leader".to_owned());
-        let gone = || Held::Nobody(OrderError::Gone("n1 was started again".to_owned()));
-        let unreached = || Held::Nobody(OrderError::NotSent("n1 is down".to_owned()));
+        let led = || Holders::Led { by: node.clone(), members: members.clone() };
+        let leaderless = || Holders::Leaderless(node.clone(), "no leader".to_owned());
+        let gone = || Holders::Nobody(OrderError::Gone("n1 was started again".to_owned()));
+        let unreached = || Holders::Nobody(OrderError::NotSent("n1 is down".to_owned()));
         let rows: [Row; 9] = [
             (led(), true, false, Ok(true), "as it should be"),
             (led(), false, false, Ok(true), "a shard that owns nothing"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::orders::Office;
+use super::controller::Controller;
 use super::recovery::{Decision, Drawn, Found, Survivor, decide};
 use crate::clock::{Deadline, now};
 use crate::dice;
@@ -43,15 +43,15 @@ pub struct Recovery {
 /// # Errors
 /// [`Error::Conflict`] where nothing has lost its majority, or more would be given up than is named, [`Error::BadRequest`] where a
 /// survivor reaches a node that would be given up, [`Error::NotServing`] where a survivor does not tell what it knows.
-pub async fn recover(office: &Office, asked: &Recovery) -> Result<Value, Error> {
-    let own = &office.node;
-    let _alone = office.desk.recovering.begin().ok_or_else(|| {
+pub async fn recover(controller: &Controller, asked: &Recovery) -> Result<Value, Error> {
+    let own = &controller.node;
+    let _alone = controller.coordinator.recovering.begin().ok_or_else(|| {
         Error::Conflict("A recovery is under way on this node: wait for its answer".to_owned())
     })?;
-    let found = look(office).await?;
+    let found = look(controller).await?;
     let drawn = Drawn { group: dice::id(), version: dice::draw(), groups: dice::draw(), change: dice::id() };
     let recovery = decide(&found, &drawn)?;
-    refuse_if_reached(office, &found, &recovery.given_up).await?;
+    refuse_if_reached(controller, &found, &recovery.given_up).await?;
     if let Some(named) = &asked.given_up
         && let Some((more, _)) = recovery.given_up.iter().find(|(node, _)| !named.contains(node))
     {
@@ -67,51 +67,57 @@ pub async fn recover(office: &Office, asked: &Recovery) -> Result<Value, Error> 
     }
     log::warn!("recovered by the operator: {answer}");
     match recovery.decision {
-        Decision::Tell(command) => office.succeed(&orders::Succeed { command }).await?,
+        Decision::Tell(command) => controller.succeed(&orders::Succeed { command }).await?,
         Decision::Found(state) => {
             let replica = dice::id();
-            own.take_seat(state.group, replica);
+            own.note_replica(state.group, replica);
             own.meta.found(state.group, replica, &own.address, (*state).clone());
             own.learn(&Arc::new(*state)).map_err(Error::Conflict)?;
-            office.desk.wake();
+            controller.coordinator.wake();
         }
     }
     Ok(answer)
 }
 
 /// Asks all nodes, also those that only a newer state names, until nobody knows more.
-async fn look(office: &Office) -> Result<Found, Error> {
-    let own = &office.node;
+async fn look(controller: &Controller) -> Result<Found, Error> {
+    let own = &controller.node;
     let deadline = Deadline::after(now(), PATIENCE);
-    let known = own.standing().serving().map(|serving| Arc::clone(&serving.state))?;
-    let mut newest = office.newest().map_or_else(|| (*known).clone(), |state| (*state).clone());
+    let known = own.serving_state().serving().map(|serving| Arc::clone(&serving.state))?;
+    let mut newest = controller.newest().map_or_else(|| (*known).clone(), |state| (*state).clone());
     loop {
         let version = newest.version;
         let (mut survivors, mut silent) = (Vec::new(), Vec::new());
         let nodes = newest.nodes().into_iter().chain(newest.former.iter().cloned());
         for node in nodes.collect::<BTreeSet<_>>() {
             if node == own.address {
-                let (seat, held) = (own.hello(None).seat, office.standings().await);
-                survivors.push(Survivor { node, instance: own.instance, is_of_cluster: true, seat, held });
+                let (local, held) = (own.hello(None).local, controller.reports().await);
+                survivors.push(Survivor {
+                    node,
+                    incarnation: own.incarnation,
+                    is_of_cluster: true,
+                    local,
+                    held,
+                });
                 continue;
             }
-            let Some(hello) = ask_patiently(office, &node, deadline).await else {
+            let Some(hello) = ask_patiently(controller, &node, deadline).await else {
                 silent.push(node);
                 continue;
             };
             let mut held = Vec::new();
             let is_of_cluster = hello.cluster.as_ref() == Some(&newest.cluster);
             if is_of_cluster {
-                held = ask(office, &node, &hello, orders::Replicas {}).await?;
-                let news = ask(office, &node, &hello, orders::News {}).await?;
+                held = ask(controller, &node, &hello, orders::Replicas {}).await?;
+                let news = ask(controller, &node, &hello, orders::News {}).await?;
                 newest =
                     news.filter(|state| state.version > newest.version).map_or(newest, Arc::unwrap_or_clone);
             }
             survivors.push(Survivor {
                 node,
-                instance: hello.instance,
+                incarnation: hello.incarnation,
                 is_of_cluster,
-                seat: hello.seat,
+                local: hello.local,
                 held,
             });
         }
@@ -122,40 +128,40 @@ async fn look(office: &Office) -> Result<Found, Error> {
 }
 
 async fn ask<O: Answered>(
-    office: &Office,
+    controller: &Controller,
     node: &Address,
     hello: &Hello,
     order: O,
 ) -> Result<O::Answer, Error> {
-    office.order(node, Some(hello.instance), order, TIMEOUT).await.map_err(|error| {
+    controller.order(node, Some(hello.incarnation), order, TIMEOUT).await.map_err(|error| {
         Error::NotServing(format!("{node} lives and does not tell what it knows ({error}): try again"))
     })
 }
 
 /// A node that is slow, or was stopped for a while, is not lost.
-async fn ask_patiently(office: &Office, node: &Address, deadline: Deadline) -> Option<Hello> {
+async fn ask_patiently(controller: &Controller, node: &Address, deadline: Deadline) -> Option<Hello> {
     loop {
-        match office.node.ask_hello(node).await {
+        match controller.node.ask_hello(node).await {
             Ok(hello) => return Some(hello),
             Err(error) if error.kind == NoAnswerKind::NotSent || deadline.is_over() => return None,
-            Err(_) => office.node.pause(PAUSE.min(deadline.left())).await,
+            Err(_) => controller.node.pause(PAUSE.min(deadline.left())).await,
         }
     }
 }
 
 /// No survivor may reach a node that would be given up.
 async fn refuse_if_reached(
-    office: &Office,
+    controller: &Controller,
     found: &Found,
     given_up: &[(Address, Option<u64>)],
 ) -> Result<(), Error> {
     // One that does not know this cluster, or is one of its own by now, says nothing about it.
-    let others = found.survivors.iter().filter(|one| one.node != office.node.address);
+    let others = found.survivors.iter().filter(|one| one.node != controller.node.address);
     for survivor in others.filter(|one| one.is_of_cluster) {
         let node = &survivor.node;
         for (gone, start) in given_up {
-            let order = orders::Reach { node: gone.clone(), instance: *start };
-            match office.order(node, Some(survivor.instance), order, TIMEOUT).await {
+            let order = orders::Reach { node: gone.clone(), incarnation: *start };
+            match controller.order(node, Some(survivor.incarnation), order, TIMEOUT).await {
                 Ok(false) => {}
                 Ok(true) => {
                     return Err(Error::BadRequest(format!(

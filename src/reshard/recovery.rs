@@ -10,7 +10,7 @@ use crate::model::meta::{Command, End, LostRanges, Members, MetaState, NOBODY};
 use crate::model::range::HashRange;
 use crate::model::shard::{Claims, cover, intersection, subtract_all};
 use crate::model::view::Shard;
-use crate::wire::{MetaSeat, Replica, Standing};
+use crate::wire::{MetaReplica, Replica, ReplicaReport};
 
 /// The versions that the lost nodes may have agreed on without telling any survivor: far more than there can be.
 const VERSION_STEP: u64 = 1 << 40;
@@ -32,13 +32,13 @@ pub(super) struct Found {
 /// A node that lives.
 pub(super) struct Survivor {
     pub(super) node: Address,
-    pub(super) instance: u64,
+    pub(super) incarnation: u64,
     /// Whether it knows this cluster and no other.
     pub(super) is_of_cluster: bool,
     /// Its replica of the meta group.
-    pub(super) seat: Option<MetaSeat>,
+    pub(super) local: Option<MetaReplica>,
     /// What it holds.
-    pub(super) held: Vec<Standing>,
+    pub(super) held: Vec<ReplicaReport>,
 }
 
 /// The numbers that a recovery draws.
@@ -75,7 +75,7 @@ enum Fate {
     /// It can agree, or is kept by one node that lives.
     Lives { members: Members, claims: Claims },
     /// Its majority is gone: it goes on from this replica.
-    GoesOn { kept: Address, instance: u64, replica: Replica, missing: Vec<Address>, claims: Claims },
+    GoesOn { kept: Address, incarnation: u64, replica: Replica, missing: Vec<Address>, claims: Claims },
     /// Nothing is left of it.
     Lost,
 }
@@ -111,7 +111,7 @@ pub(super) fn decide(found: &Found, drawn: &Drawn) -> Result<Recovery, Error> {
     let survivors: Vec<(u64, Address, u64)> = fates
         .iter()
         .filter_map(|(group, fate)| match fate {
-            Fate::GoesOn { kept, instance, .. } => Some((*group, kept.clone(), *instance)),
+            Fate::GoesOn { kept, incarnation, .. } => Some((*group, kept.clone(), *incarnation)),
             _ => None,
         })
         .collect();
@@ -183,25 +183,25 @@ fn describe(mut answer: Value, state: &MetaState, fates: &BTreeMap<u64, Fate>) -
 
 /// How the group of a shard stands, by all that is left of it, wherever that is.
 fn fate(found: &Found, shard: &Shard) -> Fate {
-    let of_group = |survivor: &Survivor| -> Vec<(Address, Standing)> {
+    let of_group = |survivor: &Survivor| -> Vec<(Address, ReplicaReport)> {
         let held = survivor.held.iter().filter(|one| one.group == shard.group && one.holds_something());
         held.map(|one| (survivor.node.clone(), one.clone())).collect()
     };
-    let standings: Vec<(Address, Standing)> = found.survivors.iter().flat_map(of_group).collect();
-    let version = |one: &&(Address, Standing)| one.1.claims.version;
-    let alone = standings.iter().filter(|(_, one)| one.replica.is_none()).max_by_key(version);
-    let logged = standings.iter().filter_map(|(node, one)| Some((node, one, one.replica.as_ref()?)));
+    let reports: Vec<(Address, ReplicaReport)> = found.survivors.iter().flat_map(of_group).collect();
+    let version = |one: &&(Address, ReplicaReport)| one.1.claims.version;
+    let alone = reports.iter().filter(|(_, one)| one.replica.is_none()).max_by_key(version);
+    let logged = reports.iter().filter_map(|(node, one)| Some((node, one, one.replica.as_ref()?)));
     let newest = logged.clone().max_by_key(|(_, _, replica)| replica.last);
     // A node that keeps the shard alone does so since its log has ended; replicas that were not told of it may be left.
     if let Some(alone) =
         alone.filter(|alone| newest.is_none_or(|(_, one, _)| one.claims.version <= version(alone)))
     {
-        let members = Members { nodes: vec![alone.0.clone()], start: Some(alone.1.instance) };
+        let members = Members { nodes: vec![alone.0.clone()], start: Some(alone.1.incarnation) };
         return Fate::Lives { members, claims: alone.1.claims.clone() };
     }
-    let Some((kept, standing, replica)) = newest else { return Fate::Lost };
+    let Some((kept, serving_state, replica)) = newest else { return Fate::Lost };
     let is_there = |id: u64| logged.clone().any(|(_, _, one)| one.id == id);
-    let claims = standing.claims.clone();
+    let claims = serving_state.claims.clone();
     if replica.has_majority(is_there) {
         let nodes = replica.voters.iter().map(|(_, node)| node.clone()).collect();
         return Fate::Lives { members: Members { nodes, start: None }, claims };
@@ -211,7 +211,7 @@ fn fate(found: &Found, shard: &Shard) -> Fate {
         voters.filter(|(id, _)| !is_there(*id)).map(|(_, node)| node.clone()).collect();
     Fate::GoesOn {
         kept: kept.clone(),
-        instance: standing.instance,
+        incarnation: serving_state.incarnation,
         replica: replica.clone(),
         missing: missing.into_iter().collect(),
         claims,
@@ -220,12 +220,12 @@ fn fate(found: &Found, shard: &Shard) -> Fate {
 
 /// The voters of the meta group that live must be too few to agree on anything.
 fn meta_lives(found: &Found) -> Result<(), Error> {
-    let seats = found.survivors.iter().filter_map(|one| one.seat.as_ref());
-    let seats: Vec<&Replica> =
-        seats.filter(|seat| seat.group == found.newest.group).map(|seat| &seat.replica).collect();
-    // Whoever sits in it knows who votes, and whoever is furthest knows best. Where nobody does, nobody is left who could agree.
-    let is_there = |id: u64| seats.iter().any(|replica| replica.id == id);
-    match seats.iter().max_by_key(|replica| replica.last) {
+    let locals = found.survivors.iter().filter_map(|one| one.local.as_ref());
+    let locals: Vec<&Replica> =
+        locals.filter(|local| local.group == found.newest.group).map(|local| &local.replica).collect();
+    // Whoever is_there in it knows who votes, and whoever is furthest knows best. Where nobody does, nobody is left who could agree.
+    let is_there = |id: u64| locals.iter().any(|replica| replica.id == id);
+    match locals.iter().max_by_key(|replica| replica.last) {
         Some(newest) if newest.has_majority(is_there) => Err(Error::Conflict(format!(
             "{} of {} voters of the meta group live and can agree: use a view change with accept-loss",
             newest.voters.iter().filter(|(id, _)| is_there(*id)).count(),
@@ -273,7 +273,7 @@ fn rebuilt(
     }
     for (group, fate) in fates {
         match fate {
-            Fate::GoesOn { kept, instance, .. } => state.succeed(*group, kept.clone(), *instance),
+            Fate::GoesOn { kept, incarnation, .. } => state.succeed(*group, kept.clone(), *incarnation),
             Fate::Lost => {
                 if let Some(holders) = state.holders.get_mut(group) {
                     for start in holders.values_mut() {
@@ -370,7 +370,7 @@ mod tests {
     }
 
     /// A replica, whose id is its node's number, of a group that these nodes vote in.
-    fn replica(state: &MetaState, group: u64, id: u64, voters: &[u64], last: u64) -> Standing {
+    fn replica(state: &MetaState, group: u64, id: u64, voters: &[u64], last: u64) -> ReplicaReport {
         let named = |ids: &[u64]| ids.iter().map(|id| (*id, node(*id))).collect();
         let replica = Replica {
             id,
@@ -380,11 +380,11 @@ mod tests {
             last: (2, last),
             committed: last,
         };
-        Standing { group, instance: id, replica: Some(replica), claims: claims(state, group) }
+        ReplicaReport { group, incarnation: id, replica: Some(replica), claims: claims(state, group) }
     }
 
-    fn survivor(number: u64, held: Vec<Standing>) -> Survivor {
-        Survivor { node: node(number), instance: number, is_of_cluster: true, seat: None, held }
+    fn survivor(number: u64, held: Vec<ReplicaReport>) -> Survivor {
+        Survivor { node: node(number), incarnation: number, is_of_cluster: true, local: None, held }
     }
 
     fn decided(newest: MetaState, survivors: Vec<Survivor>, silent: &[u64]) -> (MetaState, Value) {
@@ -446,7 +446,10 @@ mod tests {
         let all = BTreeMap::from([(1, giver), (2, claims(&state, 2))]);
         assert_eq!(reclaim(&state, &all), (Vec::new(), vec![range.clone()]));
         let alone = |number: u64, claims: Claims| {
-            survivor(number, vec![Standing { group: number, instance: number, replica: None, claims }])
+            survivor(
+                number,
+                vec![ReplicaReport { group: number, incarnation: number, replica: None, claims }],
+            )
         };
         let giver = Claims { version: state.version + 3, ..Claims::default() };
         let survivors = vec![alone(1, giver), alone(2, claims(&state, 2))];

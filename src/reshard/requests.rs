@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::orders::Office;
+use super::controller::Controller;
 use super::prepare;
 use crate::clock::{Deadline, now};
 use crate::dice;
@@ -28,9 +28,9 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 const PLAN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The part of the leader: begins a view change if none runs, or the one that does is blocked.
-pub(super) async fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Begun {
-    let running = office.node.meta.state().and_then(|state| state.change.clone());
-    let blocked = office.desk.blocked();
+pub(super) async fn begin_here(controller: &Controller, id: u64, wanted: &Wanted) -> Begun {
+    let running = controller.node.meta.state().and_then(|state| state.change.clone());
+    let blocked = controller.coordinator.blocked();
     let before = running.filter(|running| blocked == Some(running.id));
     let mut members = BTreeMap::new();
     if let Some(before) = &before {
@@ -38,16 +38,16 @@ pub(super) async fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Beg
         if before.wanted == *wanted {
             return Begun::Running(before.id);
         }
-        match prepare::holders(office, wanted).await {
+        match prepare::holders(controller, wanted).await {
             Ok(holders) => members = holders,
             Err(reason) => return Begun::Refused(reason),
         }
     }
     let supersedes = before.map(|before| before.id);
     let command = Command::Begin { id, wanted: wanted.clone(), supersedes, members };
-    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
+    match controller.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {
-            office.desk.wake();
+            controller.coordinator.wake();
             Begun::Yes(id)
         }
         Ok(Err(Void::Running(running))) if running == id => Begun::Yes(id),
@@ -58,16 +58,16 @@ pub(super) async fn begin_here(office: &Office, id: u64, wanted: &Wanted) -> Beg
 }
 
 /// The part of the leader: cancels the view change that runs, if nothing was handed over yet.
-pub(super) async fn cancel_here(office: &Office) -> Cancelled {
-    if !office.node.meta.leads() {
+pub(super) async fn cancel_here(controller: &Controller) -> Cancelled {
+    if !controller.node.meta.leads() {
         return Cancelled::NotLeader;
     }
-    let change = office.node.meta.state().and_then(|state| state.change.clone());
+    let change = controller.node.meta.state().and_then(|state| state.change.clone());
     let Some(change) = change else { return Cancelled::None };
     let command = Command::End { id: change.id, end: End::Cancelled, holders: BTreeMap::new() };
-    match office.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
+    match controller.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {
-            office.desk.wake();
+            controller.coordinator.wake();
             Cancelled::Yes(change.id)
         }
         Ok(Err(_)) => Cancelled::TooLate(change.id),
@@ -76,7 +76,7 @@ pub(super) async fn cancel_here(office: &Office) -> Cancelled {
     }
 }
 
-impl Office {
+impl Controller {
     /// Begins a view change: its id.
     ///
     /// # Errors
@@ -214,15 +214,16 @@ impl Office {
     }
 
     fn state(&self) -> Result<Arc<MetaState>, Error> {
-        self.node.standing().serving().map(|serving| Arc::clone(&serving.state))
+        self.node.serving_state().serving().map(|serving| Arc::clone(&serving.state))
     }
 
     /// The members that may lead the meta group, this node first if it is one of them.
     fn candidates(&self, state: &MetaState) -> Vec<Address> {
         let nodes = state.nodes();
-        let seat = self.node.meta.seat();
-        let leader = seat.as_ref().and_then(|seat| seat.leader()).cloned();
-        let members = seat.iter().flat_map(|seat| seat.status.members.values().cloned()).collect::<Vec<_>>();
+        let local = self.node.meta.local();
+        let leader = local.as_ref().and_then(|local| local.leader()).cloned();
+        let members =
+            local.iter().flat_map(|local| local.status.members.values().cloned()).collect::<Vec<_>>();
         let mut all: Vec<Address> = leader.into_iter().chain(members).collect();
         all.extend(wanted_voters(&nodes).iter().cloned());
         all.extend(nodes);

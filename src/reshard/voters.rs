@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::orders::Office;
+use super::controller::Controller;
 use crate::clock::{Deadline, now};
 use crate::consensus::{Change, Refusal, Status};
 use crate::model::address::Address;
-use crate::node::raft::{NotProposed, Seat};
+use crate::node::raft::{LocalReplica, NotProposed};
 use crate::wire::orders;
 
 /// A node that does not tell its replica id within this time will not.
@@ -26,40 +26,46 @@ pub(super) enum Voters {
 }
 
 /// Makes one step towards a group of just the wanted nodes. Only its leader can.
-pub(super) async fn step(office: &Office, seat: &Seat, cluster: &str, wanted: &[Address]) -> Voters {
+pub(super) async fn step(
+    controller: &Controller,
+    local: &LocalReplica,
+    cluster: &str,
+    wanted: &[Address],
+) -> Voters {
     // What this node has applied is all that was ever agreed on: the members that it names are the present ones.
-    let confirmed = office.node.groups.read(seat.group, Deadline::after(now(), JOIN_TIMEOUT)).await;
-    let Some(seat) = office.node.groups.seat(seat.group).filter(|seat| confirmed.is_ok() && seat.leads())
+    let confirmed = controller.node.groups.read(local.group, Deadline::after(now(), JOIN_TIMEOUT)).await;
+    let Some(local) =
+        controller.node.groups.local(local.group).filter(|local| confirmed.is_ok() && local.leads())
     else {
         return Voters::Waiting("the group does not agree on its leader now".to_owned());
     };
-    let seat = &*seat;
-    let status = &seat.status;
+    let local = &*local;
+    let status = &local.status;
     let index = confirmed.unwrap_or(0);
     if status.changing || !status.outgoing.is_empty() {
         return Voters::Waiting("the group is changing its members".to_owned());
     }
-    let own = &office.node.address;
+    let own = &controller.node.address;
     let (mut present, mut missing) = (vec![(status.replica, own.clone())], None);
     for node in wanted.iter().filter(|node| *node != own) {
         let members = status.members.keys().copied().collect();
         let order = orders::Join {
             cluster: cluster.to_owned(),
-            group: seat.group,
+            group: local.group,
             term: status.term,
             members,
             index,
         };
         // The node names its replica of today each time: one of yesterday is never added, nor promoted.
-        match office.order(node, None, order, JOIN_TIMEOUT).await {
+        match controller.order(node, None, order, JOIN_TIMEOUT).await {
             Ok(replica) => present.push((replica, node.clone())),
             Err(error) => missing = Some(error.to_string()),
         }
     }
     match next(status, wanted, &present) {
-        Next::Change(next) => change(office, seat, &next).await,
+        Next::Change(next) => change(controller, local, &next).await,
         Next::HandOver(next) => {
-            office.node.groups.hand_over(seat.group, Some(next));
+            controller.node.groups.hand_over(local.group, Some(next));
             Voters::Waiting("leadership of the group is being handed over".to_owned())
         }
         Next::Nothing => missing.map_or(Voters::Complete, Voters::Waiting),
@@ -122,10 +128,10 @@ fn leaving_first(status: &Status) -> impl Iterator<Item = &u64> {
     silent.chain(others().filter(|voter| !status.silent.contains(voter)))
 }
 
-async fn change(office: &Office, seat: &Seat, change: &Change) -> Voters {
-    match office.node.groups.change(seat.group, change, Deadline::after(now(), CHANGE_TIMEOUT)).await {
+async fn change(controller: &Controller, local: &LocalReplica, change: &Change) -> Voters {
+    match controller.node.groups.change(local.group, change, Deadline::after(now(), CHANGE_TIMEOUT)).await {
         Ok(()) => {
-            log::info!("group {}: {change:?}", seat.group);
+            log::info!("group {}: {change:?}", local.group);
             Voters::Changing
         }
         Err(NotProposed::Refused(Refusal::NotCaughtUp)) => {

@@ -60,7 +60,7 @@ pub(super) fn is_whole(world: &Shared) -> bool {
     let is_apart = |node: &Process| node.node().is_some_and(|node| !world.is_ours(&node));
     // A node takes part in the meta group of its own cluster only.
     let sits_elsewhere = |node: &Process| {
-        node.node().and_then(|node| node.meta.seat()).is_some_and(|seat| seat.group != state.group)
+        node.node().and_then(|node| node.meta.local()).is_some_and(|local| local.group != state.group)
     };
     let all_know = world.nodes.iter().all(|node| (knows(node) && !sits_elsewhere(node)) || is_apart(node));
     let nodes: Vec<_> = state.view.nodes().cloned().collect();
@@ -144,8 +144,8 @@ fn look_at_keys(world: &Shared, state: &MetaState, index: usize, held: &Shard) -
         let hash = state.hash_key.hash(key);
         let is_mine = state.view.owner(hash, key) == index;
         let got = match held.run(hash, key, Operation::Get, None) {
-            Ok(Done::Found(pair)) => Ok(Some(number_in(pair.value()))),
-            Ok(_) => Ok(None),
+            Ok(Done::Read(pair)) => Ok(pair.map(|pair| number_in(pair.value()))),
+            Ok(Done::Wrote(_)) => unreachable!("it was only read"),
             Err(refused) => Err(refused),
         };
         if let (true, Ok(got)) = (is_mine, got) {

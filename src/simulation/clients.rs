@@ -11,11 +11,10 @@ use super::tasks::{at, pause, pause_for};
 use super::world::{World, place_of};
 use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
-use crate::model::shard::{Operation, RequestId, WriteOutcome};
-use crate::node::group_ops::Told;
+use crate::model::shard::{Done, Operation, RequestId, WriteOutcome};
+use crate::node::group_ops::LogAnswer;
 use crate::node::keys::{Outcome, Request as Asking};
 use crate::node::state::Node;
-use crate::wire::KeyResult;
 
 /// A node has so much time to do what a client asks.
 const REQUEST: Duration = Duration::from_millis(2_500);
@@ -150,7 +149,7 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, O
     if world.chance(50)
         && let Some(asking) = node.asking(&request.key, operation, (request.name, None), deadline)
     {
-        let slot = Arc::new(parking_lot::Mutex::new(None::<Told>));
+        let slot = Arc::new(parking_lot::Mutex::new(None::<LogAnswer>));
         let answer = Arc::clone(&slot);
         node.ask_and(asking, move |heard| *answer.lock() = Some(heard));
         while slot.lock().is_none() {
@@ -162,9 +161,7 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, O
     let (place, since) = (place_of(&node.address), world.now.get());
     let end = match node.run(&mut asking, told).await {
         // Where it had none it was done here and now, by the node alone, and nothing else has been since.
-        Ok(outcome) => {
-            (End::Done(answer_of(request.kind, &outcome)), asking.id().or_else(|| world.without_id.take()))
-        }
+        Ok(outcome) => (End::Done(answer_of(&outcome)), asking.id().or_else(|| world.without_id.take())),
         Err(error) => (not_done(&error), asking.id()),
     };
     (world.is_ours(&node) && world.nodes[place].apart.get() < since.saturating_sub(1)).then_some(end)
@@ -177,14 +174,9 @@ fn not_done(error: &Error) -> End {
     }
 }
 
-fn answer_of(kind: Kind, outcome: &Outcome) -> Answer {
-    match outcome.result {
-        KeyResult::Found => Answer::Read(outcome.value.as_ref().map(|value| number_in(value.as_bytes()))),
-        KeyResult::Absent if kind == Kind::Get => Answer::Read(None),
-        KeyResult::Absent => Answer::Written(WriteOutcome::Absent),
-        KeyResult::Added => Answer::Written(WriteOutcome::Added),
-        KeyResult::Updated => Answer::Written(WriteOutcome::Updated),
-        KeyResult::Deleted => Answer::Written(WriteOutcome::Deleted),
-        other => unreachable!("a node does not answer a client by {other:?}"),
+fn answer_of(outcome: &Outcome) -> Answer {
+    match &outcome.done {
+        Done::Wrote(outcome) => Answer::Written(*outcome),
+        Done::Read(value) => Answer::Read(value.as_ref().map(|value| number_in(value.as_bytes()))),
     }
 }

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::Shared;
 use super::oracle::Event;
 use super::process::Process;
@@ -20,15 +18,15 @@ use crate::consensus::StateMachine;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Done, Operation, RequestId, Shard, WriteOutcome};
+use crate::model::shard::{Done, Operation, RequestId, Shard};
 use crate::node::ask::OrderError;
-use crate::node::forwarded::{NotMeant, NotServed};
+use crate::node::forwarded::NotMeant;
 use crate::node::host::{Awaited, Host, Machine, Pending};
-use crate::node::keys::{KeyReply, Outcome, Request};
-use crate::node::post as greetings;
+use crate::node::keys::{NotServed, Outcome, Reply, Request, Value};
 use crate::node::state::Node;
+use crate::node::transport as greetings;
 use crate::peers::client::{NoAnswer, NoAnswerKind};
-use crate::reshard::orders::Office;
+use crate::reshard::controller::Controller;
 use crate::reshard::pieces;
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
@@ -57,7 +55,7 @@ impl Host for Simulated {
     }
 
     fn hello<'a>(&'a self, node: &'a Node, of: &'a Address) -> Pending<'a, Result<Hello, NoAnswer>> {
-        let work = |office: Rc<Office>| async move { office.node.hello(None) };
+        let work = |controller: Rc<Controller>| async move { controller.node.hello(None) };
         Box::pin(self.ask(node, of, Deadline::after(now(), QUESTION), work))
     }
 
@@ -67,10 +65,12 @@ impl Host for Simulated {
         (to, addressed): (&'a Address, &'a Addressed),
         order: &'a Order,
         deadline: Deadline,
-    ) -> Pending<'a, Result<Value, OrderError>> {
+    ) -> Pending<'a, Result<serde_json::Value, OrderError>> {
         let (addressed, order) = (addressed.clone(), order.clone());
         Box::pin(async move {
-            let work = |office: Rc<Office>| async move { office.obey_sender(Some(&addressed), &order).await };
+            let work = |controller: Rc<Controller>| async move {
+                controller.obey_sender(Some(&addressed), &order).await
+            };
             let answer = self.exchange(node, to, deadline, work).await;
             answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(to))
         })
@@ -85,8 +85,8 @@ impl Host for Simulated {
     ) -> Pending<'a, Result<Parcel, OrderError>> {
         let (addressed, transfer) = (addressed.clone(), transfer.clone());
         Box::pin(async move {
-            let work = |office: Rc<Office>| async move {
-                pieces::give_sender(&office.node, Some(&addressed), &transfer).await
+            let work = |controller: Rc<Controller>| async move {
+                pieces::give_sender(&controller.node, Some(&addressed), &transfer).await
             };
             let answer = self.exchange(node, from, deadline, work).await;
             answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(from))
@@ -101,7 +101,7 @@ impl Host for Simulated {
     ) -> Pending<'a, Result<Vec<u64>, String>> {
         let state = Arc::clone(state);
         Box::pin(async move {
-            let work = |office: Rc<Office>| async move { office.node.take_news(&state).await };
+            let work = |controller: Rc<Controller>| async move { controller.node.take_news(&state).await };
             let answer = self.ask(node, to, Deadline::after(now(), NEWS), work).await;
             answer.map_err(|error| error.reason).flatten()
         })
@@ -112,18 +112,18 @@ impl Host for Simulated {
         node: &'a Node,
         (to, addressed): (&'a Address, &'a Addressed),
         request: &'a Request<'a>,
-    ) -> Pending<'a, Result<KeyReply, NoAnswer>> {
+    ) -> Pending<'a, Result<Reply, NoAnswer>> {
         let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id());
         let (deadline, is_read) = (request.deadline, request.operation == Operation::Get);
         let value = if let Operation::Put(value) = request.operation { Some(value.to_vec()) } else { None };
         Box::pin(async move {
-            let work = move |office: Rc<Office>| async move {
+            let work = move |controller: Rc<Controller>| async move {
                 let operation = match &value {
                     _ if is_read => Operation::Get,
                     Some(value) => Operation::Put(value),
                     None => Operation::Delete,
                 };
-                serve(&office.node, &addressed, &key, operation, id, deadline).await
+                serve(&controller.node, &addressed, &key, operation, id, deadline).await
             };
             self.exchange(node, to, deadline, work).await
         })
@@ -157,17 +157,14 @@ impl Host for Simulated {
         if world.nodes[self.place].node().is_none_or(|node| !world.is_ours(&node)) {
             return;
         }
-        let value = match operation {
-            Operation::Get => return,
-            Operation::Put(value) => Some(value.to_vec()),
-            Operation::Delete => None,
-        };
+        let Done::Wrote(outcome) = done else { return };
+        let value = if let Operation::Put(value) = operation { Some(value.to_vec()) } else { None };
         let request = request.unwrap_or_else(|| {
             let id = RequestId::from(world.number());
             world.without_id.set(Some(id));
             id
         });
-        let write = (key.to_vec(), value, request, WriteOutcome::from(done));
+        let write = (key.to_vec(), value, request, *outcome);
         let event = Event::Alone { write, post: post(shard, key) };
         let verdict = world.oracle.borrow_mut().judge(event);
         world.judge(verdict);
@@ -181,7 +178,7 @@ impl Simulated {
         node: &Node,
         to: &Address,
         deadline: Deadline,
-        work: impl FnOnce(Rc<Office>) -> F + 'static,
+        work: impl FnOnce(Rc<Controller>) -> F + 'static,
     ) -> Result<T, NoAnswer> {
         if node.peers.at(to).is_down() {
             pause().await;
@@ -195,7 +192,7 @@ impl Simulated {
         node: &Node,
         to: &Address,
         deadline: Deadline,
-        work: impl FnOnce(Rc<Office>) -> F + 'static,
+        work: impl FnOnce(Rc<Controller>) -> F + 'static,
     ) -> Result<T, NoAnswer> {
         let answer = self.call(place_of(to), deadline, work).await;
         node.peers.at(to).note(answer.as_ref().err());
@@ -207,7 +204,7 @@ impl Simulated {
         &self,
         to: usize,
         deadline: Deadline,
-        work: impl FnOnce(Rc<Office>) -> F + 'static,
+        work: impl FnOnce(Rc<Controller>) -> F + 'static,
     ) -> Result<T, NoAnswer> {
         let (world, from) = (here(), self.place);
         let life = world.nodes[to].life.get();
@@ -227,8 +224,8 @@ impl Simulated {
         let (slot, work) = (Rc::clone(&answer), RefCell::new(Some(work)));
         let there = Rc::clone(&world);
         let arrive = move || {
-            let (Some(work), Some(office)) = (work.take(), there.nodes[to].office()) else { return };
-            let (world, slot, work) = (Rc::clone(&there), Rc::clone(&slot), work(office));
+            let (Some(work), Some(controller)) = (work.take(), there.nodes[to].controller()) else { return };
+            let (world, slot, work) = (Rc::clone(&there), Rc::clone(&slot), work(controller));
             there.spawn_at(to, async move {
                 let done = RefCell::new(Some(work.await));
                 let back = move || {
@@ -282,27 +279,21 @@ async fn serve(
     operation: Operation<'_>,
     request: Option<RequestId>,
     deadline: Deadline,
-) -> KeyReply {
-    let standing = match node.check_addressed(Some(addressed)) {
-        Ok(standing) => standing,
-        Err(NotMeant::Gone(_)) => return KeyReply::Gone,
-        Err(NotMeant::NotYet(_)) => return KeyReply::Again,
-        Err(NotMeant::Unclear(reason)) => {
-            return KeyReply::Refused(Error::Unavailable { reason, applied: Applied::No });
+) -> Reply {
+    let serving_state = node.check_addressed(Some(addressed)).map_err(|error| match error {
+        NotMeant::Gone(_) => NotServed::Gone,
+        NotMeant::NotYet(_) => NotServed::Again,
+        NotMeant::Unclear(reason) => NotServed::Failed(Error::Unavailable { reason, applied: Applied::No }),
+    })?;
+    let asked = (addressed.epoch, request);
+    let outcome = node.run_forwarded(&serving_state, key, operation, asked, None, deadline).await?;
+    let done = match outcome.done {
+        Done::Read(Some(value)) => {
+            Done::Read(Some(Value::Received { bytes: value.as_bytes().to_vec(), permit: None }))
         }
+        done => done,
     };
-    let done =
-        node.run_forwarded(&standing, key, operation, (addressed.epoch, request), None, deadline).await;
-    match done {
-        Ok(Outcome { result, value, .. }) => {
-            let bytes = value.map(|value| value.as_bytes().to_vec()).unwrap_or_default();
-            KeyReply::Done { result, value: (bytes, None), age: None }
-        }
-        Err(NotServed::Again) => KeyReply::Again,
-        Err(NotServed::NotLeader(leader, reason)) => KeyReply::NotLeader(leader, reason),
-        Err(NotServed::Full) => KeyReply::Full,
-        Err(NotServed::Failed(error)) => KeyReply::Refused(error),
-    }
+    Ok(Outcome { done, ..outcome })
 }
 
 impl Process {

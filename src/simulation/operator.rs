@@ -11,7 +11,7 @@ use crate::model::address::Address;
 use crate::model::limits::WantedLimits;
 use crate::model::meta::{End, MetaState, Wanted};
 use crate::model::view::View;
-use crate::reshard::orders::Office;
+use crate::reshard::controller::Controller;
 use crate::reshard::recover::{Recovery, recover};
 
 /// A request of the operator is answered within so many steps.
@@ -38,7 +38,7 @@ pub(super) async fn operate(world: Shared) {
 }
 
 /// A node that runs and knows the cluster, which the operator asks.
-fn asked(world: &World) -> Option<(usize, Rc<Office>)> {
+fn asked(world: &World) -> Option<(usize, Rc<Controller>)> {
     let cluster = world.newest()?.cluster.clone();
     let knows = |place: &usize| {
         let node = &world.nodes[*place];
@@ -46,27 +46,27 @@ fn asked(world: &World) -> Option<(usize, Rc<Office>)> {
     };
     let places: Vec<usize> = (0..world.nodes.len()).filter(knows).collect();
     let place = *places.get(world.draw(0..places.len().max(1)))?;
-    Some((place, world.nodes[place].office()?))
+    Some((place, world.nodes[place].controller()?))
 }
 
 async fn cancel(world: &Shared) {
-    if let Some((place, office)) = asked(world) {
-        let _ = at(world, place, PATIENCE, async move { office.cancel().await }).await;
+    if let Some((place, controller)) = asked(world) {
+        let _ = at(world, place, PATIENCE, async move { controller.cancel().await }).await;
     }
 }
 
 /// Asks for a view change: its id where it was begun, or why it was not.
 async fn change(world: &Shared, accept_loss: &[u32]) -> Option<Result<u64, Error>> {
     let wanted = Wanted { accept_loss: accept_loss.to_vec(), ..world.some_view() };
-    let (place, office) = asked(world)?;
-    at(world, place, PATIENCE, async move { office.begin(&wanted).await }).await
+    let (place, controller) = asked(world)?;
+    at(world, place, PATIENCE, async move { controller.begin(&wanted).await }).await
 }
 
 /// Asks which nodes would be given up, sees to it that they are dead, and has the rest recovered. Whether that was done.
 async fn bring_back(world: &Shared) -> bool {
-    let Some((place, office)) = asked(world) else { return false };
+    let Some((place, controller)) = asked(world) else { return false };
     let dry = Recovery { dry_run: true, given_up: None };
-    let there = Rc::clone(&office);
+    let there = Rc::clone(&controller);
     let planned = at(world, place, PATIENCE, async move { recover(&there, &dry).await }).await;
     let planned = match planned {
         Some(Ok(planned)) => planned,
@@ -91,7 +91,7 @@ async fn bring_back(world: &Shared) -> bool {
         note_recovery(world, before, &planned);
     }
     let asked = Recovery { dry_run: false, given_up: Some(given_up) };
-    let answer = at(world, place, PATIENCE, async move { recover(&office, &asked).await }).await;
+    let answer = at(world, place, PATIENCE, async move { recover(&controller, &asked).await }).await;
     match (answer, before) {
         (Some(Ok(answer)), Some(before)) => {
             world.count(|tally| tally.recovered += 1);

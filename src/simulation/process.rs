@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::host::Simulated;
 use super::tasks::{pause, pause_for};
-use super::watch::Told;
+use super::watch::Events;
 use super::world::{Packet, STEP, World, address, place_of};
 use crate::config::Settings;
 use crate::consensus::{Envelope, Status};
@@ -19,12 +19,12 @@ use crate::model::address::Address;
 use crate::model::binary::Reader;
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
-use crate::node::greeter::{self, Greeter};
-use crate::node::raft::{Post, Raft};
-use crate::node::state::{Node, Standing};
+use crate::node::discovery::{self, Discovery};
+use crate::node::raft::{Raft, Transport};
+use crate::node::state::{Node, ServingState};
+use crate::reshard::controller::Controller;
 use crate::reshard::leave::leave;
-use crate::reshard::orders::Office;
-use crate::reshard::{Coordinator, Keeper};
+use crate::reshard::{Coordinator, Reconciler};
 
 /// Envelopes that a round of the raft thread has sent.
 type Outbox = Arc<Mutex<Vec<(Address, Envelope)>>>;
@@ -51,7 +51,7 @@ pub(super) struct Process {
     /// When it was last a part of another cluster than the one that all is about.
     pub(super) apart: Cell<u64>,
     /// How it stood when that was looked at last.
-    seen: RefCell<Option<Arc<Standing>>>,
+    seen: RefCell<Option<Arc<ServingState>>>,
     /// What it is started with the next time, where it is not the first view.
     pub(super) next: RefCell<Option<Start>>,
     /// How far its wall clock is ahead.
@@ -60,8 +60,8 @@ pub(super) struct Process {
     /// The nodes that are being greeted.
     pub(super) greeting: RefCell<BTreeSet<Address>>,
     /// What its replicas have done and the oracle has not judged yet.
-    pub(super) told: Told,
-    office: RefCell<Option<Rc<Office>>>,
+    pub(super) told: Events,
+    controller: RefCell<Option<Rc<Controller>>>,
     raft: RefCell<Option<Raft>>,
     outbox: Outbox,
 }
@@ -73,13 +73,14 @@ impl Process {
 
     /// Whether it stands otherwise than at the last call.
     pub(super) fn has_new_standing(&self) -> bool {
-        let standing = self.office.borrow().as_ref().map(|office| office.node.standing());
+        let serving_state =
+            self.controller.borrow().as_ref().map(|controller| controller.node.serving_state());
         let mut seen = self.seen.borrow_mut();
-        let is_same = match (&*seen, &standing) {
-            (Some(seen), Some(standing)) => Arc::ptr_eq(seen, standing),
-            (seen, standing) => seen.is_none() && standing.is_none(),
+        let is_same = match (&*seen, &serving_state) {
+            (Some(seen), Some(serving_state)) => Arc::ptr_eq(seen, serving_state),
+            (seen, serving_state) => seen.is_none() && serving_state.is_none(),
         };
-        *seen = standing;
+        *seen = serving_state;
         !is_same
     }
 
@@ -93,12 +94,12 @@ impl Process {
         RefMut::filter_map(self.raft.borrow_mut(), Option::as_mut).ok()
     }
 
-    pub(super) fn office(&self) -> Option<Rc<Office>> {
-        self.office.borrow().clone()
+    pub(super) fn controller(&self) -> Option<Rc<Controller>> {
+        self.controller.borrow().clone()
     }
 
     pub(super) fn node(&self) -> Option<Arc<Node>> {
-        self.office().map(|office| Arc::clone(&office.node))
+        self.controller().map(|controller| Arc::clone(&controller.node))
     }
 
     /// Where its replica of a group stands at this moment.
@@ -131,8 +132,8 @@ impl Process {
     /// The shards that it holds.
     pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
         let Some(node) = self.node() else { return Vec::new() };
-        let standing = node.standing();
-        standing.serving().map_or_else(
+        let serving_state = node.serving_state();
+        serving_state.serving().map_or_else(
             |_| Vec::new(),
             |serving| serving.own.iter().map(|(_, shard)| Arc::clone(shard)).collect(),
         )
@@ -151,8 +152,8 @@ impl Process {
         self.life.set(0);
         self.inbox.borrow_mut().clear();
         self.greeting.borrow_mut().clear();
-        let (office, raft) = (self.office.take(), self.raft.take());
-        drop((office, raft));
+        let (controller, raft) = (self.controller.take(), self.raft.take());
+        drop((controller, raft));
         self.told.lock().clear();
         self.outbox.lock().clear();
     }
@@ -160,7 +161,7 @@ impl Process {
 
 struct Sent(Outbox);
 
-impl Post for Sent {
+impl Transport for Sent {
     fn send(&self, to: &Address, envelope: Envelope) {
         self.0.lock().push((to.clone(), envelope));
     }
@@ -186,32 +187,32 @@ pub(super) fn start(world: &Shared, place: usize) {
     let config = settings.check().expect("settings that a node may be started with");
     let (node, inbox) = Node::new(&config, Arc::new(Simulated { place }));
     let node = Arc::new(node);
-    process.life.set(node.instance);
+    process.life.set(node.incarnation);
     process.is_leaving.set(false);
     let learner = Arc::clone(&node);
     let publish = Box::new(move || learner.publish());
     let raft = inbox.into_raft(World::settings(), Box::new(Sent(Arc::clone(&process.outbox))), publish);
-    let office = Rc::new(Office::new(Arc::clone(&node), Arc::default()));
-    *process.office.borrow_mut() = Some(Rc::clone(&office));
+    let controller = Rc::new(Controller::new(Arc::clone(&node), Arc::default()));
+    *process.controller.borrow_mut() = Some(Rc::clone(&controller));
     *process.raft.borrow_mut() = Some(raft);
-    greeter::begin(&node);
-    world.spawn_at(place, greet(Rc::clone(world), Greeter::new(&node)));
-    world.spawn_at(place, keep(Keeper::new(&office)));
-    world.spawn_at(place, coordinate(Coordinator::new(&office)));
+    discovery::begin(&node);
+    world.spawn_at(place, greet(Rc::clone(world), Discovery::new(&node)));
+    world.spawn_at(place, keep(Reconciler::new(&controller)));
+    world.spawn_at(place, coordinate(Coordinator::new(&controller)));
 }
 
-async fn greet(world: Shared, mut greeter: Greeter) {
-    let steps = u64::try_from(greeter::ROUND.as_millis() / STEP.as_millis()).expect("a short round");
+async fn greet(world: Shared, mut discovery: Discovery) {
+    let steps = u64::try_from(discovery::ROUND.as_millis() / STEP.as_millis()).expect("a short round");
     loop {
-        greeter.round().await;
+        discovery.round().await;
         pause_for(steps + world.draw(0..3)).await;
     }
 }
 
-async fn keep(mut keeper: Keeper) {
+async fn keep(mut reconciler: Reconciler) {
     loop {
-        let rest = keeper.round().await;
-        keeper.rest(rest).await;
+        let rest = reconciler.round().await;
+        reconciler.rest(rest).await;
         pause().await;
     }
 }
@@ -226,14 +227,14 @@ async fn coordinate(mut coordinator: Coordinator) {
 /// The node is told to stop: it takes leave of its groups and ends.
 pub(super) fn stop(world: &Shared, place: usize) {
     let process = &world.nodes[place];
-    let Some(office) = process.office() else { return };
+    let Some(controller) = process.controller() else { return };
     if process.is_leaving.replace(true) {
         return;
     }
     world.count(|tally| tally.stops += 1);
     let there = Rc::clone(world);
     world.spawn_at(place, async move {
-        leave(&office).await;
+        leave(&controller).await;
         kill(&there, place);
         pause().await;
     });

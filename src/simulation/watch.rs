@@ -11,7 +11,7 @@ use crate::model::meta::{Command, MetaState, Void};
 use crate::model::shard::{Done, Operation, Shard, ShardCommand, ShardOutcome};
 
 /// What replicas have done and the oracle has not judged yet.
-pub(super) type Told = Arc<Mutex<Vec<Event>>>;
+pub(super) type Events = Arc<Mutex<Vec<Event>>>;
 
 /// So often the whole state of a shard is compared while nothing but writes is applied.
 const COMPARED_EVERY: u64 = 16;
@@ -22,20 +22,20 @@ pub(super) struct WatchedShard {
     /// The group whose log it applies: the shard may be that of its successor before all of the log is applied.
     group: u64,
     shard: Arc<Shard>,
-    told: Told,
+    told: Events,
 }
 
 /// What a key holds now, if it is served.
 pub(super) fn post(shard: &Shard, key: &[u8]) -> Post {
     let found = shard.run(shard.hash_of(key), key, Operation::Get, None);
     found.ok().map(|done| match done {
-        Done::Found(held) => Some((held.value().to_vec(), held.version())),
-        _ => None,
+        Done::Read(held) => held.map(|held| (held.value().to_vec(), held.version())),
+        Done::Wrote(_) => unreachable!("it was only read"),
     })
 }
 
 impl WatchedShard {
-    pub(super) fn new(machine: Box<dyn StateMachine>, shard: &Arc<Shard>, told: &Told) -> Self {
+    pub(super) fn new(machine: Box<dyn StateMachine>, shard: &Arc<Shard>, told: &Events) -> Self {
         Self { machine, group: shard.group(), shard: Arc::clone(shard), told: Arc::clone(told) }
     }
 
@@ -83,11 +83,11 @@ impl StateMachine for WatchedShard {
 pub(super) struct WatchedMeta {
     machine: Box<dyn StateMachine>,
     group: u64,
-    told: Told,
+    told: Events,
 }
 
 impl WatchedMeta {
-    pub(super) fn new(machine: Box<dyn StateMachine>, group: u64, told: &Told) -> Self {
+    pub(super) fn new(machine: Box<dyn StateMachine>, group: u64, told: &Events) -> Self {
         Self { machine, group, told: Arc::clone(told) }
     }
 

@@ -11,7 +11,7 @@ use siphasher::sip128::SipHasher24;
 
 use crate::model::address::Address;
 use crate::model::range::HashRange;
-use crate::model::shard::{Audit, Claims, Stamp, Tally};
+use crate::model::shard::{Audit, Claims, Stamp, Tally, WriteOutcome};
 
 /// Where a node answers other nodes about one key; the percent-encoded key follows.
 pub const KEYS: &str = "/node/keys/";
@@ -36,7 +36,7 @@ pub const FROM_HEADER: &str = "Evenkv-From";
 pub const RECOVER: &str = "/node/recover";
 
 /// In every node-to-node request that depends on who is asked: the cluster, the sender's epoch and the asked node's
-/// instance, with dots between.
+/// incarnation, with dots between.
 pub const VIEW_HEADER: &str = "Evenkv-View";
 /// In every node-to-node request where `CLUSTER_SECRET` is set: the secret.
 pub const SECRET_HEADER: &str = "Evenkv-Secret";
@@ -68,16 +68,12 @@ pub const HOP_HEADER: &str = "Evenkv-Hop";
 /// What came of a forwarded key operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyResult {
-    /// PUT: the key was absent.
-    Added,
-    /// PUT: the key was present.
-    Updated,
+    /// PUT or DELETE: what the write did.
+    Wrote(WriteOutcome),
     /// GET: the body is the raw JSON text of the value.
     Found,
-    /// DELETE: the key was present.
-    Deleted,
-    /// GET or DELETE: the key is absent.
-    Absent,
+    /// GET: the key is absent.
+    Missing,
     /// Nothing was done: the key is on its way from one shard to another. Look at the newest view and ask again.
     Again,
     /// Nothing was done: the asked node is not the one that is meant, since it was started again.
@@ -93,12 +89,13 @@ pub enum KeyResult {
 }
 
 impl KeyResult {
-    const ALL: [(Self, &'static str); 11] = [
-        (Self::Added, "added"),
-        (Self::Updated, "updated"),
+    const ALL: [(Self, &'static str); 12] = [
+        (Self::Wrote(WriteOutcome::Added), "added"),
+        (Self::Wrote(WriteOutcome::Updated), "updated"),
+        (Self::Wrote(WriteOutcome::Deleted), "deleted"),
+        (Self::Wrote(WriteOutcome::Absent), "absent"),
         (Self::Found, "found"),
-        (Self::Deleted, "deleted"),
-        (Self::Absent, "absent"),
+        (Self::Missing, "absent"),
         (Self::Again, "again"),
         (Self::Gone, "gone"),
         (Self::NotLeader, "not-leader"),
@@ -112,9 +109,14 @@ impl KeyResult {
         Self::ALL.iter().find(|(result, _)| *result == self).expect("each result has a name").1
     }
 
-    /// Reads the value of the header.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, name)| *name == text).map(|(result, _)| *result)
+    /// Reads the value of the header, in the answer to a read or to something else.
+    pub fn parse(text: &str, is_read: bool) -> Option<Self> {
+        let fits = |result: Self| match result {
+            Self::Found | Self::Missing => is_read,
+            Self::Wrote(_) => !is_read,
+            _ => true,
+        };
+        Self::ALL.iter().find(|(result, name)| *name == text && fits(*result)).map(|(result, _)| *result)
     }
 }
 
@@ -126,7 +128,7 @@ pub struct Addressed {
     /// The epoch that the sender knows.
     pub epoch: u64,
     /// The start of the node that is meant; whichever there is where none is. In the header that is 0, which no start has.
-    pub instance: Option<u64>,
+    pub incarnation: Option<u64>,
 }
 
 impl Addressed {
@@ -135,14 +137,14 @@ impl Addressed {
         let mut parts = text.split('.');
         let cluster = parts.next()?.to_owned();
         let epoch = parts.next()?.parse().ok()?;
-        let instance = u64::from_str_radix(parts.next()?, 16).ok()?;
-        Some(Self { cluster, epoch, instance: Some(instance).filter(|instance| *instance != 0) })
+        let incarnation = u64::from_str_radix(parts.next()?, 16).ok()?;
+        Some(Self { cluster, epoch, incarnation: Some(incarnation).filter(|incarnation| *incarnation != 0) })
     }
 }
 
 impl fmt::Display for Addressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{:016x}", self.cluster, self.epoch, self.instance.unwrap_or(0))
+        write!(f, "{}.{}.{:016x}", self.cluster, self.epoch, self.incarnation.unwrap_or(0))
     }
 }
 
@@ -152,7 +154,7 @@ pub struct Hello {
     /// The node's identity.
     pub address: Address,
     /// The random id of this start of the node.
-    pub instance: u64,
+    pub incarnation: u64,
     /// The first view that it was started with, while it has not learned of a cluster.
     pub view: Option<HelloView>,
     /// The cluster that it knows.
@@ -162,7 +164,7 @@ pub struct Hello {
     /// The pairs of its shard, if it has one.
     pub pairs: Option<u64>,
     /// Its replica of the meta group.
-    pub seat: Option<MetaSeat>,
+    pub local: Option<MetaReplica>,
     /// Why it cannot become part of another cluster, if so.
     pub bound: Option<String>,
     /// The memory that it has for large values, in bytes.
@@ -215,14 +217,14 @@ pub struct Sender {
     /// The node's identity.
     pub address: Address,
     /// The random id of this start of it.
-    pub instance: u64,
+    pub incarnation: u64,
 }
 
 impl Sender {
     /// The header's value; where `CLUSTER_SECRET` is set, only who knows it can make one.
     pub fn signed(&self, secret: Option<&str>) -> String {
-        let Self { address, instance } = self;
-        let said = format!("{address} {instance:016x}");
+        let Self { address, incarnation } = self;
+        let said = format!("{address} {incarnation:016x}");
         match secret {
             // It ends otherwise than what a node proves to whoever asks it to, so that is of no use here.
             Some(secret) => format!("{said} {}", keyed(secret, &format!("{said} asks"))),
@@ -235,7 +237,7 @@ impl Sender {
         let mut parts = text.split(' ');
         let sender = Self {
             address: parts.next()?.parse().ok()?,
-            instance: u64::from_str_radix(parts.next()?, 16).ok()?,
+            incarnation: u64::from_str_radix(parts.next()?, 16).ok()?,
         };
         (sender.signed(secret) == text).then_some(sender)
     }
@@ -265,8 +267,8 @@ pub enum Audited {
 pub struct Source {
     /// Its address.
     pub node: Address,
-    /// Its instance; whichever leads the group there where there is none.
-    pub instance: Option<u64>,
+    /// Its incarnation; whichever leads the group there where there is none.
+    pub incarnation: Option<u64>,
     /// The group.
     pub group: u64,
 }
@@ -320,11 +322,11 @@ pub struct Prepared {
 
 /// A shard as a node holds it, and where its replica of the group stands, as it knows by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct ReplicaReport {
     /// The group.
     pub group: u64,
     /// The start of the node.
-    pub instance: u64,
+    pub incarnation: u64,
     /// What it is in the group; nothing where the node keeps the shard alone, without a log.
     pub replica: Option<Replica>,
     /// What it owns, also by what its log holds and it has not applied.
@@ -333,7 +335,7 @@ pub struct Standing {
 
 /// A replica of the meta group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MetaSeat {
+pub struct MetaReplica {
     /// The group.
     pub group: u64,
     /// The replica.
@@ -368,7 +370,7 @@ impl Replica {
     }
 }
 
-impl Standing {
+impl ReplicaReport {
     /// Whether there is anything to go on from: a replica that waits for its first entry or snapshot holds nothing.
     pub fn holds_something(&self) -> bool {
         self.replica.as_ref().is_none_or(|replica| replica.last.1 > 0)
@@ -402,7 +404,7 @@ pub struct Leads {
     /// Its address.
     pub node: Address,
     /// This start of it.
-    pub instance: u64,
+    pub incarnation: u64,
 }
 
 /// A shard in the course of a view change.
@@ -627,7 +629,7 @@ mod tests {
 
     #[test]
     fn a_sender_is_believed_where_the_secret_is_the_same() {
-        let sender = Sender { address: "n1:7".parse().unwrap(), instance: 0xab };
+        let sender = Sender { address: "n1:7".parse().unwrap(), incarnation: 0xab };
         for (signed, asked, is_believed) in [
             (None, None, true),
             (Some("hush"), Some("hush"), true),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Audited, Begun, Cancelled, GroupMembers, Leads, NotPlanned, ORDERS, PlannedView, Prepared, Progress,
-    QUESTIONS, Source, Standing, Tallied,
+    QUESTIONS, ReplicaReport, Source, Tallied,
 };
 use crate::model::address::Address;
 use crate::model::meta::{Command, MetaState, Void, Wanted};
@@ -87,14 +87,14 @@ macro_rules! orders {
 }
 
 orders! {
-    /// Promise to become part of this cluster, and take no writes of your own.
-    Promise "promise" (at_once, anyone) -> u64 {
+    /// Become reserved as a part of this cluster, and take no writes of your own.
+    Reserve "reserve" (at_once, anyone) -> u64 {
         /// The cluster's id.
         cluster: String,
         /// Whether it is about to be founded.
         founding: bool,
     }
-    /// The promise is not needed any more.
+    /// The reservation is not needed any more.
     Release "release" (at_once, anyone) -> () {
         /// The cluster's id.
         cluster: String,
@@ -116,8 +116,8 @@ orders! {
     Reach "reach" (waits, members) -> bool {
         /// The node.
         node: Address,
-        /// Its instance; any where there is none.
-        instance: Option<u64>,
+        /// Its incarnation; any where there is none.
+        incarnation: Option<u64>,
     }
     /// Count ranges of a shard that you lead.
     Census "census" (at_once, members) -> CensusCount {
@@ -212,7 +212,7 @@ orders! {
         group: u64,
     }
     /// Which shards do you hold, and where do your replicas of them stand?
-    Replicas "replicas" (waits, members) -> Vec<Standing> {}
+    Replicas "replicas" (waits, members) -> Vec<ReplicaReport> {}
     /// Have groups that have lost their majority succeeded by others, if you lead the meta group: what that came to, or nothing where you do not.
     Succeed "succeed" (waits, members) -> Option<Result<(), Void>> {
         /// The command of the meta group.

@@ -319,7 +319,7 @@ fn pass_on(to: &str, of_cluster: &str, key: &str, request: &str, value: u64) -> 
 
 /// The random id of this start of a node.
 fn start_of(address: &str) -> u64 {
-    Http::new(address).get("/node/hello").json()["instance"].as_u64().expect("a number")
+    Http::new(address).get("/node/hello").json()["incarnation"].as_u64().expect("a number")
 }
 
 #[test]

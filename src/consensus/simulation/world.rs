@@ -9,10 +9,11 @@ use raft::{GetEntriesContext, Storage};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::driver::{Driver, Settings};
+use super::super::driver::Driver;
 use super::super::envelope::Envelope;
 use super::super::machine::{Answer, Refusal};
 use super::super::members::{Change, Members};
+use super::super::settings::Settings;
 use super::super::status::{Role, Status};
 use super::network::Network;
 use super::oracle::{Chain, Oracle, Told, mix, operation};

@@ -13,9 +13,9 @@ fn node(number: usize) -> Address {
 /// A cluster of two nodes.
 fn first() -> MetaState {
     let nodes = [node(1), node(2)];
-    let instances = nodes.iter().cloned().map(|node| (node, 7)).collect();
+    let incarnations = nodes.iter().cloned().map(|node| (node, 7)).collect();
     let view = View::first(&nodes, 1).unwrap();
-    MetaState::first("c".to_owned(), 1, HashKey::PUBLISHED, view, &instances)
+    MetaState::first("c".to_owned(), 1, HashKey::PUBLISHED, view, &incarnations)
 }
 
 fn begin(id: u64, supersedes: Option<u64>) -> Command {

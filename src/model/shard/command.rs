@@ -334,8 +334,8 @@ impl Shard {
             ShardCommand::Write { key, value, forwarded } => {
                 let hash = self.store.hash_key().hash(key);
                 let operation = value.as_deref().map_or(Operation::Delete, Operation::Put);
-                let done = self.run_in(&self.table.read(), hash, key, operation, Some(*forwarded));
-                ShardOutcome::Write(done.map(|done| WriteOutcome::from(&done)))
+                let table = self.table.read();
+                ShardOutcome::Write(self.write_once(&table, hash, key, operation, Some(*forwarded)))
             }
             ShardCommand::BeginOutgoing { stamp, range } => {
                 ShardOutcome::Moved(self.begin_outgoing(stamp, range))

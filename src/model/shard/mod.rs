@@ -33,7 +33,7 @@ use self::timed::Timed;
 use super::changes::Changes;
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
-use super::store::{Checksum, Held, Size, Store};
+use super::store::{Checksum, Size, Store, StoredValue};
 
 pub use self::audit::{Audit, AuditBegun, AuditState};
 pub use self::census::{CensusCount, CensusId, Tally};
@@ -59,17 +59,12 @@ pub enum Operation<'a> {
 }
 
 /// What an operation did.
-pub enum Done {
-    /// PUT: the key was absent.
-    Added,
-    /// PUT: the key was present.
-    Updated,
-    /// GET: the pair.
-    Found(Held),
-    /// DELETE: the key was present.
-    Deleted,
-    /// GET or DELETE: the key is absent.
-    Absent,
+#[derive(Debug)]
+pub enum Done<V = StoredValue> {
+    /// PUT or DELETE: what the write did.
+    Wrote(WriteOutcome),
+    /// GET: the value, where the key is present.
+    Read(Option<V>),
 }
 
 /// Why an operation was not done. Nothing of it was.
@@ -79,7 +74,7 @@ pub enum Refused {
     Moving,
     /// The key is not this shard's.
     NotOwned,
-    /// The node has promised itself to a cluster and takes no writes of its own.
+    /// The node is reserved for a cluster and takes no writes of its own.
     Sealed,
     /// Writes of this shard go through the log of its group: propose it there.
     Logged,
@@ -199,37 +194,39 @@ impl Shard {
         forwarded: Option<Forwarded>,
     ) -> Result<Done, Refused> {
         let table = self.table.read();
-        if table.logged && operation != Operation::Get {
+        if operation == Operation::Get {
+            table.owner_since(hash, key)?;
+            return Ok(Done::Read(self.store.get(hash, key)));
+        }
+        if table.logged {
             return Err(Refused::Logged);
         }
         if let Some(forwarded) = &forwarded {
             self.clock.pass(forwarded.now_ms);
         }
-        self.run_in(&table, hash, key, operation, forwarded)
+        self.write_once(&table, hash, key, operation, forwarded).map(Done::Wrote)
     }
 
-    fn run_in(
+    /// Does a write, be the shard's writes logged or not.
+    fn write_once(
         &self,
         table: &Table,
         hash: KeyHash,
         key: &[u8],
         operation: Operation,
         forwarded: Option<Forwarded>,
-    ) -> Result<Done, Refused> {
+    ) -> Result<WriteOutcome, Refused> {
         let gained = table.owner_since(hash, key)?;
-        if operation == Operation::Get {
-            return Ok(self.store.get(hash, key).map_or(Done::Absent, Done::Found));
-        }
         if table.sealed {
             return Err(Refused::Sealed);
         }
         match forwarded {
-            None => Ok(self.write(table, hash, key, operation).outcome.into()),
+            None => Ok(self.write(table, hash, key, operation).outcome),
             // It may have been done before the range came here, and its record may have been forgotten since.
             Some(forwarded) if forwarded.epoch < gained => Err(Refused::NotOwned),
             Some(forwarded) => {
                 let write = || self.write(table, hash, key, operation);
-                self.once(table, &forwarded, hash, write).map(|written| written.outcome.into())
+                self.once(table, &forwarded, hash, write).map(|written| written.outcome)
             }
         }
     }

@@ -7,7 +7,6 @@
 
 use std::fmt;
 
-use super::Done;
 use crate::model::address::Address;
 use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
@@ -331,27 +330,5 @@ impl Remembered {
             }
         }
         self
-    }
-}
-
-impl From<&Done> for WriteOutcome {
-    fn from(done: &Done) -> Self {
-        match done {
-            Done::Added => Self::Added,
-            Done::Updated => Self::Updated,
-            Done::Deleted => Self::Deleted,
-            Done::Absent | Done::Found(_) => Self::Absent,
-        }
-    }
-}
-
-impl From<WriteOutcome> for Done {
-    fn from(outcome: WriteOutcome) -> Self {
-        match outcome {
-            WriteOutcome::Added => Self::Added,
-            WriteOutcome::Updated => Self::Updated,
-            WriteOutcome::Deleted => Self::Deleted,
-            WriteOutcome::Absent => Self::Absent,
-        }
     }
 }

@@ -39,7 +39,7 @@ fn put(shard: &Shard, number: u8, value: &str) -> Result<Done, Refused> {
 fn get(shard: &Shard, number: u8) -> Result<Option<String>, Refused> {
     let (hash, key) = key(number);
     shard.run(hash, &key, Operation::Get, None).map(|done| match done {
-        Done::Found(held) => Some(String::from_utf8(held.value().to_vec()).unwrap()),
+        Done::Read(Some(held)) => Some(String::from_utf8(held.value().to_vec()).unwrap()),
         _ => None,
     })
 }
@@ -267,17 +267,20 @@ fn a_request_that_is_sent_again_is_done_once_also_where_its_range_has_moved() {
     let (hash, name) = key(110);
     let delete =
         |shard: &Shard, epoch: u64| shard.run(hash, &name, Operation::Delete, forwarded(7.into(), epoch));
-    assert!(matches!(delete(&source, 1), Ok(Done::Deleted)));
+    assert!(matches!(delete(&source, 1), Ok(Done::Wrote(WriteOutcome::Deleted))));
     assert!(put(&source, 110, "2").is_ok());
-    assert!(matches!(delete(&source, 1), Ok(Done::Deleted)));
+    assert!(matches!(delete(&source, 1), Ok(Done::Wrote(WriteOutcome::Deleted))));
     assert_eq!(get(&source, 110), Ok(Some("2".to_owned())));
     prepare(&source, &target, &stamp(0, 1, 2), &moved).unwrap();
     target.learn(&directive(3, 2, &[moved, keys(128, 255)], &[]));
     // A sender that does not know the hand-over is sent to look again.
     assert_eq!(delete(&target, 1).err(), Some(Refused::NotOwned));
-    assert!(matches!(delete(&target, 2), Ok(Done::Deleted)));
+    assert!(matches!(delete(&target, 2), Ok(Done::Wrote(WriteOutcome::Deleted))));
     assert_eq!(get(&target, 110), Ok(Some("2".to_owned())));
-    assert!(matches!(target.run(hash, &name, Operation::Delete, forwarded(8.into(), 2)), Ok(Done::Deleted)));
+    assert!(matches!(
+        target.run(hash, &name, Operation::Delete, forwarded(8.into(), 2)),
+        Ok(Done::Wrote(WriteOutcome::Deleted))
+    ));
     assert_eq!(get(&target, 110), Ok(None));
 }
 
@@ -298,7 +301,7 @@ fn versions_of_a_key_grow_from_shard_to_shard() {
     let (source, target, moved) = two();
     let version = |shard: &Shard| {
         let (hash, key) = key(110);
-        let Ok(Done::Found(held)) = shard.run(hash, &key, Operation::Get, None) else {
+        let Ok(Done::Read(Some(held))) = shard.run(hash, &key, Operation::Get, None) else {
             panic!("it is there")
         };
         held.version()

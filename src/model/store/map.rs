@@ -38,7 +38,7 @@ pub struct Store {
 }
 
 /// A pair that was read.
-pub enum Held {
+pub enum StoredValue {
     /// A copy of a small one.
     Small {
         /// The version: greater than that of every earlier pair with this key.
@@ -50,7 +50,7 @@ pub enum Held {
     Large(Pair),
 }
 
-impl Held {
+impl StoredValue {
     /// The raw JSON text of the value.
     pub fn value(&self) -> &[u8] {
         match self {
@@ -130,13 +130,13 @@ impl Store {
     }
 
     /// The pair of a key.
-    pub fn get(&self, hash: KeyHash, key: &[u8]) -> Option<Held> {
+    pub fn get(&self, hash: KeyHash, key: &[u8]) -> Option<StoredValue> {
         let stripe = self.stripe(hash).read();
         if let Some(place) = stripe.small.find(hash.low(), |place| stripe.pages.record(*place).key == key) {
             let record = stripe.pages.record(*place);
-            return Some(Held::Small { version: record.version, value: record.value.into() });
+            return Some(StoredValue::Small { version: record.version, value: record.value.into() });
         }
-        stripe.large.find(hash.low(), |pair| pair.key() == key).cloned().map(Held::Large)
+        stripe.large.find(hash.low(), |pair| pair.key() == key).cloned().map(StoredValue::Large)
     }
 
     /// Inserts or replaces a pair: whether one was replaced, and the version that was drawn.
@@ -313,7 +313,7 @@ mod tests {
             }
             for (key, value) in &map {
                 let held = store.get(HashKey::PUBLISHED.hash(key), key);
-                prop_assert_eq!(held.as_ref().map(Held::value), Some(value.as_slice()));
+                prop_assert_eq!(held.as_ref().map(StoredValue::value), Some(value.as_slice()));
             }
             // What is dead does not pile up: at most half of each page, and the open page.
             let stripe = store.stripes[0].read();

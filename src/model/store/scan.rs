@@ -1,6 +1,6 @@
 //! Copies of the pairs of a range, batch by batch.
 
-use super::map::{Held, Size, Store};
+use super::map::{Size, Store, StoredValue};
 use super::stripe::{Slot, Stripe};
 use crate::model::pages::Record;
 use crate::model::pair::Pair;
@@ -41,10 +41,10 @@ pub struct Copied {
 
 impl Copied {
     /// A pair that was read, and its key.
-    pub fn of(key: Box<[u8]>, held: Held) -> Self {
+    pub fn of(key: Box<[u8]>, held: StoredValue) -> Self {
         match held {
-            Held::Small { version, value } => Self { key, version, value: Value::Small(value) },
-            Held::Large(pair) => Self { key, version: pair.version(), value: Value::Large(pair) },
+            StoredValue::Small { version, value } => Self { key, version, value: Value::Small(value) },
+            StoredValue::Large(pair) => Self { key, version: pair.version(), value: Value::Large(pair) },
         }
     }
 }

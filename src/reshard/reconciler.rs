@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::orders::Office;
+use super::controller::Controller;
 use super::voters::{self, Voters};
 use crate::clock::{Deadline, now};
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
 use crate::node::host;
-use crate::node::raft::Seat;
+use crate::node::raft::LocalReplica;
 use crate::wire::orders;
 
 /// How often it looks whether there is something to do, unless there are news.
@@ -33,14 +33,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs until the channel closes.
-pub fn run(office: &Office, stop: &Receiver<()>) {
-    let mut keeper = Keeper::new(office);
+pub fn run(controller: &Controller, stop: &Receiver<()>) {
+    let mut reconciler = Reconciler::new(controller);
     while stop.try_recv() == Err(TryRecvError::Empty) {
-        let pause = catch_unwind(AssertUnwindSafe(|| host::run(keeper.round()))).unwrap_or_else(|_| {
+        let pause = catch_unwind(AssertUnwindSafe(|| host::run(reconciler.round()))).unwrap_or_else(|_| {
             log::error!("a round of looking after the groups broke off: it is tried again");
             ROUND
         });
-        host::run(keeper.rest(pause));
+        host::run(reconciler.rest(pause));
     }
 }
 
@@ -48,27 +48,27 @@ pub fn run(office: &Office, stop: &Receiver<()>) {
 type Complete = (u64, u64, u64, std::time::Instant);
 
 /// What a node does for its groups, round by round.
-pub(crate) struct Keeper {
-    office: Office,
+pub(crate) struct Reconciler {
+    controller: Controller,
     complete: Vec<Complete>,
 }
 
-impl Keeper {
-    pub(crate) fn new(office: &Office) -> Self {
-        Self { office: office.clone(), complete: Vec::new() }
+impl Reconciler {
+    pub(crate) fn new(controller: &Controller) -> Self {
+        Self { controller: controller.clone(), complete: Vec::new() }
     }
 
     /// Waits for news, for so long at most.
     pub(crate) async fn rest(&self, pause: Duration) {
-        let version = self.office.node.state().map_or(0, |state| state.version);
-        self.office.node.wait_for_news(version, pause).await;
+        let version = self.controller.node.state().map_or(0, |state| state.version);
+        self.controller.node.wait_for_news(version, pause).await;
     }
 
     /// Looks after all groups once: how long to wait before the next time.
     pub(crate) async fn round(&mut self) -> Duration {
-        let node = Arc::clone(&self.office.node);
-        let standing = node.standing();
-        let Ok(serving) = standing.serving() else { return ROUND };
+        let node = Arc::clone(&self.controller.node);
+        let serving_state = node.serving_state();
+        let Ok(serving) = serving_state.serving() else { return ROUND };
         if serving.own.iter().all(|(_, shard)| !shard.is_logged()) {
             return ROUND;
         }
@@ -76,11 +76,11 @@ impl Keeper {
         node.sweep();
         let mut pause = ROUND;
         for (_, shard) in serving.own.iter().filter(|(_, shard)| shard.is_logged()) {
-            let Some(seat) = node.groups.seat(shard.group()) else { continue };
-            pause = pause.min(if seat.leads() {
-                self.look_after_members(&seat, &serving.state, shard).await
+            let Some(local) = node.groups.local(shard.group()) else { continue };
+            pause = pause.min(if local.leads() {
+                self.look_after_members(&local, &serving.state, shard).await
             } else {
-                self.leave_if_taken_out(&seat, &serving.state).await
+                self.leave_if_taken_out(&local, &serving.state).await
             });
             node.look_at_age(&serving.state, shard.group()).await;
         }
@@ -88,8 +88,13 @@ impl Keeper {
     }
 
     /// Keeps the right members in a group that this node leads: when it is to be looked at again.
-    async fn look_after_members(&mut self, seat: &Seat, state: &MetaState, shard: &Shard) -> Duration {
-        let (group, version, term) = (seat.group, state.version, seat.status.term);
+    async fn look_after_members(
+        &mut self,
+        local: &LocalReplica,
+        state: &MetaState,
+        shard: &Shard,
+    ) -> Duration {
+        let (group, version, term) = (local.group, state.version, local.status.term);
         let is_complete = |(known, at_version, at_term, since): &Complete| {
             (*known, *at_version, *at_term) == (group, version, term) && now() - *since < MEMBERS_ROUND
         };
@@ -97,14 +102,14 @@ impl Keeper {
             return ROUND;
         }
         self.complete.retain(|(known, ..)| *known != group);
-        if self.office.node.is_leaving() {
+        if self.controller.node.is_leaving() {
             return ROUND;
         }
         let wanted = state.wanted_replicas(group);
-        match voters::step(&self.office, seat, &state.cluster, wanted).await {
+        match voters::step(&self.controller, local, &state.cluster, wanted).await {
             Voters::Complete => {
                 self.complete.push((group, version, term, now()));
-                self.end_log_if_alone(seat, shard).await;
+                self.end_log_if_alone(local, shard).await;
                 ROUND
             }
             Voters::Changing => CHANGING_ROUND,
@@ -116,36 +121,38 @@ impl Keeper {
     }
 
     /// A shard with one replica needs no log. What is known by now counts, not what was known when the members were looked at.
-    async fn end_log_if_alone(&self, seat: &Seat, shard: &Shard) {
-        let Some(state) = self.office.node.state() else { return };
-        let Some(seat) = self.office.node.groups.seat(seat.group).filter(|seat| seat.leads()) else { return };
-        let status = &seat.status;
+    async fn end_log_if_alone(&self, local: &LocalReplica, shard: &Shard) {
+        let Some(state) = self.controller.node.state() else { return };
+        let Some(local) = self.controller.node.groups.local(local.group).filter(|local| local.leads()) else {
+            return;
+        };
+        let status = &local.status;
         let is_alone = status.voters == [status.replica] && status.learners.is_empty() && !status.changing;
-        let holder = state.holder(seat.group, &self.office.node.address);
+        let holder = state.holder(local.group, &self.controller.node.address);
         if is_alone
-            && state.replicas_of(seat.group).len() == 1
-            && holder == Some(self.office.node.instance)
+            && state.replicas_of(local.group).len() == 1
+            && holder == Some(self.controller.node.incarnation)
             && shard.version() >= state.version
         {
-            log::info!("group {}: this node alone keeps the shard from now on", seat.group);
-            self.office.node.end_log(shard).await;
+            log::info!("group {}: this node alone keeps the shard from now on", local.group);
+            self.controller.node.end_log(shard).await;
         }
     }
 
     /// Gives a replica up that is to be none here and was taken out of its group: when it is to be looked at again.
-    async fn leave_if_taken_out(&self, seat: &Seat, state: &MetaState) -> Duration {
-        let node = &self.office.node;
-        if state.replicas_of(seat.group).contains(&&node.address) {
+    async fn leave_if_taken_out(&self, local: &LocalReplica, state: &MetaState) -> Duration {
+        let node = &self.controller.node;
+        if state.replicas_of(local.group).contains(&&node.address) {
             return ROUND;
         }
-        let order = orders::Members { group: seat.group };
+        let order = orders::Members { group: local.group };
         let deadline = Deadline::after(now(), QUESTION_TIMEOUT);
-        let members = node.order_leader(state, seat.group, &order, deadline).await;
+        let members = node.order_leader(state, local.group, &order, deadline).await;
         let Ok(members) = members else { return WAITING_ROUND };
         let mut ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id);
-        if !members.changing && !ids.any(|id| id == seat.status.replica) {
-            log::info!("group {}: this node's replica was taken out", seat.group);
-            node.leave_shard(seat.group);
+        if !members.changing && !ids.any(|id| id == local.status.replica) {
+            log::info!("group {}: this node's replica was taken out", local.group);
+            node.leave_shard(local.group);
         }
         CHANGING_ROUND
     }

@@ -10,9 +10,9 @@ use crate::model::address::Address;
 use crate::node::host::{Awaited, Host};
 use crate::wire::{ChangePhase, PieceShown, Progress, WaitsFor};
 
-/// The coordinator's desk, shared with those who ask.
+/// The coordinator's handle, shared with those who ask.
 #[derive(Default)]
-pub struct Desk {
+pub struct CoordinatorHandle {
     shown: Mutex<Option<Shown>>,
     /// Taken while shards are counted for a plan.
     pub(super) planning: Single,
@@ -56,7 +56,7 @@ struct Shown {
 }
 
 /// An order that is shown as waited for, as long as this is there.
-pub(super) struct Waiting<'a>(&'a Desk);
+pub(super) struct Waiting<'a>(&'a CoordinatorHandle);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -83,7 +83,7 @@ impl Awaited for Bell {
     }
 }
 
-impl Desk {
+impl CoordinatorHandle {
     /// Waits until somebody wakes the coordinator, for a while at most.
     pub(super) async fn wait(&self, host: &dyn Host, timeout: Duration) {
         host.wait(&self.bell, Deadline::after(now(), timeout)).await;
@@ -177,12 +177,12 @@ impl Desk {
 mod tests {
     use super::*;
 
-    fn shown(desk: &Desk) -> Progress {
-        desk.progress(&"a".parse().unwrap()).expect("something is shown")
+    fn shown(coordinator: &CoordinatorHandle) -> Progress {
+        coordinator.progress(&"a".parse().unwrap()).expect("something is shown")
     }
 
-    fn awaited(desk: &Desk) -> Option<(String, String)> {
-        shown(desk).waits_for.map(|waits| (waits.order, waits.node))
+    fn awaited(coordinator: &CoordinatorHandle) -> Option<(String, String)> {
+        shown(coordinator).waits_for.map(|waits| (waits.order, waits.node))
     }
 
     fn piece(number: usize) -> PieceShown {
@@ -191,44 +191,44 @@ mod tests {
 
     #[test]
     fn the_order_that_was_given_last_is_shown_until_it_is_answered() {
-        let desk = Desk::default();
-        drop(desk.waits_for("news", "b".to_owned()));
-        assert!(desk.progress(&"a".parse().unwrap()).is_none(), "no view change is shown");
-        desk.show(5, ChangePhase::Counting, (0, 0));
-        assert_eq!(awaited(&desk), None);
-        let outer = desk.waits_for("tally", "b".to_owned());
-        let inner = desk.waits_for("news", "c".to_owned());
-        desk.show(5, ChangePhase::Moving, (1, 2));
-        assert_eq!(awaited(&desk), Some(("news".to_owned(), "c".to_owned())));
+        let coordinator = CoordinatorHandle::default();
+        drop(coordinator.waits_for("news", "b".to_owned()));
+        assert!(coordinator.progress(&"a".parse().unwrap()).is_none(), "no view change is shown");
+        coordinator.show(5, ChangePhase::Counting, (0, 0));
+        assert_eq!(awaited(&coordinator), None);
+        let outer = coordinator.waits_for("tally", "b".to_owned());
+        let inner = coordinator.waits_for("news", "c".to_owned());
+        coordinator.show(5, ChangePhase::Moving, (1, 2));
+        assert_eq!(awaited(&coordinator), Some(("news".to_owned(), "c".to_owned())));
         drop(inner);
-        assert_eq!(awaited(&desk), Some(("tally".to_owned(), "b".to_owned())));
+        assert_eq!(awaited(&coordinator), Some(("tally".to_owned(), "b".to_owned())));
         drop(outer);
-        assert_eq!(awaited(&desk), None);
+        assert_eq!(awaited(&coordinator), None);
     }
 
     #[test]
     fn a_piece_is_shown_as_long_as_pieces_move() {
-        let desk = Desk::default();
-        desk.show(5, ChangePhase::Moving, (0, 14));
-        desk.show_piece(piece(1));
-        desk.show(5, ChangePhase::Moving, (7, 14));
-        assert_eq!(shown(&desk).piece, Some(piece(1)));
-        desk.show_piece(piece(2));
-        assert_eq!(shown(&desk).piece, Some(piece(2)));
-        desk.show(5, ChangePhase::Finishing, (14, 14));
-        assert_eq!(shown(&desk).piece, None);
+        let coordinator = CoordinatorHandle::default();
+        coordinator.show(5, ChangePhase::Moving, (0, 14));
+        coordinator.show_piece(piece(1));
+        coordinator.show(5, ChangePhase::Moving, (7, 14));
+        assert_eq!(shown(&coordinator).piece, Some(piece(1)));
+        coordinator.show_piece(piece(2));
+        assert_eq!(shown(&coordinator).piece, Some(piece(2)));
+        coordinator.show(5, ChangePhase::Finishing, (14, 14));
+        assert_eq!(shown(&coordinator).piece, None);
     }
 
     #[test]
     fn a_view_change_in_which_something_moves_again_is_blocked_no_more() {
-        let desk = Desk::default();
-        desk.show(5, ChangePhase::Finishing, (7, 7));
-        desk.set_blocked(4, Some("another one".to_owned()));
-        assert_eq!((desk.blocked(), shown(&desk).phase), (None, ChangePhase::Finishing));
-        desk.set_blocked(5, Some("b is down".to_owned()));
-        assert_eq!((desk.blocked(), shown(&desk).phase), (Some(5), ChangePhase::Blocked));
-        assert_eq!(shown(&desk).blocked_by.as_deref(), Some("b is down"));
-        desk.set_blocked(5, None);
-        assert_eq!((desk.blocked(), shown(&desk).phase), (None, ChangePhase::Finishing));
+        let coordinator = CoordinatorHandle::default();
+        coordinator.show(5, ChangePhase::Finishing, (7, 7));
+        coordinator.set_blocked(4, Some("another one".to_owned()));
+        assert_eq!((coordinator.blocked(), shown(&coordinator).phase), (None, ChangePhase::Finishing));
+        coordinator.set_blocked(5, Some("b is down".to_owned()));
+        assert_eq!((coordinator.blocked(), shown(&coordinator).phase), (Some(5), ChangePhase::Blocked));
+        assert_eq!(shown(&coordinator).blocked_by.as_deref(), Some("b is down"));
+        coordinator.set_blocked(5, None);
+        assert_eq!((coordinator.blocked(), shown(&coordinator).phase), (None, ChangePhase::Finishing));
     }
 }

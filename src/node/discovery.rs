@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::calls::ask_livez;
 use super::host;
 use super::membership::{Roll, RollCall};
-use super::state::{Node, Standing};
+use super::state::{Node, ServingState};
 use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::dice;
@@ -29,14 +29,14 @@ const FOUNDING_DELAY: Duration = Duration::from_millis(400);
 const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 /// What a founder says meanwhile.
 const GREETINGS_AWAITED: &str = "waiting for greetings of a cluster that may be there already";
-/// A node that does not promise itself within this time will not.
+/// A node that is not reserved within this time will not.
 const PROMISE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs until the channel closes.
 pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
-    let mut greeter = Greeter::new(node);
+    let mut discovery = Discovery::new(node);
     loop {
-        if catch_unwind(AssertUnwindSafe(|| host::run(greeter.round()))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| host::run(discovery.round()))).is_err() {
             log::error!("a round of greetings broke off");
             node.end_first_round();
         }
@@ -60,8 +60,8 @@ pub(crate) fn begin(node: &Node) {
 /// Founds a cluster of this node alone.
 fn found_alone(node: &Node) {
     let view = View::first(std::slice::from_ref(&node.address), 1).expect("one node makes a view");
-    let instances = [(node.address.clone(), node.instance)].into();
-    let mut state = MetaState::first(new_cluster_id(), dice::id(), new_hash_key(), view, &instances);
+    let incarnations = [(node.address.clone(), node.incarnation)].into();
+    let mut state = MetaState::first(new_cluster_id(), dice::id(), new_hash_key(), view, &incarnations);
     state.open = true;
     found(node, state);
 }
@@ -70,7 +70,7 @@ fn found(node: &Node, mut state: MetaState) {
     // Those of whoever founds a cluster are the cluster's.
     state.limits = node.own_limits;
     let replica = dice::id();
-    node.take_seat(state.group, replica);
+    node.note_replica(state.group, replica);
     node.meta.found(state.group, replica, &node.address, state.clone());
     if let Err(error) = node.learn(&Arc::new(state)) {
         log::error!("the cluster that was just founded is refused: {error}");
@@ -86,7 +86,7 @@ fn new_hash_key() -> HashKey {
 }
 
 /// What a node does about the others, round by round.
-pub(crate) struct Greeter {
+pub(crate) struct Discovery {
     node: Arc<Node>,
     roll_call: Option<RollCall>,
     started: Instant,
@@ -94,11 +94,13 @@ pub(crate) struct Greeter {
     founding: Option<(u64, Instant)>,
 }
 
-impl Greeter {
+impl Discovery {
     /// A node that has asked nobody yet.
     pub(crate) fn new(node: &Arc<Node>) -> Self {
         let roll_call = match &node.role {
-            Role::Member { view } => Some(RollCall::new(&node.address, node.instance, view, node.own_limits)),
+            Role::Member { view } => {
+                Some(RollCall::new(&node.address, node.incarnation, view, node.own_limits))
+            }
             _ => None,
         };
         Self { node: Arc::clone(node), roll_call, started: now(), founding: None }
@@ -106,9 +108,9 @@ impl Greeter {
 
     /// Asks and tells whom it has to, once.
     pub(crate) async fn round(&mut self) {
-        self.node.forget_old_promise();
+        self.node.forget_old_reservation();
         self.node.sweep();
-        let waiting = matches!(&*self.node.standing(), Standing::Waiting(_));
+        let waiting = matches!(&*self.node.serving_state(), ServingState::Waiting(_));
         self.give_up_founding(waiting);
         match self.node.role.clone() {
             Role::Member { view } if waiting => self.call_the_roll(&view).await,
@@ -142,7 +144,7 @@ impl Greeter {
 
     /// A founding that has lost one of its nodes comes to nothing: whoever takes part in it is free for the next one after a while.
     fn give_up_founding(&mut self, waiting: bool) {
-        let group = self.node.meta.seat().filter(|_| waiting).map(|seat| seat.group);
+        let group = self.node.meta.local().filter(|_| waiting).map(|local| local.group);
         let known = self.founding.filter(|(known, _)| Some(*known) == group);
         self.founding = known.or_else(|| Some((group?, now())));
         if let Some((group, since)) = self.founding
@@ -160,8 +162,8 @@ impl Greeter {
             known.extend(state.nodes());
             known.extend(state.former.iter().cloned());
         }
-        if let Some(seat) = self.node.meta.seat() {
-            known.extend(seat.status.members.values().cloned());
+        if let Some(local) = self.node.meta.local() {
+            known.extend(local.status.members.values().cloned());
         }
         known.extend(self.node.main().map(|main| main.address().clone()));
         known
@@ -170,7 +172,7 @@ impl Greeter {
     /// The leader of the meta group tells the news to those who have not heard them, also to those who have left.
     fn greet_all(&self) {
         let Some(state) = self.node.state() else { return };
-        self.node.note_start(&state, &self.node.address, self.node.instance);
+        self.node.note_start(&state, &self.node.address, self.node.incarnation);
         for node in state.nodes().iter().chain(&state.former).filter(|node| **node != self.node.address) {
             self.node.host.greet(&self.node, node);
         }
@@ -184,19 +186,19 @@ impl Greeter {
             if let Ok(hello) = &hello
                 && hello.cluster.is_some()
             {
-                known = Some((address.clone(), hello.instance));
+                known = Some((address.clone(), hello.incarnation));
             }
             roll_call.note(&address, hello);
         }
-        if let Some((node, instance)) = known {
+        if let Some((node, incarnation)) = known {
             // Somebody belongs to a cluster already: this start of the node has come too late for its founding.
-            if let Err(error) = self.node.fetch_news(&node, instance).await {
+            if let Err(error) = self.node.fetch_news(&node, incarnation).await {
                 self.node.wait_for_cluster(vec![format!("{node} belongs to a cluster: {error}")]);
             }
             return;
         }
         let founder = view.nodes().next().expect("a view has nodes");
-        let problems = match roll_call.standing() {
+        let problems = match roll_call.serving_state() {
             Roll::Incomplete(problems) => problems,
             Roll::Complete(_) if *founder != self.node.address => {
                 vec![format!("waiting for {founder} to found the cluster")]
@@ -204,37 +206,37 @@ impl Greeter {
             Roll::Complete(_) if now() - self.started < FOUNDING_DELAY => {
                 vec![GREETINGS_AWAITED.to_owned()]
             }
-            Roll::Complete(_) if self.node.meta.seat().is_some() => {
+            Roll::Complete(_) if self.node.meta.local().is_some() => {
                 vec!["founding the cluster".to_owned()]
             }
-            Roll::Complete(instances) => {
-                self.found(view, &instances).await;
+            Roll::Complete(incarnations) => {
+                self.found(view, &incarnations).await;
                 vec!["founding the cluster".to_owned()]
             }
         };
         self.node.wait_for_cluster(problems);
     }
 
-    /// Has all nodes promise themselves, and founds the cluster. It is open when its meta group is complete.
-    async fn found(&self, view: &View, instances: &BTreeMap<Address, u64>) {
+    /// Reserves all nodes, and founds the cluster. It is open when its meta group is complete.
+    async fn found(&self, view: &View, incarnations: &BTreeMap<Address, u64>) {
         let cluster = new_cluster_id();
-        for (address, instance) in instances {
-            let promised = if *address == self.node.address {
-                self.node.promise(&cluster, true)
+        for (address, incarnation) in incarnations {
+            let reserved = if *address == self.node.address {
+                self.node.reserve(&cluster, true)
             } else {
                 let deadline = Deadline::after(now(), PROMISE_TIMEOUT);
-                let order = orders::Promise { cluster: cluster.clone(), founding: true };
-                let promised = self.node.order(address, Some(*instance), order, deadline).await;
-                promised.map_err(|error| error.to_string())
+                let order = orders::Reserve { cluster: cluster.clone(), founding: true };
+                let reserved = self.node.order(address, Some(*incarnation), order, deadline).await;
+                reserved.map_err(|error| error.to_string())
             };
-            match promised {
-                Ok(promised) if promised == *instance => {}
+            match reserved {
+                Ok(reserved) if reserved == *incarnation => {}
                 Ok(_) => return log::info!("not founded yet: {address} was started again"),
                 Err(error) => return log::info!("not founded yet: {error}"),
             }
         }
-        log::info!("founding cluster {cluster} of {} nodes", instances.len());
-        let state = MetaState::first(cluster, dice::id(), new_hash_key(), view.clone(), instances);
+        log::info!("founding cluster {cluster} of {} nodes", incarnations.len());
+        let state = MetaState::first(cluster, dice::id(), new_hash_key(), view.clone(), incarnations);
         found(&self.node, state);
     }
 
@@ -244,7 +246,7 @@ impl Greeter {
         for seed in self.node.seeds() {
             match self.node.ask_hello(&seed).await {
                 Ok(hello) if hello.cluster.is_some() => {
-                    match self.node.fetch_news(&seed, hello.instance).await {
+                    match self.node.fetch_news(&seed, hello.incarnation).await {
                         Ok(()) => return,
                         Err(error) => problems.push(format!("{seed} did not tell the news: {error}")),
                     }

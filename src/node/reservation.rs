@@ -1,4 +1,4 @@
-//! What a node that belongs to no cluster has promised to one, and its seat in a meta group.
+//! What a node that belongs to no cluster is reserved for, and its replica in a meta group.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use super::raft::Invitation;
-use super::state::{Node, Serving, Standing};
+use super::state::{Node, Serving, ServingState};
 use crate::clock::now;
 use crate::config::Role;
 use crate::dice;
@@ -14,19 +14,19 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 
-/// A promise that is not called in for this long is void. Nothing can have been handed over by then: a node that is
+/// A reservation that is not used for this long is void. Nothing can have been handed over by then: a node that is
 /// given anything has learned of the cluster first.
 const PROMISE_AGE: Duration = Duration::from_secs(10);
 
-/// A replica that was just made takes its seat within this time.
-const SEATING: Duration = Duration::from_secs(1);
+/// A replica that was just made takes its place within this time.
+const STARTING: Duration = Duration::from_secs(1);
 
-/// What the node has promised, and its replica id in the meta group that it takes part in.
+/// What the node is reserved for, and its replica id in the meta group that it takes part in.
 #[derive(Default)]
-pub(super) struct Promises {
-    to: Mutex<Option<Promise>>,
+pub(super) struct Reservations {
+    to: Mutex<Option<Reservation>>,
     /// Group, replica, and since when.
-    seat: Mutex<Option<(u64, u64, Instant)>>,
+    local: Mutex<Option<(u64, u64, Instant)>>,
     /// Another cluster that names this node as its member.
     claim: RwLock<Option<String>>,
     /// Whether there is one.
@@ -41,34 +41,34 @@ fn claimed(node: &Address, cluster: &str) -> String {
 }
 
 #[derive(Clone)]
-struct Promise {
+struct Reservation {
     cluster: String,
     /// For a founding, which a newer one may replace: an older one of the same node has failed by then.
     founding: bool,
     since: Instant,
 }
 
-impl Promise {
+impl Reservation {
     fn holds(&self) -> bool {
         now() - self.since < PROMISE_AGE
     }
 }
 
 impl Node {
-    /// Promises the node to a cluster: it takes no writes of its own from then on. Answered by the instance.
+    /// Reservations the node to a cluster: it takes no writes of its own from then on. Answered by the incarnation.
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub fn promise(&self, cluster: &str, founding: bool) -> Result<u64, String> {
+    pub fn reserve(&self, cluster: &str, founding: bool) -> Result<u64, String> {
         let _guard = self.learning.lock();
-        let mut to = self.promises.to.lock();
+        let mut to = self.reservations.to.lock();
         let other = to.as_ref().filter(|other| other.holds() && other.cluster != cluster);
         if other.is_some_and(|other| !(other.founding && founding)) {
-            return Err(format!("{} has promised itself to another cluster", self.address));
+            return Err(format!("{} is reserved for another cluster", self.address));
         }
-        match &*self.standing() {
-            Standing::Serving(serving) if serving.state.cluster == cluster => return Ok(self.instance),
-            Standing::Serving(serving) => {
+        match &*self.serving_state() {
+            ServingState::Serving(serving) if serving.state.cluster == cluster => return Ok(self.incarnation),
+            ServingState::Serving(serving) => {
                 if let Some(reason) = self.bound() {
                     return Err(reason);
                 }
@@ -77,20 +77,20 @@ impl Node {
                     return Err(format!("{} holds pairs of its own", self.address));
                 }
             }
-            Standing::Follower | Standing::Waiting(_) => {
+            ServingState::Follower | ServingState::Waiting(_) => {
                 if let Some(reason) = self.bound() {
                     return Err(reason);
                 }
             }
         }
-        *to = Some(Promise { cluster: cluster.to_owned(), founding, since: now() });
-        Ok(self.instance)
+        *to = Some(Reservation { cluster: cluster.to_owned(), founding, since: now() });
+        Ok(self.incarnation)
     }
 
-    /// Whether a node that knows a cluster becomes part of another one that it learns of: it has promised itself, or is a member of it that
+    /// Whether a node that knows a cluster becomes part of another one that it learns of: it is reserved for it, or is a member of it that
     /// was started again without its view, and holds nothing.
     pub(super) fn joins(&self, own: &Serving, other: &MetaState) -> bool {
-        if self.has_promised(&other.cluster) {
+        if self.is_reserved_for(&other.cluster) {
             return true;
         }
         let holds_nothing = || own.own.first().is_some_and(|(_, shard)| shard.seal());
@@ -111,7 +111,7 @@ impl Node {
 
     /// Notes that another cluster names this node as its member, which has pairs of its own; or that it does not any more.
     pub(super) fn note_claim(&self, own: &Serving, other: &MetaState) {
-        let mut claim = self.promises.claim.write();
+        let mut claim = self.reservations.claim.write();
         if self.is_claimed_by(own, other) {
             if claim.as_ref() != Some(&other.cluster) {
                 log::error!("{}", claimed(&self.address, &other.cluster));
@@ -120,7 +120,7 @@ impl Node {
         } else {
             claim.take_if(|cluster| *cluster == other.cluster);
         }
-        self.promises.is_claimed.store(claim.is_some(), Ordering::Relaxed);
+        self.reservations.is_claimed.store(claim.is_some(), Ordering::Relaxed);
     }
 
     /// That this node serves nobody where another cluster names it as its member, so that no client takes it for one.
@@ -128,7 +128,7 @@ impl Node {
     /// # Errors
     /// [`Error::Unavailable`]; nothing was done.
     pub(super) fn refuse_if_claimed(&self) -> Result<(), Error> {
-        if !self.promises.is_claimed.load(Ordering::Relaxed) {
+        if !self.reservations.is_claimed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let reason = self.claim().unwrap_or_default();
@@ -137,17 +137,17 @@ impl Node {
 
     /// Which other cluster names this node as its member, a sentence.
     pub(super) fn claim(&self) -> Option<String> {
-        let claim = self.promises.claim.read();
+        let claim = self.reservations.claim.read();
         claim.as_ref().map(|cluster| claimed(&self.address, cluster))
     }
 
     /// Why the node cannot become part of another cluster than the one it knows; nothing where it can.
     pub fn bound(&self) -> Option<String> {
-        match &*self.standing() {
-            Standing::Follower => Some(format!("{} is a follower", self.address)),
-            Standing::Waiting(_) => None,
-            Standing::Serving(serving) if self.is_apart_from(serving) && self.has_address => None,
-            Standing::Serving(serving) => {
+        match &*self.serving_state() {
+            ServingState::Follower => Some(format!("{} is a follower", self.address)),
+            ServingState::Waiting(_) => None,
+            ServingState::Serving(serving) if self.is_apart_from(serving) && self.has_address => None,
+            ServingState::Serving(serving) => {
                 if self.role != Role::Single || serving.state.view.nodes().count() != 1 {
                     let advice = "take it out of that one and start it again";
                     return Some(format!("{} belongs to another cluster: {advice}", self.address));
@@ -165,11 +165,11 @@ impl Node {
         }
     }
 
-    /// The promise is not needed any more.
+    /// The reservation is not needed any more.
     pub fn release(&self, cluster: &str) {
         let _guard = self.learning.lock();
-        let mut to = self.promises.to.lock();
-        if to.as_ref().is_some_and(|promise| promise.cluster == cluster) {
+        let mut to = self.reservations.to.lock();
+        if to.as_ref().is_some_and(|reservation| reservation.cluster == cluster) {
             *to = None;
             if let Some(shard) = self.shard() {
                 shard.unseal();
@@ -177,50 +177,52 @@ impl Node {
         }
     }
 
-    /// Who belongs to a cluster has promised nothing to another one.
-    pub(super) fn forget_promises_but(&self, cluster: &str) {
-        self.promises.to.lock().take_if(|promise| promise.cluster != cluster);
+    /// Who belongs to a cluster is reserved for no other one.
+    pub(super) fn forget_reservations_but(&self, cluster: &str) {
+        self.reservations.to.lock().take_if(|reservation| reservation.cluster != cluster);
     }
 
-    /// Takes writes again where a promise is void by now.
-    pub fn forget_old_promise(&self) {
-        let old = self.promises.to.lock().clone().filter(|promise| !promise.holds());
-        if let Some(promise) = old {
-            self.release(&promise.cluster);
+    /// Takes writes again where a reservation is void by now.
+    pub fn forget_old_reservation(&self) {
+        let old = self.reservations.to.lock().clone().filter(|reservation| !reservation.holds());
+        if let Some(reservation) = old {
+            self.release(&reservation.cluster);
         }
     }
 
-    /// Whether the node has promised itself to a cluster.
-    pub fn has_promised(&self, cluster: &str) -> bool {
-        self.promises.to.lock().as_ref().is_some_and(|promise| promise.cluster == cluster)
+    /// Whether the node is reserved for a cluster.
+    pub fn is_reserved_for(&self, cluster: &str) -> bool {
+        self.reservations.to.lock().as_ref().is_some_and(|reservation| reservation.cluster == cluster)
     }
 
     /// Whether a founding may count on the node: it has learned of no cluster, and no view change counts on it.
     pub fn is_fresh(&self) -> bool {
-        let promised = self.promises.to.lock();
-        let free = promised.as_ref().is_none_or(|promise| promise.founding || !promise.holds());
-        free && matches!(&*self.standing(), Standing::Waiting(_))
+        let reserved = self.reservations.to.lock();
+        let free = reserved.as_ref().is_none_or(|reservation| reservation.founding || !reservation.holds());
+        free && matches!(&*self.serving_state(), ServingState::Waiting(_))
     }
 
     /// The replica id of this node in a meta group: drawn when it is first asked for, and never used again.
-    pub fn seat_in(&self, group: u64, invitation: Invitation) -> u64 {
-        let mut seat = self.promises.seat.lock();
-        let own = self.meta.seat().filter(|own| own.group == group);
-        let sits = own.is_some_and(|own| invitation.goes_on_with(&own));
-        match *seat {
-            Some((known, replica, since)) if known == group && (sits || now() - since < SEATING) => replica,
+    pub fn join_meta(&self, group: u64, invitation: Invitation) -> u64 {
+        let mut local = self.reservations.local.lock();
+        let own = self.meta.local().filter(|own| own.group == group);
+        let is_there = own.is_some_and(|own| invitation.goes_on_with(&own));
+        match *local {
+            Some((known, replica, since)) if known == group && (is_there || now() - since < STARTING) => {
+                replica
+            }
             _ => {
                 let replica = dice::id();
-                *seat = Some((group, replica, now()));
+                *local = Some((group, replica, now()));
                 self.meta.join(group, replica);
                 replica
             }
         }
     }
 
-    /// Notes the seat of a founder.
-    pub fn take_seat(&self, group: u64, replica: u64) {
-        *self.promises.seat.lock() = Some((group, replica, now()));
+    /// Notes the replica of a founder.
+    pub fn note_replica(&self, group: u64, replica: u64) {
+        *self.reservations.local.lock() = Some((group, replica, now()));
     }
 
     /// The nodes that this one was told to look for, itself left out.

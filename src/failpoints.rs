@@ -1,4 +1,4 @@
-//! Points in the course of a view change at which tests stop the process.
+//! Failpoints: points in the course of a view change at which tests stop the process.
 
 /// Stops the process here where a test wants it: for good, or until it is continued.
 #[cfg(feature = "failpoints")]
@@ -11,11 +11,11 @@ pub(crate) fn stop(how: Option<&str>) {
 }
 
 /// A point at which a test can stop the process; nothing in a build for use.
-macro_rules! point {
+macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
-        (|| fail::fail_point!($name, |how| $crate::points::stop(how.as_deref())))();
+        (|| fail::fail_point!($name, |how| $crate::failpoints::stop(how.as_deref())))();
     };
 }
 
-pub(crate) use point;
+pub(crate) use failpoint;

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::coordinator::{Coordinator, Stuck};
-use super::voters::{self, Voters};
+use super::{Coordinator, Stuck};
+use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::limits::WantedLimits;
 use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
 use crate::model::view::Shard;
 use crate::node::ask::OrderError;
-use crate::node::raft::Seat;
+use crate::node::raft::LocalReplica;
 use crate::node::state::advice;
-use crate::points::point;
+use crate::reshard::voters::{self, Voters};
 use crate::wire::orders;
 use crate::wire::{GroupMembers, Tallied};
 
@@ -26,7 +26,7 @@ const TALLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Does the next step towards the end.
 pub(super) async fn finish(
     coordinator: &mut Coordinator,
-    seat: &Seat,
+    local: &LocalReplica,
     state: &MetaState,
     id: u64,
     planned: &Planned,
@@ -43,8 +43,8 @@ pub(super) async fn finish(
     if let Some(stuck) = missing {
         return Err(stuck);
     }
-    point!("change-finishing");
-    match voters::step(&coordinator.office, seat, &state.cluster, wanted_voters(&nodes)).await {
+    failpoint!("change-finishing");
+    match voters::step(&coordinator.controller, local, &state.cluster, wanted_voters(&nodes)).await {
         Voters::Complete => {}
         Voters::Changing => return Ok(()),
         Voters::Waiting(reason) => return Err(Stuck::For(reason)),
@@ -52,7 +52,7 @@ pub(super) async fn finish(
     let receipt = receipt(coordinator, state, id, planned).await?;
     coordinator.propose(&Command::End { id, end: End::Finished(receipt.to_string()), holders }).await?;
     log::info!("view change {id:016x} is finished: {receipt}");
-    point!("change-finished");
+    failpoint!("change-finished");
     coordinator.tell_all().await;
     Ok(())
 }
@@ -75,7 +75,7 @@ async fn shard_complete(
     let members = members_complete(coordinator, state, shard).await;
     told.map_err(|error| Stuck::For(format!("shard {}: {error}; {}", shard.id, advice(shard))))?;
     let alone = members?.filter(|members| members.is_logged && members.voters.len() == 1);
-    Ok(alone.map(|one| (shard.group, BTreeMap::from([(one.by.node, one.by.instance)]))))
+    Ok(alone.map(|one| (shard.group, BTreeMap::from([(one.by.node, one.by.incarnation)]))))
 }
 
 /// Just the planned nodes hold a shard's replicas; its leader sees to that.
@@ -89,7 +89,7 @@ async fn members_complete(
     }
     let order = orders::Members { group: shard.group };
     let members = coordinator
-        .office
+        .controller
         .order_leader(state, shard.group, &order, MEMBERS_TIMEOUT)
         .await
         .map_err(|error| Stuck::For(format!("shard {}: {error}", shard.id)))?;
@@ -177,8 +177,10 @@ async fn receipt(
 /// What a shard has counted since the cut.
 async fn tally(coordinator: &Coordinator, state: &MetaState, id: u64, group: u64) -> Result<Tallied, Stuck> {
     let order = orders::Tally { group, change: id };
-    coordinator.office.order_leader(state, group, &order, TALLY_TIMEOUT).await.map_err(|error| match error {
-        OrderError::Gone(reason) => Stuck::Lost(format!("{reason}: its shard is lost")),
-        error => Stuck::For(error.to_string()),
-    })
+    coordinator.controller.order_leader(state, group, &order, TALLY_TIMEOUT).await.map_err(
+        |error| match error {
+            OrderError::Gone(reason) => Stuck::Lost(format!("{reason}: its shard is lost")),
+            error => Stuck::For(error.to_string()),
+        },
+    )
 }

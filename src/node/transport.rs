@@ -13,15 +13,15 @@ use ureq::http::Method;
 
 use super::calls::read_refusal;
 use super::host;
-use super::raft::Post;
+use super::raft::Transport;
 use super::state::Node;
 use crate::clock::{Deadline, now};
 use crate::consensus::{Envelope, Lane};
+use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::binary::put_bytes;
 use crate::peers::client::{Patience, Peer, complete};
 use crate::peers::stream::MessageStream;
-use crate::points::point;
 use crate::threads;
 use crate::wire::{self, Hello};
 
@@ -75,13 +75,13 @@ struct Queue {
 
 impl Posts {
     /// How many pairs a start of a node held when it was last heard.
-    pub fn counted(&self, node: &Address, instance: u64) -> Option<u64> {
-        self.counted.read().get(&(node.clone(), instance)).copied()
+    pub fn counted(&self, node: &Address, incarnation: u64) -> Option<u64> {
+        self.counted.read().get(&(node.clone(), incarnation)).copied()
     }
 
     fn note(&self, hello: &Hello) {
         if let Some(pairs) = hello.pairs {
-            self.counted.write().insert((hello.address.clone(), hello.instance), pairs);
+            self.counted.write().insert((hello.address.clone(), hello.incarnation), pairs);
         }
     }
 
@@ -101,7 +101,7 @@ pub async fn greet(node: &Node, to: &Address) {
     let Ok(hello) = node.ask_hello(to).await else { return };
     node.posts.note(&hello);
     if let Some(known) = known.filter(|_| hello.address == *to) {
-        node.note_start(&known, to, hello.instance);
+        node.note_start(&known, to, hello.incarnation);
     }
     if let Some(state) = node.state()
         && (hello.cluster.as_ref() != Some(&state.cluster) || hello.version < state.version)
@@ -123,7 +123,7 @@ pub(super) fn have_greeted(node: &Arc<Node>, to: &Address) {
 /// Posts the messages of all groups.
 pub struct Messages(pub Arc<Node>);
 
-impl Post for Messages {
+impl Transport for Messages {
     fn send(&self, to: &Address, envelope: Envelope) {
         let (group, replica) = (envelope.group, envelope.to);
         let mut lost = false;
@@ -262,7 +262,7 @@ impl Writer {
                 count += 1;
             }
             let (sent, after) = rest.split_at(count);
-            point!("snapshot-sent");
+            failpoint!("snapshot-sent");
             let request = complete(self.peer.request(Method::POST, wire::RAFT), body);
             let patience = Patience::Until(Deadline::after(now(), MESSAGE_TIMEOUT));
             let answer = request.and_then(|request| self.peer.exchange(request, patience));

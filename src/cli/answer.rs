@@ -1,6 +1,5 @@
 //! How an answer is waited for and shown: the options that every subcommand has.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -9,10 +8,8 @@ use super::address::Address;
 use super::client::{Answer, Client};
 use super::failure::Failure;
 use super::output::print;
+use super::seconds::seconds;
 use super::waiting::Waiting;
-
-/// The longest time-out, in seconds: a day.
-const LONGEST: f64 = 86_400.0;
 
 /// The options that every subcommand has, but for `health` and `recover`, which wait for another time.
 #[derive(Debug, clap::Args)]
@@ -81,37 +78,4 @@ pub(super) fn ask<T>(
 ) -> Result<T, Failure> {
     let _waiting = Waiting::begin(node, timeout);
     asking(&Client::within(node, timeout)?)
-}
-
-/// Reads a time-out: a number of seconds, with decimals where these are wanted.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && *number <= LONGEST);
-    let wrong =
-        || format!("{text:?} is no time-out: allowed is a number of seconds up to {LONGEST}, as 10 or 0.5");
-    number.and_then(|number| Duration::try_from_secs_f64(number).ok()).ok_or_else(wrong)
-}
-
-/// A time as people write it: `10 s`.
-pub(super) struct Seconds(pub(super) Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} s", self.0.as_secs_f64())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Seconds, seconds};
-
-    #[test]
-    fn a_time_out_is_a_number_of_seconds() {
-        for (text, expected) in [("10", "10 s"), ("0.5", "0.5 s"), ("86400", "86400 s")] {
-            assert_eq!(Seconds(seconds(text).unwrap()).to_string(), expected);
-        }
-        for text in ["", "0", "-1", "ten", "10s", "NaN", "inf", "86401"] {
-            let error = seconds(text).unwrap_err();
-            assert!(error.contains("allowed is a number of seconds"), "{text}: {error}");
-        }
-    }
 }

@@ -9,8 +9,8 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, AsSendBody};
 
 use super::address::Address;
-use super::answer::Seconds;
 use super::failure::Failure;
+use super::seconds::Seconds;
 use crate::clock::{Deadline, now};
 use crate::error::Applied;
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::address::Address;
-use super::answer::Seconds;
+use super::seconds::Seconds;
 use crate::error::Applied;
 
 /// Exit code: it is done.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::address::Address;
-use super::answer::{FormArgs, ask, seconds};
+use super::answer::{FormArgs, ask};
 use super::failure::Failure;
+use super::seconds::seconds;
 
 /// What `health` is told.
 #[derive(Debug, clap::Args)]

@@ -20,6 +20,7 @@ mod key;
 mod output;
 mod pair;
 mod recover;
+mod seconds;
 #[cfg(test)]
 mod tests;
 mod view;

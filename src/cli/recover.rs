@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::address::Address;
-use super::answer::{FormArgs, ask, seconds};
+use super::answer::{FormArgs, ask};
 use super::client::Answer;
 use super::failure::Failure;
 use super::output::table;
+use super::seconds::seconds;
 
 /// The word that confirms.
 const YES: &str = "yes";

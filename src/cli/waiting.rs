@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::address::Address;
-use super::answer::Seconds;
+use super::seconds::Seconds;
 use crate::threads;
 
 /// An answer that comes within this time is not spoken of beforehand.

@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use super::given::Settings;
 use super::role::Role;
-use super::setting::Settings;
 use super::table::{
     ADDRESS, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS, HEALTH_WORKERS,
     IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_KEY_LENGTH, MAX_VALUE_LENGTH, PIPELINE_DEPTH,

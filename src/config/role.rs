@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::setting::Settings;
+use super::given::Settings;
 use super::table::{FORWARDING_ADDRESS, REPL_FACTOR, VIEW};
 use crate::model::address::{Address, is_loopback};
 use crate::model::view::View;

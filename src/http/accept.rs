@@ -8,8 +8,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,9 +17,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::answer::refresh_date;
 use super::descriptors::Shortage;
+use super::dispatch::Dispatcher;
+use super::generation::Generation;
 use super::kicker::{INTERVAL, Kicker};
 use super::preface;
-use super::server::Server;
 use crate::clock::now;
 use crate::{logging, threads};
 
@@ -63,17 +62,9 @@ pub fn listen(address: SocketAddr, idle_timeout: Duration) -> io::Result<TcpList
     Ok(socket.into())
 }
 
-/// One accept loop and the connections it has accepted.
-pub struct Generation {
-    server: tiny_http::Server,
-    retired: AtomicBool,
-    /// Requests that came through it so far.
-    requests: AtomicU64,
-}
-
 /// The thread that kicks, and replaces accept loops that ended.
 pub struct Acceptor {
-    server: Arc<Server>,
+    dispatcher: Arc<Dispatcher>,
     listener: TcpListener,
     generations: Vec<Watched>,
     ended: (Sender<()>, Receiver<()>),
@@ -96,11 +87,15 @@ impl Acceptor {
     ///
     /// # Errors
     /// When the system has no thread or descriptor left to give.
-    pub fn start(server: &Arc<Server>, listener: TcpListener, idle_timeout: Duration) -> io::Result<Self> {
+    pub fn start(
+        dispatcher: &Arc<Dispatcher>,
+        listener: TcpListener,
+        idle_timeout: Duration,
+    ) -> io::Result<Self> {
         let ended = bounded(1);
         watch_panics(ended.0.clone());
         let mut acceptor = Self {
-            server: Arc::clone(server),
+            dispatcher: Arc::clone(dispatcher),
             listener,
             generations: Vec::new(),
             ended,
@@ -126,17 +121,17 @@ impl Acceptor {
             refresh_date();
             if now() - swept >= SWEEP {
                 swept = now();
-                self.server.sweep(self.idle_timeout * 2);
+                self.dispatcher.sweep(self.idle_timeout * 2);
             }
             has_ended |= self.ended.1.try_recv().is_ok();
-            if has_ended && self.server.controller.node.is_leaving() {
+            if has_ended && self.dispatcher.node.is_leaving() {
                 // The port was closed on purpose.
                 return Ok(());
             }
             // While descriptors are scarce this is looked at again and again; meanwhile connections wait in the kernel.
             if has_ended && has_headroom() {
                 has_ended = self.start_generation().is_err();
-                self.server.metrics.accept_loops.inc();
+                self.dispatcher.metrics.accept_loops.inc();
             } else if has_ended {
                 SHORTAGE.say();
             }
@@ -150,22 +145,16 @@ impl Acceptor {
     }
 
     fn start_generation(&mut self) -> io::Result<()> {
-        let clone = self.listener.try_clone()?;
-        let built = catch_unwind(|| tiny_http::Server::from_listener(clone, None));
-        let built = built.map_err(|_| io::Error::other("no thread for the accept loop"))?;
-        let generation = Arc::new(Generation {
-            server: built.map_err(|error| io::Error::other(error.to_string()))?,
-            retired: AtomicBool::new(false),
-            requests: AtomicU64::new(0),
-        });
+        let generation = Arc::new(Generation::start(self.listener.try_clone()?)?);
         self.started += 1;
-        let (own, server, ended) = (Arc::clone(&generation), Arc::clone(&self.server), self.ended.0.clone());
+        let (own, dispatcher) = (Arc::clone(&generation), Arc::clone(&self.dispatcher));
+        let ended = self.ended.0.clone();
         let name = if self.started == 1 {
             "http-listen".to_owned()
         } else {
             format!("http-listen-{}", self.started)
         };
-        threads::spawn(name, move || own.hand_on(&server, &ended))?;
+        threads::spawn(name, move || hand_on(&own, &dispatcher, &ended))?;
         self.generations.push(Watched { generation, requests: 0, quiet_since: now() });
         if self.started > 1 {
             log::warn!("the accept loop had ended, number {} took its place", self.started);
@@ -179,7 +168,7 @@ impl Acceptor {
         let Some(newest) = self.generations.len().checked_sub(1) else { return };
         let patience = self.idle_timeout * 2;
         for watched in &mut self.generations[..newest] {
-            let requests = watched.generation.requests.load(Ordering::Relaxed);
+            let requests = watched.generation.requests();
             if requests != watched.requests || Arc::strong_count(&watched.generation) > IDLE_HOLDERS {
                 watched.requests = requests;
                 watched.quiet_since = now();
@@ -197,34 +186,22 @@ impl Acceptor {
     }
 }
 
-impl Generation {
-    fn hand_on(self: Arc<Self>, server: &Arc<Server>, ended: &Sender<()>) {
-        while !self.retired.load(Ordering::Acquire) {
-            match self.server.recv() {
-                Ok(request) => {
-                    self.requests.fetch_add(1, Ordering::Relaxed);
-                    // Whatever goes wrong with one request, the next ones have to be listened to.
-                    if catch_unwind(AssertUnwindSafe(|| server.take(request, &self))).is_err() {
-                        server.metrics.panics.inc();
-                    }
+/// Hands on the requests of a generation, until it is retired.
+fn hand_on(generation: &Arc<Generation>, dispatcher: &Arc<Dispatcher>, ended: &Sender<()>) {
+    while let Some(next) = generation.next_request() {
+        match next {
+            // Whatever goes wrong with one request, the next ones have to be listened to.
+            Ok(request) => dispatcher.contain(|| dispatcher.take(request, generation)),
+            Err(error) => {
+                if dispatcher.node.is_leaving() {
+                    log::debug!("the port is closed: {error}");
+                } else {
+                    log::warn!("no connection could be taken: {error}");
+                    SHORTAGE.note(&error);
                 }
-                Err(error) if !self.retired.load(Ordering::Acquire) => {
-                    if server.controller.node.is_leaving() {
-                        log::debug!("the port is closed: {error}");
-                    } else {
-                        log::warn!("no connection could be taken: {error}");
-                        SHORTAGE.note(&error);
-                    }
-                    let _ = ended.try_send(());
-                }
-                Err(_) => {}
+                let _ = ended.try_send(());
             }
         }
-    }
-
-    fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
-        self.server.unblock();
     }
 }
 

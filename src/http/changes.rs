@@ -1,6 +1,5 @@
 //! Requests that wait for a view change to end, without holding a worker.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -9,13 +8,12 @@ use serde_json::Value;
 use tiny_http::Method;
 
 use super::answer::Answer;
-use super::lanes::{Job, LaneId};
-use super::routes::Route;
-use super::server::Server;
+use super::dispatch::Job;
 use crate::clock::now;
 use crate::error::{Applied, Error};
 use crate::model::meta::{End, MetaState};
 use crate::node::host;
+use crate::reshard::controller::Controller;
 
 /// How often it is looked whether the view change has ended, at least.
 const ROUND: Duration = Duration::from_millis(50);
@@ -30,25 +28,31 @@ pub struct Changes {
     waiting: Mutex<Vec<Waiting>>,
 }
 
+/// What a request waits for.
+pub struct Awaited {
+    /// The view change.
+    pub change: u64,
+    /// The causal context that the answer is to have.
+    pub causal: Option<String>,
+}
+
 struct Waiting {
-    change: u64,
+    awaited: Awaited,
     /// When the view change was last seen to be under way, or the request came.
     seen: Instant,
     /// Since when it is known to be blocked.
     blocked: Option<Instant>,
     job: Box<Job>,
-    /// The causal context that the answer is to have.
-    causal: Option<String>,
 }
 
 impl Changes {
     /// Lets a request wait for the end of a view change; gives it back where too many do.
-    pub fn park(&self, change: u64, job: Box<Job>, causal: Option<String>) -> Result<(), Box<Job>> {
+    pub fn park(&self, awaited: Awaited, job: Box<Job>) -> Result<(), Box<Job>> {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MOST {
             return Err(job);
         }
-        waiting.push(Waiting { change, seen: now(), blocked: None, job, causal });
+        waiting.push(Waiting { awaited, seen: now(), blocked: None, job });
         Ok(())
     }
 
@@ -61,8 +65,8 @@ impl Changes {
     fn blocked(&self, change: Option<u64>) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock();
         for one in waiting.iter_mut() {
-            one.blocked = one.blocked.filter(|_| change == Some(one.change));
-            if change == Some(one.change) {
+            one.blocked = one.blocked.filter(|_| change == Some(one.awaited.change));
+            if change == Some(one.awaited.change) {
                 one.blocked.get_or_insert(now());
             }
         }
@@ -76,13 +80,13 @@ impl Changes {
     fn ended(&self, state: Option<&MetaState>, stopping: bool) -> Vec<Waiting> {
         let mut waiting = self.waiting.lock();
         let running = state.and_then(|state| state.change.as_ref()).map(|change| change.id);
-        for one in waiting.iter_mut().filter(|one| running == Some(one.change)) {
+        for one in waiting.iter_mut().filter(|one| running == Some(one.awaited.change)) {
             one.seen = now();
         }
         let over = |one: &Waiting| {
             stopping
                 || now() - one.seen > FORGOTTEN_AFTER
-                || state.is_some_and(|state| state.result(one.change).is_some())
+                || state.is_some_and(|state| state.result(one.awaited.change).is_some())
         };
         let (over, rest) = std::mem::take(&mut *waiting).into_iter().partition(over);
         *waiting = rest;
@@ -96,55 +100,56 @@ const BLOCKED_ROUND: Duration = Duration::from_secs(2);
 const BLOCKED_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers requests whose view change has ended, until the channel closes.
-pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
+pub fn run(
+    changes: &Changes,
+    controller: &Controller,
+    stop: &Receiver<()>,
+    answer: impl Fn(Box<Job>, Answer),
+) {
     let mut asked = now();
     while stop.try_recv() == Err(TryRecvError::Empty) {
-        if server.changes.count() > 0 && now() - asked > BLOCKED_ROUND {
-            answer_blocked(server);
+        if changes.count() > 0 && now() - asked > BLOCKED_ROUND {
+            answer_blocked(changes, controller, &answer);
             asked = now();
         }
-        let node = &server.controller.node;
+        let node = &controller.node;
         let state = node.state();
         host::run(node.wait_for_news(state.as_ref().map_or(0, |state| state.version), ROUND));
         let state = node.state();
-        let ended = server.changes.ended(state.as_deref(), node.is_stopping());
+        let ended = changes.ended(state.as_deref(), node.is_stopping());
         if let Some(state) = state.as_ref().filter(|_| !ended.is_empty() && !node.is_stopping()) {
             // Whoever is answered may ask any other node next.
-            host::run(server.controller.spread(state));
+            host::run(controller.spread(state));
         }
         for one in ended {
-            let end = state.as_ref().and_then(|state| state.result(one.change));
-            let answer = answer(one.change, end, one.causal.as_deref());
-            server.contain(|| server.finish(LaneId::Client, Some(Route::ViewChange), one.job, answer));
+            let end = state.as_ref().and_then(|state| state.result(one.awaited.change));
+            answer(one.job, answer_to(&one.awaited, end));
         }
     }
 }
 
 /// Nobody has to wait for what may never come: who waits for a view change that is blocked is told so after a while.
-fn answer_blocked(server: &Arc<Server>) {
-    let blocked = host::run(server.controller.blocked_by());
-    let running =
-        server.controller.node.state().and_then(|state| state.change.as_ref().map(|change| change.id));
-    for one in server.changes.blocked(running.filter(|_| blocked.is_some())) {
+fn answer_blocked(changes: &Changes, controller: &Controller, answer: impl Fn(Box<Job>, Answer)) {
+    let blocked = host::run(controller.blocked_by());
+    let running = controller.node.state().and_then(|state| state.change.as_ref().map(|change| change.id));
+    for one in changes.blocked(running.filter(|_| blocked.is_some())) {
         let error = Error::Unclear(format!(
             "View change {:016x} is blocked by this: {}. It goes on by itself when the reason is gone, \
              and another view change takes its place",
-            one.change,
+            one.awaited.change,
             blocked.as_deref().unwrap_or_default()
         ));
-        let more = one.causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
-        let answer = Answer::error(&error, &Method::Put, &more).with("Location", "/kv-store/view-change");
-        server.contain(|| server.finish(LaneId::Client, Some(Route::ViewChange), one.job, answer));
+        let told = Answer::error(&error, &Method::Put, &one.awaited.more_fields());
+        answer(one.job, told.with("Location", "/kv-store/view-change"));
     }
 }
 
 /// The answer to who waited for a view change.
-fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
-    let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
+fn answer_to(awaited: &Awaited, end: Option<&End>) -> Answer {
     let error = match end {
         Some(End::Finished(receipt)) => {
             let mut body = serde_json::from_str(receipt).expect("receipts are JSON");
-            add_causal(&mut body, causal);
+            add_causal(&mut body, awaited.causal.as_deref());
             return Answer::json(200, body.to_string().into_bytes());
         }
         Some(End::Refused(reason)) => Error::BadRequest(reason.clone()),
@@ -158,7 +163,8 @@ fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
             "The view change made no progress, and view change {by:016x} has taken its place"
         )),
         None => Error::NotServing(format!(
-            "It is not known here how view change {id:016x} ends: ask another node for its state, at /kv-store/view-change"
+            "It is not known here how view change {:016x} ends: ask another node for its state, at /kv-store/view-change",
+            awaited.change
         )),
     };
     // Where it was not planned, or cancelled in time, it has done nothing. Otherwise some pairs may have moved.
@@ -166,7 +172,15 @@ fn answer(id: u64, end: Option<&End>, causal: Option<&str>) -> Answer {
         Some(End::Refused(_) | End::Cancelled) => Applied::No,
         _ => Applied::Unknown,
     };
-    Answer::error(&error, &Method::Put, &more).with_outcome(applied)
+    Answer::error(&error, &Method::Put, &awaited.more_fields()).with_outcome(applied)
+}
+
+impl Awaited {
+    /// The fields that an answer has beyond its own.
+    fn more_fields(&self) -> String {
+        let causal = self.causal.as_ref();
+        causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default()
+    }
 }
 
 /// Adds the causal context that a request had.

@@ -1,7 +1,6 @@
 //! Questions about the cluster, and view changes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -9,11 +8,11 @@ use tiny_http::Method;
 
 use super::answer::Answer;
 use super::body::Limit;
-use super::changes::add_causal;
-use super::lanes::Job;
+use super::changes::{Awaited, add_causal};
+use super::dispatch::Job;
 use super::payload::Payload;
 use super::routes::Route;
-use super::server::{Found, Server};
+use super::turns::Turns;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::limits::WantedLimits;
@@ -24,6 +23,7 @@ use crate::model::store::Checksum;
 use crate::node::audits::ClusterAudit;
 use crate::node::host;
 use crate::node::state::{Node, Serving};
+use crate::reshard::controller::Controller;
 use crate::reshard::prepare;
 
 /// Bodies of such requests are small; a larger one is refused.
@@ -37,38 +37,47 @@ enum Reply {
     Later(u64),
 }
 
-/// Answers a question about the cluster, or begins a view change and has the request wait for it.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: Route, id: &str) -> Found {
+/// Answers a question about the cluster, or begins a view change.
+///
+/// # Errors
+/// What the request has to wait for before it can be answered.
+pub fn answer(
+    controller: &Controller,
+    audits: &Turns,
+    job: &mut Job,
+    route: Route,
+    id: &str,
+) -> Result<Answer, Awaited> {
     let method = job.arrival.request.method().clone();
-    let body = job.read_body(BODY, &server.controller.node.budget);
+    let body = job.read_body(BODY, &controller.node.budget);
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());
     let more = causal.map(|causal| format!(",\"causal-context\":{causal}")).unwrap_or_default();
     if method == Method::Get {
-        host::run(server.controller.node.catch_up());
+        host::run(controller.node.catch_up());
     }
     let result = match (&body, route, &method) {
         (Err(error), _, _) => Err(error.clone()),
         (Ok(body), Route::ViewChange, Method::Put) => {
             let context = payload.as_ref().map_or(Ok(None), Payload::causal_context).map(|_| ());
-            change(server, &body.bytes, context, is_async(job))
+            change(controller, &body.bytes, context, is_async(job))
         }
-        (_, Route::ViewChange, Method::Delete) => host::run(server.controller.cancel()).map(|id| {
+        (_, Route::ViewChange, Method::Delete) => host::run(controller.cancel()).map(|id| {
             let id = format!("{id:016x}");
             Reply::Body(200, json!({ "message": "View change cancelled", "change-id": id }))
         }),
         (_, Route::ViewChange, Method::Get) => {
-            host::run(server.controller.status()).map(|body| Reply::Body(200, body))
+            host::run(controller.status()).map(|body| Reply::Body(200, body))
         }
-        (_, Route::Audit, Method::Get) => audit(server).map(|body| Reply::Body(200, body)),
-        (_, _, Method::Get) => {
-            question(&server.controller.node, route, id).map(|body| Reply::Body(200, body))
+        (_, Route::Audit, Method::Get) => {
+            audits.share(|| audit(&controller.node)).map(|body| Reply::Body(200, body))
         }
+        (_, _, Method::Get) => question(&controller.node, route, id).map(|body| Reply::Body(200, body)),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
     match result {
-        Err(error) => Found::Answer(Some(route), Answer::error(&error, &method, &more)),
-        Ok(Reply::Later(change)) => Found::Later { change, causal: causal.map(str::to_owned) },
+        Err(error) => Ok(Answer::error(&error, &method, &more)),
+        Ok(Reply::Later(change)) => Err(Awaited { change, causal: causal.map(str::to_owned) }),
         Ok(Reply::Body(status, mut body)) => {
             add_causal(&mut body, causal);
             let answer = Answer::json(status, body.to_string().into_bytes());
@@ -76,9 +85,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: Route, id: &str) -> Fo
                 Some(epoch) => answer.with("ETag", format!("\"{epoch}\"")),
                 None => answer,
             };
-            let answer =
-                if status == 202 { answer.with("Location", "/kv-store/view-change") } else { answer };
-            Found::Answer(Some(route), answer)
+            Ok(if status == 202 { answer.with("Location", "/kv-store/view-change") } else { answer })
         }
     }
 }
@@ -92,22 +99,22 @@ fn is_async(job: &Job) -> bool {
 }
 
 fn change(
-    server: &Arc<Server>,
+    controller: &Controller,
     body: &[u8],
     context: Result<(), Error>,
     is_async: bool,
 ) -> Result<Reply, Error> {
-    let (wanted, dry_run) = read_wanted(&server.controller.node, body)?;
+    let (wanted, dry_run) = read_wanted(&controller.node, body)?;
     context?;
     if dry_run {
-        let planned = host::run(server.controller.plan(&wanted))?;
+        let planned = host::run(controller.plan(&wanted))?;
         let mut body = json!({ "message": "View change planned" });
-        let epoch = server.controller.node.serving_state().serving()?.state.view.epoch;
+        let epoch = controller.node.serving_state().serving()?.state.view.epoch;
         body["epoch"] = epoch.into();
         merge(&mut body, serde_json::to_value(planned).expect("our own types are JSON"));
         return Ok(Reply::Body(200, body));
     }
-    let id = host::run(server.controller.begin(&wanted))?;
+    let id = host::run(controller.begin(&wanted))?;
     if is_async {
         let id = format!("{id:016x}");
         return Ok(Reply::Body(202, json!({ "message": "View change accepted", "change-id": id })));
@@ -269,8 +276,8 @@ fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     Ok(body)
 }
 
-fn audit(server: &Server) -> Result<Value, Error> {
-    server.audits.share(|| host::run(server.controller.node.audit()).map(|audit| shown_audit(&audit)))
+fn audit(node: &Node) -> Result<Value, Error> {
+    host::run(node.audit()).map(|audit| shown_audit(&audit))
 }
 
 fn shown_audit(audit: &ClusterAudit) -> Value {

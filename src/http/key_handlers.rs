@@ -10,12 +10,11 @@ use tiny_http::Method;
 
 use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
+use super::dispatch::Job;
 use super::framing::Framing;
 use super::key_request::{Asker, Causal, KeyRequest, Kind, Log};
-use super::lanes::Job;
 use super::payload::Payload;
 use super::routes::{EncodedKey, Route};
-use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -37,11 +36,10 @@ const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 ///
 /// # Errors
 /// The answer to one that is refused.
-pub fn read(server: &Server, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
-    let node = &server.controller.node;
+pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
     let method = job.arrival.request.method().clone();
     let limits = limits_for(node, job, encoded.length);
-    let body = read_body(server, job, limits);
+    let body = read_body(node, job, limits);
     let payload = match &body {
         Ok(body) => Payload::parse(&body.bytes),
         Err(error) => Err(error.clone()),
@@ -98,17 +96,13 @@ fn place_in(body: &[u8], part: &str) -> Option<Range<usize>> {
 }
 
 /// Tells a client what came of its request.
-pub fn answer_client(
-    result: Result<Outcome, Error>,
-    method: &Method,
-    causal: Option<&[u8]>,
-    owner: impl Fn() -> Owner,
-) -> Answer {
+pub fn answer(request: &KeyRequest, node: &Node, result: Result<Outcome, Error>) -> Answer {
+    let (method, causal) = (&request.method(), request.causal());
     match result {
         Ok(outcome) => done(method, outcome, causal),
         // The owner has judged the request, and is named: it may not have heard yet that the limits were raised.
         Err(error @ (Error::KeyTooLong { .. } | Error::TooLarge(_) | Error::OtherRequest)) => {
-            Answer::error(&error, method, &more_fields(owner().address(), causal))
+            Answer::error(&error, method, &more_fields(node.owner(&request.key).address(), causal))
         }
         // Nobody of the shard served it, so nobody is named.
         Err(error) => Answer::error(&error, method, &more_fields(None, causal)),
@@ -149,10 +143,10 @@ fn limits_for(node: &Node, job: &Job, encoded: usize) -> Limits {
     node.limits()
 }
 
-fn read_body(server: &Server, job: &mut Job, limits: Limits) -> Result<BodyBytes, Error> {
+fn read_body(node: &Node, job: &mut Job, limits: Limits) -> Result<BodyBytes, Error> {
     let allowed = limits.max_value_length;
     let limit = Limit { bytes: allowed + ENVELOPE, allowed };
-    job.read_body(limit, &server.controller.node.budget)
+    job.read_body(limit, &node.budget)
 }
 
 /// Checks the length of a key.

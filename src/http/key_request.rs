@@ -5,16 +5,14 @@ use std::sync::Arc;
 
 use tiny_http::Method;
 
-use super::answer::Answer;
 use super::body::BodyBytes;
 use super::routes::Route;
-use super::{key_handlers, node_handlers};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::shard::RequestId;
 use crate::node::group_ops::{Asking, LogAnswer};
 use crate::node::host;
-use crate::node::keys::{NotServed, Operation, Outcome, Request};
+use crate::node::keys::{self, NotServed, Operation, Outcome, Request};
 use crate::node::state::{Node, ServingState};
 
 /// A checked request. It owns what it was read from, and stays with its job.
@@ -78,6 +76,14 @@ pub enum Log {
     Asked,
 }
 
+/// What came of it, for whoever asks.
+pub enum KeyReply {
+    /// For a client.
+    Client(Result<Outcome, Error>),
+    /// For another node.
+    Node(keys::Reply),
+}
+
 impl KeyRequest {
     /// The route that it came by.
     pub fn route(&self) -> Route {
@@ -126,28 +132,30 @@ impl KeyRequest {
         matches!(self.log, Log::Answered(_))
     }
 
-    /// Has it done, unless the log has told what came of it, and answers.
-    pub fn answer(&mut self, node: &Node) -> Answer {
+    /// The causal context that the answer is to have.
+    pub fn causal(&self) -> Option<&[u8]> {
+        match &self.asker {
+            Asker::Client(Some(Causal::Empty)) => Some(b"{}"),
+            Asker::Client(Some(Causal::Given(range))) => Some(&self.body.bytes[range.clone()]),
+            Asker::Client(None) | Asker::Node { .. } => None,
+        }
+    }
+
+    /// Has it done, unless the log has told what came of it.
+    pub fn run(&mut self, node: &Node) -> KeyReply {
         let told = match std::mem::replace(&mut self.log, Log::Asked) {
             Log::Answered(told) => Some(told),
             Log::NotAsked | Log::Asked => None,
         };
         match &self.asker {
-            Asker::Client(causal) => {
-                let causal = causal.as_ref().map(|causal| match causal {
-                    Causal::Empty => &b"{}"[..],
-                    Causal::Given(range) => &self.body.bytes[range.clone()],
-                });
-                let owner = || node.owner(&self.key);
-                key_handlers::answer_client(self.run(node, told), &self.method(), causal, owner)
-            }
+            Asker::Client(_) => KeyReply::Client(self.run_here(node, told)),
             Asker::Node { serving_state, epoch } => {
-                node_handlers::answer_node(self.run_forwarded(node, (serving_state, *epoch), told))
+                KeyReply::Node(self.run_forwarded(node, (serving_state, *epoch), told))
             }
         }
     }
 
-    fn run(&self, node: &Node, told: Option<LogAnswer>) -> Result<Outcome, Error> {
+    fn run_here(&self, node: &Node, told: Option<LogAnswer>) -> Result<Outcome, Error> {
         if self.is_stale {
             return host::run(node.run_stale(&self.key, self.deadline));
         }

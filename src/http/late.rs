@@ -1,12 +1,11 @@
 //! What has waited for too long: a worker for a client, a request for a worker, a connection for its end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::lanes::{LaneId, Work};
-use super::server::Server;
+use super::dispatch::{Dispatcher, Work};
+use super::lane_id::LaneId;
 use super::sockets;
 use super::stuck::{self, Stuck};
 use crate::clock::now;
@@ -17,48 +16,48 @@ const LOOK: Duration = Duration::from_millis(50);
 const TENTHS_TO_WAIT: u32 = 9;
 
 /// Looks for it until the channel closes.
-pub fn run(server: &Arc<Server>, stop: &Receiver<()>) {
+pub fn run(dispatcher: &Dispatcher, stop: &Receiver<()>) {
     let (mut stuck, mut looked) = (Stuck::default(), now());
     while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-        server.contain(|| server.watchdog.end_late_reads());
-        server.contain(|| refuse_late(server));
+        dispatcher.contain(|| dispatcher.watchdog.end_late_reads());
+        dispatcher.contain(|| refuse_late(dispatcher));
         if now() - looked >= stuck::INTERVAL {
             looked = now();
-            server.contain(|| look_for_stuck(server, &mut stuck));
+            dispatcher.contain(|| look_for_stuck(dispatcher, &mut stuck));
         }
     }
 }
 
 /// Refuses requests that have waited for a worker, and could hardly be answered in time any more.
-fn refuse_late(server: &Server) {
-    let patience = server.controller.node.request_timeout / 10 * TENTHS_TO_WAIT;
+fn refuse_late(dispatcher: &Dispatcher) {
+    let patience = dispatcher.node.request_timeout / 10 * TENTHS_TO_WAIT;
     let Some(since) = now().checked_sub(patience) else { return };
     for lane in LaneId::ALL.into_iter().filter(|lane| lane.serves_clients()) {
-        for work in server.lanes.take_late(lane, since) {
-            server.metrics.shed(lane);
+        let is_late = |work: &Work| work.may_be_late().is_some_and(|waiting| waiting <= since);
+        for work in dispatcher.lanes.take_late(lane, is_late) {
+            dispatcher.metrics.shed(lane);
             match work {
-                Work::Handle(job) | Work::Write(job, _) => server.refuse(lane, job),
+                Work::Handle(job) | Work::Write(job, _) => dispatcher.refuse(lane, job),
                 // A part of the answer is written: no other could be told apart from its rest.
                 Work::Finish(rest) => rest.ticket.end_connection(),
             }
         }
     }
-    for (gate, lane) in server.gates.iter().zip([LaneId::Client, LaneId::ClientLarge]) {
+    for (gate, lane) in dispatcher.gates.iter().zip([LaneId::Client, LaneId::ClientLarge]) {
         for job in gate.take_late(|job| job.arrival.arrived <= since) {
-            server.metrics.shed(lane);
-            server.refuse(lane, job);
+            dispatcher.metrics.shed(lane);
+            dispatcher.refuse(lane, job);
         }
     }
 }
 
 /// Counts the connections that are held for good, and warns of many.
-fn look_for_stuck(server: &Server, stuck: &mut Stuck) {
-    let Some(port) = server.port.get() else { return };
-    let closed = sockets::closed_by_client(*port).unwrap_or_default();
-    let count = stuck.count(closed, |client| server.connections.is_busy(client));
-    server.metrics.stuck.set(i64::try_from(count).unwrap_or(i64::MAX));
+fn look_for_stuck(dispatcher: &Dispatcher, stuck: &mut Stuck) {
+    let closed = sockets::closed_by_client(dispatcher.port).unwrap_or_default();
+    let count = stuck.count(closed, |client| dispatcher.connections.is_busy(client));
+    dispatcher.metrics.stuck.set(i64::try_from(count).unwrap_or(i64::MAX));
     let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
-    if let Some(warning) = stuck.warning(count + server.metrics.abandoned.get(), descriptors) {
+    if let Some(warning) = stuck.warning(count + dispatcher.metrics.abandoned.get(), descriptors) {
         log::warn!("{warning}");
     }
 }

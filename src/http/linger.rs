@@ -19,7 +19,7 @@ use nix::sys::socket::Shutdown;
 use tiny_http::ReadWrite;
 
 use super::body::Pace;
-use super::lanes::Ticket;
+use super::dispatch::Ticket;
 use super::metrics::Metrics;
 use super::watchdog::{Watch, Watchdog};
 use crate::threads;

@@ -10,9 +10,9 @@ use prometheus::{
     TextEncoder,
 };
 
-use super::lanes::LaneId;
+use super::lane_id::LaneId;
 use super::routes::Route;
-use crate::http::sockets;
+use super::sockets;
 use crate::logging;
 use crate::node::troubles::Troubles;
 

@@ -9,12 +9,11 @@ use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
+use super::dispatch::Job;
 use super::key_handlers::{check_key, with_age};
 use super::key_request::{Asker, KeyRequest, Kind, Log};
-use super::lanes::Job;
 use super::payload::is_json;
 use super::routes::{EncodedKey, Route};
-use super::server::Server;
 use crate::clock::{Deadline, now};
 use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
@@ -27,6 +26,7 @@ use crate::node::forwarded::NotMeant;
 use crate::node::host;
 use crate::node::keys::{NotServed, Reply};
 use crate::node::state::Node;
+use crate::reshard::controller::Controller;
 use crate::reshard::{pieces, recover};
 use crate::wire::orders::Order;
 use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer};
@@ -39,27 +39,27 @@ const ADDRESS_BYTES: usize = 300;
 const FORWARDED_FAMILY: &str = "X-Forwarded-";
 
 /// Answers another node. Nothing is passed on from here.
-pub fn answer(server: &Arc<Server>, job: &mut Job, route: Route) -> Answer {
+pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
     let method = job.arrival.request.method().clone();
     // Refused before the body is read: a stranger's is not.
-    if let Err(error) = check_sender(&server.controller.node, &job.arrival.request, route) {
+    if let Err(error) = check_sender(&controller.node, &job.arrival.request, route) {
         return refusal(&error);
     }
     let answered = match (route, &method) {
         (Route::NodeHello, Method::Get) => {
-            let node = &server.controller.node;
+            let node = &controller.node;
             let sender = header(&job.arrival.request, wire::SENDER_HEADER);
             if let Some(sender) = sender.and_then(|text| Sender::parse(&text, node.secret.as_deref())) {
                 node.note_start_at(&sender.address, sender.incarnation, now());
             }
             let challenge = header(&job.arrival.request, wire::CHALLENGE_HEADER);
-            Ok(json(&server.controller.node.hello(challenge.as_deref())))
+            Ok(json(&node.hello(challenge.as_deref())))
         }
-        (Route::NodeNews, Method::Post) => news(server, job),
-        (Route::NodeOrders | Route::NodeQuestions, Method::Post) => orders(server, job),
-        (Route::NodeTransfer, Method::Post) => transfer(server, job),
-        (Route::NodeRaft, Method::Post) => raft(server, job),
-        (Route::NodeRecover, Method::Put) => recovery(server, job),
+        (Route::NodeNews, Method::Post) => news(&controller.node, job),
+        (Route::NodeOrders | Route::NodeQuestions, Method::Post) => orders(controller, job),
+        (Route::NodeTransfer, Method::Post) => transfer(&controller.node, job),
+        (Route::NodeRaft, Method::Post) => raft(&controller.node, job),
+        (Route::NodeRecover, Method::Put) => recovery(controller, job),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
     // An operator asks here, not a node.
@@ -72,8 +72,7 @@ pub fn answer(server: &Arc<Server>, job: &mut Job, route: Route) -> Answer {
 ///
 /// # Errors
 /// The answer to one that is refused.
-pub fn read_key(server: &Server, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
-    let node = &server.controller.node;
+pub fn read_key(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
     check_sender(node, &job.arrival.request, Route::NodeKey).map_err(|error| Box::new(refusal(&error)))?;
     read_addressed(node, job, encoded)
 }
@@ -203,7 +202,7 @@ fn read_within_limits(node: &Node, job: &mut Job, key: &[u8]) -> Result<BodyByte
 }
 
 /// Tells the node that has passed a request on what came of it.
-pub fn answer_node(reply: Reply) -> Answer {
+pub fn answer_key(reply: Reply) -> Answer {
     let outcome = match reply {
         Ok(outcome) => outcome,
         Err(NotServed::NotLeader(leader, reason)) => return not_leader(leader, &reason),
@@ -245,8 +244,8 @@ fn not_leader(leader: Option<Address>, reason: &str) -> Answer {
     }
 }
 
-fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
-    let body = job.read_body(BODY, &server.controller.node.internal_budget)?;
+fn recovery(controller: &Controller, job: &mut Job) -> Result<Answer, Error> {
+    let body = job.read_body(BODY, &controller.node.internal_budget)?;
     let asked = if body.bytes.iter().all(u8::is_ascii_whitespace) {
         recover::Recovery::default()
     } else {
@@ -256,33 +255,33 @@ fn recovery(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
         };
         serde_json::from_slice(&body.bytes).map_err(wrong)?
     };
-    host::run(recover::recover(&server.controller, &asked))
+    host::run(recover::recover(controller, &asked))
         .map(|body| Answer::json(200, body.to_string().into_bytes()))
 }
 
-fn news(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
-    let state: MetaState = read_json(server, job)?;
-    let acting = host::run(server.controller.node.take_news(&Arc::new(state)));
+fn news(node: &Node, job: &mut Job) -> Result<Answer, Error> {
+    let state: MetaState = read_json(node, job)?;
+    let acting = host::run(node.take_news(&Arc::new(state)));
     acting.map(|acting| json(&acting)).map_err(Error::Conflict)
 }
 
-fn orders(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+fn orders(controller: &Controller, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
-    let order: Order = read_json(server, job)?;
+    let order: Order = read_json(&controller.node, job)?;
     if job.arrival.path() != order.path() {
         // One that waits would take a worker from those that never wait.
         return Err(Error::BadRequest(format!("An order {} is taken at {}", order.name(), order.path())));
     }
-    match host::run(server.controller.obey_sender(addressed.as_ref(), &order)) {
+    match host::run(controller.obey_sender(addressed.as_ref(), &order)) {
         Ok(answer) => Ok(json(&answer)),
         Err(error) => Ok(not_obeyed(error)),
     }
 }
 
-fn transfer(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
+fn transfer(node: &Node, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
-    let transfer: Transfer = read_json(server, job)?;
-    match host::run(pieces::give_sender(&server.controller.node, addressed.as_ref(), &transfer)) {
+    let transfer: Transfer = read_json(node, job)?;
+    match host::run(pieces::give_sender(node, addressed.as_ref(), &transfer)) {
         Ok(parcel) => Ok(Answer::json(200, parcel.encode())),
         Err(error) => Ok(not_obeyed(error)),
     }
@@ -299,8 +298,7 @@ fn not_obeyed(error: OrderError) -> Answer {
     }
 }
 
-fn raft(server: &Arc<Server>, job: &mut Job) -> Result<Answer, Error> {
-    let node = &server.controller.node;
+fn raft(node: &Node, job: &mut Job) -> Result<Answer, Error> {
     let body = job.read_body(BODY, &node.internal_budget)?;
     let (from, envelopes) =
         read_envelopes(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
@@ -328,8 +326,8 @@ pub fn read_messages(bytes: &[u8]) -> Result<Vec<Envelope>, Malformed> {
     Ok(envelopes)
 }
 
-fn read_json<T: DeserializeOwned>(server: &Server, job: &mut Job) -> Result<T, Error> {
-    let body = job.read_body(BODY, &server.controller.node.internal_budget)?;
+fn read_json<T: DeserializeOwned>(node: &Node, job: &mut Job) -> Result<T, Error> {
+    let body = job.read_body(BODY, &node.internal_budget)?;
     serde_json::from_slice(&body.bytes)
         .map_err(|error| Error::BadRequest(format!("The body is not what a node sends here: {error}")))
 }

@@ -1,18 +1,16 @@
 //! Questions about the process itself: always its own, never passed on.
 
-use std::sync::Arc;
-
 use serde_json::json;
 use tiny_http::Method;
 
 use super::answer::Answer;
-use super::lanes::Job;
+use super::dispatch::Job;
 use super::routes::Route;
-use super::server::Server;
 use crate::error::Error;
+use crate::node::state::Node;
 
-/// Answers `/livez`, `/readyz` and `/metrics`.
-pub fn answer(server: &Arc<Server>, job: &Job, route: Route) -> Answer {
+/// Answers `/livez`, `/readyz` and `/metrics`, which is the text of the figures.
+pub fn answer(node: &Node, job: &Job, route: Route, figures: impl FnOnce() -> Vec<u8>) -> Answer {
     let method = job.arrival.request.method();
     if *method != Method::Get {
         return Answer::error(&Error::MethodNotAllowed(route.allow()), method, "");
@@ -20,15 +18,12 @@ pub fn answer(server: &Arc<Server>, job: &Job, route: Route) -> Answer {
     match route {
         Route::Livez => Answer::json(200, &b"{\"alive\":true}"[..]),
         Route::Readyz => {
-            let reasons = server.controller.node.unready();
+            let reasons = node.unready();
             let status = if reasons.is_empty() { 200 } else { 503 };
-            let notes = server.controller.node.notes();
+            let notes = node.notes();
             let body = json!({ "ready": reasons.is_empty(), "reasons": reasons, "notes": notes });
             Answer::json(status, body.to_string().into_bytes())
         }
-        _ => {
-            let text = server.metrics.render(&server.sample());
-            Answer { content_type: prometheus::TEXT_FORMAT.into(), ..Answer::json(200, text) }
-        }
+        _ => Answer { content_type: prometheus::TEXT_FORMAT.into(), ..Answer::json(200, figures()) },
     }
 }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::Read;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tiny_http::{Method, Request};
@@ -11,13 +10,13 @@ use ureq::{Body as PeerBody, SendBody};
 
 use super::answer::{Answer, Body};
 use super::body::{self, BodyBytes, Limit, Paced};
+use super::dispatch::{Arrival, Job};
 use super::framing::Framing;
-use super::lanes::Job;
 use super::payload;
 use super::routes::{self, Route};
-use super::server::Server;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
+use crate::node::state::Node;
 use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
 use crate::wire;
 
@@ -50,20 +49,20 @@ const OF_THE_CONNECTION: [&str; 12] = [
 ];
 
 /// The main's answer to a request.
-pub fn answer(server: &Arc<Server>, job: &mut Job) -> Answer {
-    let main = server.controller.node.main().expect("only a follower passes on");
+pub fn answer(node: &Node, job: &mut Job) -> Answer {
+    let main = node.main().expect("only a follower passes on");
     let method = job.arrival.request.method().clone();
     let mut held = BodyBytes::default();
-    relayed(server, job, &main, &mut held).unwrap_or_else(|error| {
+    relayed(node, job, &main, &mut held).unwrap_or_else(|error| {
         // The one thing that the follower reads in a body: an answer of its own has to give the context back, too.
         Answer::error(&error, &method, &payload::causal_field(&held.bytes))
     })
 }
 
-fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
-    let hops = next_hops(&job.arrival.request, &server.controller.node.trace)?;
+fn relayed(node: &Node, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
+    let hops = next_hops(&job.arrival, &node.trace)?;
     let onward = Onward { target: target(job.arrival.path(), job.arrival.query()), hops };
-    let patience = server.controller.node.request_timeout;
+    let patience = node.request_timeout;
     let response = match job.arrival.framing.clone() {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
             if length.is_some_and(|length| length > LONGEST_STREAM) {
@@ -74,7 +73,7 @@ fn relayed(server: &Server, job: &mut Job, main: &Peer, held: &mut BodyBytes) ->
             stream(job, main, &onward, length, Patience::Streaming(patience))?
         }
         _ => {
-            *held = job.read_body(HELD, &server.controller.node.budget)?;
+            *held = job.read_body(HELD, &node.budget)?;
             let is_long =
                 matches!(routes::find(job.arrival.path(), true), Ok((Route::ViewChange | Route::Audit, _)));
             // The limit is one for requests about keys. Others may take as long as the main lives.
@@ -215,15 +214,9 @@ fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
     Ok(answer)
 }
 
-/// The trace of followers that a request has come through.
-pub fn hops(request: &Request) -> Option<&str> {
-    let trace = request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
-    trace.map(|header| header.value.as_str())
-}
-
 /// The trace of followers to send on.
-fn next_hops(request: &Request, own: &str) -> Result<String, Error> {
-    let Some(trace) = hops(request) else { return Ok(own.to_owned()) };
+fn next_hops(arrival: &Arrival, own: &str) -> Result<String, Error> {
+    let Some(trace) = arrival.hops() else { return Ok(own.to_owned()) };
     let hops: Vec<&str> = trace.split(',').collect();
     if hops.len() >= MOST_HOPS || hops.contains(&own) {
         return Err(Error::Loop);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::lanes::LaneId;
+use super::lane_id::LaneId;
 use crate::error::Error;
 use crate::wire;
 

@@ -1,31 +1,30 @@
-//! The way of a request through the server: from the accept loop to its lane, through its handler, to its answer.
+//! The way of a request through the server: from its lane through its handler to its answer. It starts and stops all threads.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::SockRef;
-use tiny_http::{Method, Request};
+use tiny_http::Method;
 
-use super::accept::{self, Acceptor, Generation};
+use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
-use super::changes::{self, Changes};
-use super::connections::{Admission, Connections};
+use super::changes::{self, Awaited, Changes};
+use super::dispatch::{Arrival, Dispatcher, Job, Unfinished, Work};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
-use super::lanes::{self, Arrival, Job, LaneId, Lanes, Ticket, Work};
+use super::key_request::KeyReply;
+use super::lane_id::LaneId;
 use super::late;
 use super::linger::{self, Linger, Rest};
-use super::metrics::{Metrics, Sample};
+use super::metrics::Sample;
 use super::routes::{self, EncodedKey, Route};
-use super::target::Target;
 use super::turns::Turns;
-use super::watchdog::Watchdog;
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, sockets, streams};
+use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, streams};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
 use crate::error::Error;
@@ -42,9 +41,6 @@ use crate::reshard::controller::Controller;
 use crate::reshard::{self, leave};
 use crate::threads;
 
-/// Requests that may wait to be refused; further ones are thrown away with their connections.
-const SHED_QUEUE: usize = 1024;
-
 /// A node that has left its groups answers for so long what comes on connections that are open, and until nothing has come for the
 /// second time.
 const SERVING_OUT: Duration = Duration::from_secs(1);
@@ -54,39 +50,27 @@ const QUIET: Duration = Duration::from_millis(200);
 pub struct Server {
     /// The node it serves, and the handle of its coordinator.
     pub controller: Controller,
+    /// Hands it the requests that have come.
+    dispatcher: Arc<Dispatcher>,
     /// The requests that wait for a view change.
-    pub changes: Changes,
+    changes: Changes,
     /// Audits are made one at a time.
-    pub audits: Turns,
-    /// Its figures.
-    pub metrics: Arc<Metrics>,
-    pub(super) lanes: Lanes,
-    pub(super) gates: [Gate<Box<Job>>; 2],
+    audits: Turns,
     /// Requests that wait for the log of a shard, and the most of them.
     in_log: (AtomicUsize, usize),
-    pub(super) connections: Connections<Arrival>,
-    shed: Sender<(LaneId, Box<Job>)>,
     linger: Linger,
-    /// Ends reads that wait for a silent client.
-    pub watchdog: Arc<Watchdog>,
-    pub(super) port: OnceLock<u16>,
     /// A connection on which nothing has come for this time is closed.
     idle_timeout: Duration,
 }
 
-/// What a handler has found.
-pub enum Found {
+/// What was found.
+enum Found {
     /// The answer, and the route that is answered for.
     Answer(Option<Route>, Answer),
     /// It is about a key: the request that the job has now.
     Key,
-    /// It will be known when this view change has ended.
-    Later {
-        /// The view change.
-        change: u64,
-        /// The causal context that the answer is to have.
-        causal: Option<String>,
-    },
+    /// It will be known when a view change has ended.
+    Later(Awaited),
 }
 
 /// A server that runs, for as long as the process does.
@@ -114,22 +98,14 @@ impl Server {
         let own_listener = listener.try_clone()?;
         let (node, groups_inbox) = Node::new(config, Arc::new(Calls));
         let node = Arc::new(node);
-        let metrics = Arc::new(Metrics::new(node.main().is_some()));
-        let watchdog = Arc::new(Watchdog::new(listening.port()));
         let limits = &config.server;
-        let (shed, shed_queue) = bounded(SHED_QUEUE);
-        let gate = |lane: LaneId| Gate::new(lane.workers(limits), limits.queue_length);
+        let (dispatcher, shed_queue) = Dispatcher::new(Arc::clone(&node), limits, listening.port());
+        let dispatcher = Arc::new(dispatcher);
         let server = Arc::new(Self {
-            lanes: Lanes::new(limits),
-            gates: [gate(LaneId::Client), gate(LaneId::ClientLarge)],
             in_log: (AtomicUsize::new(0), limits.queue_length),
-            connections: Connections::new(limits.pipeline_depth),
-            shed,
-            linger: Linger::start(&metrics, &watchdog)?,
-            watchdog,
-            port: OnceLock::from(listening.port()),
+            linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
             idle_timeout: limits.idle_timeout,
-            metrics,
+            dispatcher: Arc::clone(&dispatcher),
             controller: Controller::new(node, Arc::default()),
             changes: Changes::default(),
             audits: Turns::default(),
@@ -139,10 +115,13 @@ impl Server {
         let publish = Box::new(move || learner.publish());
         groups_inbox.start(Box::new(Messages(Arc::clone(&node))), publish)?;
         discovery::begin(&node);
-        server.lanes.start(&server, limits)?;
+        let own = Arc::clone(&server);
+        dispatcher.lanes.start(limits, dispatcher.is_follower(), move |lane, work| {
+            own.dispatcher.contain(|| own.work(lane, work));
+        })?;
         let own = Arc::clone(&server);
         threads::spawn("shed", move || own.refuse_all(&shed_queue))?;
-        let acceptor = Acceptor::start(&server, listener, limits.idle_timeout)?;
+        let acceptor = Acceptor::start(&dispatcher, listener, limits.idle_timeout)?;
         let (stop_accept, stopped) = bounded(0);
         threads::spawn("http-accept", move || {
             if let Err(error) = acceptor.run(&stopped) {
@@ -150,8 +129,7 @@ impl Server {
             }
         })?;
         let (stop_looking, stopped) = bounded(0);
-        let own = Arc::clone(&server);
-        threads::spawn("watchdog", move || late::run(&own, &stopped))?;
+        threads::spawn("watchdog", move || late::run(&dispatcher, &stopped))?;
         let (stop_discovery, stopped) = bounded(0);
         threads::spawn("discovery", move || discovery::run(&node, &stopped))?;
         let (stop_own_address, stopped) = bounded(0);
@@ -161,7 +139,7 @@ impl Server {
         }
         let (stop_changes, stopped) = bounded(0);
         let own = Arc::clone(&server);
-        threads::spawn("changes", move || changes::run(&own, &stopped))?;
+        threads::spawn("changes", move || own.answer_changes(&stopped))?;
         let (stop_reshard, stopped) = bounded(0);
         let controller = server.controller.clone();
         threads::spawn("reshard", move || reshard::run(&controller, &stopped))?;
@@ -183,62 +161,6 @@ impl Server {
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
 
-    /// Whether the node passes everything on.
-    pub fn is_follower(&self) -> bool {
-        self.controller.node.main().is_some()
-    }
-
-    /// Sorts a request that has come. Called by the thread that listens, so it never waits and never answers.
-    pub fn take(self: &Arc<Self>, request: Request, generation: &Arc<Generation>) {
-        let Some(client) = request.remote_addr().copied() else { return };
-        let (target, framing) = (Target::of(request.url()), Framing::of(&request));
-        let arrival =
-            Arrival { request, target, framing, arrived: now(), generation: Arc::clone(generation) };
-        match self.connections.admit(client, arrival) {
-            Admission::Run(arrival) => self.dispatch(client, arrival),
-            Admission::Waits => {}
-            Admission::CutOff(arrival) => self.throw_away(arrival),
-        }
-    }
-
-    fn dispatch(self: &Arc<Self>, client: SocketAddr, arrival: Arrival) {
-        let ticket = Ticket::new(Arc::clone(self), client);
-        let lane = self.lane_of(&arrival);
-        let job = Box::new(Job::new(arrival, ticket));
-        if self.controller.node.is_stopping() {
-            self.refuse(lane, job);
-        } else if let Err(Work::Handle(job)) = self.lanes.offer(lane, Work::Handle(job)) {
-            self.metrics.shed(lane);
-            self.refuse(lane, job);
-        }
-    }
-
-    fn lane_of(&self, arrival: &Arrival) -> LaneId {
-        let path = arrival.path();
-        let hops = if self.is_follower() { relay::hops(&arrival.request) } else { None };
-        if hops.is_some_and(|hops| hops.contains(&self.controller.node.trace)) {
-            // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
-            return LaneId::Health;
-        }
-        let lane = match routes::lane(path) {
-            // What another follower passes on waits for nobody further left.
-            LaneId::Client | LaneId::Health if hops.is_some() => LaneId::Forwarded,
-            lane => lane,
-        };
-        if arrival.framing.is_on_its_way() { lane.large() } else { lane }
-    }
-
-    /// Has a request refused by the thread for that; where even that has too much to do, it is thrown away.
-    pub(super) fn refuse(&self, lane: LaneId, job: Box<Job>) {
-        if let Err(error) = self.shed.try_send((lane, job)) {
-            let (_, job) = error.into_inner();
-            job.ticket.end_connection();
-            let Job { arrival, ticket, .. } = *job;
-            self.throw_away(arrival);
-            drop(ticket);
-        }
-    }
-
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
             let reason = if self.controller.node.is_stopping() {
@@ -251,58 +173,25 @@ impl Server {
             answer.close = self.controller.node.is_stopping();
             self.count(lane, &job, None, &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
-            self.contain(|| self.write(lane.small(), job, answer));
-        }
-    }
-
-    /// Throws a request away without an answer. A body that is still on its way cannot be left without waiting for it.
-    fn throw_away(&self, arrival: Arrival) {
-        self.metrics.cut_off.inc();
-        if arrival.framing.is_on_its_way() {
-            self.metrics.abandoned.inc();
-            std::mem::forget(arrival.request);
-        } else {
-            drop(arrival.request.into_writer());
-        }
-    }
-
-    /// A request was answered: the next one of its connection may go.
-    pub fn answered(self: &Arc<Self>, client: SocketAddr) {
-        if let Some(arrival) = self.connections.answered(client) {
-            self.dispatch(client, arrival);
-        }
-    }
-
-    /// Nothing more will be answered on this connection.
-    pub fn end_connection(&self, client: SocketAddr) {
-        for arrival in self.connections.end(client) {
-            self.throw_away(arrival);
-        }
-    }
-
-    /// Forgets connections that are closed by now.
-    pub fn sweep(&self, closed_after: Duration) {
-        if self.connections.has_cut_off() {
-            let open = self.port.get().and_then(|port| sockets::open(*port).ok());
-            self.connections.sweep(open.as_ref(), closed_after);
+            self.dispatcher.contain(|| self.write(lane.small(), job, answer));
         }
     }
 
     /// How many requests are in progress.
     pub fn busy(&self) -> usize {
-        self.connections.busy()
+        self.dispatcher.connections.busy()
     }
 
     /// The figures that are looked up when they are asked for.
-    pub fn sample(&self) -> Sample {
+    fn sample(&self) -> Sample {
         let serving_state = self.controller.node.serving_state();
         let own = serving_state.serving().map_or(&[][..], |serving| &serving.own);
         let size = own.first().map(|(_, shard)| shard.rough_size()).unwrap_or_default();
         let retries: usize = own.iter().map(|(_, shard)| shard.remembered_bytes()).sum();
         Sample {
-            queued: LaneId::ALL.map(|lane| (lane, self.lanes.waiting(lane))).to_vec(),
+            queued: LaneId::ALL.map(|lane| (lane, self.dispatcher.lanes.waiting(lane))).to_vec(),
             in_log: self.in_log.0.load(Ordering::Relaxed),
-            parked: self.gates.iter().map(Gate::parked).sum(),
+            parked: self.dispatcher.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
             troubles: self.controller.node.troubles(),
             epoch: self.controller.node.state().map_or(0, |state| state.view.epoch),
@@ -310,12 +199,20 @@ impl Server {
             pairs: size.pairs,
             bytes: size.bytes,
             retries: retries as u64,
-            port: self.port.get().copied().unwrap_or(0),
+            port: self.dispatcher.port,
         }
     }
 
+    /// Answers the requests that wait for view changes, until the channel closes.
+    fn answer_changes(self: &Arc<Self>, stop: &Receiver<()>) {
+        changes::run(&self.changes, &self.controller, stop, |job, answer| {
+            let route = Some(Route::ViewChange);
+            self.dispatcher.contain(|| self.finish(LaneId::Client, route, job, answer));
+        });
+    }
+
     /// What a worker does.
-    pub fn work(self: &Arc<Self>, lane: LaneId, work: Work) {
+    fn work(self: &Arc<Self>, lane: LaneId, work: Work) {
         match work {
             Work::Write(job, answer) => self.write(lane, job, *answer),
             Work::Finish(rest) => write_rest(*rest),
@@ -328,18 +225,18 @@ impl Server {
         // What may have been done already is to be told, whoever else is overloaded.
         let destination = if job.is_told() { None } else { self.destination(&job) };
         let Some(node) = destination else { return self.answer(lane, job) };
-        let gate = &self.gates[usize::from(lane == LaneId::ClientLarge)];
+        let gate = &self.dispatcher.gates[usize::from(lane == LaneId::ClientLarge)];
         match gate.enter(&node, job) {
             Entry::Parked => {}
             Entry::Full(job) => {
-                self.metrics.shed(lane);
-                self.refuse(lane, job);
+                self.dispatcher.metrics.shed(lane);
+                self.dispatcher.refuse(lane, job);
             }
             Entry::Enter(job) => {
                 let mut next = Some(job);
                 while let Some(job) = next {
                     // Whatever happens in there, the next one has to be taken along.
-                    self.contain(|| self.answer(lane, job));
+                    self.dispatcher.contain(|| self.answer(lane, job));
                     next = gate.leave(&node);
                 }
             }
@@ -348,7 +245,7 @@ impl Server {
 
     /// The other node that a client's request will have to be passed on to.
     fn destination(&self, job: &Job) -> Option<Address> {
-        if self.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
+        if self.dispatcher.is_follower() || matches!(job.arrival.framing, Framing::Refused { .. }) {
             return None;
         }
         if self.controller.node.serving_state().serving().is_ok_and(Serving::owns_all) {
@@ -364,7 +261,7 @@ impl Server {
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
         if streams::is_asked_for(&job) {
-            if let Err((job, answer)) = streams::take(self, job) {
+            if let Err((job, answer)) = streams::take(&self.controller.node, job) {
                 self.finish(lane, Some(Route::NodeRaft), job, *answer);
             }
             return;
@@ -378,9 +275,9 @@ impl Server {
         match found {
             Ok(Found::Answer(route, answer)) => self.finish(lane, route, job, answer),
             Ok(Found::Key) => self.answer_key(lane, job),
-            Ok(Found::Later { change, causal }) => {
-                if let Err(job) = self.changes.park(change, job, causal) {
-                    self.refuse(lane, job);
+            Ok(Found::Later(awaited)) => {
+                if let Err(job) = self.changes.park(awaited, job) {
+                    self.dispatcher.refuse(lane, job);
                 }
             }
             Err(_) => {
@@ -391,7 +288,7 @@ impl Server {
     }
 
     fn panicked(&self, job: &Job) -> Answer {
-        self.metrics.panics.inc();
+        self.dispatcher.metrics.panics.inc();
         Answer::error(&Error::Internal, job.arrival.request.method(), "")
     }
 
@@ -406,14 +303,17 @@ impl Server {
         {
             return self.ask_log(lane, job, asking);
         }
-        let answer = catch_unwind(AssertUnwindSafe(|| request.answer(node)));
+        let answer = catch_unwind(AssertUnwindSafe(|| match request.run(node) {
+            KeyReply::Client(result) => key_handlers::answer(request, node, result),
+            KeyReply::Node(reply) => node_handlers::answer_key(reply),
+        }));
         let answer = answer.unwrap_or_else(|_| self.panicked(&job));
         // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
         // the request that waits: reading it once more does no harm.
         if answer.is_stored() && answer.is_large() && lane != lane.large() {
-            if let Err(Work::Handle(job)) = self.lanes.offer(lane.large(), Work::Handle(job)) {
-                self.metrics.shed(lane.large());
-                self.refuse(lane, job);
+            if let Err(Work::Handle(job)) = self.dispatcher.lanes.offer(lane.large(), Work::Handle(job)) {
+                self.dispatcher.metrics.shed(lane.large());
+                self.dispatcher.refuse(lane, job);
             }
             return;
         }
@@ -434,21 +334,14 @@ impl Server {
             if let Some(request) = &mut job.key {
                 request.note(told);
             }
-            server.lanes.take_back(lane, Work::Handle(job));
+            server.dispatcher.lanes.take_back(lane, Work::Handle(job));
         });
     }
 
     /// Counts and writes an answer.
-    pub fn finish(self: &Arc<Self>, lane: LaneId, route: Option<Route>, job: Box<Job>, answer: Answer) {
+    fn finish(self: &Arc<Self>, lane: LaneId, route: Option<Route>, job: Box<Job>, answer: Answer) {
         self.count(lane, &job, route, &answer);
         self.write(lane, job, answer);
-    }
-
-    /// Runs something that must not end its thread, whatever goes wrong.
-    pub fn contain(&self, run: impl FnOnce()) {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            self.metrics.panics.inc();
-        }
     }
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
@@ -456,11 +349,12 @@ impl Server {
             return Found::Answer(None, Answer::error(error, job.arrival.request.method(), ""));
         }
         let path = job.arrival.path();
-        if self.is_follower() && routes::is_store(path) {
+        if self.dispatcher.is_follower() && routes::is_store(path) {
             let route = routes::find(path, true).ok().map(|(route, _)| route);
-            return Found::Answer(route, relay::answer(self, job));
+            return Found::Answer(route, relay::answer(&self.controller.node, job));
         }
-        let serving_state = self.controller.node.serving_state();
+        let node = &self.controller.node;
+        let serving_state = node.serving_state();
         let short_form = serving_state.serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
         let (route, rest) = match routes::find(path, short_form) {
             Ok(found) => found,
@@ -473,9 +367,9 @@ impl Server {
             Route::Key | Route::NodeKey => {
                 let encoded = EncodedKey::of(rest);
                 let request = if route == Route::Key {
-                    key_handlers::read(self, job, encoded)
+                    key_handlers::read(node, job, encoded)
                 } else {
-                    node_handlers::read_key(self, job, encoded)
+                    node_handlers::read_key(node, job, encoded)
                 };
                 match request {
                     Ok(request) => {
@@ -491,8 +385,10 @@ impl Server {
             | Route::NodeQuestions
             | Route::NodeTransfer
             | Route::NodeRaft
-            | Route::NodeRecover => node_handlers::answer(self, job, route),
-            Route::Livez | Route::Readyz | Route::Metrics => own_handlers::answer(self, job, route),
+            | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
+            Route::Livez | Route::Readyz | Route::Metrics => {
+                own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))
+            }
             Route::KeyCount
             | Route::Shards
             | Route::Shard
@@ -500,23 +396,27 @@ impl Server {
             | Route::ViewChange
             | Route::Audit => {
                 let id = rest.to_owned();
-                return cluster_handlers::answer(self, job, route, &id);
+                match cluster_handlers::answer(&self.controller, &self.audits, job, route, &id) {
+                    Ok(answer) => answer,
+                    Err(awaited) => return Found::Later(awaited),
+                }
             }
         };
         Found::Answer(Some(route), answer)
     }
 
     fn count(&self, lane: LaneId, job: &Job, route: Option<Route>, answer: &Answer) {
-        self.metrics.answered(lane, route, answer.status, now() - job.arrival.arrived);
+        self.dispatcher.metrics.answered(lane, route, answer.status, now() - job.arrival.arrived);
     }
 
     /// Writes an answer, or has it written by the lane for large ones.
     fn write(self: &Arc<Self>, lane: LaneId, job: Box<Job>, answer: Answer) {
         if answer.is_large() && lane != lane.large() {
             let large = lane.large();
-            if let Err(Work::Write(job, answer)) = self.lanes.offer(large, Work::Write(job, Box::new(answer)))
+            if let Err(Work::Write(job, answer)) =
+                self.dispatcher.lanes.offer(large, Work::Write(job, Box::new(answer)))
             {
-                self.metrics.shed(large);
+                self.dispatcher.metrics.shed(large);
                 self.write_late(job, *answer);
             }
             return;
@@ -557,7 +457,7 @@ impl Server {
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request, self.idle_timeout)));
             if let Ok(Ok(Some(unwritten))) = written {
                 let since = now();
-                let rest = Box::new(lanes::Unfinished { since, unwritten, close, ticket, generation });
+                let rest = Box::new(Unfinished { since, unwritten, close, ticket, generation });
                 return self.write_later(lane, rest);
             }
             if close || !matches!(written, Ok(Ok(None))) {
@@ -569,19 +469,19 @@ impl Server {
 
     /// Has the rest of an answer written where slow readers hold up nobody but their like; where too many do already,
     /// the answer ends in the middle.
-    fn write_later(&self, lane: LaneId, rest: Box<lanes::Unfinished>) {
+    fn write_later(&self, lane: LaneId, rest: Box<Unfinished>) {
         let large = lane.large();
         if lane == large {
             write_rest(*rest);
-        } else if let Err(Work::Finish(rest)) = self.lanes.offer(large, Work::Finish(rest)) {
-            self.metrics.shed(large);
+        } else if let Err(Work::Finish(rest)) = self.dispatcher.lanes.offer(large, Work::Finish(rest)) {
+            self.dispatcher.metrics.shed(large);
             rest.ticket.end_connection();
         }
     }
 }
 
-fn write_rest(rest: lanes::Unfinished) {
-    let lanes::Unfinished { unwritten, close, ticket, generation, .. } = rest;
+fn write_rest(rest: Unfinished) {
+    let Unfinished { unwritten, close, ticket, generation, .. } = rest;
     let written = catch_unwind(AssertUnwindSafe(|| unwritten.finish()));
     if close || !matches!(written, Ok(Ok(()))) {
         ticket.end_connection();

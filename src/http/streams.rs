@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_http::{Method, Response};
 
 use super::answer::Answer;
-use super::lanes::{Arrival, Job};
+use super::dispatch::{Arrival, Job};
 use super::node_handlers::{check_sender, header, read_messages};
 use super::routes::Route;
-use super::server::Server;
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::node::state::Node;
 use crate::{threads, wire};
 
 /// So many such connections at most, each with a thread of its own; further ones are refused.
@@ -32,13 +32,13 @@ pub fn is_asked_for(job: &Job) -> bool {
 }
 
 /// Takes the connection out of the hands of HTTP; gives the request back with an error where that is not to be.
-pub fn take(server: &Arc<Server>, job: Box<Job>) -> Result<(), (Box<Job>, Box<Answer>)> {
+pub fn take(node: &Arc<Node>, job: Box<Job>) -> Result<(), (Box<Job>, Box<Answer>)> {
     let refused = |job: Box<Job>, error: &Error| {
         let answer = Answer { close: true, ..Answer::error(error, &Method::Get, "") };
         Err((job, Box::new(answer)))
     };
     let request = &job.arrival.request;
-    if let Err(error) = check_sender(&server.controller.node, request, Route::NodeRaft) {
+    if let Err(error) = check_sender(node, request, Route::NodeRaft) {
         return refused(job, &error);
     }
     let from = header(request, wire::FROM_HEADER).and_then(|from| from.parse::<Address>().ok());
@@ -49,14 +49,14 @@ pub fn take(server: &Arc<Server>, job: Box<Job>) -> Result<(), (Box<Job>, Box<An
         STREAMS.fetch_sub(1, Ordering::Relaxed);
         return refused(job, &Error::Overloaded("Too many nodes send messages already".to_owned()));
     }
-    let server = Arc::clone(server);
+    let node = Arc::clone(node);
     let name = format!("raft-from-{from}");
     let run = move || {
         let Job { arrival: Arrival { request, generation, .. }, ticket, .. } = *job;
         let mut stream = request.upgrade(wire::MESSAGES, Response::empty(101));
         // Nothing else comes on this connection, and nobody waits for its end.
         drop(ticket);
-        if let Err(error) = read_frames(&server, &from, &mut stream) {
+        if let Err(error) = read_frames(&node, &from, &mut stream) {
             log::debug!("no more messages from {from}: {error}");
         }
         drop(stream);
@@ -70,7 +70,7 @@ pub fn take(server: &Arc<Server>, job: Box<Job>) -> Result<(), (Box<Job>, Box<An
     Ok(())
 }
 
-fn read_frames(server: &Server, from: &Address, stream: &mut dyn Read) -> io::Result<()> {
+fn read_frames(node: &Node, from: &Address, stream: &mut dyn Read) -> io::Result<()> {
     loop {
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
@@ -85,7 +85,7 @@ fn read_frames(server: &Server, from: &Address, stream: &mut dyn Read) -> io::Re
         }
         if !frame.is_empty() {
             let envelopes = read_messages(&frame).map_err(io::Error::other)?;
-            server.controller.node.groups.receive(from.clone(), envelopes);
+            node.groups.receive(from.clone(), envelopes);
         }
     }
 }

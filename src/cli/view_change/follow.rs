@@ -5,9 +5,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::Deserialize;
 
-use super::super::answer::Seconds;
 use super::super::client::{Answer, Client};
 use super::super::failure::Failure;
+use super::super::seconds::Seconds;
 use super::super::waiting::Waiting;
 use super::PATH;
 use super::receipt::Receipt;

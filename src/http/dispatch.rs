@@ -1,0 +1,303 @@
+//! A request from the moment that it has come until it is given up: it waits for the one before it on its connection, then for a worker of its lane.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tiny_http::{Method, Request};
+
+use super::answer::{Answer, Unwritten};
+use super::body::{self, BodyBytes, Limit};
+use super::connections::{Admission, Connections};
+use super::framing::{BUFFERED_BYTES, Framing};
+use super::gate::Gate;
+use super::generation::Generation;
+use super::key_request::KeyRequest;
+use super::lane_id::LaneId;
+use super::lanes::Lanes;
+use super::metrics::Metrics;
+use super::target::Target;
+use super::watchdog::{Watch, Watchdog};
+use super::{routes, sockets};
+use crate::budget::Budget;
+use crate::clock::now;
+use crate::config::ServerLimits;
+use crate::error::Error;
+use crate::node::state::Node;
+use crate::wire;
+
+/// Requests that may wait to be refused; further ones are thrown away with their connections.
+const SHED_QUEUE: usize = 1024;
+
+/// A request as it came from tiny_http.
+pub struct Arrival {
+    /// The request.
+    pub request: Request,
+    /// Where path and query are in its target.
+    pub target: Target,
+    /// Where its body is.
+    pub framing: Framing,
+    /// When its headers had come.
+    pub arrived: Instant,
+    /// The accept loop that its connection came through, which lives as long as anybody holds this.
+    pub generation: Arc<Generation>,
+}
+
+impl Arrival {
+    /// The path of the request's target, not decoded.
+    pub fn path(&self) -> &str {
+        self.target.path(self.request.url())
+    }
+
+    /// The query of the request's target, not decoded, where there is one.
+    pub fn query(&self) -> Option<&str> {
+        self.target.query(self.request.url())
+    }
+
+    /// The trace of followers that it has come through.
+    pub fn hops(&self) -> Option<&str> {
+        let trace = self.request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));
+        trace.map(|header| header.value.as_str())
+    }
+}
+
+/// A request in a lane.
+pub struct Job {
+    /// The request as it came.
+    pub arrival: Arrival,
+    /// Lets the connection's next request go when dropped.
+    pub ticket: Ticket,
+    /// Whether the body has been read.
+    pub body_was_read: bool,
+    /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
+    pub complete: Instant,
+    /// The request about a key that was read from it, until that is answered.
+    pub key: Option<KeyRequest>,
+}
+
+impl Job {
+    /// The body, where reading it waits for nobody; empty otherwise.
+    pub fn small_body(&mut self) -> Vec<u8> {
+        let limit = Limit { bytes: BUFFERED_BYTES, allowed: BUFFERED_BYTES };
+        let is_small = matches!(self.arrival.framing, Framing::Buffered(_));
+        let body = if is_small { self.read_body(limit, &Budget::new(0)).ok() } else { None };
+        body.map(|body| body.bytes).unwrap_or_default()
+    }
+
+    /// A request that was admitted.
+    pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
+        let complete = arrival.arrived;
+        Self { arrival, ticket, body_was_read: false, complete, key: None }
+    }
+
+    /// Whether it is a request that may have been done already, and whose log has told what came of it.
+    pub fn is_told(&self) -> bool {
+        self.key.as_ref().is_some_and(KeyRequest::is_told)
+    }
+
+    /// Reads the whole body, up to a limit.
+    ///
+    /// # Errors
+    /// See [`body::read`].
+    pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
+        let watch = self.arrival.framing.is_on_its_way().then(|| self.ticket.watch());
+        let body = body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget, watch)?;
+        self.body_was_read = true;
+        if self.arrival.framing.is_on_its_way() {
+            self.complete = now();
+        }
+        Ok(body)
+    }
+}
+
+/// What a worker gets to do.
+pub enum Work {
+    /// A request to handle.
+    Handle(Box<Job>),
+    /// A large answer to write.
+    Write(Box<Job>, Box<Answer>),
+    /// The rest of a small answer that the client did not take at once.
+    Finish(Box<Unfinished>),
+}
+
+impl Work {
+    /// Since when it has been waiting, where it may be given up for that. What a write has done, or may have done, is told, even if that takes a while.
+    pub fn may_be_late(&self) -> Option<Instant> {
+        match self {
+            Self::Handle(job) => (!job.is_told()).then_some(job.arrival.arrived),
+            Self::Write(job, _) => {
+                let is_write = matches!(job.arrival.request.method(), Method::Put | Method::Delete);
+                (!is_write).then_some(job.arrival.arrived)
+            }
+            Self::Finish(rest) => Some(rest.since),
+        }
+    }
+}
+
+/// The rest of an answer, and what is held until it is written.
+pub struct Unfinished {
+    /// Since when the client has not taken it.
+    pub since: Instant,
+    /// What is to be written.
+    pub unwritten: Unwritten,
+    /// Whether nothing that follows on the connection will be answered.
+    pub close: bool,
+    /// Lets the connection's next request go when dropped.
+    pub ticket: Ticket,
+    /// The accept loop that its connection came through.
+    pub generation: Arc<Generation>,
+}
+
+/// The right of one request of a connection to be answered; the next one gets it when this is dropped.
+pub struct Ticket {
+    dispatcher: Arc<Dispatcher>,
+    client: SocketAddr,
+}
+
+impl Ticket {
+    /// The client, by which the connection is known.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Reads what comes on the connection, as long as somebody holds the request.
+    pub fn watch(&self) -> Watch {
+        self.dispatcher.watchdog.watch(self.client)
+    }
+
+    /// Nothing that comes on this connection after this request will be answered.
+    pub fn end_connection(&self) {
+        for arrival in self.dispatcher.connections.end(self.client) {
+            self.dispatcher.throw_away(arrival);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(arrival) = self.dispatcher.connections.answered(self.client) {
+            self.dispatcher.dispatch(self.client, arrival);
+        }
+    }
+}
+
+/// Gives requests that have come to their lanes, or has them refused.
+pub struct Dispatcher {
+    /// The node, which may be stopping, or a follower.
+    pub node: Arc<Node>,
+    /// What waits for a worker.
+    pub lanes: Lanes<Work>,
+    /// What waits for its turn at another node: small requests, and large ones.
+    pub gates: [Gate<Box<Job>>; 2],
+    /// One request of a connection is in progress.
+    pub connections: Connections<Arrival>,
+    shed: Sender<(LaneId, Box<Job>)>,
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// Ends reads that wait for a silent client.
+    pub watchdog: Arc<Watchdog>,
+    /// The port that is listened on.
+    pub port: u16,
+}
+
+impl Dispatcher {
+    /// Nothing has come yet. The queue is of requests that are to be refused.
+    pub fn new(node: Arc<Node>, limits: &ServerLimits, port: u16) -> (Self, Receiver<(LaneId, Box<Job>)>) {
+        let gate = |lane: LaneId| Gate::new(lane.workers(limits), limits.queue_length);
+        let (shed, shed_queue) = bounded(SHED_QUEUE);
+        let dispatcher = Self {
+            lanes: Lanes::new(limits),
+            gates: [gate(LaneId::Client), gate(LaneId::ClientLarge)],
+            connections: Connections::new(limits.pipeline_depth),
+            shed,
+            metrics: Arc::new(Metrics::new(node.main().is_some())),
+            watchdog: Arc::new(Watchdog::new(port)),
+            port,
+            node,
+        };
+        (dispatcher, shed_queue)
+    }
+
+    /// Whether the node passes everything on.
+    pub fn is_follower(&self) -> bool {
+        self.node.main().is_some()
+    }
+
+    /// Sorts a request that has come. Called by the thread that listens, so it never waits and never answers.
+    pub fn take(self: &Arc<Self>, request: Request, generation: &Arc<Generation>) {
+        let Some(client) = request.remote_addr().copied() else { return };
+        let (target, framing) = (Target::of(request.url()), Framing::of(&request));
+        let arrival =
+            Arrival { request, target, framing, arrived: now(), generation: Arc::clone(generation) };
+        match self.connections.admit(client, arrival) {
+            Admission::Run(arrival) => self.dispatch(client, arrival),
+            Admission::Waits => {}
+            Admission::CutOff(arrival) => self.throw_away(arrival),
+        }
+    }
+
+    fn dispatch(self: &Arc<Self>, client: SocketAddr, arrival: Arrival) {
+        let ticket = Ticket { dispatcher: Arc::clone(self), client };
+        let lane = self.lane_of(&arrival);
+        let job = Box::new(Job::new(arrival, ticket));
+        if self.node.is_stopping() {
+            self.refuse(lane, job);
+        } else if let Err(Work::Handle(job)) = self.lanes.offer(lane, Work::Handle(job)) {
+            self.metrics.shed(lane);
+            self.refuse(lane, job);
+        }
+    }
+
+    fn lane_of(&self, arrival: &Arrival) -> LaneId {
+        let path = arrival.path();
+        let hops = if self.is_follower() { arrival.hops() } else { None };
+        if hops.is_some_and(|hops| hops.contains(&self.node.trace)) {
+            // It has come round in a circle: answered where nothing waits, so the circle cannot be one of waiting.
+            return LaneId::Health;
+        }
+        let lane = match routes::lane(path) {
+            // What another follower passes on waits for nobody further left.
+            LaneId::Client | LaneId::Health if hops.is_some() => LaneId::Forwarded,
+            lane => lane,
+        };
+        if arrival.framing.is_on_its_way() { lane.large() } else { lane }
+    }
+
+    /// Has a request refused by the thread for that; where even that has too much to do, it is thrown away.
+    pub fn refuse(&self, lane: LaneId, job: Box<Job>) {
+        if let Err(error) = self.shed.try_send((lane, job)) {
+            let (_, job) = error.into_inner();
+            job.ticket.end_connection();
+            let Job { arrival, ticket, .. } = *job;
+            self.throw_away(arrival);
+            drop(ticket);
+        }
+    }
+
+    /// Throws a request away without an answer. A body that is still on its way cannot be left without waiting for it.
+    fn throw_away(&self, arrival: Arrival) {
+        self.metrics.cut_off.inc();
+        if arrival.framing.is_on_its_way() {
+            self.metrics.abandoned.inc();
+            std::mem::forget(arrival.request);
+        } else {
+            drop(arrival.request.into_writer());
+        }
+    }
+
+    /// Forgets connections that are closed by now.
+    pub fn sweep(&self, closed_after: Duration) {
+        if self.connections.has_cut_off() {
+            self.connections.sweep(sockets::open(self.port).ok().as_ref(), closed_after);
+        }
+    }
+
+    /// Runs something that must not end its thread, whatever goes wrong.
+    pub fn contain(&self, run: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.metrics.panics.inc();
+        }
+    }
+}

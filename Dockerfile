@@ -2,6 +2,11 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 
+# The allocator, jemalloc, is built by make with the C compiler, which Rust brings along for linking.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/*
+
 # The dependencies first, with an empty program in the place of ours: this layer is built again only
 # when Cargo.toml or Cargo.lock changes. The benchmark is named in Cargo.toml, so it has to be there, too.
 COPY Cargo.toml Cargo.lock ./

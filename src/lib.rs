@@ -10,6 +10,7 @@ pub mod dice;
 pub mod error;
 mod failpoints;
 pub mod logging;
+pub mod memory;
 pub mod threads;
 
 pub mod wire;

@@ -1,9 +1,6 @@
 //! The `evenkv` program: serves, or does one thing with a running node.
 
-use std::env;
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -12,18 +9,19 @@ use evenkv::clock::{Deadline, now};
 use evenkv::config::{Config, Role, Settings};
 use evenkv::http::descriptors;
 use evenkv::http::server::{Running, Server};
-use evenkv::{cli, logging, threads};
+use evenkv::{cli, logging, memory, threads};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tikv_jemallocator::Jemalloc;
 
 /// Requests in progress when the node is told to stop have this long to end.
 const DRAIN: Duration = Duration::from_secs(7);
 /// How often it is looked whether they have.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
 
-/// The environment variable by which glibc is told from how many bytes on a buffer is the system's, and the number.
-const MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
-const LARGE_BUFFER: &str = "1048576";
+/// Allocates for all of the program; [`memory`] says what it holds.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A distributed key-value store over plain HTTP.
 ///
@@ -46,27 +44,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts the program over with a setting of the allocator that is read at the start only. It comes back where that is done already, or
-/// says why it cannot be.
-///
-/// glibc gives large buffers back to the system when they are freed, but only until the first of up to 32 MB was: from then on
-/// it takes such buffers from its heaps, where small allocations come to lie between them. Hundreds of clients that declare 20 MB and
-/// go away then leave hundreds of MB behind. With the limit named it stays where it is. Other allocators do not look at it.
-fn keep_large_buffers_apart() -> io::Result<()> {
-    if env::var_os(MMAP_THRESHOLD).is_some() {
-        return Ok(());
-    }
-    let program = env::current_exe()?;
-    let mut arguments = env::args_os();
-    let mut command = Command::new(program);
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
-    }
-    Err(command.args(arguments).env(MMAP_THRESHOLD, LARGE_BUFFER).exec())
-}
-
 fn serve(settings: &Settings) -> ExitCode {
-    let kept_apart = keep_large_buffers_apart();
+    let given_back = memory::give_back_what_is_freed();
     #[cfg(feature = "failpoints")]
     let _points = fail::FailScenario::setup();
     if let Err(error) = logging::start() {
@@ -81,8 +60,8 @@ fn serve(settings: &Settings) -> ExitCode {
         }
     };
     logging::begin(&config.log);
-    if let Err(error) = kept_apart {
-        log::warn!("large buffers are not kept apart: {error}");
+    if let Err(error) = given_back {
+        log::warn!("memory that was freed may be kept: {error}");
     }
     match run(&config) {
         Ok(()) => {

@@ -14,6 +14,7 @@ use super::lane_id::LaneId;
 use super::routes::Route;
 use super::sockets;
 use crate::logging;
+use crate::memory;
 use crate::node::troubles::Troubles;
 
 /// Bounds of the latency histogram, in seconds.
@@ -68,6 +69,8 @@ struct Gauges {
     threads: IntGauge,
     descriptors: IntGauge,
     resident: IntGauge,
+    allocator_allocated: IntGauge,
+    allocator_resident: IntGauge,
     dropped_lines: IntGauge,
 }
 
@@ -247,6 +250,14 @@ impl Gauges {
             threads: gauge("evenkv_process_threads", "Threads of the process"),
             descriptors: gauge("evenkv_process_open_fds", "Open file descriptors of the process"),
             resident: gauge("evenkv_process_resident_bytes", "Resident memory of the process"),
+            allocator_allocated: gauge(
+                "evenkv_allocator_allocated_bytes",
+                "Bytes that are allocated, as the allocator rounds them up",
+            ),
+            allocator_resident: gauge(
+                "evenkv_allocator_resident_bytes",
+                "Resident memory of the allocator, with what it has not given back yet",
+            ),
             dropped_lines: gauge(
                 "evenkv_log_dropped_lines",
                 "Lines of the log that were dropped since the process was started, since nobody read them in time",
@@ -271,6 +282,9 @@ impl Gauges {
         self.threads.set(signed(entries("/proc/self/task")));
         self.descriptors.set(signed(entries("/proc/self/fd")));
         self.resident.set(signed(resident_bytes()));
+        let memory = memory::usage();
+        self.allocator_allocated.set(signed(memory.allocated));
+        self.allocator_resident.set(signed(memory.resident));
         self.dropped_lines.set(signed(logging::dropped_lines()));
     }
 

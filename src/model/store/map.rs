@@ -181,9 +181,8 @@ impl Store {
     /// Deletes a key: the version that was drawn, where it was there.
     pub fn delete(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
         let mut stripe = self.stripe(hash).write();
-        let was_small = stripe.remove_small(hash, key);
-        let old = if was_small { None } else { stripe.remove_large(hash, key) };
-        let version = (was_small || old.is_some()).then(|| self.next_version());
+        let (removed, old) = stripe.remove(hash, key);
+        let version = removed.then(|| self.next_version());
         drop(stripe);
         drop(old);
         version
@@ -279,6 +278,22 @@ mod tests {
         assert!(store.get(hash, b"c").is_none());
     }
 
+    #[test]
+    fn what_is_deleted_leaves_no_room_behind() {
+        let (store, keys) = (Store::new(HashKey::PUBLISHED), neighbours());
+        for length in [100, 2100] {
+            for key in &keys {
+                put(&store, key, &vec![b'1'; length]);
+            }
+            for key in &keys {
+                store.delete(HashKey::PUBLISHED.hash(key), key);
+            }
+            let stripe = store.stripes[0].read();
+            let room = (stripe.small.capacity(), stripe.large.capacity(), stripe.pages.capacity());
+            assert_eq!(room, (0, 0, 0), "{length} bytes");
+        }
+    }
+
     /// Keys that meet in the first stripe, so that its pages fill and are emptied.
     fn neighbours() -> Vec<Vec<u8>> {
         let end = stripe_starts()[1];
@@ -318,7 +333,14 @@ mod tests {
             // What is dead does not pile up: at most half of each page, and the open page.
             let stripe = store.stripes[0].read();
             let live: usize = map.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
-            prop_assert!(stripe.pages.capacity() <= live * 3 + 2 * 16 * 1024, "{}", stripe.pages.capacity());
+            prop_assert!(stripe.pages.capacity() <= live * 3 + 2 * 14 * 1024, "{}", stripe.pages.capacity());
+            // Nor does room in the tables.
+            for (count, room) in [
+                (stripe.small.len(), stripe.small.capacity()),
+                (stripe.large.len(), stripe.large.capacity()),
+            ] {
+                prop_assert!(room <= count * 4, "room for {room}, and {count} there");
+            }
         }
     }
 }

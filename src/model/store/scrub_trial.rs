@@ -149,9 +149,9 @@ fn no_more_is_read_under_one_lock_than_the_limit_and_a_page() {
     let (scrub, mut seen) = (store.begin_scrub(all()), 0);
     loop {
         match store.scrub_some(&scrub, limit) {
-            // A page has 16 KiB, and the smallest record here 21 bytes.
+            // A page has 14 KiB, and the smallest record here 21 bytes.
             Progress::More(records) => {
-                assert!(records < 300 + (16 << 10) / 21, "{records} at once");
+                assert!(records < 300 + (14 << 10) / 21, "{records} at once");
                 seen += records;
             }
             Progress::Done(found) => break assert_eq!(found.owned.pairs, 200_000),

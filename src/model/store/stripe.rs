@@ -134,7 +134,7 @@ impl Stripe {
         ((before - self.len()) as u64, gone)
     }
 
-    /// Gives back the tables' room after many pairs went at once. A table is left half full, or it
+    /// Gives back the tables' room after pairs went, once three quarters of it are empty. A table is left half full, or it
     /// would double again at the next few pairs.
     fn shrink(&mut self) {
         if self.len() == 0 {
@@ -173,6 +173,9 @@ impl Stripe {
         small.insert_unique(hash.low(), place, |place| hash_key.hash(pages.record(*place).key).low());
         self.tidy();
         let old = self.remove_large(hash, record.key);
+        if old.is_some() {
+            self.shrink();
+        }
         (old.is_some(), old)
     }
 
@@ -182,10 +185,23 @@ impl Stripe {
         let old = self.remove_large(hash, pair.key());
         let Self { large, hash_key, .. } = self;
         large.insert_unique(hash.low(), pair, |pair| hash_key.hash(pair.key()).low());
+        if was_small {
+            self.shrink();
+        }
         (was_small || old.is_some(), old)
     }
 
-    pub(super) fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
+    /// Removes a pair: whether it was there, and the pair where it was large.
+    pub(super) fn remove(&mut self, hash: KeyHash, key: &[u8]) -> (bool, Option<Pair>) {
+        let was_small = self.remove_small(hash, key);
+        let old = if was_small { None } else { self.remove_large(hash, key) };
+        if was_small || old.is_some() {
+            self.shrink();
+        }
+        (was_small || old.is_some(), old)
+    }
+
+    fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
         let Self { small, pages, scrubs, .. } = self;
         let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
             return false;
@@ -198,7 +214,7 @@ impl Stripe {
         true
     }
 
-    pub(super) fn remove_large(&mut self, hash: KeyHash, key: &[u8]) -> Option<Pair> {
+    fn remove_large(&mut self, hash: KeyHash, key: &[u8]) -> Option<Pair> {
         let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
         let (old, _) = held.remove();
         self.bytes -= old.size() as u64;

@@ -363,7 +363,7 @@ fn the_memory_of_what_was_removed_is_given_back() {
             stripe.len(),
             stripe.small.capacity()
         );
-        assert!(stripe.pages.capacity() <= 2 * 16 * 1024, "{}", stripe.pages.capacity());
+        assert!(stripe.pages.capacity() <= 2 * 14 * 1024, "{}", stripe.pages.capacity());
     }
     assert!(store.size().pairs > 4000, "{:?}", store.size());
     store.remove_range(&all);

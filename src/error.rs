@@ -103,9 +103,9 @@ impl Error {
 
     /// Whether another replica can be asked after this, if there are others; or the only one once more, in case only the connection was
     /// bad: what comes of that is the truth about both.
-    pub fn may_go_on(&self, has_others: bool, was_unclear: bool) -> bool {
+    pub fn may_go_on(&self, has_others: impl FnOnce() -> bool, was_unclear: bool) -> bool {
         match self {
-            Self::Unavailable { applied, .. } => has_others || *applied == Applied::Unknown && !was_unclear,
+            Self::Unavailable { applied, .. } => *applied == Applied::Unknown && !was_unclear || has_others(),
             _ => false,
         }
     }

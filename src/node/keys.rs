@@ -241,7 +241,8 @@ impl Node {
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
             let known = serving.state.version;
-            let has_others = serving.state.replicas_of(serving.shard_of(request.key).1.group).len() > 1;
+            let was_told = told_by_log.is_some();
+            let has_others = |key: &[u8]| was_told || serving.is_led(key);
             let reply = match told_by_log.take() {
                 Some(told) => self.told_by_log(serving, told, request),
                 None => self.ask_owner(serving, request, unclear.is_some()).await,
@@ -253,7 +254,9 @@ impl Node {
                 Err(NotServed::Again | NotServed::NotLeader(Some(_), _)) => {}
                 Err(NotServed::NotLeader(None, reason)) => told = Some(reason),
                 Err(NotServed::OtherRequest) => return Err(Error::OtherRequest),
-                Err(NotServed::Failed(error)) if error.may_go_on(has_others, unclear.is_some()) => {
+                Err(NotServed::Failed(error))
+                    if error.may_go_on(|| has_others(request.key), unclear.is_some()) =>
+                {
                     let kept = if error.applied() == Applied::Unknown { &mut unclear } else { &mut not_done };
                     *kept = Some(error);
                 }
@@ -499,6 +502,15 @@ fn in_vain(operation: Operation, error: Option<Error>, told: Option<String>) -> 
 }
 
 impl Serving {
+    /// Whether the shard of a key has a leader, which may be another node by the next time that it is asked.
+    fn is_led(&self, key: &[u8]) -> bool {
+        let (_, shard) = self.shard_of(key);
+        match self.own_of(shard.group) {
+            Some(own) => own.is_logged(),
+            None => self.state.replicas_of(shard.group).len() > 1,
+        }
+    }
+
     /// The hash of a key, and the shard that owns it.
     pub fn shard_of(&self, key: &[u8]) -> (KeyHash, &view::Shard) {
         let hash = self.state.hash_key.hash(key);

@@ -123,9 +123,9 @@ pub(super) fn next(status: &Status, wanted: &[Address], present: &[(u64, Address
 /// The other voters, in the order in which they are replaced: first those that are not heard of, since a group that has lost one can often
 /// not spare another that lives.
 fn leaving_first(status: &Status) -> impl Iterator<Item = &u64> {
-    let others = || status.voters.iter().filter(|voter| **voter != status.replica);
-    let silent = others().filter(|voter| status.silent.contains(voter));
-    silent.chain(others().filter(|voter| !status.silent.contains(voter)))
+    let mut others: Vec<&u64> = status.voters.iter().filter(|voter| **voter != status.replica).collect();
+    others.sort_by_key(|voter| !status.silent.contains(voter));
+    others.into_iter()
 }
 
 async fn change(controller: &Controller, local: &LocalReplica, change: &Change) -> Voters {

@@ -26,3 +26,6 @@ pub mod state;
 mod strangers;
 pub mod transport;
 pub mod troubles;
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
 use crate::node::host;
 use crate::node::raft::LocalReplica;
-use crate::wire::orders;
+use crate::wire::{GroupMembers, orders};
 
 /// How often it looks whether there is something to do, unless there are news.
 const ROUND: Duration = Duration::from_millis(100);
@@ -149,11 +149,45 @@ impl Reconciler {
         let deadline = Deadline::after(now(), QUESTION_TIMEOUT);
         let members = node.order_leader(state, local.group, &order, deadline).await;
         let Ok(members) = members else { return WAITING_ROUND };
-        let mut ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id);
-        if !members.changing && !ids.any(|id| id == local.status.replica) {
+        if was_taken_out(&members, local.status.replica) {
             log::info!("group {}: this node's replica was taken out", local.group);
             node.leave_shard(local.group);
         }
         CHANGING_ROUND
+    }
+}
+
+/// Whether a replica is a member of its group no more, by what the group's leader says: also where it is to leave, the group may still need it.
+fn was_taken_out(members: &GroupMembers, replica: u64) -> bool {
+    let mut ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id);
+    !members.changing && !ids.any(|id| id == replica)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Leads;
+
+    #[test]
+    fn a_replica_leaves_once_its_group_has_taken_it_out() {
+        let node = |number: u64| format!("n{number}").parse().unwrap();
+        let members = |voters: &[u64], learners: &[u64], changing| GroupMembers {
+            by: Leads { node: node(1), incarnation: 1 },
+            is_logged: true,
+            voters: voters.iter().map(|id| (*id, node(*id))).collect(),
+            learners: learners.iter().map(|id| (*id, node(*id))).collect(),
+            changing,
+            index: 9,
+            version: 5,
+            fed: 0,
+        };
+        for (leaves, members, what) in [
+            (true, members(&[1, 2], &[], false), "taken out"),
+            (false, members(&[1, 2, 7], &[], false), "the group still counts on its vote"),
+            (false, members(&[1, 2], &[7], false), "it was just added"),
+            (false, members(&[1, 2], &[], true), "half out: its old vote still counts"),
+        ] {
+            assert_eq!(was_taken_out(&members, 7), leaves, "{what}");
+        }
     }
 }

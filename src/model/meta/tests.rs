@@ -199,6 +199,7 @@ fn a_new_group_is_replaced_until_it_owns_something() {
     state.apply(replace(3)).unwrap();
     assert_eq!((state.holder(4, &node(3)), state.holder(3, &node(3))), (Some(8), None));
     assert_eq!((state.view.epoch, attempts(&state)), (epoch + 1, vec![(1, false), (1, false)]));
+    assert_eq!(state.view.next_group, 5, "a group's number is never used again");
     assert_eq!(state.apply(hand_over(piece(1, 0, 0))), Err(Void::Outdated));
     assert_eq!(state.apply(replace(3)), Err(Void::Outdated), "there is none any more");
     state.apply(hand_over(piece(1, 0, 1))).unwrap();
@@ -371,12 +372,61 @@ fn a_change_that_is_superseded_leaves_the_members_that_the_groups_have() {
     assert_eq!(held(&state, 1), [node(2), node(3)]);
     assert_eq!((held(&state, 3), state.holder(3, &node(9))), (vec![node(9)], Some(5)));
     // Of those who do not, all that may.
+    let mut grown = moved.clone();
     moved.apply(supersede(BTreeMap::new())).unwrap();
     assert_eq!(held(&moved, 1), [node(1)], "view and plan name the same");
+    grown.change.as_mut().unwrap().planned.as_mut().unwrap().shards[0].replicas = vec![node(4), node(1)];
+    grown.apply(supersede(BTreeMap::new())).unwrap();
+    assert_eq!(held(&grown, 1), [node(1), node(4)], "the one that the plan names may have been taken in");
     // A change that has moved replicas is not cancelled any more.
     let mut state = planned_state();
     state.change.as_mut().unwrap().planned.as_mut().unwrap().pieces.clear();
     assert_eq!(state.apply(end(1, End::Cancelled)), Err(Void::Outdated));
+}
+
+#[test]
+fn a_plan_names_the_members_that_the_groups_have_and_uses_up_the_numbers_of_new_ones() {
+    let mut state = first();
+    state.apply(begin(1, None)).unwrap();
+    let mut view = state.view.clone();
+    view.shards[1] = Shard { id: 2, group: view.next_group, replicas: vec![node(3)] };
+    view.next_group += 1;
+    let plan = Plan {
+        view,
+        moves: Vec::new(),
+        counts: vec![1, 1],
+        targets: vec![1, 1],
+        keys: 2,
+        moved: 1,
+        minimum: 1,
+        copied: 0,
+    };
+    // The first group has moved to another node than the view says; of the second nothing is known.
+    let members = BTreeMap::from([(1, Members { nodes: vec![node(5)], start: Some(8) })]);
+    let starts = BTreeMap::from([(node(3), 7)]);
+    let command = state.plan_command(1, &members, &plan, Vec::new(), Vec::new(), &starts);
+    state.apply(command).unwrap();
+    let shards: Vec<_> =
+        state.view.shards.iter().map(|shard| (shard.group, shard.replicas.clone())).collect();
+    assert_eq!(shards, [(1, vec![node(5)]), (2, vec![node(2)]), (3, vec![node(3)])]);
+    assert_eq!((state.holder(1, &node(5)), state.holder(3, &node(3))), (Some(8), Some(7)));
+    assert_eq!(state.view.next_group, 4, "a group's number is never used again");
+}
+
+#[test]
+fn a_successor_has_a_number_of_its_own_and_nothing_of_what_its_group_had_begun_is_handed_over() {
+    for (group, kept) in [(2, node(2)), (3, node(3))] {
+        let mut state = planned_state();
+        state.apply(hand_over(piece(1, 1, 0))).unwrap();
+        let (epoch, new) = (state.view.epoch, state.view.next_group);
+        let survivors = vec![(group, kept.clone(), 9)];
+        state.apply(Command::Succeed { epoch, survivors, moved: Vec::new(), lost: None }).unwrap();
+        assert_eq!((state.index_of(group), state.holder(new, &kept)), (None, Some(9)), "group {group}");
+        assert!(state.view.next_group > new, "its number is used up: group {group}");
+        assert_eq!(attempts(&state), [(1, false), (0, true)], "group {group}");
+        assert_eq!(state.apply(hand_over(piece(1, 0, 0))), Err(Void::Outdated), "group {group}");
+        state.apply(hand_over(piece(1, 0, 1))).unwrap();
+    }
 }
 
 #[test]

@@ -244,6 +244,8 @@ fn a_former_leader_and_old_news_mean_nothing() {
     assert_eq!(sizes(&source, &target), (20, 5));
     source.learn(&directive(2, 1, &[keys(0, 128)], &[]));
     assert_eq!(delta(&source, &stamp(0, 5, 2)).err(), Some(MoveError::NotUnderWay));
+    source.learn(&directive(1, 9, &[], &[]));
+    assert_eq!(sizes(&source, &target), (20, 5), "older than what is known");
 }
 
 #[test]

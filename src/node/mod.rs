@@ -28,4 +28,6 @@ pub mod transport;
 pub mod troubles;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod tests;

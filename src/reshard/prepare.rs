@@ -456,6 +456,49 @@ fn describe(state: &MetaState, plan: &Plan) -> PlannedView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::WantedLimits;
+    use crate::model::shard::Claims;
+    use crate::node::fake::{Fake, GROUP, address, started, state};
+    use crate::node::host;
+    use crate::wire::Leads;
+    use crate::wire::orders::Order;
+
+    #[test]
+    fn a_shard_is_looked_for_at_all_nodes_before_it_counts_as_lost() {
+        // The view names n2, which is dead; the replica has moved to n3.
+        let report = ReplicaReport { group: GROUP, incarnation: 8, replica: None, claims: Claims::default() };
+        let members = GroupMembers {
+            by: Leads { node: address(3), incarnation: 8 },
+            is_logged: false,
+            voters: vec![(8, address(3))],
+            learners: Vec::new(),
+            changing: false,
+            index: 0,
+            version: 1,
+            fed: 0,
+        };
+        let order = move |to: &Address, order: &Order| match order {
+            Order::Replicas(_) if *to == address(3) => Ok(serde_json::json!([report])),
+            Order::Members(_) if *to == address(3) => Ok(serde_json::json!(members)),
+            _ => Err(OrderError::NotSent(format!("{to} is down"))),
+        };
+        let node = started(Fake { order: Box::new(order), ..Fake::default() });
+        let known = state(1, &[2], &[(2, 7)]);
+        node.learn(&known).unwrap();
+        let controller = Controller::new(node, std::sync::Arc::default());
+        let wanted = |nodes: &[u64]| Wanted {
+            nodes: nodes.iter().map(|number| address(*number)).collect(),
+            repl_factor: 1,
+            accept_loss: Vec::new(),
+            limits: WantedLimits::default(),
+        };
+        let held = |nodes: &[u64]| {
+            host::run(Search::new(&controller, &known, &wanted(nodes)).holders_of(&known.view.shards[0]))
+        };
+        let moved = Members { nodes: vec![address(3)], start: Some(8) };
+        assert_eq!(held(&[1, 3]), Holders::Led { by: address(3), members: moved });
+        assert!(matches!(held(&[1]), Holders::Nobody(_)), "nobody who could be asked holds it");
+    }
 
     /// Who holds a shard, whether it owns anything, whether its loss is accepted; what is said of it, and when.
     type Row = (Holders, bool, bool, Result<bool, &'static str>, &'static str);

@@ -178,3 +178,46 @@ async fn refuse_if_reached(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::ask::OrderError;
+    use crate::node::fake::{Fake, address, started, state};
+    use crate::node::host;
+    use crate::wire::orders::Order;
+
+    #[test]
+    fn the_newest_state_that_anybody_knows_counts() {
+        // n2 has heard of n3, which knows most.
+        let hello = |of: &Address| {
+            let (number, version) = if *of == address(2) { (2, 5) } else { (3, 9) };
+            Ok(Hello {
+                address: of.clone(),
+                incarnation: number,
+                view: None,
+                cluster: Some("c".to_owned()),
+                version,
+                pairs: None,
+                local: None,
+                bound: None,
+                large_memory: None,
+                has_secret: false,
+                proof: None,
+            })
+        };
+        let order = |to: &Address, order: &Order| match order {
+            Order::Replicas(_) => Ok(serde_json::json!([])),
+            Order::News(_) if *to == address(2) => Ok(serde_json::json!(state(5, &[1, 2, 3], &[]))),
+            Order::News(_) => Ok(serde_json::json!(state(9, &[1, 2, 3], &[]))),
+            _ => Err(OrderError::Refused("that is not asked".to_owned())),
+        };
+        let node = started(Fake { hello: Box::new(hello), order: Box::new(order), ..Fake::default() });
+        node.learn(&state(3, &[1, 2], &[])).unwrap();
+        let Ok(found) = host::run(look(&Controller::new(node, Arc::default()))) else {
+            panic!("it is refused")
+        };
+        assert_eq!((found.newest.version, found.survivors.len()), (9, 3));
+        assert_eq!(found.silent, []);
+    }
+}

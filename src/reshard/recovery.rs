@@ -430,6 +430,24 @@ mod tests {
     }
 
     #[test]
+    fn a_meta_group_that_can_agree_is_told_and_never_founded_anew() {
+        // n1 is dead: two of three voters of the meta group live, and of the shard's five two.
+        let state = cluster(3, 3);
+        let survivor = |number: u64, voters: &[u64]| {
+            let meta = replica(&state, 1, number, &[1, 2, 3], 9).replica.unwrap();
+            let local = Some(MetaReplica { group: state.group, replica: meta });
+            Survivor { local, ..survivor(number, vec![replica(&state, 1, number, voters, 9)]) }
+        };
+        let decided = |voters: &[u64]| {
+            let survivors = vec![survivor(2, voters), survivor(3, voters)];
+            decide(&Found { newest: state.clone(), survivors, silent: vec![node(1)] }, &DRAWN)
+        };
+        let Ok(recovery) = decided(&[1, 2, 3, 4, 5]) else { panic!("the shard has lost its majority") };
+        assert!(matches!(recovery.decision, Decision::Tell(_)), "by a command");
+        assert!(matches!(decided(&[1, 2, 3]), Err(Error::Conflict(_))), "nothing is lost");
+    }
+
+    #[test]
     fn what_a_shard_has_learned_from_its_log_counts_although_no_node_knows_it() {
         let state = cluster(2, 1);
         let range = owned(&state, 1)[0].clone();

@@ -249,6 +249,28 @@ fn a_former_leader_and_old_news_mean_nothing() {
 }
 
 #[test]
+fn what_a_log_holds_counts_as_if_it_were_applied() {
+    let (source, target, moved) = two();
+    let at = stamp(0, 1, 2);
+    let after = |shard: &Shard, commands: &[ShardCommand]| {
+        let commands: Vec<Vec<u8>> = commands.iter().map(ShardCommand::encode).collect();
+        let claims = shard.claims().after(commands.iter().map(Vec::as_slice));
+        (claims.version, claims.owned, claims.prepared)
+    };
+    let learn = |mine: &[HashRange]| ShardCommand::Learn(directive(3, 2, mine, &[]));
+    let received = [
+        ShardCommand::BeginIncoming { stamp: at, range: moved.clone() },
+        ShardCommand::Prepare { stamp: at, frozen: Frozen::default(), now_ms: 1 },
+        learn(&[moved.clone(), keys(128, 255)]),
+    ];
+    let own = vec![keys(128, 255)];
+    assert_eq!(after(&target, &received[..1]), (0, own.clone(), vec![]), "it is on its way");
+    assert_eq!(after(&target, &received[..2]), (0, own.clone(), vec![moved.clone()]), "it is all there");
+    assert_eq!(after(&target, &received), (3, vec![moved, keys(128, 255)], vec![]), "it was handed over");
+    assert_eq!(after(&source, &[learn(&[keys(0, 110)])]), (3, vec![keys(0, 110)], vec![]), "it has gone");
+}
+
+#[test]
 fn an_order_for_what_does_not_fit_is_refused() {
     let (source, target, moved) = two();
     let stamp = stamp(0, 1, 2);

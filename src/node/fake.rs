@@ -26,11 +26,18 @@ use crate::wire::{Addressed, Hello, Transfer};
 /// The group of the first shard.
 pub(crate) const GROUP: u64 = 1;
 
-/// What is answered, at which address where that is not all the same.
+/// Who a node says that it is.
+type Hellos = Box<dyn Fn(&Address) -> Result<Hello, NoAnswer> + Send + Sync>;
+/// What comes of an order to a node.
+type Orders = Box<dyn Fn(&Address, &Order) -> Result<Value, OrderError> + Send + Sync>;
+/// What comes of an operation on a key, whoever is asked.
+type Keys = Box<dyn Fn(&Request) -> Result<Reply, NoAnswer> + Send + Sync>;
+
+/// What the others answer.
 pub(crate) struct Fake {
-    pub(crate) hello: Box<dyn Fn(&Address) -> Result<Hello, NoAnswer> + Send + Sync>,
-    pub(crate) order: Box<dyn Fn(&Address, &Order) -> Result<Value, OrderError> + Send + Sync>,
-    pub(crate) key: Box<dyn Fn(&Request) -> Result<Reply, NoAnswer> + Send + Sync>,
+    pub(crate) hello: Hellos,
+    pub(crate) order: Orders,
+    pub(crate) key: Keys,
 }
 
 /// Nobody is there.

@@ -15,10 +15,13 @@ use crate::clock::{Deadline, now};
 use crate::model::shard::{Done, RequestId, WriteOutcome};
 use crate::peers::client::{NoAnswer, NoAnswerKind};
 
+/// Whether the node founds the group, its nodes, who the state says has founded it where the node's own start is this, and when that is so.
+type Founding = (bool, &'static [u64], fn(u64) -> (u64, u64), &'static str);
+
 #[test]
 fn a_group_is_founded_by_the_starts_that_are_named_and_are_of_its_nodes() {
     let own = |node: &Node| node.incarnation;
-    let rows: [(bool, &[u64], fn(u64) -> (u64, u64), &str); 4] = [
+    let rows: [Founding; 4] = [
         (true, &[1, 2], |own| (1, own), "this start founds it"),
         (false, &[1, 2], |own| (1, own ^ 1), "an earlier start has founded it, and has lost it"),
         (false, &[1, 2], |_| (2, 7), "another node has"),

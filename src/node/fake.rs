@@ -21,7 +21,7 @@ use crate::model::view::View;
 use crate::peers::client::{NoAnswer, NoAnswerKind};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
-use crate::wire::{Addressed, Hello, Transfer};
+use crate::wire::{Addressed, GroupMembers, Hello, Leads, Transfer};
 
 /// The group of the first shard.
 pub(crate) const GROUP: u64 = 1;
@@ -134,4 +134,19 @@ pub(crate) fn state(version: u64, replicas: &[u64], founders: &[(u64, u64)]) -> 
     (state.version, state.open) = (version, true);
     state.holders.insert(GROUP, founders);
     Arc::new(state)
+}
+
+/// What the leader of a group says, n1: its voters and learners, each at the node of its number.
+pub(crate) fn members(voters: &[u64], learners: &[u64], changing: bool) -> GroupMembers {
+    let named = |ids: &[u64]| ids.iter().map(|id| (*id, address(*id))).collect();
+    GroupMembers {
+        by: Leads { node: address(1), incarnation: 1 },
+        is_logged: true,
+        voters: named(voters),
+        learners: named(learners),
+        changing,
+        index: 9,
+        version: 5,
+        fed: 0,
+    }
 }

@@ -458,7 +458,7 @@ mod tests {
     use super::*;
     use crate::model::limits::WantedLimits;
     use crate::model::shard::Claims;
-    use crate::node::fake::{Fake, GROUP, address, started, state};
+    use crate::node::fake::{Fake, GROUP, address, members, started, state};
     use crate::node::host;
     use crate::wire::Leads;
     use crate::wire::orders::Order;
@@ -467,16 +467,8 @@ mod tests {
     fn a_shard_is_looked_for_at_all_nodes_before_it_counts_as_lost() {
         // The view names n2, which is dead; the replica has moved to n3.
         let report = ReplicaReport { group: GROUP, incarnation: 8, replica: None, claims: Claims::default() };
-        let members = GroupMembers {
-            by: Leads { node: address(3), incarnation: 8 },
-            is_logged: false,
-            voters: vec![(8, address(3))],
-            learners: Vec::new(),
-            changing: false,
-            index: 0,
-            version: 1,
-            fed: 0,
-        };
+        let by = Leads { node: address(3), incarnation: 8 };
+        let members = GroupMembers { by, is_logged: false, ..members(&[3], &[], false) };
         let order = move |to: &Address, order: &Order| match order {
             Order::Replicas(_) if *to == address(3) => Ok(serde_json::json!([report])),
             Order::Members(_) if *to == address(3) => Ok(serde_json::json!(members)),

@@ -166,21 +166,10 @@ fn was_taken_out(members: &GroupMembers, replica: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Leads;
+    use crate::node::fake::members;
 
     #[test]
     fn a_replica_leaves_once_its_group_has_taken_it_out() {
-        let node = |number: u64| format!("n{number}").parse().unwrap();
-        let members = |voters: &[u64], learners: &[u64], changing| GroupMembers {
-            by: Leads { node: node(1), incarnation: 1 },
-            is_logged: true,
-            voters: voters.iter().map(|id| (*id, node(*id))).collect(),
-            learners: learners.iter().map(|id| (*id, node(*id))).collect(),
-            changing,
-            index: 9,
-            version: 5,
-            fed: 0,
-        };
         for (leaves, members, what) in [
             (true, members(&[1, 2], &[], false), "taken out"),
             (false, members(&[1, 2, 7], &[], false), "the group still counts on its vote"),

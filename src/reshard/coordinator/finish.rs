@@ -95,21 +95,34 @@ async fn members_complete(
         .map_err(|error| Stuck::For(format!("shard {}: {error}", shard.id)))?;
     let ids = members.voters.iter().chain(&members.learners).map(|(id, _)| *id).collect();
     coordinator.note_fed(shard.group, (members.fed, ids));
-    let mut there: Vec<&Address> = members.voters.iter().map(|(_, node)| node).collect();
-    let mut wanted: Vec<&Address> = shard.replicas.iter().collect();
-    there.sort();
-    wanted.sort();
-    let is_complete = there == wanted && members.learners.is_empty() && !members.changing;
-    if is_complete && members.version >= state.version {
+    if is_complete(&members, &shard.replicas, state.version) {
         return Ok(Some(members));
     }
     let names = |nodes: &[&Address]| nodes.iter().map(|node| node.as_str()).collect::<Vec<_>>().join(", ");
     Err(Stuck::For(format!(
         "shard {} is held by {}, and is to be held by {}: its replicas are being moved",
         shard.id,
-        names(&there),
-        names(&wanted)
+        names(&voting(&members)),
+        names(&sorted(shard.replicas.iter()))
     )))
+}
+
+/// Whether just these nodes hold the replicas of a shard, by what its leader says, and it acts by this version of the state: whoever leaves
+/// may be ended then.
+fn is_complete(members: &GroupMembers, nodes: &[Address], version: u64) -> bool {
+    let have_moved =
+        voting(members) == sorted(nodes.iter()) && members.learners.is_empty() && !members.changing;
+    have_moved && members.version >= version
+}
+
+fn voting(members: &GroupMembers) -> Vec<&Address> {
+    sorted(members.voters.iter().map(|(_, node)| node))
+}
+
+fn sorted<'a>(nodes: impl Iterator<Item = &'a Address>) -> Vec<&'a Address> {
+    let mut nodes: Vec<&Address> = nodes.collect();
+    nodes.sort();
+    nodes
 }
 
 async fn receipt(
@@ -183,4 +196,26 @@ async fn tally(coordinator: &Coordinator, state: &MetaState, id: u64, group: u64
             error => Stuck::For(error.to_string()),
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::fake::{address, members};
+
+    #[test]
+    fn a_shard_is_complete_when_just_its_nodes_hold_it() {
+        let nodes = [address(3), address(1), address(2)];
+        for (complete, members, version, what) in [
+            (true, members(&[1, 2, 3], &[], false), 5, "just they"),
+            (false, members(&[1, 2, 3], &[], false), 6, "it does not act by the state yet"),
+            (false, members(&[1, 2], &[3], false), 5, "one has no vote yet"),
+            (false, members(&[1, 2, 4], &[], false), 5, "one that leaves is still needed"),
+            (false, members(&[1, 2, 3, 4], &[], false), 5, "one is still to be taken out"),
+            (false, members(&[1, 2, 3], &[4], false), 5, "one is not wanted"),
+            (false, members(&[1, 2, 3], &[], true), 5, "old votes still count"),
+        ] {
+            assert_eq!(is_complete(&members, &nodes, version), complete, "{what}");
+        }
+    }
 }

@@ -53,7 +53,7 @@ test-full: ## all tests, those that take long too, and the mutants
 	SIMULATION_SEEDS=10000 cargo test --locked --profile checked --features failpoints -- --include-ignored
 	scripts/mutants
 
-mutants: ## show that the simulation finds the faults of tests/mutants.txt, within MUTANTS_MINUTES=60
+mutants: ## show that the simulation, or the test that is named, finds the faults of tests/mutants.txt, within MUTANTS_MINUTES=60
 	@scripts/mutants
 
 # SECONDS is a variable of bash, too, so both go to the tests under other names.

@@ -47,7 +47,7 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 	tests/smoke/replicated.sh
 
 test: ## the tests that take minutes at most
-	SIMULATION_SEEDS=1000 cargo test --locked --profile checked --features failpoints
+	@scripts/test
 
 test-full: ## all tests, those that take long too, and the mutants
 	SIMULATION_SEEDS=10000 cargo test --locked --profile checked --features failpoints -- --include-ignored

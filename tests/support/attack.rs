@@ -18,8 +18,9 @@ use crate::support::timed;
 const PROMPT: Duration = Duration::from_secs(1);
 /// Threads that want to run, per core, on a machine that has time for it.
 const CALM: f64 = 2.0;
-/// What a node may take in RAM, in bytes, whatever its clients do.
-pub(crate) const MOST_MEMORY: u64 = 300 << 20;
+/// What a node may take in RAM, in bytes, whatever its clients do: four times the longest thing that a test sends. The listener's buffer doubles as
+/// it grows, is copied at its end, and what was freed goes back to the system a second later; on a fast machine all that falls together.
+pub(crate) const MOST_MEMORY: u64 = 400 << 20;
 /// The probing client gives up after this time: long enough to tell a slow answer from none.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Between two rounds of the probing client.

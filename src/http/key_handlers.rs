@@ -12,7 +12,7 @@ use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
 use super::dispatch::Job;
 use super::framing::Framing;
-use super::key_request::{Asker, Causal, KeyRequest, Kind, Log};
+use super::key_request::{Asker, Causal, KeyRequest, Kind, Progress};
 use super::payload::Payload;
 use super::routes::{EncodedKey, Route};
 use crate::clock::Deadline;
@@ -83,7 +83,7 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
         is_stale,
         deadline: Deadline::after(job.complete, node.request_timeout),
         asker: Asker::Client(causal),
-        log: Log::NotAsked,
+        progress: Progress::None,
         body: body.unwrap_or_default(),
     })
 }

@@ -10,9 +10,10 @@ use super::routes::Route;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::shard::RequestId;
+use crate::node::calls::PassedOn;
 use crate::node::group_ops::{Asking, LogAnswer};
 use crate::node::host;
-use crate::node::keys::{self, NotServed, Operation, Outcome, Request};
+use crate::node::keys::{self, NotServed, Operation, Outcome, Request, Told};
 use crate::node::state::{Node, ServingState};
 
 /// A checked request. It owns what it was read from, and stays with its job.
@@ -31,8 +32,8 @@ pub struct KeyRequest {
     pub deadline: Deadline,
     /// Who asks.
     pub asker: Asker,
-    /// What the log of the key's shard has been asked.
-    pub log: Log,
+    /// What was done about it without a worker waiting for it.
+    pub progress: Progress,
 }
 
 /// What is to be done with the key.
@@ -66,14 +67,16 @@ pub enum Causal {
     Given(Range<usize>),
 }
 
-/// What the log of a key's shard has been asked by a request, without a worker waiting for it.
-pub enum Log {
+/// What was done about a request without a worker waiting for it.
+pub enum Progress {
     /// Nothing yet.
-    NotAsked,
-    /// This came of it.
-    Answered(LogAnswer),
+    None,
+    /// The log of the key's shard, or another node, was asked: this came of it.
+    Told(Told),
     /// That was seen to; what is asked now is waited for.
-    Asked,
+    Waits,
+    /// The same, and the node that was asked wants to be asked by HTTP.
+    ByHttp,
 }
 
 /// What came of it, for whoever asks.
@@ -112,7 +115,7 @@ impl KeyRequest {
 
     /// What to ask the log of the key's shard, if that can be done without a worker waiting for it.
     pub fn asking(&self, node: &Node) -> Option<Asking> {
-        if self.is_stale || !matches!(self.log, Log::NotAsked) {
+        if self.is_stale || !matches!(self.progress, Progress::None) {
             return None;
         }
         let epoch = match self.asker {
@@ -122,14 +125,40 @@ impl KeyRequest {
         node.asking(&self.key, self.operation(), (self.id, epoch), self.deadline)
     }
 
-    /// Notes what came of asking the log. Where another node leads, it was not asked.
-    pub fn note(&mut self, told: LogAnswer) {
-        self.log = if told.is_elsewhere() { Log::Asked } else { Log::Answered(told) };
+    /// The same as it can be passed on without waiting, if another node has to do it for a client and there is a connection for that.
+    pub fn passed_on(&self, node: &Node) -> Option<PassedOn> {
+        if self.is_stale || !matches!((&self.progress, &self.asker), (Progress::None, Asker::Client(_))) {
+            return None;
+        }
+        let onward = node.onward(&self.key, self.operation(), self.id)?;
+        PassedOn::new(node, onward, (&self.key, self.operation(), self.deadline))
     }
 
-    /// Whether it may have been done already, and the log has told what came of it.
+    /// Notes what came of asking the log. Where another node leads, it was not asked.
+    pub fn note(&mut self, told: LogAnswer) {
+        self.progress = if told.is_elsewhere() { Progress::Waits } else { Progress::Told(Told::Log(told)) };
+    }
+
+    /// Notes what came of asking another node. Where that has done nothing, it is as if it had not been asked.
+    pub fn note_passed_on(&mut self, node: &Node, told: Option<Told>) {
+        self.progress = match told {
+            None => Progress::ByHttp,
+            Some(told) if told.is_elsewhere() => {
+                node.note_elsewhere(&told);
+                Progress::Waits
+            }
+            Some(told) => Progress::Told(told),
+        };
+    }
+
+    /// Whether nobody knows whether it was done: it has to be asked again, and to wait for that.
+    pub fn is_unclear(&self) -> bool {
+        matches!(&self.progress, Progress::Told(Told::Node(answer)) if answer.1.is_err())
+    }
+
+    /// Whether it may have been done already, and somebody has told what came of it.
     pub fn is_told(&self) -> bool {
-        matches!(self.log, Log::Answered(_))
+        matches!(self.progress, Progress::Told(_))
     }
 
     /// The causal context that the answer is to have.
@@ -141,25 +170,30 @@ impl KeyRequest {
         }
     }
 
-    /// Has it done, unless the log has told what came of it.
+    /// Has it done, unless somebody has told what came of it.
     pub fn run(&mut self, node: &Node) -> KeyReply {
-        let told = match std::mem::replace(&mut self.log, Log::Asked) {
-            Log::Answered(told) => Some(told),
-            Log::NotAsked | Log::Asked => None,
+        let by_http = matches!(self.progress, Progress::ByHttp);
+        let told = match std::mem::replace(&mut self.progress, Progress::Waits) {
+            Progress::Told(told) => Some(told),
+            Progress::None | Progress::Waits | Progress::ByHttp => None,
         };
         match &self.asker {
-            Asker::Client(_) => KeyReply::Client(self.run_here(node, told)),
+            Asker::Client(_) => KeyReply::Client(self.run_here(node, told, by_http)),
             Asker::Node { serving_state, epoch } => {
+                let told = match told {
+                    Some(Told::Log(told)) => Some(told),
+                    Some(Told::Node(..)) | None => None,
+                };
                 KeyReply::Node(self.run_forwarded(node, (serving_state, *epoch), told))
             }
         }
     }
 
-    fn run_here(&self, node: &Node, told: Option<LogAnswer>) -> Result<Outcome, Error> {
+    fn run_here(&self, node: &Node, told: Option<Told>, by_http: bool) -> Result<Outcome, Error> {
         if self.is_stale {
             return host::run(node.run_stale(&self.key, self.deadline));
         }
-        let mut request = Request::new(&self.key, self.operation(), self.id, self.deadline);
+        let mut request = Request::new(&self.key, self.operation(), self.id, self.deadline).by_http(by_http);
         // What came of it already is told, however late.
         if told.is_none() && request.is_late() {
             let reason = "the request waited too long for a worker".to_owned();

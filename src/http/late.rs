@@ -44,7 +44,7 @@ fn refuse_late(dispatcher: &Dispatcher) {
         }
     }
     for (gate, lane) in dispatcher.gates.iter().zip([LaneId::Client, LaneId::ClientLarge]) {
-        for job in gate.take_late(|job| job.arrival.arrived <= since) {
+        for job in gate.take_late(|job| !job.is_told() && job.arrival.arrived <= since) {
             dispatcher.metrics.shed(lane);
             dispatcher.refuse(lane, job);
         }

@@ -55,6 +55,7 @@ struct Gauges {
     queued: IntGaugeVec,
     parked: IntGauge,
     in_log: IntGauge,
+    passed_on: IntGauge,
     connections: IntGauge,
     busy: IntGauge,
     pairs: IntGauge,
@@ -82,6 +83,8 @@ pub struct Sample {
     pub parked: usize,
     /// How many wait for the log of a shard.
     pub in_log: usize,
+    /// Requests that wait for another node without a worker.
+    pub passed_on: usize,
     /// How many connections have a request in progress.
     pub busy: usize,
     /// Pairs held.
@@ -216,6 +219,10 @@ impl Gauges {
             queued: gauges("evenkv_queue_length", "Requests that wait for a worker, by lane", "lane"),
             parked: gauge("evenkv_parked_requests", "Requests that wait for their turn at another node"),
             in_log: gauge("evenkv_requests_in_log", "Requests that wait for the replicas of a shard"),
+            passed_on: gauge(
+                "evenkv_requests_passed_on",
+                "Requests that wait for another node without a worker",
+            ),
             connections: gauge("evenkv_connections", "Connections of clients and other nodes to this node"),
             busy: gauge("evenkv_connections_busy", "Connections with a request in progress"),
             pairs: gauge("evenkv_pairs", "Pairs held"),
@@ -271,6 +278,7 @@ impl Gauges {
         }
         self.parked.set(signed(sample.parked as u64));
         self.in_log.set(signed(sample.in_log as u64));
+        self.passed_on.set(signed(sample.passed_on as u64));
         self.busy.set(signed(sample.busy as u64));
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
@@ -335,6 +343,7 @@ mod tests {
             queued: vec![(LaneId::Client, 3)],
             parked: 0,
             in_log: 0,
+            passed_on: 0,
             busy: 1,
             pairs: 2,
             bytes: 5,

@@ -26,6 +26,7 @@ pub mod dispatch;
 pub mod changes;
 pub mod cluster_handlers;
 pub mod key_handlers;
+pub mod multiplex;
 pub mod node_handlers;
 pub mod own_handlers;
 pub mod relay;

@@ -11,7 +11,7 @@ use super::answer::{Answer, Body};
 use super::body::{BodyBytes, Limit};
 use super::dispatch::Job;
 use super::key_handlers::{check_key, with_age};
-use super::key_request::{Asker, KeyRequest, Kind, Log};
+use super::key_request::{Asker, KeyRequest, Kind, Progress};
 use super::payload::is_json;
 use super::routes::{EncodedKey, Route};
 use crate::clock::{Deadline, now};
@@ -20,14 +20,14 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::meta::MetaState;
-use crate::model::shard::{Done, RequestId};
+use crate::model::shard::{Done, Operation, RequestId};
 use crate::node::ask::OrderError;
-use crate::node::forwarded::NotMeant;
 use crate::node::host;
 use crate::node::keys::{NotServed, Reply};
-use crate::node::state::Node;
+use crate::node::state::{Node, ServingState};
 use crate::reshard::controller::Controller;
 use crate::reshard::{pieces, recover};
+use crate::wire::frames::Question;
 use crate::wire::orders::Order;
 use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer};
 
@@ -73,8 +73,9 @@ pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
 /// # Errors
 /// The answer to one that is refused.
 pub fn read_key(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
-    check_sender(node, &job.arrival.request, Route::NodeKey).map_err(|error| Box::new(refusal(&error)))?;
-    read_addressed(node, job, encoded)
+    let checked = check_sender(node, &job.arrival.request, Route::NodeKey).map_err(NotServed::Failed);
+    let read = checked.and_then(|()| read_addressed(node, job, encoded));
+    read.map_err(|not_served| Box::new(answer_key(Err(not_served))))
 }
 
 /// The first request that is refused since it came through a proxy is said in the log.
@@ -146,38 +147,24 @@ fn is_near(address: IpAddr) -> bool {
     }
 }
 
-fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
+fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, NotServed> {
     let method = job.arrival.request.method().clone();
     let addressed = addressed(&job.arrival.request);
     // Refused before the body is read: a large one would be read for nothing.
-    let serving_state = node.check_addressed(addressed.as_ref()).map_err(|error| {
-        Box::new(match error {
-            NotMeant::Gone(reason) => no_result(KeyResult::Gone, &reason),
-            NotMeant::NotYet(reason) => no_result(KeyResult::Again, &reason),
-            NotMeant::Unclear(reason) => refusal(&Error::Unavailable { reason, applied: Applied::No }),
-        })
-    })?;
+    let serving_state = node.check_addressed(addressed.as_ref())?;
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
     let id = header(&job.arrival.request, wire::REQUEST_HEADER).and_then(|id| RequestId::parse(&id));
-    let key = encoded.key.map_err(|error| Box::new(refusal(&error)))?;
-    let is_behind = serving_state.serving().is_ok_and(|serving| serving.state.view.epoch < epoch);
-    let body = read_within_limits(node, job, &key).map_err(|error| {
-        Box::new(match error {
-            // The sender may know of higher limits.
-            Error::KeyTooLong { .. } | Error::TooLarge(_) if is_behind => {
-                no_result(KeyResult::Again, "this node has not heard yet what keys and values may be")
-            }
-            error => refusal(&error),
-        })
-    })?;
+    let key = encoded.key.map_err(NotServed::Failed)?;
+    let body =
+        read_within_limits(node, job, &key).map_err(|error| beyond_limits(error, &serving_state, epoch))?;
     let kind = match method {
         Method::Get => Kind::Get,
         Method::Delete => Kind::Delete,
-        Method::Put if is_json(&body.bytes) => Kind::Put(0..body.bytes.len()),
         Method::Put => {
-            return Err(Box::new(refusal(&Error::BadRequest("The body is not one JSON value".to_owned()))));
+            check_value(&body.bytes)?;
+            Kind::Put(0..body.bytes.len())
         }
-        _ => return Err(Box::new(refusal(&Error::MethodNotAllowed(Route::NodeKey.allow())))),
+        _ => return Err(NotServed::Failed(Error::MethodNotAllowed(Route::NodeKey.allow()))),
     };
     let is_stale = matches!(kind, Kind::Get)
         && header(&job.arrival.request, wire::CONSISTENCY_HEADER).as_deref() == Some(wire::STALE);
@@ -189,8 +176,50 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
         is_stale,
         deadline: Deadline::after(job.complete, node.request_timeout),
         asker: Asker::Node { serving_state, epoch },
-        log: Log::NotAsked,
+        progress: Progress::None,
     })
+}
+
+/// Checks a request about a key that another node passes on by a frame: the state of serving under which it is answered.
+///
+/// # Errors
+/// What the other node is answered.
+pub fn check_question(node: &Node, question: &Question) -> Result<Arc<ServingState>, NotServed> {
+    let serving_state = node.check_addressed(Some(&question.addressed))?;
+    let limits = node.limits();
+    let within = check_key(limits, question.key).and_then(|()| match question.operation {
+        Operation::Put(value) if value.len() > limits.max_value_length => Err(Error::TooLarge(format!(
+            "The value is too large: allowed are {} bytes",
+            limits.max_value_length
+        ))),
+        _ => Ok(()),
+    });
+    within.map_err(|error| beyond_limits(error, &serving_state, question.addressed.epoch))?;
+    if let Operation::Put(value) = question.operation {
+        check_value(value)?;
+    }
+    if node.is_stopping() || question.left_ms == 0 {
+        let reason = if node.is_stopping() { "the node is stopping" } else { "it came too late" };
+        let error = Error::Unavailable { reason: reason.to_owned(), applied: Applied::No };
+        return Err(NotServed::Failed(error));
+    }
+    Ok(serving_state)
+}
+
+/// What a node is answered whose key or value is too long here: it may know of higher limits.
+fn beyond_limits(error: Error, serving_state: &ServingState, epoch: u64) -> NotServed {
+    let is_behind = serving_state.serving().is_ok_and(|serving| serving.state.view.epoch < epoch);
+    match error {
+        Error::KeyTooLong { .. } | Error::TooLarge(_) if is_behind => NotServed::Again,
+        error => NotServed::Failed(error),
+    }
+}
+
+fn check_value(value: &[u8]) -> Result<(), NotServed> {
+    if is_json(value) {
+        return Ok(());
+    }
+    Err(NotServed::Failed(Error::BadRequest("The body is not one JSON value".to_owned())))
 }
 
 /// The body of a request about a key, which is the value itself.

@@ -17,7 +17,8 @@ use super::routes::{self, Route};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::node::state::Node;
-use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, read_body};
+use crate::peers::client::{Patience, Peer, read_body};
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire;
 
 /// Bodies up to this length, in bytes, are held: only then can the main be asked again where that is safe.
@@ -182,9 +183,12 @@ fn not_passed_on(error: &NoAnswer) -> Error {
         NoAnswerKind::NotSent | NoAnswerKind::Silent | NoAnswerKind::Broken => {
             Error::MainDown { reason, applied }
         }
-        NoAnswerKind::NoTime | NoAnswerKind::Late | NoAnswerKind::Senseless | NoAnswerKind::OtherSecret => {
-            Error::Unavailable { reason, applied }
-        }
+        NoAnswerKind::NoTime
+        | NoAnswerKind::Late
+        | NoAnswerKind::Senseless
+        | NoAnswerKind::OtherSecret
+        | NoAnswerKind::Full
+        | NoAnswerKind::Elsewhere => Error::Unavailable { reason, applied },
     }
 }
 

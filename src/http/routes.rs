@@ -43,6 +43,8 @@ pub enum Route {
     NodeTransfer,
     /// Messages of the meta group.
     NodeRaft,
+    /// A connection for many keys that another node passes on.
+    NodeRequests,
     /// Founding the meta group anew.
     NodeRecover,
 }
@@ -81,7 +83,7 @@ const STORE: &str = "/kv-store";
 const STORE_ALIAS: &str = "/kvs";
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 18] = [
+const TABLE: [Row; 19] = [
     row(Route::Key, ("/kv-store/keys/", Rest::Key), "keys", "GET, PUT, DELETE", LaneId::Client),
     row(Route::KeyCount, ("/kv-store/key-count", Rest::Nothing), "key-count", "GET", LaneId::Client),
     row(Route::Shards, ("/kv-store/shards", Rest::Nothing), "shards", "GET", LaneId::Client),
@@ -105,6 +107,7 @@ const TABLE: [Row; 18] = [
     row(Route::NodeQuestions, (wire::QUESTIONS, Rest::Nothing), "node-questions", "POST", LaneId::Question),
     row(Route::NodeTransfer, (wire::TRANSFER, Rest::Nothing), "node-transfer", "POST", LaneId::Transfer),
     row(Route::NodeRaft, (wire::RAFT, Rest::Nothing), "node-raft", "GET, POST", LaneId::Raft),
+    row(Route::NodeRequests, (wire::REQUESTS, Rest::Nothing), "node-requests", "GET", LaneId::Question),
     row(Route::NodeRecover, (wire::RECOVER, Rest::Nothing), "node-recover", "PUT", LaneId::Control),
 ];
 

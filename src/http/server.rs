@@ -4,7 +4,6 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -22,7 +21,9 @@ use super::lane_id::LaneId;
 use super::late;
 use super::linger::{self, Linger, Rest};
 use super::metrics::Sample;
+use super::multiplex::{Multiplex, Unattended, Waits};
 use super::routes::{self, EncodedKey, Route};
+use super::streams::Protocol;
 use super::turns::Turns;
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, streams};
 use crate::clock::{Deadline, now};
@@ -30,7 +31,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::audits;
-use crate::node::calls::Calls;
+use crate::node::calls::{Calls, PassedOn};
 use crate::node::discovery;
 use crate::node::duplicates;
 use crate::node::group_ops::Asking;
@@ -56,8 +57,12 @@ pub struct Server {
     changes: Changes,
     /// Audits are made one at a time.
     audits: Turns,
-    /// Requests that wait for the log of a shard, and the most of them.
-    in_log: (AtomicUsize, usize),
+    /// Takes connections on which other nodes pass requests on.
+    multiplex: Multiplex,
+    /// The requests that wait for the log of a shard.
+    in_log: Arc<Unattended>,
+    /// Those that wait for another node.
+    passed_on: Arc<Unattended>,
     linger: Linger,
     /// A connection on which nothing has come for this time is closed.
     idle_timeout: Duration,
@@ -101,8 +106,16 @@ impl Server {
         let limits = &config.server;
         let (dispatcher, shed_queue) = Dispatcher::new(Arc::clone(&node), limits, listening.port());
         let dispatcher = Arc::new(dispatcher);
+        let in_log = Unattended::new(limits.queue_length);
         let server = Arc::new(Self {
-            in_log: (AtomicUsize::new(0), limits.queue_length),
+            multiplex: Multiplex {
+                node: Arc::clone(&node),
+                metrics: Arc::clone(&dispatcher.metrics),
+                in_log: Arc::clone(&in_log),
+                port: listening.port(),
+            },
+            in_log,
+            passed_on: Unattended::new(limits.queue_length),
             linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
             idle_timeout: limits.idle_timeout,
             dispatcher: Arc::clone(&dispatcher),
@@ -112,7 +125,7 @@ impl Server {
         });
         let node = Arc::clone(&server.controller.node);
         let learner = Arc::clone(&node);
-        let publish = Box::new(move || learner.publish());
+        let publish = Box::new(move |groups: &[u64]| learner.publish(groups));
         groups_inbox.start(Box::new(Messages(Arc::clone(&node))), publish)?;
         discovery::begin(&node);
         let own = Arc::clone(&server);
@@ -179,7 +192,7 @@ impl Server {
 
     /// How many requests are in progress.
     pub fn busy(&self) -> usize {
-        self.dispatcher.connections.busy()
+        self.dispatcher.connections.busy() + self.in_log.waiting()
     }
 
     /// The figures that are looked up when they are asked for.
@@ -190,7 +203,8 @@ impl Server {
         let retries: usize = own.iter().map(|(_, shard)| shard.remembered_bytes()).sum();
         Sample {
             queued: LaneId::ALL.map(|lane| (lane, self.dispatcher.lanes.waiting(lane))).to_vec(),
-            in_log: self.in_log.0.load(Ordering::Relaxed),
+            in_log: self.in_log.waiting(),
+            passed_on: self.passed_on.waiting(),
             parked: self.dispatcher.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
             troubles: self.controller.node.troubles(),
@@ -220,14 +234,23 @@ impl Server {
         }
     }
 
-    /// Handles one request, and after one for another node those that were parked for it meanwhile.
+    /// Handles one request.
     fn handle(self: &Arc<Self>, lane: LaneId, job: Box<Job>) {
-        // What may have been done already is to be told, whoever else is overloaded.
-        let destination = if job.is_told() { None } else { self.destination(&job) };
-        let Some(node) = destination else { return self.answer(lane, job) };
+        // What is short is read first: it may be passed on without a worker that waits for it.
+        let reads_first = job.is_told() || !job.arrival.framing.is_on_its_way();
+        match if reads_first { None } else { self.destination(&job) } {
+            Some(node) => self.go_through_gate(lane, &node, job),
+            None => self.answer(lane, job),
+        }
+    }
+
+    /// Handles a request for another node, and after it those that were parked for that node meanwhile.
+    fn go_through_gate(self: &Arc<Self>, lane: LaneId, node: &Address, job: Box<Job>) {
         let gate = &self.dispatcher.gates[usize::from(lane == LaneId::ClientLarge)];
-        match gate.enter(&node, job) {
+        match gate.enter(node, job) {
             Entry::Parked => {}
+            // What may have been done is not refused.
+            Entry::Full(job) if job.is_told() => self.run_key(lane, job),
             Entry::Full(job) => {
                 self.dispatcher.metrics.shed(lane);
                 self.dispatcher.refuse(lane, job);
@@ -236,8 +259,10 @@ impl Server {
                 let mut next = Some(job);
                 while let Some(job) = next {
                     // Whatever happens in there, the next one has to be taken along.
-                    self.dispatcher.contain(|| self.answer(lane, job));
-                    next = gate.leave(&node);
+                    self.dispatcher.contain(|| {
+                        if job.key.is_some() { self.run_key(lane, job) } else { self.answer(lane, job) }
+                    });
+                    next = gate.leave(node);
                 }
             }
         }
@@ -252,7 +277,8 @@ impl Server {
             return None;
         }
         if let Some(request) = &job.key {
-            return self.controller.node.waits_for(&request.key);
+            let is_clients = request.route() == Route::Key;
+            return if is_clients { self.controller.node.waits_for(&request.key) } else { None };
         }
         let Ok((Route::Key, encoded)) = routes::find(job.arrival.path(), true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
@@ -260,9 +286,13 @@ impl Server {
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
-        if streams::is_asked_for(&job) {
-            if let Err((job, answer)) = streams::take(&self.controller.node, job) {
-                self.finish(lane, Some(Route::NodeRaft), job, *answer);
+        if let Some(protocol) = Protocol::asked_for(&job) {
+            let taken = match protocol {
+                Protocol::Messages => streams::take_messages(&self.controller.node, job),
+                Protocol::Requests => self.multiplex.take(job),
+            };
+            if let Err((job, answer)) = taken {
+                self.finish(lane, Some(protocol.route()), job, *answer);
             }
             return;
         }
@@ -292,17 +322,37 @@ impl Server {
         Answer::error(&Error::Internal, job.arrival.request.method(), "")
     }
 
-    /// Answers a request about a key; where that has to wait for the log of a shard, without a worker waiting for it.
+    /// Answers a request about a key; where that has to wait for the log of a shard, or for another node, without a worker waiting for it.
     fn answer_key(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
         let Some(request) = &mut job.key else { return };
-        let route = Some(request.route());
         let node = &self.controller.node;
-        if !job.arrival.framing.is_on_its_way()
-            && self.has_room_in_log()
-            && let Some(asking) = request.asking(node)
-        {
-            return self.ask_log(lane, job, asking);
+        let is_alone = node.serving_state().serving().is_ok_and(Serving::owns_all);
+        if !is_alone && !job.arrival.framing.is_on_its_way() && !request.is_told() {
+            if let Some(asking) = request.asking(node)
+                && let Some(waits) = self.in_log.enter()
+            {
+                return self.ask_log(lane, job, (asking, waits));
+            }
+            if let Some(passed_on) = request.passed_on(node)
+                && let Some(waits) = self.passed_on.enter()
+            {
+                match self.pass_on(lane, job, (passed_on, waits)) {
+                    Ok(()) => return,
+                    Err(back) => job = back,
+                }
+            }
         }
+        let waits = job.key.as_ref().is_some_and(|request| !request.is_told() || request.is_unclear());
+        if let Some(node) = self.destination(&job).filter(|_| waits) {
+            return self.go_through_gate(lane, &node, job);
+        }
+        self.run_key(lane, job);
+    }
+
+    /// Does what is asked of a key, and waits for it.
+    fn run_key(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
+        let Some(request) = &mut job.key else { return };
+        let (route, node) = (Some(request.route()), &self.controller.node);
         let answer = catch_unwind(AssertUnwindSafe(|| match request.run(node) {
             KeyReply::Client(result) => key_handlers::answer(request, node, result),
             KeyReply::Node(reply) => node_handlers::answer_key(reply),
@@ -320,17 +370,28 @@ impl Server {
         self.finish(lane, route, job, answer);
     }
 
-    /// Whether another request may wait for the log of a shard without a worker.
-    fn has_room_in_log(&self) -> bool {
-        self.in_log.0.load(Ordering::Relaxed) < self.in_log.1
+    /// Has another node do a request, which is answered when that has. Gives it back where the connection for that has just ended.
+    fn pass_on(
+        self: &Arc<Self>,
+        lane: LaneId,
+        job: Box<Job>,
+        (request, waits): (PassedOn, Waits),
+    ) -> Result<(), Box<Job>> {
+        let server = Arc::clone(self);
+        request.send(job, move |mut job, told| {
+            drop(waits);
+            if let Some(request) = &mut job.key {
+                request.note_passed_on(&server.controller.node, told);
+            }
+            server.dispatcher.lanes.take_back(lane, Work::Handle(job));
+        })
     }
 
     /// Asks the log of a shard on behalf of a request, which is answered when that has.
-    fn ask_log(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>, asking: Asking) {
+    fn ask_log(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>, (asking, waits): (Asking, Waits)) {
         let server = Arc::clone(self);
-        self.in_log.0.fetch_add(1, Ordering::Relaxed);
         self.controller.node.ask_and(asking, move |told| {
-            server.in_log.0.fetch_sub(1, Ordering::Relaxed);
+            drop(waits);
             if let Some(request) = &mut job.key {
                 request.note(told);
             }
@@ -385,6 +446,7 @@ impl Server {
             | Route::NodeQuestions
             | Route::NodeTransfer
             | Route::NodeRaft
+            | Route::NodeRequests
             | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))

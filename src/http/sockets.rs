@@ -143,6 +143,43 @@ impl Drop for Duplicate {
     }
 }
 
+/// A connection of a client, read and written by several threads at a time, which tiny_http does not let its own be.
+///
+/// Whoever has one keeps what tiny_http has of the connection until nobody uses this any more: tiny_http shuts the connection when it drops that.
+pub struct Socket(Duplicate);
+
+impl Socket {
+    /// The connection of a client to a local port. Nothing where it is not found, or cannot be told apart from another.
+    pub fn of(port: u16, client: SocketAddr) -> Option<Self> {
+        let ends = UnixDatagram::pair().ok()?;
+        let found = numbers(port, &HashSet::from([client]));
+        let (local, numbers) = found.get(&client)?;
+        let mut duplicates = numbers.iter().filter_map(|number| Duplicate::of(*number, &ends));
+        duplicates.find(|duplicate| addresses(duplicate.0) == Some((client, *local))).map(Self)
+    }
+
+    /// Reads what has come.
+    ///
+    /// # Errors
+    /// As the system says; a time-out is [`io::ErrorKind::WouldBlock`].
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(socket::recv(self.0.0, buffer, MsgFlags::empty())?)
+    }
+
+    /// Writes some of it.
+    ///
+    /// # Errors
+    /// As the system says; a time-out is [`io::ErrorKind::WouldBlock`].
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(socket::send(self.0.0, bytes, MsgFlags::MSG_NOSIGNAL)?)
+    }
+
+    /// Ends it: whoever reads sees the end.
+    pub fn shut(&self) {
+        let _ = socket::shutdown(self.0.0, Shutdown::Both);
+    }
+}
+
 /// The addresses of the client and of this end, where a number stands for a connection.
 fn addresses(number: RawFd) -> Option<(SocketAddr, SocketAddr)> {
     Some((internet(&getpeername(number).ok()?)?, internet(&getsockname(number).ok()?)?))
@@ -156,7 +193,7 @@ fn internet(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -199,6 +236,26 @@ mod tests {
                 assert_eq!(other.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             }
         }
+    }
+
+    #[test]
+    fn a_connection_is_read_and_written_by_a_number_of_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        assert!(Socket::of(port, "127.0.0.1:1".parse().unwrap()).is_none());
+        let socket = Socket::of(port, server.peer_addr().unwrap()).unwrap();
+        assert_eq!(socket.write(b"abc").unwrap(), 3);
+        let mut bytes = [0; 3];
+        client.read_exact(&mut bytes).unwrap();
+        client.write_all(&bytes).unwrap();
+        assert_eq!((socket.read(&mut bytes).unwrap(), &bytes), (3, b"abc"));
+        socket.shut();
+        assert_eq!(client.read(&mut bytes).unwrap(), 0);
+        assert_eq!(socket.read(&mut bytes).unwrap(), 0);
+        assert!(socket.write(b"d").is_err());
+        drop(server);
     }
 
     #[test]

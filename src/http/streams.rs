@@ -1,10 +1,12 @@
-//! Connections on which another node sends messages of groups, one after the other, for as long as both are there.
+//! Connections that another node takes out of the hands of HTTP, for as long as both are there: each has a thread of its own. Here is what all have in common,
+//! and those on which messages of groups come, one after the other.
 
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tiny_http::{Method, Response};
+use tiny_http::{Method, ReadWrite, Response};
 
 use super::answer::Answer;
 use super::dispatch::{Arrival, Job};
@@ -13,64 +15,135 @@ use super::routes::Route;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::state::Node;
-use crate::{threads, wire};
+use crate::threads;
+use crate::wire::{self, frames};
 
-/// So many such connections at most, each with a thread of its own; further ones are refused.
-const MOST: usize = 512;
-/// A frame is no longer than this, in bytes; a connection that announces a longer one ends.
+/// So many such connections of each protocol at most; further ones are refused. As many nodes a view may have.
+const MOST: usize = 1024;
+/// A frame of messages is no longer than this, in bytes; a connection that announces a longer one ends.
 const LONGEST_FRAME: usize = 128 << 20;
 
-/// How many there are.
-static STREAMS: AtomicUsize = AtomicUsize::new(0);
+/// How many there are, by protocol.
+static STREAMS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
-/// Whether a request asks for such a connection.
-pub fn is_asked_for(job: &Job) -> bool {
-    let request = &job.arrival.request;
-    *request.method() == Method::Get
-        && job.arrival.path() == wire::RAFT
-        && header(request, "Upgrade").as_deref() == Some(wire::MESSAGES)
+/// One of them.
+pub struct Slot(Protocol);
+
+impl Slot {
+    /// A place for a connection that a request asks for.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] or [`Error::Overloaded`].
+    pub fn take(node: &Node, job: &Job, protocol: Protocol) -> Result<Self, Error> {
+        check_sender(node, &job.arrival.request, protocol.route())?;
+        let slot = Self(protocol);
+        if STREAMS[protocol as usize].fetch_add(1, Ordering::Relaxed) >= MOST {
+            return Err(Error::Overloaded("Too many nodes have such connections already".to_owned()));
+        }
+        Ok(slot)
+    }
 }
 
-/// Takes the connection out of the hands of HTTP; gives the request back with an error where that is not to be.
-pub fn take(node: &Arc<Node>, job: Box<Job>) -> Result<(), (Box<Job>, Box<Answer>)> {
-    let refused = |job: Box<Job>, error: &Error| {
-        let answer = Answer { close: true, ..Answer::error(error, &Method::Get, "") };
-        Err((job, Box::new(answer)))
-    };
-    let request = &job.arrival.request;
-    if let Err(error) = check_sender(node, request, Route::NodeRaft) {
-        return refused(job, &error);
+impl Drop for Slot {
+    fn drop(&mut self) {
+        STREAMS[self.0 as usize].fetch_sub(1, Ordering::Relaxed);
     }
-    let from = header(request, wire::FROM_HEADER).and_then(|from| from.parse::<Address>().ok());
-    let Some(from) = from else {
-        return refused(job, &Error::BadRequest(format!("{} is missing", wire::FROM_HEADER)));
-    };
-    if STREAMS.fetch_add(1, Ordering::Relaxed) >= MOST {
-        STREAMS.fetch_sub(1, Ordering::Relaxed);
-        return refused(job, &Error::Overloaded("Too many nodes send messages already".to_owned()));
+}
+
+/// What comes on such a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Messages of groups.
+    Messages,
+    /// Requests about keys.
+    Requests,
+}
+
+impl Protocol {
+    /// The one that a request asks for.
+    pub fn asked_for(job: &Job) -> Option<Self> {
+        let request = &job.arrival.request;
+        if *request.method() != Method::Get {
+            return None;
+        }
+        let protocol = match job.arrival.path() {
+            wire::RAFT => Self::Messages,
+            wire::REQUESTS => Self::Requests,
+            _ => return None,
+        };
+        (header(request, "Upgrade").as_deref() == Some(protocol.name())).then_some(protocol)
     }
-    let node = Arc::clone(node);
-    let name = format!("raft-from-{from}");
+
+    /// Its name in the header `Upgrade`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Messages => wire::MESSAGES,
+            Self::Requests => frames::PROTOCOL,
+        }
+    }
+
+    /// The route that it is asked for by.
+    pub fn route(self) -> Route {
+        match self {
+            Self::Messages => Route::NodeRaft,
+            Self::Requests => Route::NodeRequests,
+        }
+    }
+}
+
+/// A request that is given back, with the answer to it.
+pub type Refused = (Box<Job>, Box<Answer>);
+
+/// Refuses a request, and ends its connection.
+pub fn refuse(job: Box<Job>, error: &Error) -> Refused {
+    let answer = Answer { close: true, ..Answer::error(error, &Method::Get, "") };
+    (job, Box::new(answer))
+}
+
+/// Takes a connection out of the hands of HTTP, and runs what is to be done with it on a thread of its own.
+pub fn take(
+    slot: Slot,
+    job: Box<Job>,
+    thread: String,
+    run: impl FnOnce(&mut dyn ReadWrite) + Send + 'static,
+) {
     let run = move || {
         let Job { arrival: Arrival { request, generation, .. }, ticket, .. } = *job;
-        let mut stream = request.upgrade(wire::MESSAGES, Response::empty(101));
+        let mut stream = request.upgrade(slot.0.name(), Response::empty(101));
         // Nothing else comes on this connection, and nobody waits for its end.
         drop(ticket);
-        if let Err(error) = read_frames(&node, &from, &mut stream) {
-            log::debug!("no more messages from {from}: {error}");
+        if catch_unwind(AssertUnwindSafe(|| run(&mut *stream))).is_err() {
+            log::error!("what another node has sent could not be handled: its connection is closed");
         }
         drop(stream);
         drop(generation);
-        STREAMS.fetch_sub(1, Ordering::Relaxed);
+        drop(slot);
     };
-    if let Err(error) = threads::spawn(name, run) {
-        STREAMS.fetch_sub(1, Ordering::Relaxed);
-        log::error!("messages of another node cannot be read: {error}");
+    if let Err(error) = threads::spawn(thread, run) {
+        log::error!("what another node sends cannot be read: {error}");
     }
+}
+
+/// Takes a connection for messages of groups.
+pub fn take_messages(node: &Arc<Node>, job: Box<Job>) -> Result<(), Refused> {
+    let from = header(&job.arrival.request, wire::FROM_HEADER).and_then(|from| from.parse::<Address>().ok());
+    let Some(from) = from else {
+        return Err(refuse(job, &Error::BadRequest(format!("{} is missing", wire::FROM_HEADER))));
+    };
+    let slot = match Slot::take(node, &job, Protocol::Messages) {
+        Ok(slot) => slot,
+        Err(error) => return Err(refuse(job, &error)),
+    };
+    let node = Arc::clone(node);
+    take(slot, job, format!("raft-from-{from}"), move |stream| {
+        if let Err(error) = read_frames(&node, &from, stream) {
+            log::debug!("no more messages from {from}: {error}");
+        }
+    });
     Ok(())
 }
 
-fn read_frames(node: &Node, from: &Address, stream: &mut dyn Read) -> io::Result<()> {
+fn read_frames(node: &Node, from: &Address, stream: &mut dyn ReadWrite) -> io::Result<()> {
     loop {
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
@@ -80,7 +153,7 @@ fn read_frames(node: &Node, from: &Address, stream: &mut dyn Read) -> io::Result
         }
         // The memory grows with what really comes.
         let mut frame = Vec::new();
-        if stream.take(length as u64).read_to_end(&mut frame)? < length {
+        if Read::take(&mut *stream, length as u64).read_to_end(&mut frame)? < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if !frame.is_empty() {

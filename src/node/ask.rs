@@ -10,7 +10,7 @@ use crate::clock::{Deadline, now};
 use crate::error::Applied;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
-use crate::peers::client::{NoAnswer, NoAnswerKind};
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire::orders::Answered;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Hello, Transfer};

@@ -1,4 +1,4 @@
-//! The program's host: waiting blocks the thread, and other nodes are asked over HTTP.
+//! The program's host: waiting blocks the thread, and other nodes are asked by HTTP, or about keys on the connection for many requests.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use ureq::{Body, SendBody};
 
 use super::ask::OrderError;
 use super::host::{Awaited, Host, Pending};
-use super::keys::{NotServed, Operation, Outcome, Reply, Request, Value};
+use super::keys::{NotServed, Onward, Operation, Outcome, Reply, Request, Told, Value};
 use super::state::Node;
 use super::transport;
 use crate::budget::Permit;
@@ -19,7 +19,10 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::Done;
-use crate::peers::client::{NoAnswer, NoAnswerKind, Patience, Peer, complete, read_body};
+use crate::peers::client::{Patience, Peer, complete, read_body};
+use crate::peers::multiplex::Connection;
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
+use crate::wire::frames::{self, Answer, Frame, Question};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Sender, Transfer};
@@ -37,7 +40,7 @@ const LARGE_VALUE: u64 = 64 * 1024;
 /// An answer to a key operation without a value is no longer than this.
 const SHORT_ANSWER: u64 = 1 << 16;
 
-/// Reaches other nodes over HTTP, and blocks meanwhile.
+/// Reaches other nodes, and blocks meanwhile.
 pub struct Calls;
 
 impl Host for Calls {
@@ -92,10 +95,14 @@ impl Host for Calls {
     fn key<'a>(
         &'a self,
         node: &'a Node,
-        to: (&'a Address, &'a Addressed),
+        to: (&'a Address, &'a Addressed, u64),
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>> {
         Box::pin(ready(pass_on(node, to, request)))
+    }
+
+    fn connect(&self, node: &Node, to: &Address) {
+        let _ = node.peers.at(to).connection();
     }
 
     fn greet(&self, node: &Arc<Node>, to: &Address) {
@@ -205,6 +212,147 @@ fn send(
 }
 
 fn pass_on(
+    node: &Node,
+    (to, addressed, group): (&Address, &Addressed, u64),
+    request: &Request,
+) -> Result<Reply, NoAnswer> {
+    match ask_connection(node, (to, addressed, group), request) {
+        Some(answer) => answer,
+        None => ask_by_http(node, (to, addressed), request),
+    }
+}
+
+/// Asks on the connection for many requests; nothing where there is none, or the node wants to be asked by HTTP.
+fn ask_connection(
+    node: &Node,
+    (to, addressed, group): (&Address, &Addressed, u64),
+    request: &Request,
+) -> Option<Result<Reply, NoAnswer>> {
+    if request.by_http || !is_short(request.operation) {
+        return None;
+    }
+    let peer = node.peers.at(to);
+    let connection = peer.connection()?;
+    let frame = frame(&Question {
+        addressed,
+        left_ms: left_ms(request.deadline),
+        id: request.id(),
+        is_stale: request.is_stale,
+        key: request.key,
+        operation: request.operation,
+    });
+    let answer = connection.ask(group, request.deadline, frame)?;
+    read_frame(&peer, answer)
+}
+
+/// Whether a request may go together with others.
+fn is_short(operation: Operation) -> bool {
+    !matches!(operation, Operation::Put(value) if value.len() > frames::LONGEST_VALUE)
+}
+
+fn left_ms(deadline: Deadline) -> u64 {
+    u64::try_from(deadline.left().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What came of a question on a connection for many; nothing where it was not done, and has to be asked by HTTP.
+fn read_frame(peer: &Peer, answer: Result<Vec<u8>, NoAnswer>) -> Option<Result<Reply, NoAnswer>> {
+    peer.note(answer.as_ref().err());
+    let frame = match answer {
+        Ok(frame) => frame,
+        Err(error) => return Some(Err(error)),
+    };
+    match Frame::decode(&frame) {
+        Ok(Frame::Answer(_, Answer::ByHttp)) => None,
+        Ok(Frame::Answer(_, answer)) => Some(Ok(reply(peer.address(), answer))),
+        Ok(Frame::Question(..) | Frame::Leader(_)) | Err(_) => Some(Err(NoAnswer {
+            kind: NoAnswerKind::Senseless,
+            reason: "its answer makes no sense".to_owned(),
+        })),
+    }
+}
+
+/// The frame of a question, without its number.
+fn frame(question: &Question<&Addressed>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    question.encode(0, &mut frame);
+    frame
+}
+
+/// A client's request that can be passed on without waiting for the answer.
+pub struct PassedOn {
+    connection: Arc<Connection>,
+    peer: Arc<Peer>,
+    onward: Onward,
+    frame: Vec<u8>,
+    deadline: Deadline,
+}
+
+impl PassedOn {
+    /// Nothing where there is no connection for it.
+    pub fn new(
+        node: &Node,
+        onward: Onward,
+        (key, operation, deadline): (&[u8], Operation, Deadline),
+    ) -> Option<Self> {
+        if !is_short(operation) {
+            return None;
+        }
+        let peer = node.peers.at(&onward.to);
+        let connection = peer.connection()?;
+        let frame = frame(&Question {
+            addressed: &onward.addressed,
+            left_ms: left_ms(deadline),
+            id: onward.id(),
+            is_stale: false,
+            key,
+            operation,
+        });
+        Some(Self { connection, peer, onward, frame, deadline })
+    }
+
+    /// Sends it, and has somebody told what came of it: by the thread that reads the answers of that node, which is held up for as long as that takes. Nothing is
+    /// told where it was not done and has to go by HTTP.
+    ///
+    /// # Errors
+    /// Gives back who was to be told where the connection has ended meanwhile: nothing was sent.
+    pub fn send<T: Send + 'static>(
+        self,
+        told: T,
+        tell: impl FnOnce(T, Option<Told>) + Send + 'static,
+    ) -> Result<(), T> {
+        let Self { connection, peer, onward, frame, deadline } = self;
+        let group = onward.group;
+        let tell = move |told, answer| {
+            tell(told, read_frame(&peer, answer).map(|reply| Told::Node(Box::new((onward, reply)))));
+        };
+        connection.ask_and(group, deadline, frame, (told, tell))
+    }
+}
+
+/// What another node has answered, as if it were asked here.
+fn reply(owner: &Address, answer: Answer) -> Reply {
+    let read = |value: Option<&[u8]>, age| {
+        let value = value.map(|value| Value::Received { bytes: value.to_vec(), permit: None });
+        Ok(Outcome { done: Done::Read(value), by: None, age })
+    };
+    Err(match answer {
+        Answer::Wrote(outcome) => return Ok(Outcome { done: Done::Wrote(outcome), by: None, age: None }),
+        Answer::Missing(age) => return read(None, age),
+        Answer::Found(age, value) => return read(Some(value), age),
+        Answer::Again => NotServed::Again,
+        Answer::Gone => NotServed::Gone,
+        Answer::NotLeader(leader, reason) => NotServed::NotLeader(leader, reason),
+        Answer::OtherRequest => NotServed::OtherRequest,
+        Answer::Full => NotServed::Full,
+        Answer::Failed(applied, reason) => NotServed::Failed(Error::unavailable(owner, reason, applied)),
+        Answer::KeyTooLong(limit) => NotServed::Failed(Error::KeyTooLong { limit }),
+        Answer::TooLarge(reason) => NotServed::Failed(Error::TooLarge(reason)),
+        Answer::Busy(reason) => NotServed::Failed(Error::Overloaded(reason)),
+        Answer::ByHttp => unreachable!("who asks has seen to that"),
+    })
+}
+
+fn ask_by_http(
     node: &Node,
     (to, addressed): (&Address, &Addressed),
     request: &Request,

@@ -25,6 +25,8 @@ use crate::wire::orders;
 pub(crate) const ROUND: Duration = Duration::from_millis(200);
 /// A founder lets this time pass first, in which members of a cluster that it may belong to greet it.
 const FOUNDING_DELAY: Duration = Duration::from_millis(400);
+/// The other nodes are told so often who leads, beside the moment in which that changes: they may not have heard it then.
+const TELL_LEADERS: Duration = Duration::from_secs(2);
 /// A founding that is not complete after this time has lost one of its nodes.
 const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 /// What a founder says meanwhile.
@@ -92,6 +94,8 @@ pub(crate) struct Discovery {
     started: Instant,
     /// The meta group that is being founded, and since when this node takes part in it.
     founding: Option<(u64, Instant)>,
+    /// When the others were last told which groups this node leads.
+    told_leaders: Instant,
 }
 
 impl Discovery {
@@ -103,7 +107,7 @@ impl Discovery {
             }
             _ => None,
         };
-        Self { node: Arc::clone(node), roll_call, started: now(), founding: None }
+        Self { node: Arc::clone(node), roll_call, started: now(), founding: None, told_leaders: now() }
     }
 
     /// Asks and tells whom it has to, once.
@@ -131,6 +135,16 @@ impl Discovery {
         // Whoever is asked is known to be up or down by the answer.
         let known = self.known_nodes();
         self.node.peers.keep(&known);
+        if let Some(state) = self.node.state() {
+            // A connection is there before a request needs it.
+            for node in state.nodes().iter().filter(|node| **node != self.node.address) {
+                self.node.host.connect(&self.node, node);
+            }
+            if now() - self.told_leaders >= TELL_LEADERS {
+                self.told_leaders = now();
+                self.node.tell_leaders();
+            }
+        }
         let known: BTreeSet<Address> = known.into_iter().collect();
         let down = self.node.peers.down();
         let down =

@@ -18,7 +18,7 @@ use crate::model::address::Address;
 use crate::model::hash::HashKey;
 use crate::model::meta::MetaState;
 use crate::model::view::View;
-use crate::peers::client::{NoAnswer, NoAnswerKind};
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, GroupMembers, Hello, Leads, Transfer};
@@ -97,7 +97,7 @@ impl Host for Fake {
     fn key<'a>(
         &'a self,
         _: &'a Node,
-        _: (&'a Address, &'a Addressed),
+        _: (&'a Address, &'a Addressed, u64),
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>> {
         Box::pin(ready((self.key)(request)))
@@ -120,7 +120,7 @@ pub(crate) fn address(number: u64) -> Address {
 pub(crate) fn started(others: Fake) -> Arc<Node> {
     let settings: Settings = [("ADDRESS", "n1"), ("VIEW", "n1,n2")].into_iter().collect();
     let (node, inbox) = Node::new(&settings.check().unwrap(), Arc::new(others));
-    inbox.start(Box::new(Nowhere), Box::new(|| ())).unwrap();
+    inbox.start(Box::new(Nowhere), Box::new(|_| ())).unwrap();
     Arc::new(node)
 }
 

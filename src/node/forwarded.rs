@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::group_ops::LogAnswer;
+use super::group_ops::{Asking, LogAnswer};
 use super::keys::{NotServed, Operation, Reply};
 use super::passing::Passed;
 use super::state::{Node, ServingState};
 use crate::clock::Deadline;
+use crate::error::{Applied, Error};
 use crate::model::shard::RequestId;
 use crate::wire::Addressed;
 
@@ -19,6 +20,16 @@ pub enum NotMeant {
     NotYet(String),
     /// It is of another cluster.
     Unclear(String),
+}
+
+impl From<NotMeant> for NotServed {
+    fn from(not_meant: NotMeant) -> Self {
+        match not_meant {
+            NotMeant::Gone(_) => Self::Gone,
+            NotMeant::NotYet(_) => Self::Again,
+            NotMeant::Unclear(reason) => Self::Failed(Error::Unavailable { reason, applied: Applied::No }),
+        }
+    }
 }
 
 impl Node {
@@ -55,31 +66,72 @@ impl Node {
         serving_state: &ServingState,
         key: &[u8],
         operation: Operation<'_>,
-        (epoch, request): (u64, Option<RequestId>),
+        asked: (u64, Option<RequestId>),
         told: Option<LogAnswer>,
         deadline: Deadline,
     ) -> Reply {
-        self.count_operation();
-        let serving = serving_state.serving().map_err(|_| NotServed::Again)?;
-        let (hash, shard) = serving.shard_of(key);
         if let Some(told) = told {
-            return self.reply(shard, self.conclude(told, (hash, key), operation), operation);
+            self.count_operation();
+            return self.conclude_forwarded(serving_state, key, operation, told);
         }
+        match self.begin_forwarded(serving_state, key, operation, asked) {
+            Begun::Done(reply) => reply,
+            Begun::Asks(asking) => {
+                let told = self.wait_for_log(asking, deadline).await;
+                self.conclude_forwarded(serving_state, key, operation, told)
+            }
+        }
+    }
+
+    /// Begins to do what another node passed on, and never waits: it is done, or the log of the key's shard is to be asked.
+    pub fn begin_forwarded(
+        &self,
+        serving_state: &ServingState,
+        key: &[u8],
+        operation: Operation<'_>,
+        (epoch, request): (u64, Option<RequestId>),
+    ) -> Begun {
+        self.count_operation();
+        let Ok(serving) = serving_state.serving() else { return Begun::Done(Err(NotServed::Again)) };
+        let (hash, shard) = serving.shard_of(key);
         // A shard that this node holds alone knows best what it owns.
         let alone = || serving.own.iter().map(|(_, own)| own).find(|own| !own.is_logged());
         let Some(own) = serving.own_of(shard.group).or_else(alone) else {
             let reason = format!("{} holds no replica of shard {}", self.address, shard.id);
-            return Err(NotServed::NotLeader(None, reason));
+            return Begun::Done(Err(NotServed::NotLeader(None, reason)));
         };
         if !own.is_logged() {
             let forwarded = request.map(|request| self.stamp(own, request, epoch));
-            return self.ask_alone(shard, own, (hash, key), operation, (request, forwarded));
+            return Begun::Done(self.ask_alone(shard, own, (hash, key), operation, (request, forwarded)));
         }
         let write = (operation != Operation::Get).then(|| {
             let request = request.unwrap_or_else(|| Passed::drawn().request);
             self.stamp(own, request, epoch)
         });
-        let done = self.run_in_group(own, (hash, key), operation, write, deadline).await;
-        self.reply(shard, done, operation)
+        match self.asking_of(own, (hash, key), operation, write) {
+            Ok(asking) => Begun::Asks(asking),
+            Err(error) => Begun::Done(self.reply(shard, Err(error), operation)),
+        }
     }
+
+    /// What came of asking the log.
+    pub fn conclude_forwarded(
+        &self,
+        serving_state: &ServingState,
+        key: &[u8],
+        operation: Operation<'_>,
+        told: LogAnswer,
+    ) -> Reply {
+        let serving = serving_state.serving().map_err(|_| NotServed::Again)?;
+        let (hash, shard) = serving.shard_of(key);
+        self.reply(shard, self.conclude(told, (hash, key), operation), operation)
+    }
+}
+
+/// What was begun for another node.
+pub enum Begun {
+    /// It is done.
+    Done(Reply),
+    /// The log of the key's shard is to be asked.
+    Asks(Asking),
 }

@@ -113,19 +113,42 @@ impl Node {
     pub(super) async fn run_in_group(
         &self,
         shard: &Arc<Shard>,
-        (hash, key): (KeyHash, &[u8]),
+        place: (KeyHash, &[u8]),
         operation: Operation<'_>,
         write: Option<Forwarded>,
         deadline: Deadline,
     ) -> Result<Result<Done, Refused>, NotDone> {
+        let asking = self.asking_of(shard, place, operation, write)?;
+        let told = self.wait_for_log(asking, deadline).await;
+        self.conclude(told, place, operation)
+    }
+
+    /// Asks the log of a shard, and waits for what comes of it; that this is not known where it takes longer.
+    pub(super) async fn wait_for_log(&self, asking: Asking, deadline: Deadline) -> LogAnswer {
+        let Asking { shard, command } = asking;
+        let (command, passed) = command.unzip();
+        let told = self.groups.wait(deadline, |told| self.ask_log(shard.group(), command, told));
+        let answer = told.await.unwrap_or(Answer::Unknown);
+        LogAnswer { shard, passed, answer }
+    }
+
+    /// What to ask the log of a shard, where this node leads its group.
+    ///
+    /// # Errors
+    /// [`NotDone`].
+    pub(super) fn asking_of(
+        &self,
+        shard: &Arc<Shard>,
+        (hash, key): (KeyHash, &[u8]),
+        operation: Operation,
+        write: Option<Forwarded>,
+    ) -> Result<Asking, NotDone> {
         self.leads(shard)?;
         if write.is_some_and(|write| !self.has_room_for(shard, hash, &write)) {
             return Err(NotDone::Full);
         }
-        let command = write.map(|write| command(key, operation, &write));
-        let told = self.groups.wait(deadline, |told| self.ask_log(shard.group(), command, told));
-        let answer = told.await.map_err(|_| NotDone::Unknown)?;
-        self.conclude(LogAnswer { shard: Arc::clone(shard), passed: None, answer }, (hash, key), operation)
+        let command = write.map(|write| (command(key, operation, &write), Passed::named(write.request)));
+        Ok(Asking { shard: Arc::clone(shard), command })
     }
 
     /// What to ask the log of a key's shard, if that can be done without waiting for it: this node leads the shard's group, has room to

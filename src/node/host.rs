@@ -20,7 +20,7 @@ use crate::consensus::StateMachine;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Operation, RequestId, Shard};
-use crate::peers::client::NoAnswer;
+use crate::peers::no_answer::NoAnswer;
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Hello, Transfer};
@@ -72,13 +72,16 @@ pub trait Host: Send + Sync {
         state: &'a Arc<MetaState>,
     ) -> Pending<'a, Result<Vec<u64>, String>>;
 
-    /// Passes an operation on a key on.
+    /// Passes an operation on a key of a group on.
     fn key<'a>(
         &'a self,
         node: &'a Node,
-        to: (&'a Address, &'a Addressed),
+        to: (&'a Address, &'a Addressed, u64),
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>>;
+
+    /// Has the connection made on which requests are passed on, without waiting for it.
+    fn connect(&self, _: &Node, _to: &Address) {}
 
     /// Has [`greet`](super::transport::greet) done without waiting for it.
     fn greet(&self, node: &Arc<Node>, to: &Address);

@@ -17,7 +17,7 @@ use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Forwarded, Refused, RequestId, Shard};
 use crate::model::store::StoredValue;
 use crate::model::view;
-use crate::peers::client::NoAnswer;
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire::Addressed;
 
 pub use crate::model::shard::Operation;
@@ -90,6 +90,62 @@ pub enum NotServed {
 /// What a node answers that is asked about a key, be it this one.
 pub type Reply = Result<Outcome, NotServed>;
 
+/// A request that another node is to do.
+pub struct Onward {
+    /// That node.
+    pub to: Address,
+    /// Who is asked, and from where.
+    pub addressed: Addressed,
+    /// The group of the key's shard.
+    pub group: u64,
+    /// The version of the state by which the node is asked.
+    version: u64,
+    /// The id of a write.
+    passed: Option<Passed>,
+}
+
+impl Onward {
+    /// The id under which a write is done once.
+    pub fn id(&self) -> Option<RequestId> {
+        self.passed.as_ref().map(|passed| passed.request)
+    }
+}
+
+/// What came of a request before anybody waited for it.
+pub enum Told {
+    /// Of asking the log of the key's shard.
+    Log(LogAnswer),
+    /// Of asking another node.
+    Node(Box<(Onward, Result<Reply, NoAnswer>)>),
+}
+
+impl Told {
+    /// The version of the state by which it was asked, where that may be an older one.
+    fn version(&self) -> Option<u64> {
+        match self {
+            Self::Log(_) => None,
+            Self::Node(answer) => Some(answer.0.version),
+        }
+    }
+
+    /// Whether nothing was done, and another node, or this one, is to be asked.
+    pub fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Log(told) => told.is_elsewhere(),
+            Self::Node(answer) => {
+                matches!(answer.1, Ok(Err(NotServed::Again | NotServed::NotLeader(..))))
+            }
+        }
+    }
+
+    fn take_passed(&mut self) -> Option<Passed> {
+        match self {
+            Self::Log(told) => told.passed.take(),
+            Self::Node(answer) => answer.0.passed.take(),
+        }
+    }
+}
+
 /// Who has to be asked about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -121,6 +177,8 @@ pub struct Request<'a> {
     is_named: bool,
     /// Any replica may answer.
     pub(crate) is_stale: bool,
+    /// The node that was asked wants to be asked by HTTP.
+    pub(crate) by_http: bool,
     pub(crate) deadline: Deadline,
 }
 
@@ -134,7 +192,13 @@ impl<'a> Request<'a> {
     ) -> Self {
         let is_named = named.is_some();
         let passed = named.map_or_else(OnceCell::new, |named| Passed::named(named).into());
-        Self { key, operation, passed, is_named, is_stale: false, deadline }
+        Self { key, operation, passed, is_named, is_stale: false, by_http: false, deadline }
+    }
+
+    /// The same, which goes by HTTP where another node is asked.
+    #[must_use]
+    pub fn by_http(self, by_http: bool) -> Self {
+        Self { by_http, ..self }
     }
 
     /// Whether its time is over.
@@ -183,13 +247,28 @@ impl Node {
         let serving_state = self.serving_state();
         let serving = serving_state.serving().ok()?;
         let (_, shard) = serving.shard_of(key);
-        match serving.own_of(shard.group) {
-            Some(own) => match self.leads(own) {
-                Err(NotDone::NotLeader(leader)) => Some(leader.unwrap_or_else(|| self.address.clone())),
-                _ => None,
-            },
-            None => Some(self.likely_leader(&serving.state, shard)),
+        match self.whom_to_ask(serving, shard) {
+            Whom::Other(node, _) => Some(node),
+            Whom::Nobody(_) => Some(self.address.clone()),
+            Whom::Alone(_) | Whom::Leading(_) => None,
         }
+    }
+
+    /// Where a client's request goes that another node has to do; nothing where this one does it, or nobody is there who could.
+    pub fn onward(&self, key: &[u8], operation: Operation, named: Option<RequestId>) -> Option<Onward> {
+        if self.refuse_if_claimed().is_err() {
+            return None;
+        }
+        let serving_state = self.serving_state();
+        let serving = serving_state.serving().ok()?;
+        let (_, shard) = serving.shard_of(key);
+        let Whom::Other(to, incarnation) = self.whom_to_ask(serving, shard) else { return None };
+        let passed = match named {
+            Some(named) => Some(Passed::named(named)),
+            None => (operation != Operation::Get).then(|| self.pass(&serving.state)),
+        };
+        let (addressed, version) = (serving.addressed(incarnation), serving.state.version);
+        Some(Onward { to, addressed, group: shard.group, version, passed })
     }
 
     /// Whether a shard is one of this node's.
@@ -213,19 +292,19 @@ impl Node {
     }
 
     /// Does what a client asks, here or at the node that owns the key, and follows the key where it is being moved, and its shard where
-    /// another replica leads. Where the log of its shard was asked already, `told` is what came of that.
+    /// another replica leads. Where it was asked for already, `told` is what came of that.
     ///
     /// # Errors
     /// [`Error`], which says whether a write happened.
     pub async fn run(
         &self,
         request: &mut Request<'_>,
-        mut told_by_log: Option<LogAnswer>,
+        mut told_before: Option<Told>,
     ) -> Result<Outcome, Error> {
         self.count_operation();
         self.refuse_if_claimed()?;
         let (operation, deadline) = (request.operation, request.deadline);
-        if let Some(passed) = told_by_log.as_mut().and_then(|told| told.passed.take()) {
+        if let Some(passed) = told_before.as_mut().and_then(Told::take_passed) {
             request.passed = passed.into();
         }
         let mut pause = FIRST_PAUSE;
@@ -240,11 +319,12 @@ impl Node {
                 reason: error.to_string(),
                 applied: unclear.as_ref().map_or(Applied::No, Error::applied),
             })?;
-            let known = serving.state.version;
-            let was_told = told_by_log.is_some();
-            let has_others = |key: &[u8]| was_told || serving.is_led(key);
-            let reply = match told_by_log.take() {
-                Some(told) => self.told_by_log(serving, told, request),
+            // What was learned since it was asked is news.
+            let known = told_before.as_ref().and_then(Told::version).unwrap_or(serving.state.version);
+            let was_led = matches!(told_before, Some(Told::Log(_)));
+            let has_others = |key: &[u8]| was_led || serving.is_led(key);
+            let reply = match told_before.take() {
+                Some(told) => self.told(serving, told, request),
                 None => self.ask_owner(serving, request, unclear.is_some()).await,
             };
             let sent_on = matches!(reply, Err(NotServed::NotLeader(Some(_), _))) && !was_sent_on;
@@ -284,23 +364,54 @@ impl Node {
         }
     }
 
-    async fn ask_owner(&self, serving: &Serving, request: &Request<'_>, is_retry: bool) -> Reply {
-        let (hash, shard) = serving.shard_of(request.key);
+    /// Who has to be asked about a key of a shard.
+    fn whom_to_ask<'a>(&self, serving: &'a Serving, shard: &view::Shard) -> Whom<'a> {
         let Some(own) = serving.own_of(shard.group) else {
-            let is_replicated = serving.state.replicas_of(shard.group).len() > 1;
-            return if is_replicated {
-                self.ask_replica(serving, shard, request).await
+            return if serving.state.replicas_of(shard.group).len() > 1 {
+                let node = self.likely_leader(&serving.state, shard);
+                if node == self.address { Whom::Nobody(unreached(shard)) } else { Whom::Other(node, None) }
             } else {
-                self.ask_only_replica(serving, shard, request).await
+                let node = &shard.replicas[0];
+                let holder = serving.state.holder(shard.group, node).filter(|_| *node != self.address);
+                match holder {
+                    Some(incarnation) => Whom::Other(node.clone(), Some(incarnation)),
+                    None => Whom::Nobody(lost(shard, node)),
+                }
             };
         };
-        if own.is_logged() {
-            return self.ask_own_group(serving, (shard, own), hash, request).await;
+        if !own.is_logged() {
+            return Whom::Alone(own);
         }
-        // Another node may have done it already, before the key came here, and its record came along.
-        let may_be_done = is_retry || request.is_named;
-        let forwarded = if may_be_done { self.stamp_own(serving, own, request) } else { None };
-        self.ask_alone(shard, own, (hash, request.key), request.operation, (request.id(), forwarded))
+        match self.leads(own) {
+            Ok(()) => Whom::Leading(own),
+            Err(NotDone::NotLeader(Some(leader))) => Whom::Other(leader, None),
+            Err(_) => {
+                let voters = self.groups.local(shard.group).map(|local| local.voters()).unwrap_or_default();
+                Whom::Nobody(NotServed::NotLeader(None, self.leaderless(shard, &voters)))
+            }
+        }
+    }
+
+    async fn ask_owner(&self, serving: &Serving, request: &Request<'_>, is_retry: bool) -> Reply {
+        let (hash, shard) = serving.shard_of(request.key);
+        let place = (hash, request.key);
+        match self.whom_to_ask(serving, shard) {
+            Whom::Nobody(not_served) => Err(not_served),
+            Whom::Other(node, incarnation) => {
+                self.ask_node(serving, shard, (&node, incarnation), request).await
+            }
+            Whom::Alone(own) => {
+                // Another node may have done it already, before the key came here, and its record came along.
+                let may_be_done = is_retry || request.is_named;
+                let forwarded = if may_be_done { self.stamp_own(serving, own, request) } else { None };
+                self.ask_alone(shard, own, place, request.operation, (request.id(), forwarded))
+            }
+            Whom::Leading(own) => {
+                let write = self.stamp_own(serving, own, request);
+                let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
+                self.reply(shard, done, request.operation)
+            }
+        }
     }
 
     /// Has it done by a shard that this node keeps alone.
@@ -373,52 +484,23 @@ impl Node {
         Some(self.stamp(own, passed.request, serving.state.view.epoch))
     }
 
-    /// Has it done by the group that this node has a replica of, by itself or by the one that leads it.
-    async fn ask_own_group(
-        &self,
-        serving: &Serving,
-        (shard, own): (&view::Shard, &Arc<Shard>),
-        hash: KeyHash,
-        request: &Request<'_>,
-    ) -> Reply {
-        match self.leads(own) {
-            Ok(()) => {}
-            Err(NotDone::NotLeader(Some(leader))) => {
-                return self.ask_node(serving, shard, (&leader, None), request).await;
-            }
-            Err(error) => return self.reply(shard, Err(error), request.operation),
-        }
-        let place = (hash, request.key);
-        let write = self.stamp_own(serving, own, request);
-        let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
-        self.reply(shard, done, request.operation)
-    }
-
-    /// What came of asking the log of the key's shard before.
-    fn told_by_log(&self, serving: &Serving, told: LogAnswer, request: &Request) -> Reply {
+    /// What came of asking before.
+    fn told(&self, serving: &Serving, told: Told, request: &Request) -> Reply {
         let (hash, shard) = serving.shard_of(request.key);
-        let done = self.conclude(told, (hash, request.key), request.operation);
-        self.reply(shard, done, request.operation)
-    }
-
-    /// Has it done by a replica of a shard that this node holds none of.
-    async fn ask_replica(&self, serving: &Serving, shard: &view::Shard, request: &Request<'_>) -> Reply {
-        let node = self.likely_leader(&serving.state, shard);
-        if node == self.address {
-            let reason = format!("shard {}: none of its other replicas is reached", shard.id);
-            return Err(NotServed::Failed(Error::Unavailable { reason, applied: Applied::No }));
+        match told {
+            Told::Log(told) => {
+                let done = self.conclude(told, (hash, request.key), request.operation);
+                self.reply(shard, done, request.operation)
+            }
+            Told::Node(answer) => {
+                let (Onward { to, addressed, group, .. }, reply) = *answer;
+                // Its group may have another range by now, or be gone: what was said is of the group that was asked.
+                match serving.state.view.shards.iter().find(|shard| shard.group == group) {
+                    Some(asked) => self.conclude_asked(serving, asked, (&to, addressed.incarnation), reply),
+                    None => conclude_gone(&to, reply),
+                }
+            }
         }
-        self.ask_node(serving, shard, (&node, None), request).await
-    }
-
-    /// Has it done by the only node that holds the shard.
-    async fn ask_only_replica(&self, serving: &Serving, shard: &view::Shard, request: &Request<'_>) -> Reply {
-        let node = &shard.replicas[0];
-        let Some(incarnation) = serving.state.holder(shard.group, node).filter(|_| *node != self.address)
-        else {
-            return Err(lost(shard, node));
-        };
-        self.ask_node(serving, shard, (node, Some(incarnation)), request).await
     }
 
     /// Has it done by a node that holds a replica of the key's shard: a certain start of it where that is the only replica.
@@ -429,11 +511,21 @@ impl Node {
         (node, incarnation): (&Address, Option<u64>),
         request: &Request<'_>,
     ) -> Reply {
-        let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
-        let addressed = Addressed { cluster, epoch, incarnation };
-        let is_only = incarnation.is_some();
+        let addressed = serving.addressed(incarnation);
         self.passed(serving, request);
-        let reply = self.host.key(self, (node, &addressed), request).await;
+        let reply = self.host.key(self, (node, &addressed, shard.group), request).await;
+        self.conclude_asked(serving, shard, (node, incarnation), reply)
+    }
+
+    /// What came of asking a node.
+    fn conclude_asked(
+        &self,
+        serving: &Serving,
+        shard: &view::Shard,
+        (node, incarnation): (&Address, Option<u64>),
+        reply: Result<Reply, NoAnswer>,
+    ) -> Reply {
+        let is_only = incarnation.is_some();
         if !is_only {
             self.note_leader(shard.group, node, &reply);
         }
@@ -444,11 +536,23 @@ impl Node {
             }
             Ok(Err(NotServed::Gone)) => return Err(lost(shard, node)),
             Ok(Err(not_served)) => return Err(not_served),
+            Err(error) if error.kind == NoAnswerKind::Full => {
+                return Err(NotServed::Failed(Error::Overloaded(format!("{node}: {error}"))));
+            }
             Err(error) => error,
         };
         let reason = if is_only { format!("{error}; {}", advice(shard)) } else { error.to_string() };
         let name = format_args!("shard {} at {node}", shard.id);
         Err(NotServed::Failed(Error::unavailable(name, reason, error.kind.applied())))
+    }
+
+    /// What was said by whoever was asked, and did nothing.
+    pub fn note_elsewhere(&self, told: &Told) {
+        if let Told::Node(answer) = told
+            && answer.0.addressed.incarnation.is_none()
+        {
+            self.note_leader(answer.0.group, &answer.0.to, &answer.1);
+        }
     }
 
     /// What a reply says of who leads a shard.
@@ -461,10 +565,38 @@ impl Node {
                     self.leaders.note(group, leader);
                 }
             }
+            Err(error) if error.kind == NoAnswerKind::Full => {}
             Err(_) => self.leaders.forget(group, node),
             Ok(Err(NotServed::Again | NotServed::Gone | NotServed::Full | NotServed::Failed(_))) => {}
         }
     }
+}
+
+/// What came of asking a node about a group that is no more.
+fn conclude_gone(node: &Address, reply: Result<Reply, NoAnswer>) -> Reply {
+    match reply {
+        Ok(Ok(outcome)) => Ok(Outcome { by: Some(node.clone()), ..outcome }),
+        Ok(Err(NotServed::Gone | NotServed::NotLeader(..))) => Err(NotServed::Again),
+        Ok(Err(not_served)) => Err(not_served),
+        Err(error) => Err(NotServed::Failed(Error::unavailable(node, &error, error.kind.applied()))),
+    }
+}
+
+/// Who has to be asked about a key of a shard.
+enum Whom<'a> {
+    /// This node, which keeps the shard alone.
+    Alone(&'a Arc<Shard>),
+    /// This node, which leads the shard's group.
+    Leading(&'a Arc<Shard>),
+    /// Another node: a certain start of it where it has the only replica.
+    Other(Address, Option<u64>),
+    /// Nobody at this moment.
+    Nobody(NotServed),
+}
+
+fn unreached(shard: &view::Shard) -> NotServed {
+    let reason = format!("shard {}: none of its other replicas is reached", shard.id);
+    NotServed::Failed(Error::Unavailable { reason, applied: Applied::No })
 }
 
 /// The only node that holds a shard does not hold it any more.
@@ -509,6 +641,11 @@ impl Serving {
             Some(own) => own.is_logged(),
             None => self.state.replicas_of(shard.group).len() > 1,
         }
+    }
+
+    /// What a request says of who is asked, and from where.
+    fn addressed(&self, incarnation: Option<u64>) -> Addressed {
+        Addressed { cluster: self.state.cluster.clone(), epoch: self.state.view.epoch, incarnation }
     }
 
     /// The hash of a key, and the shard that owns it.

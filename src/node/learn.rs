@@ -20,8 +20,11 @@ const ASKED_AT_ONCE: usize = 3;
 const ACT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Node {
-    /// Learns what the meta group has agreed on since the last time, where this node has a replica of it.
-    pub fn publish(&self) {
+    /// Learns what the meta group has agreed on since the last time, where this node has a replica of it, and who leads these groups by now.
+    pub fn publish(&self, groups: &[u64]) {
+        for group in groups {
+            self.follow_leader(*group);
+        }
         if let Some(state) = self.meta.news()
             && let Err(error) = self.learn(&state)
         {
@@ -77,6 +80,7 @@ impl Node {
         }
         self.note_limits(known.map(|serving| &*serving.state), state);
         self.set_serving_state(ServingState::Serving(Serving { state: Arc::clone(state), own, lost }));
+        self.peers.abandon_others(&state.nodes());
         Ok(())
     }
 

@@ -188,7 +188,7 @@ mod tests {
         let state = MetaState::first("c".to_owned(), 50, HashKey::PUBLISHED, view, &starts);
         meta.found(state.group, 7, &own, state);
         meta.give_up_others(51);
-        let mut raft = inbox.into_raft(Settings::default(), Box::new(Nowhere), Box::new(|| ()));
+        let mut raft = inbox.into_raft(Settings::default(), Box::new(Nowhere), Box::new(|_| ()));
         raft.turn(true);
         assert_eq!(raft.driver().groups().count(), 0, "the raft thread had not begun it yet");
         assert!(meta.local().is_none());

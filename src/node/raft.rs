@@ -133,8 +133,8 @@ pub trait Transport: Send {
     fn send(&self, to: &Address, envelope: Envelope);
 }
 
-/// What is called after each round in which something may have been applied.
-pub type Publish = Box<dyn Fn() + Send>;
+/// What is called after each round in which something may have been applied, with the groups whose leader or term has changed.
+pub type Publish = Box<dyn Fn(&[u64]) + Send>;
 
 /// Index and term at which the log of a replica has ended.
 pub type Ended = (u64, u64);
@@ -463,8 +463,8 @@ impl Raft {
             self.driver.tick();
         }
         self.driver.work();
-        self.take_seats(ticks);
-        (self.publish)();
+        let changed = self.show(ticks);
+        (self.publish)(&changed);
         for envelope in self.driver.take_outbox() {
             let member = self.driver.address(envelope.group, envelope.to);
             if let Some(to) = member.or_else(|| self.senders.get(&envelope.to)) {
@@ -481,8 +481,9 @@ impl Raft {
         UnderWay { reads, writes }
     }
 
-    /// Shows where the replicas stand: all of them with each tick, and in between those whose roles or members have changed.
-    fn take_seats(&self, all: bool) {
+    /// Shows where the replicas stand: all of them with each tick, and in between those whose roles or members have changed. The groups whose leader
+    /// or term has changed.
+    fn show(&self, all: bool) -> Vec<u64> {
         let groups: Vec<u64> = self.driver.groups().collect();
         let is_old = |group: &u64| {
             all || self
@@ -493,17 +494,23 @@ impl Raft {
         };
         let changed: Vec<u64> = groups.iter().copied().filter(is_old).collect();
         let gone = self.locals.read().keys().any(|group| !groups.contains(group));
+        let mut led_otherwise = Vec::new();
         if changed.is_empty() && !gone {
-            return;
+            return led_otherwise;
         }
         let mut locals = self.locals.write();
         locals.retain(|group, _| groups.contains(group));
         for group in changed {
-            match self.driver.status(group) {
+            let before = match self.driver.status(group) {
                 Some(status) => locals.insert(group, Arc::new(LocalReplica { group, status })),
                 None => locals.remove(&group),
             };
+            let led = |local: &LocalReplica| (local.status.leader, local.status.term);
+            if locals.get(&group).map(|local| led(local)) != before.map(|local| led(&local)) {
+                led_otherwise.push(group);
+            }
         }
+        led_otherwise
     }
 
     fn hear(&self, from: &Address) {
@@ -636,7 +643,7 @@ mod tests {
     #[test]
     fn a_group_that_is_not_there_is_said_at_once() {
         let (groups, inbox) = Groups::new(Arc::new(Calls));
-        inbox.start(Box::new(Nowhere), Box::new(|| ())).unwrap();
+        inbox.start(Box::new(Nowhere), Box::new(|_| ())).unwrap();
         let deadline = Deadline::after(now(), Duration::from_mins(1));
         let refused = Err(NotProposed::Refused(Refusal::NoGroup));
         assert_eq!(host::run(groups.read(5, deadline)), refused.clone());

@@ -105,7 +105,7 @@ impl Node {
                 if deadline.is_over() || self.peers.at(node).is_down() {
                     continue;
                 }
-                match self.host.key(self, (node, &addressed), &request).await {
+                match self.host.key(self, (node, &addressed, shard.group), &request).await {
                     Ok(Ok(outcome)) if outcome.age.is_some() => {
                         let by = (!self.is_of(serving, shard)).then(|| node.clone());
                         return Ok(Outcome { by, ..outcome });

@@ -13,7 +13,7 @@ use super::raft::Invitation;
 use super::state::Node;
 use crate::clock::{Deadline, now};
 use crate::model::shard::{Done, RequestId, WriteOutcome};
-use crate::peers::client::{NoAnswer, NoAnswerKind};
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 
 /// Whether the node founds the group, its nodes, who the state says has founded it where the node's own start is this, and when that is so.
 type Founding = (bool, &'static [u64], fn(u64) -> (u64, u64), &'static str);

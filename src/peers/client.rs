@@ -1,7 +1,6 @@
 //! Exchanges with other nodes, and whether each was last seen up.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +12,12 @@ use ureq::http::{Method, Request, Response, request};
 use ureq::{Agent, AsSendBody, Body};
 
 use super::long_target::{LongTarget, send_with};
+use super::multiplex::{Connection, Multiplex};
+use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::probe;
 use super::resolver::CachedNames;
 use super::transport::{Failure, NodeConnector, SILENCE};
 use crate::clock::{Deadline, ticks_ms};
-use crate::error::Applied;
 use crate::model::address::Address;
 use crate::wire;
 
@@ -46,47 +46,8 @@ pub struct Peer {
     /// Since when questions have not been answered in their time, by [`ticks_ms`]; 0 where the last one was.
     silent_since: AtomicU64,
     secret: Option<Arc<str>>,
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoAnswer {
-    /// What was seen.
-    pub kind: NoAnswerKind,
-    /// The same in words.
-    pub reason: String,
-}
-
-/// What was seen of a node that did not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoAnswerKind {
-    /// Nothing was sent: refused, not reached, or known to be down.
-    NotSent,
-    /// Nothing was sent, as there was hardly any time left; the node may well be up.
-    NoTime,
-    /// Neither the request, which was sent, nor `/livez` is answered.
-    Silent,
-    /// The connection broke after something was sent.
-    Broken,
-    /// The time is over, and the node is alive.
-    Late,
-    /// What came is no answer of a node.
-    Senseless,
-    /// A node has answered that does not share the secret of this one.
-    OtherSecret,
-}
-
-impl NoAnswerKind {
-    /// Whether a write that ended so may have happened.
-    pub fn applied(self) -> Applied {
-        if matches!(self, Self::NotSent | Self::NoTime) { Applied::No } else { Applied::Unknown }
-    }
-}
-
-impl fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
+    /// The connection for many requests at one time.
+    multiplex: Arc<Multiplex>,
 }
 
 impl Peers {
@@ -125,15 +86,34 @@ impl Peers {
                 down: AtomicBool::new(false),
                 silent_since: AtomicU64::new(0),
                 secret: self.secret.clone(),
+                multiplex: Arc::new(Multiplex::new(address, self.secret.clone())),
             })
         });
         Arc::clone(peer)
     }
 
-    /// Forgets nodes that were down when last seen, all but these.
+    /// What waits for an answer about a group is asked again elsewhere, unless it waits for the node that leads it by now.
+    pub fn abandon(&self, group: u64, leader: &Address) {
+        for peer in self.known.read().values().filter(|peer| peer.address != *leader) {
+            peer.multiplex.abandon(|asked| asked == group);
+        }
+    }
+
+    /// The same for all that waits for other nodes than these.
+    pub fn abandon_others(&self, nodes: &[Address]) {
+        let nodes: HashSet<&Address> = nodes.iter().collect();
+        for peer in self.known.read().values().filter(|peer| !nodes.contains(&peer.address)) {
+            peer.multiplex.abandon(|_| true);
+        }
+    }
+
+    /// Forgets nodes that were down when last seen, and ends connections that nobody uses, of all but these.
     pub fn keep(&self, nodes: &[Address]) {
+        let nodes: HashSet<&Address> = nodes.iter().collect();
+        for peer in self.known.read().values().filter(|peer| !nodes.contains(&peer.address)) {
+            peer.multiplex.close();
+        }
         if self.known.read().values().any(|peer| peer.is_down()) {
-            let nodes: HashSet<&Address> = nodes.iter().collect();
             self.known.write().retain(|address, peer| !peer.is_down() || nodes.contains(address));
         }
     }
@@ -167,6 +147,16 @@ impl Peer {
     /// Whether the node was down when last seen; somebody asks it again several times a second.
     pub fn is_down(&self) -> bool {
         self.down.load(Ordering::Relaxed)
+    }
+
+    /// The connection for many requests, where there is one and the node is not known to be down.
+    pub fn connection(&self) -> Option<Arc<Connection>> {
+        if self.is_down() { None } else { self.multiplex.connection() }
+    }
+
+    /// Sends a frame that has no answer on that connection, in a moment and without waiting, if there is one.
+    pub fn tell(&self, frame: &[u8]) {
+        self.multiplex.tell(frame);
     }
 
     /// A request to this node.

@@ -2,7 +2,11 @@
 
 pub mod client;
 mod long_target;
+pub mod multiplex;
+pub mod no_answer;
+pub mod outbox;
 pub mod probe;
 pub mod resolver;
 pub mod stream;
 pub mod transport;
+mod upgrade;

@@ -1,24 +1,21 @@
 //! A connection that carries messages one way, after one request that says so: no head for each of them, and nobody waits for answers.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use super::client::Peer;
+use super::upgrade::upgraded;
 use crate::model::address::Address;
 use crate::wire;
 
-/// A node that takes no connection, or does not answer the request, within this time is not reached.
-const OPENING: Duration = Duration::from_secs(1);
 /// A node that has taken nothing for this long, with its buffers full, is not reached.
 const SENDING: Duration = Duration::from_secs(1);
 /// `MSG_PEEK | MSG_DONTWAIT` of Linux: looks without waiting, and takes nothing away.
 const PEEK_WITHOUT_WAITING: i32 = 0x02 | 0x40;
-/// The longest answer to the request that is read, in bytes.
-const LONGEST_HEAD: usize = 4096;
 
 /// The sending end of such a connection.
 #[derive(Debug)]
@@ -32,44 +29,13 @@ impl MessageStream {
     /// # Errors
     /// When it is not reached, or refuses.
     pub fn open(peer: &Peer, own: &Address) -> io::Result<Self> {
-        let address = peer.address();
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for place in (address.host(), address.port()).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&place, OPENING) {
-                Ok(stream) => return Self::ask(stream, peer, own),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    fn ask(mut stream: TcpStream, peer: &Peer, own: &Address) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(OPENING))?;
-        stream.set_write_timeout(Some(SENDING))?;
-        let secret = peer.secret().map(|secret| format!("{}: {secret}\r\n", wire::SECRET_HEADER));
-        let head = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: upgrade\r\nUpgrade: {}\r\n{}: {own}\r\n{}\r\n",
-            wire::RAFT,
+        let stream = upgraded(
             peer.address(),
-            wire::MESSAGES,
-            wire::FROM_HEADER,
-            secret.unwrap_or_default()
-        );
-        stream.write_all(head.as_bytes())?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            answer.push(byte[0]);
-            if answer.len() > LONGEST_HEAD {
-                return Err(io::Error::other("the answer is no head"));
-            }
-        }
-        if !answer.starts_with(b"HTTP/1.1 101 ") {
-            let line = String::from_utf8_lossy(&answer);
-            return Err(io::Error::other(line.lines().next().unwrap_or_default().to_owned()));
-        }
+            peer.secret(),
+            (wire::RAFT, wire::MESSAGES),
+            &[(wire::FROM_HEADER, own.as_str())],
+        )?;
+        stream.set_write_timeout(Some(SENDING))?;
         Ok(Self { stream })
     }
 

@@ -13,7 +13,7 @@ use crate::clock::{Deadline, now};
 use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
-use crate::peers::client::NoAnswerKind;
+use crate::peers::no_answer::NoAnswerKind;
 use crate::wire::Hello;
 use crate::wire::orders::{self, Answered};
 

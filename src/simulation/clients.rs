@@ -13,7 +13,7 @@ use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::shard::{Done, Operation, RequestId, WriteOutcome};
 use crate::node::group_ops::LogAnswer;
-use crate::node::keys::{Outcome, Request as Asking};
+use crate::node::keys::{Outcome, Request as Asking, Told};
 use crate::node::state::Node;
 
 /// A node has so much time to do what a client asks.
@@ -159,7 +159,7 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, O
     }
     let mut asking = Asking::new(&request.key, operation, request.name, deadline);
     let (place, since) = (place_of(&node.address), world.now.get());
-    let end = match node.run(&mut asking, told).await {
+    let end = match node.run(&mut asking, told.map(Told::Log)).await {
         // Where it had none it was done here and now, by the node alone, and nothing else has been since.
         Ok(outcome) => (End::Done(answer_of(&outcome)), asking.id().or_else(|| world.without_id.take())),
         Err(error) => (not_done(&error), asking.id()),

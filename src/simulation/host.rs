@@ -25,7 +25,7 @@ use crate::node::host::{Awaited, Host, Machine, Pending};
 use crate::node::keys::{NotServed, Outcome, Reply, Request, Value};
 use crate::node::state::Node;
 use crate::node::transport as greetings;
-use crate::peers::client::{NoAnswer, NoAnswerKind};
+use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::reshard::controller::Controller;
 use crate::reshard::pieces;
 use crate::wire::orders::Order;
@@ -110,7 +110,7 @@ impl Host for Simulated {
     fn key<'a>(
         &'a self,
         node: &'a Node,
-        (to, addressed): (&'a Address, &'a Addressed),
+        (to, addressed, _): (&'a Address, &'a Addressed, u64),
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>> {
         let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id());

@@ -190,7 +190,7 @@ pub(super) fn start(world: &Shared, place: usize) {
     process.life.set(node.incarnation);
     process.is_leaving.set(false);
     let learner = Arc::clone(&node);
-    let publish = Box::new(move || learner.publish());
+    let publish = Box::new(move |groups: &[u64]| learner.publish(groups));
     let raft = inbox.into_raft(World::settings(), Box::new(Sent(Arc::clone(&process.outbox))), publish);
     let controller = Rc::new(Controller::new(Arc::clone(&node), Arc::default()));
     *process.controller.borrow_mut() = Some(Rc::clone(&controller));

@@ -1,5 +1,6 @@
 //! What crosses a socket between nodes, defined once for both ends: paths, headers and bodies.
 
+pub mod frames;
 pub mod orders;
 pub mod pairs;
 
@@ -30,7 +31,9 @@ pub const RAFT: &str = "/node/raft";
 /// The protocol of such a connection: frames of messages, each with its length before it in four bytes, the lowest first. An empty frame
 /// says only that the sender is there.
 pub const MESSAGES: &str = "evenkv-messages";
-/// In the request that opens such a connection: the address of the sender.
+/// Where a node takes requests about keys on a connection that was upgraded to [`frames::PROTOCOL`]: many at one time.
+pub const REQUESTS: &str = "/node/requests";
+/// In the request that opens a connection for messages: the address of the sender.
 pub const FROM_HEADER: &str = "Evenkv-From";
 /// Where an operator makes a survivor the first of a cluster whose meta group is lost.
 pub const RECOVER: &str = "/node/recover";

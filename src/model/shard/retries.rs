@@ -58,7 +58,7 @@ impl RequestId {
     }
 
     /// Appends its binary form.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Timed { id, fingerprint } => {
                 out.push(TIMED);
@@ -75,7 +75,10 @@ impl RequestId {
     }
 
     /// Reads it.
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    ///
+    /// # Errors
+    /// When the bytes are something else.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.byte()? {
             TIMED => Ok(Self::Timed { id: reader.wide()?, fingerprint: read_random(reader)? }),
             NUMBERED => {
@@ -130,7 +133,16 @@ pub enum WriteOutcome {
 }
 
 impl WriteOutcome {
-    pub(super) fn from_byte(byte: u8) -> Result<Self, Malformed> {
+    /// Its binary form.
+    pub fn to_byte(self) -> u8 {
+        self as u8
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is that of no outcome.
+    pub fn from_byte(byte: u8) -> Result<Self, Malformed> {
         let all = [Self::Added, Self::Updated, Self::Deleted, Self::Absent];
         all.get(usize::from(byte)).copied().ok_or(Malformed("unknown outcome of a write"))
     }
@@ -169,7 +181,7 @@ impl Recorded {
 
     fn encode(&self, out: &mut Vec<u8>) {
         put_wide(out, self.hash);
-        out.push(self.written.outcome as u8);
+        out.push(self.written.outcome.to_byte());
         put_number(out, self.written.version);
     }
 

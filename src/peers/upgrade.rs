@@ -1,0 +1,66 @@
+//! Connections to other nodes that one request takes out of the hands of HTTP.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::model::address::Address;
+use crate::wire;
+
+/// A node that takes no connection, or does not answer the request, within this time is not reached.
+const OPENING: Duration = Duration::from_secs(1);
+/// The longest answer to the request that is read, in bytes.
+const LONGEST_HEAD: usize = 4096;
+
+/// Connects to a node and has the connection upgraded to a protocol, which is asked for at a path. It still has the time-outs of its opening.
+///
+/// # Errors
+/// When the node is not reached; [`io::ErrorKind::Unsupported`] where it refuses.
+pub(super) fn upgraded(
+    address: &Address,
+    secret: Option<&str>,
+    protocol: (&str, &str),
+    headers: &[(&str, &str)],
+) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for place in (address.host(), address.port()).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&place, OPENING) {
+            Ok(stream) => return ask(stream, (address, secret), protocol, headers),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn ask(
+    mut stream: TcpStream,
+    (address, secret): (&Address, Option<&str>),
+    (path, protocol): (&str, &str),
+    headers: &[(&str, &str)],
+) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(OPENING))?;
+    stream.set_write_timeout(Some(OPENING))?;
+    let secret = secret.map(|secret| (wire::SECRET_HEADER, secret));
+    let mut head =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n");
+    for (name, value) in headers.iter().copied().chain(secret) {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        answer.push(byte[0]);
+        if answer.len() > LONGEST_HEAD {
+            return Err(io::Error::other("the answer is no head"));
+        }
+    }
+    if !answer.starts_with(b"HTTP/1.1 101 ") {
+        let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+        return Err(io::Error::new(io::ErrorKind::Unsupported, line));
+    }
+    Ok(stream)
+}

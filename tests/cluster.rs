@@ -333,6 +333,7 @@ fn without_a_secret_nothing_between_nodes_is_taken_through_a_proxy() {
             "clients may"
         );
     }
+    node.wait_logged("came through a proxy");
     assert_eq!(node.log().matches("came through a proxy").count(), 1, "{}", node.log());
 }
 
@@ -385,7 +386,7 @@ fn a_secret_that_not_all_nodes_have_is_named() {
                 let answer = node.http().try_request("GET", "/readyz", &[], b"");
                 answer.is_ok_and(|answer| answer.status == 503 && answer.text().contains(&expected))
             });
-            assert!(node.log().contains(&expected), "{}", node.log());
+            node.wait_logged(&expected);
         }
     }
 }
@@ -407,8 +408,9 @@ fn a_member_that_comes_back_without_the_secret_is_named_by_all() {
     });
     for node in &cluster.nodes[..2] {
         wait_until("a member names it", START_DEADLINE, || says(node, "notes", &note));
-        let said = node.log().matches(&format!("WARN  evenkv::node::strangers] {note}")).count();
-        assert_eq!(said, 1, "{}", node.log());
+        let said = format!("WARN  evenkv::node::strangers] {note}");
+        node.wait_logged(&said);
+        assert_eq!(node.log().matches(&said).count(), 1, "{}", node.log());
     }
     cluster.nodes[2].restart_with(&[("VIEW", &view), secret]);
     for node in &cluster.nodes[..2] {

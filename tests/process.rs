@@ -122,8 +122,7 @@ fn a_node_says_how_many_connections_it_can_have_and_when_no_more_can_come() {
     command.args([env!("CARGO_BIN_EXE_evenkv"), &address]);
     let node = Node::start_command(&address, command);
     node.wait_ready();
-    let log = node.log();
-    assert!(log.contains("256 are allowed, enough for 96 connections"), "{log}");
+    node.wait_logged("256 are allowed, enough for 96 connections");
     let connections: Vec<TcpStream> = (0..256).map_while(|_| TcpStream::connect(&address).ok()).collect();
     wait_until("the log says that no descriptor is left", START_DEADLINE, || {
         node.log().contains("no descriptor is left")
@@ -165,6 +164,7 @@ fn two_processes_with_one_address_are_named_by_all_who_greet_it() {
     // Each names its start in its log, so that the two are found.
     let note = notes(&cluster.nodes[0]).concat();
     for node in [&cluster.nodes[1], &second] {
+        node.wait_logged(", start ");
         let log = node.log();
         let start = log.split_once(", start ").and_then(|(_, rest)| rest.split_ascii_whitespace().next());
         let start = start.unwrap_or_else(|| panic!("no start in {log}"));

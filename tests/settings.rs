@@ -208,7 +208,7 @@ fn an_empty_variable_is_an_unset_one() {
         ("RUST_LOG", ""),
     ];
     let node = Node::single(&empty);
-    assert!(node.log().contains(&format!("listening on {}", node.address())), "it logs: {}", node.log());
+    node.wait_logged(&format!("listening on {}", node.address()));
     assert_eq!(put_status(&node, 1024), 201);
     assert_eq!(put_status(&node, 1025), 400);
 }

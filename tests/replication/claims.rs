@@ -114,6 +114,7 @@ fn a_member_with_pairs_of_its_own_serves_nobody_and_is_named() {
             ready && names(&body, "notes", &all[2])
         });
         let said = format!("WARN  evenkv::node::strangers] {} is named by the view", all[2]);
+        node.wait_logged(&said);
         assert_eq!(node.log().matches(&said).count(), 1, "{}", node.log());
     }
     pairs.check(&all[..2]);

@@ -121,6 +121,11 @@ impl Node {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Waits until the process has logged something: a thread of its own writes what is logged, in a while.
+    pub(crate) fn wait_logged(&self, text: &str) {
+        wait_until(&format!("{} logs {text:?}", self.address), START_DEADLINE, || self.log().contains(text));
+    }
+
     /// Copies the logs of all starts into this folder.
     pub(crate) fn keep_logs(&self, to: &Path) {
         fs::create_dir_all(to).expect("the folder for logs can be made");

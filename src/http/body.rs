@@ -108,7 +108,8 @@ fn read_paced(
     Ok(BodyBytes { bytes, _permit: Some(permit) })
 }
 
-fn too_large(limit: Limit) -> Error {
+/// What is said of a value that is longer than a limit.
+pub fn too_large(limit: Limit) -> Error {
     Error::TooLarge(format!("The value is too large: allowed are {} bytes", limit.allowed))
 }
 

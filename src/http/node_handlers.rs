@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Body};
-use super::body::{BodyBytes, Limit};
+use super::body::{BodyBytes, Limit, too_large};
 use super::dispatch::Job;
 use super::key_handlers::{check_key, with_age};
 use super::key_request::{Asker, KeyRequest, Kind, Progress};
@@ -187,11 +187,9 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
 pub fn check_question(node: &Node, question: &Question) -> Result<Arc<ServingState>, NotServed> {
     let serving_state = node.check_addressed(Some(&question.addressed))?;
     let limits = node.limits();
+    let allowed = limits.max_value_length;
     let within = check_key(limits, question.key).and_then(|()| match question.operation {
-        Operation::Put(value) if value.len() > limits.max_value_length => Err(Error::TooLarge(format!(
-            "The value is too large: allowed are {} bytes",
-            limits.max_value_length
-        ))),
+        Operation::Put(value) if value.len() > allowed => Err(too_large(Limit { bytes: allowed, allowed })),
         _ => Ok(()),
     });
     within.map_err(|error| beyond_limits(error, &serving_state, question.addressed.epoch))?;

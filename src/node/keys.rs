@@ -385,10 +385,7 @@ impl Node {
         match self.leads(own) {
             Ok(()) => Whom::Leading(own),
             Err(NotDone::NotLeader(Some(leader))) => Whom::Other(leader, None),
-            Err(_) => {
-                let voters = self.groups.local(shard.group).map(|local| local.voters()).unwrap_or_default();
-                Whom::Nobody(NotServed::NotLeader(None, self.leaderless(shard, &voters)))
-            }
+            Err(_) => Whom::Nobody(self.no_leader(shard)),
         }
     }
 
@@ -455,10 +452,7 @@ impl Node {
             NotDone::Again => NotServed::Again,
             NotDone::Full => NotServed::Full,
             NotDone::NotLeader(Some(leader)) => NotServed::NotLeader(Some(leader), String::new()),
-            NotDone::NotLeader(None) => {
-                let voters = self.groups.local(shard.group).map(|local| local.voters()).unwrap_or_default();
-                NotServed::NotLeader(None, self.leaderless(shard, &voters))
-            }
+            NotDone::NotLeader(None) => self.no_leader(shard),
             NotDone::Busy => NotServed::Failed(Error::Overloaded(
                 "Too much waits for the shard's replicas: try again later".to_owned(),
             )),
@@ -470,6 +464,12 @@ impl Node {
                 applied: unknown,
             }),
         })
+    }
+
+    /// The shard's replicas have no leader that is known here.
+    fn no_leader(&self, shard: &view::Shard) -> NotServed {
+        let voters = self.groups.local(shard.group).map(|local| local.voters()).unwrap_or_default();
+        NotServed::NotLeader(None, self.leaderless(shard, &voters))
     }
 
     /// The id by which a write is passed on; a read needs none.
@@ -644,7 +644,7 @@ impl Serving {
     }
 
     /// What a request says of who is asked, and from where.
-    fn addressed(&self, incarnation: Option<u64>) -> Addressed {
+    pub(super) fn addressed(&self, incarnation: Option<u64>) -> Addressed {
         Addressed { cluster: self.state.cluster.clone(), epoch: self.state.view.epoch, incarnation }
     }
 

@@ -11,7 +11,6 @@ use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::meta::MetaState;
 use crate::model::shard::Operation;
-use crate::wire::Addressed;
 use crate::wire::orders;
 
 /// A leader that does not say up to where its log goes within this time is asked again later.
@@ -98,8 +97,7 @@ impl Node {
             .map_err(|error| Error::Unavailable { reason: error.to_string(), applied: Applied::No })?;
         let (_, shard) = serving.shard_of(key);
         if serving.state.replicas_of(shard.group).len() > 1 {
-            let (cluster, epoch) = (serving.state.cluster.clone(), serving.state.view.epoch);
-            let addressed = Addressed { cluster, epoch, incarnation: None };
+            let addressed = serving.addressed(None);
             let request = Request::stale(key, deadline);
             for node in shard.replicas.iter().filter(|node| **node != self.address) {
                 if deadline.is_over() || self.peers.at(node).is_down() {

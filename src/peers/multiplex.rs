@@ -17,7 +17,7 @@ use socket2::SockRef;
 use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::outbox::Outbox;
 use super::probe;
-use super::transport::{Failure, SILENCE};
+use super::transport::{Failure, SILENCE, is_timeout};
 use super::upgrade::upgraded;
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::model::address::Address;
@@ -267,7 +267,7 @@ impl Connection {
             let came = match (&self.stream).read(&mut buffer[filled..]) {
                 Ok(0) => return broken("it has closed the connection"),
                 Ok(count) => count,
-                Err(error) if is_timeout(&error) => 0,
+                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => return broken(&format!("the connection broke: {error}")),
             };
             let now_ms = ticks_ms();
@@ -397,10 +397,6 @@ impl Connection {
         // Whoever reads sees the end.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 fn late() -> NoAnswer {

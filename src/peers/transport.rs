@@ -178,7 +178,8 @@ impl NodeTransport {
     }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
+/// Whether a read or write only took too long.
+pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

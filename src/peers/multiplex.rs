@@ -18,7 +18,7 @@ use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::outbox::Outbox;
 use super::probe;
 use super::transport::{Failure, SILENCE, is_timeout};
-use super::upgrade::upgraded;
+use super::upgrade::{is_closed, upgraded};
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::model::address::Address;
 use crate::threads;
@@ -190,10 +190,16 @@ impl Multiplex {
 
     fn open(&self) -> io::Result<Connection> {
         let stream = upgraded(&self.node, self.secret.as_deref(), (wire::REQUESTS, frames::PROTOCOL), &[])?;
+        Connection::of(stream)
+    }
+}
+
+impl Connection {
+    fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(LOOK_AT_NOTHING))?;
         stream.set_write_timeout(Some(SILENCE))?;
         SockRef::from(&stream).set_tcp_user_timeout(Some(USELESS))?;
-        Ok(Connection {
+        Ok(Self {
             node: stream.peer_addr()?,
             stream,
             outbox: Outbox::default(),
@@ -202,9 +208,7 @@ impl Multiplex {
             probe: Mutex::new(Probe::AliveAt(ticks_ms())),
         })
     }
-}
 
-impl Connection {
     /// Sends a question about a key of a group, whose number it gives it, and waits for the answer. Nothing where the connection has ended before the question was sent.
     ///
     /// # Errors
@@ -229,6 +233,10 @@ impl Connection {
         mut frame: Vec<u8>,
         (told, tell): (T, impl FnOnce(T, Answer) + Send + 'static),
     ) -> Result<(), T> {
+        // Whoever reads may not have seen it yet. What would be sent now could have been done, for all that could be said of it.
+        if is_closed(&self.stream) {
+            return Err(told);
+        }
         let number = {
             let mut asked = self.asked.lock();
             if asked.ended.is_some() {
@@ -547,6 +555,28 @@ mod tests {
             }
             assert_eq!(connection.ask(1, long(), question(b"c")), None);
             thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_to_a_node_that_has_closed_its_end() {
+        for unread in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let connection =
+                Connection::of(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+            let (mut node, _) = listener.accept().unwrap();
+            assert!(!is_closed(&connection.stream));
+            // Nobody reads here, so nobody has seen the end; nor does an answer before it hide it.
+            node.write_all(&found(7, b"late")).unwrap();
+            if unread {
+                // What it has not read turns the end into a reset.
+                connection.outbox.put(|out| out.push(1));
+                connection.flush();
+            }
+            drop(node);
+            wait(|| is_closed(&connection.stream));
+            assert_eq!(connection.ask(1, long(), question(b"a")), None);
+            assert_eq!(connection.outbox.waiting(), 0);
         }
     }
 

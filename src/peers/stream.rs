@@ -1,21 +1,16 @@
 //! A connection that carries messages one way, after one request that says so: no head for each of them, and nobody waits for answers.
 
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use socket2::SockRef;
-
 use super::client::Peer;
-use super::upgrade::upgraded;
+use super::upgrade::{is_closed, upgraded};
 use crate::model::address::Address;
 use crate::wire;
 
 /// A node that has taken nothing for this long, with its buffers full, is not reached.
 const SENDING: Duration = Duration::from_secs(1);
-/// `MSG_PEEK | MSG_DONTWAIT` of Linux: looks without waiting, and takes nothing away.
-const PEEK_WITHOUT_WAITING: i32 = 0x02 | 0x40;
 
 /// The sending end of such a connection.
 #[derive(Debug)]
@@ -44,21 +39,11 @@ impl MessageStream {
     /// # Errors
     /// When the connection is closed, or does not take it: it may have been taken in part, and the connection is of no use any more.
     pub fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        if self.is_closed() {
+        if is_closed(&self.stream) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
         let whole = [&length.to_le_bytes()[..], frame].concat();
         self.stream.write_all(&whole)
-    }
-
-    /// Whether the other end has closed it. It never sends anything.
-    fn is_closed(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        let flags = PEEK_WITHOUT_WAITING;
-        !matches!(
-            SockRef::from(&self.stream).recv_with_flags(&mut byte, flags),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock
-        )
     }
 }

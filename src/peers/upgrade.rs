@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::address::Address;
 use crate::wire;
@@ -11,6 +14,15 @@ use crate::wire;
 const OPENING: Duration = Duration::from_secs(1);
 /// The longest answer to the request that is read, in bytes.
 const LONGEST_HEAD: usize = 4096;
+
+/// `POLLRDHUP` of Linux: the other end sends nothing more.
+const POLLRDHUP: PollFlags = PollFlags::from_bits_retain(0x2000);
+
+/// Whether the other end has closed the connection, as that of a process that was killed; also where something that it sent before was not read yet. It does not wait.
+pub(super) fn is_closed(stream: &TcpStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), POLLRDHUP)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|closed| closed > 0)
+}
 
 /// Connects to a node and has the connection upgraded to a protocol, which is asked for at a path. It still has the time-outs of its opening.
 ///

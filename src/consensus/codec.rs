@@ -8,8 +8,9 @@
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, SnapshotMetadata};
 
-use super::envelope::{Body, Chunk, Envelope};
+use super::envelope::{Body, Chunk, Envelope, Part};
 use super::members::MAX_MEMBERS;
+use super::staging::{StagedId, is_reference};
 use crate::model::binary::{Malformed, Reader, put_bytes, put_number};
 
 /// The most entries that one message may hold.
@@ -39,8 +40,12 @@ const KINDS: [MessageType; 9] = [
 ];
 const CHUNK: u8 = 100;
 const CHUNK_ACK: u8 = 101;
+const PART: u8 = 102;
+const PART_ACK: u8 = 103;
 
 const ENTRY_TYPES: [EntryType; 2] = [EntryType::EntryNormal, EntryType::EntryConfChangeV2];
+/// In place of a type: an entry whose command went ahead and is only named.
+const REFERENCE: u8 = 2;
 
 impl Envelope {
     /// Appends the envelope's form on the wire.
@@ -77,6 +82,20 @@ impl Envelope {
                 put_number(out, *transfer);
                 put_number(out, *received);
             }
+            Body::Part(part) => {
+                out.push(PART);
+                self.put_ends(out);
+                put_staged_id(out, part.id);
+                put_number(out, part.total);
+                put_number(out, part.offset);
+                put_bytes(out, &part.data);
+            }
+            Body::PartAck { id, received } => {
+                out.push(PART_ACK);
+                self.put_ends(out);
+                put_staged_id(out, *id);
+                put_number(out, *received);
+            }
         }
     }
 
@@ -99,6 +118,8 @@ impl Envelope {
         let body = match kind {
             CHUNK => Body::Chunk(read_chunk(reader, from, to)?),
             CHUNK_ACK => Body::ChunkAck { transfer: reader.number()?, received: reader.number()? },
+            PART => Body::Part(read_part(reader)?),
+            PART_ACK => Body::PartAck { id: read_staged_id(reader)?, received: reader.number()? },
             _ => {
                 let kind = *KINDS.get(usize::from(kind)).ok_or(Malformed("unknown kind of message"))?;
                 let mut message = read_message(reader, kind, from, to)?;
@@ -150,6 +171,12 @@ fn read_message(
 
 /// The index of an entry is not written: it follows from the message and the place.
 fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+    if is_reference(entry) {
+        out.push(REFERENCE);
+        put_number(out, entry.term);
+        out.extend_from_slice(&entry.context);
+        return;
+    }
     let kind = ENTRY_TYPES.iter().position(|kind| *kind == entry.get_entry_type());
     let kind = kind.expect("entries are of the types of the table");
     out.push(u8::try_from(kind).expect("the table is short"));
@@ -169,7 +196,10 @@ fn read_entries(reader: &mut Reader<'_>, message: &Message) -> Result<Vec<Entry>
     for _ in 0..count {
         let kind = reader.byte()?;
         let mut entry = Entry::default();
-        entry.set_entry_type(*ENTRY_TYPES.get(usize::from(kind)).ok_or(Malformed("unknown kind of entry"))?);
+        let types = ENTRY_TYPES.get(usize::from(kind)).copied();
+        let is_reference = kind == REFERENCE;
+        let normal = is_reference.then_some(EntryType::EntryNormal);
+        entry.set_entry_type(types.or(normal).ok_or(Malformed("unknown kind of entry"))?);
         entry.term = reader.number()?;
         if entry.term < term || entry.term > message.term {
             return Err(Malformed("terms of entries only grow"));
@@ -178,8 +208,12 @@ fn read_entries(reader: &mut Reader<'_>, message: &Message) -> Result<Vec<Entry>
         index = index.checked_add(1).ok_or(Malformed("an index has 64 bits"))?;
         entry.index = index;
         // Copied, so that one small entry does not keep the whole batch it came in.
-        entry.data = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
-        entry.context = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
+        if is_reference {
+            entry.context = Bytes::copy_from_slice(reader.take(StagedId::BYTES)?);
+        } else {
+            entry.data = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
+            entry.context = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
+        }
         entries.push(entry);
     }
     Ok(entries)
@@ -239,6 +273,25 @@ fn read_chunk(reader: &mut Reader<'_>, from: u64, to: u64) -> Result<Chunk, Malf
     Ok(Chunk { transfer, last, offset, head, data })
 }
 
+fn put_staged_id(out: &mut Vec<u8>, id: StagedId) {
+    out.extend_from_slice(&id.bytes());
+}
+
+fn read_staged_id(reader: &mut Reader<'_>) -> Result<StagedId, Malformed> {
+    StagedId::read(reader.take(StagedId::BYTES)?).ok_or(Malformed("cut off"))
+}
+
+fn read_part(reader: &mut Reader<'_>) -> Result<Part, Malformed> {
+    let id = read_staged_id(reader)?;
+    let (total, offset) = (reader.number()?, reader.number()?);
+    let data = Bytes::copy_from_slice(reader.bytes(MAX_CHUNK_BYTES)?);
+    let end = offset.checked_add(data.len() as u64);
+    if data.is_empty() || total > MAX_ENTRY_BYTES as u64 || end.is_none_or(|end| end > total) {
+        return Err(Malformed("a part lies outside its command"));
+    }
+    Ok(Part { id, total, offset, data })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -265,7 +318,9 @@ mod tests {
     }
 
     fn raft() -> impl Strategy<Value = Message> {
-        let entries = prop::collection::vec((any::<bool>(), bytes(40), bytes(20)), 0..9);
+        let named = staged_id().prop_map(|id| (false, Bytes::new(), id.bytes()));
+        let whole = (any::<bool>(), bytes(40), bytes(20));
+        let entries = prop::collection::vec(prop_oneof![whole, named], 0..9);
         (prop::sample::select(KINDS.to_vec()).prop_flat_map(message), entries).prop_map(
             |(mut message, entries)| {
                 if message.get_msg_type() == MessageType::MsgAppend {
@@ -305,12 +360,34 @@ mod tests {
         )
     }
 
+    fn staged_id() -> impl Strategy<Value = StagedId> {
+        (any::<u64>(), any::<u64>()).prop_map(|(replica, number)| StagedId { replica, number })
+    }
+
+    fn ends() -> impl Strategy<Value = Message> {
+        (1_u64.., 1_u64..).prop_map(|(from, to)| Message { from, to, ..Message::default() })
+    }
+
+    fn part() -> impl Strategy<Value = (Message, Body)> {
+        let data = prop::collection::vec(any::<u8>(), 1..99).prop_map(Bytes::from);
+        (ends(), staged_id(), data, 0_u64..99, 0_u64..99).prop_map(|(ends, id, data, offset, rest)| {
+            let total = offset + data.len() as u64 + rest;
+            (ends, Body::Part(Part { id, total, offset, data }))
+        })
+    }
+
+    fn part_ack() -> impl Strategy<Value = (Message, Body)> {
+        (ends(), staged_id(), any::<u64>())
+            .prop_map(|(ends, id, received)| (ends, Body::PartAck { id, received }))
+    }
+
     fn envelope() -> impl Strategy<Value = Envelope> {
         let ack =
             (1_u64.., 1_u64.., any::<u64>(), any::<u64>()).prop_map(|(from, to, transfer, received)| {
                 (Message { from, to, ..Message::default() }, Body::ChunkAck { transfer, received })
             });
-        let body = prop_oneof![raft().prop_map(|m| (m.clone(), Body::Raft(m))), chunk(), ack];
+        let body =
+            prop_oneof![raft().prop_map(|m| (m.clone(), Body::Raft(m))), chunk(), ack, part(), part_ack()];
         (any::<u64>(), body).prop_map(|(group, (ends, body))| Envelope {
             group,
             from: ends.from,

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 #[cfg(test)]
+use raft::eraftpb::EntryType;
+#[cfg(test)]
 use raft::{GetEntriesContext, Storage};
 
 use super::codec::{MAX_CHUNK_BYTES, MAX_ENTRY_BYTES};
@@ -171,6 +173,13 @@ impl<W> Driver<W> {
         }
     }
 
+    /// The node of a replica says which format it knows: see [`format`](crate::model::format).
+    pub fn note_format(&mut self, group: u64, replica: u64, format: u32) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.note_format(replica, format);
+        }
+    }
+
     /// Takes an envelope that came in.
     pub fn step(&mut self, envelope: Envelope) -> Delivery {
         let Some(group) = self.groups.get_mut(&envelope.group).filter(|group| !group.failed()) else {
@@ -191,8 +200,9 @@ impl<W> Driver<W> {
             None => Some((waiter, Refusal::NoGroup)),
             Some(group) => {
                 let until = self.now + self.settings.answer_ticks;
-                let proposal = Proposal { command, waiter, until };
-                group.proposals.push(proposal, limits).err().map(|waiter| (waiter, Refusal::Busy))
+                let proposal = Proposal { command, waiter, until, staged: None };
+                let pushed = group.push(proposal, limits, &self.settings);
+                pushed.err().map(|waiter| (waiter, Refusal::Busy))
             }
         };
         self.refuse(refused);
@@ -262,7 +272,7 @@ impl<W> Driver<W> {
     pub(crate) fn has_pending_change(&self, group: u64) -> bool {
         let log = self.log(group);
         let rest = log.entries(log.applied() + 1, log.last() + 1, None, GetEntriesContext::empty(false));
-        rest.is_ok_and(|entries| entries.iter().any(|entry| !entry.context.is_empty()))
+        rest.is_ok_and(|entries| entries.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal))
     }
 
     /// Takes the envelopes that are to be sent. Each may be lost, late, or arrive twice.

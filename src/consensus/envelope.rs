@@ -1,7 +1,9 @@
 //! What travels between the replicas of a group.
 
 use bytes::Bytes;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
+
+use super::staging::StagedId;
 
 /// A message from one replica to another.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,11 +17,13 @@ pub struct Envelope {
     pub(super) body: Body,
 }
 
-/// Which queue an envelope takes, so that a large snapshot does not hold up the heartbeats.
+/// Which queue an envelope takes: heartbeats and votes wait neither for entries nor for snapshots. Those of one lane arrive in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Small or urgent.
+    /// Small: heartbeats, votes, acknowledgements.
     Message,
+    /// Entries, and what follows them in the log; commands that go ahead of them.
+    Entries,
     /// A piece of a snapshot.
     Snapshot,
 }
@@ -44,6 +48,22 @@ pub(super) enum Body {
     Chunk(Chunk),
     /// How much of a snapshot has arrived.
     ChunkAck { transfer: u64, received: u64 },
+    /// A part of a command that goes ahead of its entry.
+    Part(Part),
+    /// How much of such a command is there.
+    PartAck { id: StagedId, received: u64 },
+}
+
+/// A part of a command that goes ahead of its entry.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Part {
+    /// The command.
+    pub(super) id: StagedId,
+    /// How long it is, in bytes.
+    pub(super) total: u64,
+    /// Where this part begins.
+    pub(super) offset: u64,
+    pub(super) data: Bytes,
 }
 
 /// A piece of a snapshot. Each carries the protocol's message without the data, so that the receiver needs
@@ -72,15 +92,19 @@ impl Envelope {
                 HEAD + entries.map(|entry| HEAD + entry.data.len() + entry.context.len()).sum::<usize>()
             }
             Body::Chunk(chunk) => HEAD + chunk.data.len(),
-            Body::ChunkAck { .. } => HEAD,
+            Body::Part(part) => HEAD + part.data.len(),
+            Body::ChunkAck { .. } | Body::PartAck { .. } => HEAD,
         }
     }
 
     /// The queue that this envelope takes.
     pub fn lane(&self) -> Lane {
-        match self.body {
+        match &self.body {
             Body::Chunk(_) => Lane::Snapshot,
-            Body::Raft(_) | Body::ChunkAck { .. } => Lane::Message,
+            Body::Part(_) => Lane::Entries,
+            // Those without entries, too: one that overtakes an entry before it would be refused.
+            Body::Raft(message) if message.get_msg_type() == MessageType::MsgAppend => Lane::Entries,
+            Body::Raft(_) | Body::ChunkAck { .. } | Body::PartAck { .. } => Lane::Message,
         }
     }
 }

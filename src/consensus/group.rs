@@ -1,5 +1,7 @@
 //! One replica of one group: the crate's state machine of the protocol, and ours behind it.
 
+use std::collections::BTreeMap;
+
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 
@@ -10,6 +12,7 @@ use super::members::{Members, put_members, read_members};
 use super::proposals::{Proposal, Proposals};
 use super::reads::Reads;
 use super::settings::Settings;
+use super::staging::{self, StagedId};
 use super::transfer::{Acked, Incoming, Outgoing};
 use crate::model::binary::Reader;
 
@@ -28,6 +31,15 @@ pub(super) struct Group<W> {
     reads: Reads<W>,
     outgoing: Outgoing,
     incoming: Incoming,
+    /// The commands that go ahead and are not proposed yet.
+    pub(super) ahead: Vec<Proposal<W>>,
+    /// What this leader sends ahead, and what came here ahead of the log.
+    pub(super) staging: staging::Outgoing,
+    pub(super) staged: staging::Incoming,
+    /// By replica the first entry that could not be sent to it, as it does not hold the command.
+    pub(super) blocked: BTreeMap<u64, u64>,
+    /// By replica the format that its node says it knows.
+    pub(super) formats: BTreeMap<u64, u32>,
     seen: (StateRole, u64),
     /// The state could not be restored from a snapshot: this replica takes no further part.
     failed: bool,
@@ -72,6 +84,11 @@ impl<W> Group<W> {
             reads: Reads::default(),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
+            ahead: Vec::new(),
+            staging: staging::Outgoing::default(),
+            staged: staging::Incoming::default(),
+            blocked: BTreeMap::new(),
+            formats: BTreeMap::new(),
             seen: (StateRole::Follower, 0),
             failed: false,
         }
@@ -125,6 +142,7 @@ impl<W> Group<W> {
     }
 
     pub(super) fn abandon(&mut self, effects: &mut Effects<W>) {
+        self.refuse_ahead(Refusal::NoGroup, effects);
         self.proposals.abandon(&mut effects.answers);
         self.reads.abandon(&mut effects.answers);
     }
@@ -151,7 +169,7 @@ impl<W> Group<W> {
         let learners = self.raft.store().members().learners.iter();
         let matched =
             learners.filter_map(|id| self.raft.raft.prs().get(*id)).map(|progress| progress.matched);
-        matched.sum::<u64>() + self.outgoing.acknowledged()
+        matched.sum::<u64>() + self.outgoing.acknowledged() + self.staging.acknowledged()
     }
 
     pub(super) fn tick(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
@@ -167,6 +185,7 @@ impl<W> Group<W> {
         self.raft.raft.set_randomized_election_timeout(timeout);
         self.raft.tick();
         self.incoming.tick();
+        self.tick_ahead(now, effects);
         let (again, failed) = self.outgoing.tick();
         for (to, body) in again {
             effects.envelopes.push(self.envelope(to, body));
@@ -189,13 +208,17 @@ impl<W> Group<W> {
     ) {
         let from = envelope.from;
         match envelope.body {
-            Body::Raft(message) => {
+            Body::Raft(mut message) => {
                 if message.get_msg_type() == MessageType::MsgTimeoutNow {
                     // It begins an election: see `tick`.
                     self.work(now, settings, effects);
                 }
-                self.step_raft(message);
+                if self.fill(&mut message, effects) {
+                    self.step_raft(message);
+                }
             }
+            Body::Part(part) => self.take_part(from, &part, settings, effects),
+            Body::PartAck { id, received } => self.take_part_ack(from, id, received, (now, settings)),
             Body::Chunk(chunk) => {
                 let transfer = chunk.transfer;
                 let Some((received, whole)) = self.incoming.take(from, chunk) else { return };
@@ -256,6 +279,7 @@ impl<W> Group<W> {
             }
             self.handle_ready(settings, effects);
         }
+        self.send_parts(settings, effects);
         self.reads.applied(self.raft.store().applied(), &mut effects.answers);
         self.raft.mut_store().compact(settings.max_log_entries, settings.max_log_bytes);
         self.note_role();
@@ -278,8 +302,10 @@ impl<W> Group<W> {
             effects.answers.extend(waiters.map(|waiter| (waiter, refused.clone())));
             self.reads.refuse(self.refusal(), &mut effects.answers);
             self.outgoing.clear();
+            self.refuse_ahead(self.refusal(), effects);
             return;
         }
+        self.advance_ahead();
         // While leadership is handed over the crate drops proposals: they wait, an election timeout at most.
         if self.raft.raft.lead_transferee.is_none() {
             self.propose(settings, effects);
@@ -310,7 +336,10 @@ impl<W> Group<W> {
         let term = self.raft.raft.term;
         let mut message = Message { from: self.replica(), ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        let entry = |one: &Proposal<W>| Entry { data: one.command.clone(), ..Entry::default() };
+        let entry = |one: &Proposal<W>| {
+            let context = one.staged.map(StagedId::bytes).unwrap_or_default();
+            Entry { data: one.command.clone(), context, ..Entry::default() }
+        };
         let entries = taken.iter().map(entry);
         message.set_entries(entries.collect());
         let accepted = self.raft.raft.step(message).is_ok();
@@ -335,7 +364,10 @@ impl<W> Group<W> {
         if !snapshot.is_empty() {
             log.restore(snapshot.get_metadata());
         }
-        log.append(ready.take_entries());
+        let entries = ready.take_entries();
+        self.note_logged(&entries);
+        let log = self.raft.raft.mut_store();
+        log.append(entries);
         if let Some(state) = ready.hs() {
             log.set_hard_state(state.clone());
         }
@@ -374,7 +406,7 @@ impl<W> Group<W> {
                 snapshot.set_metadata(self.raft.store().head());
                 message.set_snapshot(snapshot);
                 self.outgoing.start(message, Box::new(pieces), settings.piece_bytes)
-            } else if self.mend_batch(&mut message) {
+            } else if self.mend_batch(&mut message) && self.refer(&mut message) {
                 Body::Raft(message)
             } else {
                 continue;
@@ -443,7 +475,7 @@ impl<W> Group<W> {
         }
     }
 
-    fn envelope(&self, to: u64, body: Body) -> Envelope {
+    pub(super) fn envelope(&self, to: u64, body: Body) -> Envelope {
         Envelope { group: self.id, from: self.replica(), to, body }
     }
 

@@ -132,7 +132,8 @@ impl LogStore {
         head
     }
 
-    fn at(&self, index: u64) -> Option<&Entry> {
+    /// An entry that is held.
+    pub(super) fn at(&self, index: u64) -> Option<&Entry> {
         let place = index.checked_sub(self.before.0 + 1)?;
         self.entries.get(usize::try_from(place).ok()?)
     }

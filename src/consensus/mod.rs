@@ -4,6 +4,7 @@
 //! owner ticks it, steps it with the envelopes that came in, hands it proposals and reads, and takes away
 //! the envelopes to be sent and the answers to be given. Nothing here knows how envelopes travel.
 
+mod ahead;
 mod codec;
 mod driver;
 mod envelope;
@@ -15,6 +16,7 @@ mod membership;
 mod proposals;
 mod reads;
 mod settings;
+mod staging;
 mod status;
 mod transfer;
 

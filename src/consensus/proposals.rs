@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::machine::{Answer, Refusal};
+use super::staging::StagedId;
 
 /// Commands that are to be proposed, and those that stand in the log and whose outcome somebody awaits.
 pub(super) struct Proposals<W> {
@@ -20,6 +21,8 @@ pub(super) struct Proposal<W> {
     pub(super) command: Bytes,
     pub(super) waiter: W,
     pub(super) until: u64,
+    /// Where it has gone ahead to the other replicas, the name under which they hold it.
+    pub(super) staged: Option<StagedId>,
 }
 
 struct Waiting<W> {
@@ -44,6 +47,12 @@ impl<W> Proposals<W> {
         self.inbox_bytes += length;
         self.inbox.push_back(proposal);
         Ok(())
+    }
+
+    /// Puts in a command that most replicas hold already, before all others.
+    pub(super) fn push_staged(&mut self, proposal: Proposal<W>) {
+        self.inbox_bytes += proposal.command.len();
+        self.inbox.push_front(proposal);
     }
 
     /// How many commands wait in the inbox, and their bytes.

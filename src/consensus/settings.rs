@@ -32,6 +32,12 @@ pub struct Settings {
     pub max_log_bytes: usize,
     /// Snapshots are sent in pieces of this size, one at a time.
     pub piece_bytes: usize,
+    /// A command of this length goes to the other replicas before it is proposed, so that what comes after it does not wait for it.
+    pub staged_bytes: usize,
+    /// It is sent in parts of this size.
+    pub part_bytes: usize,
+    /// The most bytes of such commands that are on their way to one replica. It fills a link of 12.5 MB/s over which an answer takes 40 ms.
+    pub staging_window_bytes: usize,
     /// A rule of safety that is not kept, to see that the simulation finds it missing.
     #[cfg(test)]
     pub(crate) without: Option<super::simulation::Rule>,
@@ -54,6 +60,9 @@ impl Default for Settings {
             max_log_entries: 100_000,
             max_log_bytes: 64 << 20,
             piece_bytes: 1 << 20,
+            staged_bytes: 256 << 10,
+            part_bytes: 64 << 10,
+            staging_window_bytes: 256 << 10,
             #[cfg(test)]
             without: None,
         }

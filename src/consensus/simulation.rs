@@ -36,6 +36,7 @@ struct Tally {
     promotions: u64,
     restores: u64,
     hand_overs: u64,
+    parts: u64,
     trace: u64,
 }
 
@@ -99,9 +100,11 @@ mod tests {
             all.promotions += tally.promotions;
             all.restores += tally.restores;
             all.hand_overs += tally.hand_overs;
+            all.parts += tally.parts;
             all.steps += tally.steps;
         }
         println!("{seeds:?}: {all:?}");
+        assert!(all.parts > 0, "{all:?}");
         assert!(all.promotions > 0 && all.restores > 0 && all.hand_overs > 0 && all.unknown > 0, "{all:?}");
     }
 

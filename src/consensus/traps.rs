@@ -11,6 +11,7 @@ use super::members::{Change, Members};
 use super::settings::Settings;
 use super::status::{Role, Status};
 use crate::model::binary::Malformed;
+use crate::model::format;
 use crate::model::view::MOST_REPLICAS;
 
 const GROUP: u64 = 5;
@@ -40,6 +41,8 @@ struct Cluster {
     nodes: BTreeMap<u64, Driver<&'static str>>,
     /// What passes from whom to whom.
     passes: fn(&Envelope) -> bool,
+    /// What each node knows.
+    format: u32,
     answers: BTreeMap<&'static str, Answer>,
 }
 
@@ -58,7 +61,12 @@ impl Cluster {
 
     fn founded_with(replicas: &[u64], settings: &Settings) -> Self {
         let voters: Members = replicas.iter().map(|replica| (*replica, address(*replica))).collect();
-        let mut cluster = Self { nodes: BTreeMap::new(), passes: |_| true, answers: BTreeMap::new() };
+        let mut cluster = Self {
+            nodes: BTreeMap::new(),
+            passes: |_| true,
+            format: format::CURRENT,
+            answers: BTreeMap::new(),
+        };
         for replica in replicas {
             let mut driver = Driver::new(settings.clone());
             driver.found(GROUP, *replica, &voters, Box::new(Text(String::new()))).unwrap();
@@ -100,6 +108,7 @@ impl Cluster {
                 if (self.passes)(&envelope)
                     && let Some(node) = self.nodes.get_mut(&envelope.to)
                 {
+                    node.note_format(GROUP, envelope.from, self.format);
                     node.step(envelope);
                 }
             }
@@ -574,4 +583,116 @@ fn a_replica_of_a_log_that_ended_is_behind_the_one_that_goes_on_from_it() {
     cluster.propose(2, "f");
     cluster.settle();
     assert_eq!(cluster.outcome("f"), "abcdef");
+}
+
+const LARGE: &str = "a command that goes to the other replicas before it is proposed;";
+
+/// Founded by three, with commands of this length going ahead in four parts.
+fn staging(format: u32) -> Cluster {
+    let staged =
+        Settings { staged_bytes: LARGE.len(), part_bytes: 16, staging_window_bytes: 32, ..settings() };
+    let mut cluster = Cluster::founded_with(&[1, 2, 3], &staged);
+    cluster.format = format;
+    cluster.tick(5);
+    cluster
+}
+
+fn is_part(envelope: &Envelope) -> bool {
+    matches!(envelope.body, Body::Part(_))
+}
+
+/// The longest command in an append.
+fn longest_entry(envelope: &Envelope) -> usize {
+    let Body::Raft(message) = &envelope.body else { return 0 };
+    message.entries.iter().map(|entry| entry.data.len()).max().unwrap_or(0)
+}
+
+#[test]
+fn what_comes_after_a_large_command_does_not_wait_for_it() {
+    let mut cluster = staging(format::CURRENT);
+    cluster.passes = |envelope| !is_part(envelope);
+    cluster.propose(1, LARGE);
+    cluster.settle();
+    cluster.propose(1, "small");
+    cluster.settle();
+    assert_eq!(cluster.outcome("small"), "small");
+    assert!(!cluster.answers.contains_key(LARGE));
+    cluster.passes = |envelope| longest_entry(envelope) < LARGE.len();
+    cluster.wait_until(|cluster| cluster.answers.contains_key(LARGE));
+    assert_eq!(cluster.outcome(LARGE), format!("small{LARGE}"));
+    cluster.wait_until(|cluster| (1..=3).all(|id| cluster.status(id).applied == cluster.status(1).last));
+}
+
+#[test]
+fn a_command_that_never_arrives_is_not_proposed_and_its_waiter_is_told() {
+    let mut cluster = staging(format::CURRENT);
+    cluster.passes = |envelope| !is_part(envelope);
+    cluster.propose(1, LARGE);
+    cluster.tick(600);
+    assert_eq!(cluster.answers[LARGE], Answer::NotApplied(Refusal::Busy));
+    cluster.passes = |_| true;
+    cluster.tick(100);
+    cluster.propose(1, "after");
+    cluster.settle();
+    assert_eq!(cluster.outcome("after"), "after");
+}
+
+#[test]
+fn a_replica_without_the_command_gets_what_is_before_its_entry_and_the_rest_when_it_has_it() {
+    let mut cluster = staging(format::CURRENT);
+    cluster.passes = |envelope| envelope.to != 3 || !is_part(envelope);
+    cluster.propose(1, LARGE);
+    cluster.settle();
+    assert_eq!(cluster.outcome(LARGE), LARGE, "two of three hold it");
+    let before = cluster.status(1).last;
+    cluster.propose(1, "small");
+    cluster.tick(20);
+    assert_eq!(cluster.outcome("small"), format!("{LARGE}small"));
+    assert_eq!(cluster.status(3).last, before - 1);
+    cluster.passes = |envelope| longest_entry(envelope) < LARGE.len();
+    cluster.wait_until(|cluster| cluster.status(3).applied == cluster.status(1).last);
+    // It leads next, and sends what it has on under the same name.
+    assert!(cluster.node(1).hand_over(GROUP, Some(3)));
+    cluster.wait_until(|cluster| cluster.status(3).role == Role::Leader);
+    cluster.propose(3, "end");
+    cluster.settle();
+    assert_eq!(cluster.outcome("end"), format!("{LARGE}smallend"));
+}
+
+#[test]
+fn a_replica_that_has_forgotten_a_command_is_sent_it_again() {
+    let mut cluster = staging(format::CURRENT);
+    // All parts arrive, and no entry for so long that what came ahead is forgotten.
+    cluster.passes = |envelope| envelope.to != 3 || longest_context(envelope) == 0;
+    cluster.propose(1, LARGE);
+    cluster.settle();
+    assert_eq!(cluster.outcome(LARGE), LARGE);
+    cluster.tick(600);
+    assert!(cluster.status(3).applied < cluster.status(1).applied);
+    cluster.passes = |envelope| longest_entry(envelope) < LARGE.len();
+    cluster.wait_until(|cluster| cluster.status(3).applied == cluster.status(1).last);
+}
+
+fn longest_context(envelope: &Envelope) -> usize {
+    let Body::Raft(message) = &envelope.body else { return 0 };
+    message.entries.iter().map(|entry| entry.context.len()).max().unwrap_or(0)
+}
+
+#[test]
+fn nodes_that_do_not_know_it_get_large_commands_as_before() {
+    let mut cluster = staging(format::FIRST);
+    cluster.passes = |envelope| !is_part(envelope) && longest_context(envelope) == 0;
+    cluster.propose(1, LARGE);
+    cluster.settle();
+    assert_eq!(cluster.outcome(LARGE), LARGE);
+    // A newer leader took it in; the older replica is sent the whole of it.
+    let mut cluster = staging(format::CURRENT);
+    cluster.passes = |envelope| envelope.to != 3;
+    cluster.propose(1, LARGE);
+    cluster.settle();
+    assert_eq!(cluster.outcome(LARGE), LARGE);
+    cluster.node(1).note_format(GROUP, 3, format::FIRST);
+    cluster.format = format::FIRST;
+    cluster.passes = |envelope| envelope.to != 3 || !is_part(envelope);
+    cluster.wait_until(|cluster| cluster.status(3).applied == cluster.status(1).last);
 }

@@ -329,7 +329,8 @@ fn raft(node: &Node, job: &mut Job) -> Result<Answer, Error> {
     let body = job.read_body(BODY, &node.internal_budget)?;
     let (from, envelopes) =
         read_envelopes(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
-    node.groups.receive(from, envelopes);
+    // Pieces of snapshots, which say nothing of it.
+    node.groups.receive(from, None, envelopes);
     Ok(Answer::json(200, &b"{}"[..]))
 }
 

@@ -14,12 +14,13 @@ use super::node_handlers::{check_sender, header, read_messages};
 use super::routes::Route;
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::model::format;
 use crate::node::state::Node;
 use crate::threads;
 use crate::wire::{self, frames};
 
-/// So many such connections of each protocol at most; further ones are refused. As many nodes a view may have.
-const MOST: usize = 1024;
+/// So many such connections of each protocol at most; further ones are refused. As many nodes a view may have, and each has two for messages.
+const MOST: usize = 2048;
 /// A frame of messages is no longer than this, in bytes; a connection that announces a longer one ends.
 const LONGEST_FRAME: usize = 128 << 20;
 
@@ -130,20 +131,22 @@ pub fn take_messages(node: &Arc<Node>, job: Box<Job>) -> Result<(), Refused> {
     let Some(from) = from else {
         return Err(refuse(job, &Error::BadRequest(format!("{} is missing", wire::FROM_HEADER))));
     };
+    let format = header(&job.arrival.request, wire::FORMAT_HEADER).and_then(|format| format.parse().ok());
+    let format = format.unwrap_or(format::FIRST);
     let slot = match Slot::take(node, &job, Protocol::Messages) {
         Ok(slot) => slot,
         Err(error) => return Err(refuse(job, &error)),
     };
     let node = Arc::clone(node);
     take(slot, job, format!("raft-from-{from}"), move |stream| {
-        if let Err(error) = read_frames(&node, &from, stream) {
+        if let Err(error) = read_frames(&node, (&from, format), stream) {
             log::debug!("no more messages from {from}: {error}");
         }
     });
     Ok(())
 }
 
-fn read_frames(node: &Node, from: &Address, stream: &mut dyn ReadWrite) -> io::Result<()> {
+fn read_frames(node: &Node, (from, format): (&Address, u32), stream: &mut dyn ReadWrite) -> io::Result<()> {
     loop {
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
@@ -158,7 +161,7 @@ fn read_frames(node: &Node, from: &Address, stream: &mut dyn ReadWrite) -> io::R
         }
         if !frame.is_empty() {
             let envelopes = read_messages(&frame).map_err(io::Error::other)?;
-            node.groups.receive(from.clone(), envelopes);
+            node.groups.receive(from.clone(), Some(format), envelopes);
         }
     }
 }

@@ -8,6 +8,7 @@ mod balance;
 pub mod binary;
 pub mod changes;
 pub mod coverage;
+pub mod format;
 pub mod hash;
 mod hex;
 pub mod limits;

@@ -37,7 +37,7 @@ const LONG_COMMAND: usize = 16 << 10;
 
 /// What the thread is asked to do.
 enum Input {
-    Envelopes(Address, Vec<Envelope>),
+    Envelopes(Address, Option<u32>, Vec<Envelope>),
     Propose(u64, Bytes, Waiter),
     Read(u64, Waiter),
     Change(u64, Change, Waiter),
@@ -244,9 +244,9 @@ impl Groups {
         self.put(Input::Unreachable(group, replica));
     }
 
-    /// Takes in what another node sent. What does not fit is lost, as any message may be.
-    pub fn receive(&self, from: Address, envelopes: Vec<Envelope>) {
-        let _ = self.inbox.put(Input::Envelopes(from, envelopes), Urgency::Now, INBOX);
+    /// Takes in what another node sent, with the format that it said it knows, if it did. What does not fit is lost, as any message may be.
+    pub fn receive(&self, from: Address, format: Option<u32>, envelopes: Vec<Envelope>) {
+        let _ = self.inbox.put(Input::Envelopes(from, format, envelopes), Urgency::Now, INBOX);
     }
 
     /// Whether something has come that the thread has not taken in.
@@ -528,7 +528,7 @@ impl Raft {
     /// Takes an input; the answer is to whom it is told that the group was given up, once that is done, and where its log has ended.
     fn take(&mut self, input: Input) -> Option<(Sender<Ended>, Ended)> {
         match input {
-            Input::Envelopes(from, envelopes) => {
+            Input::Envelopes(from, format, envelopes) => {
                 self.hear(&from);
                 for envelope in envelopes {
                     if self.driver.address(envelope.group, envelope.from).is_none() {
@@ -536,6 +536,9 @@ impl Raft {
                             self.senders.clear();
                         }
                         self.senders.insert(envelope.from, from.clone());
+                    }
+                    if let Some(format) = format {
+                        self.driver.note_format(envelope.group, envelope.from, format);
                     }
                     self.driver.step(envelope);
                 }

@@ -40,6 +40,7 @@ const OPEN_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Purpose {
     Messages,
+    Entries,
     Snapshots,
     Greetings,
 }
@@ -89,7 +90,7 @@ impl Posts {
     pub fn keep(&self, nodes: &BTreeSet<Address>, greeted: &BTreeSet<Address>) {
         self.counted.write().retain(|(node, _), _| nodes.contains(node));
         self.queues.lock().retain(|(node, purpose), _| match purpose {
-            Purpose::Messages | Purpose::Snapshots => nodes.contains(node),
+            Purpose::Messages | Purpose::Entries | Purpose::Snapshots => nodes.contains(node),
             Purpose::Greetings => greeted.contains(node),
         });
     }
@@ -129,6 +130,7 @@ impl Transport for Messages {
         let mut lost = false;
         let purpose = match envelope.lane() {
             Lane::Message => Purpose::Messages,
+            Lane::Entries => Purpose::Entries,
             Lane::Snapshot => Purpose::Snapshots,
         };
         with_queue(&self.0, to, purpose, |queue| {
@@ -156,6 +158,7 @@ fn with_queue(node: &Arc<Node>, to: &Address, purpose: Purpose, use_it: impl FnO
         };
         let name = match purpose {
             Purpose::Messages => format!("peer-{to}"),
+            Purpose::Entries => format!("entries-{to}"),
             Purpose::Snapshots => format!("snapshot-{to}"),
             Purpose::Greetings => format!("greet-{to}"),
         };
@@ -179,7 +182,7 @@ struct Writer {
 impl Writer {
     fn run(self) {
         match self.purpose {
-            Purpose::Messages => self.stream(),
+            Purpose::Messages | Purpose::Entries => self.stream(),
             Purpose::Snapshots | Purpose::Greetings => self.exchange(),
         }
     }

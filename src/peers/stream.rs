@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::client::Peer;
 use super::upgrade::{is_closed, upgraded};
 use crate::model::address::Address;
+use crate::model::format;
 use crate::wire;
 
 /// A node that has taken nothing for this long, with its buffers full, is not reached.
@@ -28,7 +29,7 @@ impl MessageStream {
             peer.address(),
             peer.secret(),
             (wire::RAFT, wire::MESSAGES),
-            &[(wire::FROM_HEADER, own.as_str())],
+            &[(wire::FROM_HEADER, own.as_str()), (wire::FORMAT_HEADER, &format::CURRENT.to_string())],
         )?;
         stream.set_write_timeout(Some(SENDING))?;
         Ok(Self { stream })

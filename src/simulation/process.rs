@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::consensus::{Envelope, Status};
 use crate::model::address::Address;
 use crate::model::binary::Reader;
+use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard;
 use crate::node::discovery::{self, Discovery};
@@ -258,7 +259,7 @@ pub(super) fn turn(world: &Shared, place: usize, ticks: bool) {
             Packet::Call(call) => call(),
             Packet::Envelope(from, bytes) => {
                 let envelope = Envelope::decode(&mut Reader::new(&bytes)).expect("what was sent can be read");
-                node.groups.receive(address(from), vec![envelope]);
+                node.groups.receive(address(from), Some(format::CURRENT), vec![envelope]);
             }
         }
     }

@@ -152,6 +152,9 @@ impl World {
             max_log_entries: 20,
             max_log_bytes: 6_000,
             piece_bytes: 1_000,
+            staged_bytes: 60,
+            part_bytes: 32,
+            staging_window_bytes: 64,
             ..raft::settings()
         }
     }

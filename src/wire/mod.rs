@@ -35,6 +35,8 @@ pub const MESSAGES: &str = "evenkv-messages";
 pub const REQUESTS: &str = "/node/requests";
 /// In the request that opens a connection for messages: the address of the sender.
 pub const FROM_HEADER: &str = "Evenkv-From";
+/// The newest format that the sender of messages knows: see [`format`](crate::model::format).
+pub const FORMAT_HEADER: &str = "Evenkv-Format";
 /// Where an operator makes a survivor the first of a cluster whose meta group is lost.
 pub const RECOVER: &str = "/node/recover";
 

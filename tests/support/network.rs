@@ -104,6 +104,14 @@ impl Network {
         Ok(())
     }
 
+    /// Lets no more than this pass out of a node, in the words of `tc`.
+    pub(crate) fn limit(&self, number: usize, rate: &str) {
+        let space = self.namespace(number);
+        let limit =
+            format!("netns exec {space} tc qdisc add dev eth0 root tbf rate {rate} burst 64kb latency 50ms");
+        ip(&limit).unwrap_or_else(|reason| panic!("{reason}"));
+    }
+
     fn host_of(&self, number: usize) -> String {
         self.host(u8::try_from(number + 1).expect("checked at the start"))
     }

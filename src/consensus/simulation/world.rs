@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use raft::eraftpb::{Entry, EntryType};
 use raft::{GetEntriesContext, Storage};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::driver::Driver;
-use super::super::envelope::Envelope;
+use super::super::envelope::{Body, Envelope};
 use super::super::machine::{Answer, Refusal};
 use super::super::members::{Change, Members};
 use super::super::settings::Settings;
@@ -19,6 +20,7 @@ use super::network::Network;
 use super::oracle::{Chain, Oracle, Told, mix, operation};
 use super::{Rule, Tally};
 use crate::model::binary::Reader;
+use crate::model::format;
 
 /// How long harm is done.
 const STEPS: u64 = 4_000;
@@ -43,6 +45,8 @@ pub(super) struct World {
     operations: BTreeMap<u64, Operation>,
     last_operation: u64,
     harm: bool,
+    /// Some nodes are of a version that knows less.
+    old: bool,
     without: Option<Rule>,
     pub(super) tally: Tally,
 }
@@ -98,6 +102,7 @@ impl World {
             operations: BTreeMap::new(),
             last_operation: 0,
             harm: true,
+            old: seed % 4 == 3,
             without,
             tally: Tally::default(),
         };
@@ -125,6 +130,9 @@ impl World {
             max_log_entries: 25,
             max_log_bytes: 6_000,
             piece_bytes: 48,
+            staged_bytes: 60,
+            part_bytes: 16,
+            staging_window_bytes: 128,
             without: self.without,
             ..Settings::default()
         }
@@ -239,7 +247,12 @@ impl World {
         };
         for bytes in std::mem::take(&mut running.inbox) {
             let mut reader = Reader::new(&bytes);
-            running.driver.step(Envelope::decode(&mut reader).map_err(|error| error.to_string())?);
+            let envelope = Envelope::decode(&mut reader).map_err(|error| error.to_string())?;
+            // Nodes of the version before take part in some groups.
+            let is_old = self.old && envelope.from % 3 == 0;
+            let format = if is_old { format::FIRST } else { format::CURRENT };
+            running.driver.note_format(envelope.group, envelope.from, format);
+            running.driver.step(envelope);
         }
         if self.random.random_range(0..STEPS_PER_TICK) == 0 {
             running.driver.tick();
@@ -247,6 +260,7 @@ impl World {
         running.driver.work();
         let answers = running.driver.take_answers();
         for envelope in running.driver.take_outbox() {
+            self.tally.parts += u64::from(matches!(envelope.body, Body::Part(_)));
             let mut bytes = Vec::new();
             envelope.encode(&mut bytes);
             let to = self.places[&envelope.to];
@@ -488,7 +502,8 @@ impl World {
                 |log| {
                     let entries =
                         log.entries(log.applied() + 1, log.last() + 1, None, GetEntriesContext::empty(false));
-                    entries.is_ok_and(|entries| entries.iter().any(|entry| !entry.context.is_empty()))
+                    let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
+                    entries.is_ok_and(|entries| entries.iter().any(is_change))
                 },
             )
         };

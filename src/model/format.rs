@@ -1,0 +1,12 @@
+//! What nodes of different versions of the program understand of each other.
+//!
+//! The number grows with every form of a message, a command or a snapshot that nodes before it cannot read. A node says its own with each connection that
+//! it opens for messages of groups. What needs a number is sent only to a node that says at least that one, and is proposed only in a group all of whose
+//! members do.
+
+/// Nodes that say none: those before there were any.
+pub const FIRST: u32 = 1;
+/// Commands go ahead of the log, and an append names them only.
+pub const STAGING: u32 = 2;
+/// That of this version of the program.
+pub const CURRENT: u32 = STAGING;

@@ -63,7 +63,7 @@ pub enum Error {
     MethodNotAllowed(&'static str),
     /// The body did not come in time. Send it again, faster.
     TooSlow(String),
-    /// The node has more to do than it can. Come back later.
+    /// The node has more to do than it can, or waits for another one to be of a newer version. Come back later.
     Overloaded(String),
     /// No replica of the shard can serve the key in time. Come back later.
     Unavailable {

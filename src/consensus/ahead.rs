@@ -26,6 +26,12 @@ impl<W> Group<W> {
         self.formats.get(&replica).copied().unwrap_or(format::FIRST)
     }
 
+    /// A member, if there is one, whose node has not said that it knows this format.
+    pub(super) fn first_without(&self, needs: u32) -> Option<u64> {
+        let mut others = self.members.keys().copied().filter(|replica| *replica != self.replica());
+        others.find(|replica| self.format_of(*replica) < needs)
+    }
+
     /// Takes a command that is to be proposed, or gives back who waits for it where too much waits already.
     pub(super) fn push(
         &mut self,

@@ -12,7 +12,7 @@ use super::codec::{MAX_CHUNK_BYTES, MAX_ENTRY_BYTES};
 use super::envelope::{Delivery, Envelope};
 use super::group::{Effects, Group};
 use super::log_store::LogStore;
-use super::machine::{Answer, Refusal, StateMachine};
+use super::machine::{Answer, Command, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::proposals::Proposal;
 use super::settings::Settings;
@@ -192,13 +192,17 @@ impl<W> Driver<W> {
         Delivery::Taken
     }
 
-    /// Proposes a command, which is not empty, to a group that this node leads.
-    pub fn propose(&mut self, group: u64, command: Bytes, waiter: W) {
+    /// Proposes a command to a group that this node leads.
+    pub fn propose(&mut self, group: u64, command: impl Into<Command>, waiter: W) {
+        let Command { bytes: command, needs } = command.into();
         let limits = (self.settings.max_waiting, self.settings.max_inbox_bytes);
         let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
             _ if command.len() > MAX_ENTRY_BYTES => Some((waiter, Refusal::TooLarge)),
             None => Some((waiter, Refusal::NoGroup)),
             Some(group) => {
+                if let Some(replica) = group.first_without(needs) {
+                    return self.refuse(Some((waiter, Refusal::NotKnown { replica })));
+                }
                 let until = self.now + self.settings.answer_ticks;
                 let proposal = Proposal { command, waiter, until, staged: None };
                 let pushed = group.push(proposal, limits, &self.settings);

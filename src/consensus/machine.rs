@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::model::binary::Malformed;
+use crate::model::format;
 
 /// The state that the replicas of a group keep equal by applying the same commands in the same order.
 ///
@@ -29,6 +30,28 @@ pub trait StateMachine: Send {
 
 /// The bytes of a snapshot, piece by piece.
 pub type Pieces = Box<dyn Iterator<Item = Bytes> + Send>;
+
+/// What is proposed to a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Its form; not empty.
+    pub bytes: Bytes,
+    /// The format that every member has to know, so that all of them apply it alike: see [`format`](crate::model::format).
+    pub needs: u32,
+}
+
+impl From<Bytes> for Command {
+    /// A command that nodes of every version know.
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, needs: format::FIRST }
+    }
+}
+
+impl From<Vec<u8>> for Command {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
 
 /// What became of a proposal, a change of members, or a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +89,11 @@ pub enum Refusal {
     Busy,
     /// The command is longer than any may be: never try again.
     TooLarge,
+    /// A member does not know what the command needs, or has not said yet that it does: try again when its node is of a newer version.
+    NotKnown {
+        /// The replica id of the member.
+        replica: u64,
+    },
     /// Another leader's entry took the place of this one: try again at once.
     Superseded,
     /// The change of members does not fit the present ones, or one is under way: look, then try again.

@@ -29,7 +29,7 @@ mod traps;
 
 pub use driver::Driver;
 pub use envelope::{Delivery, Envelope, Lane};
-pub use machine::{Answer, Pieces, Refusal, StateMachine};
+pub use machine::{Answer, Command, Pieces, Refusal, StateMachine};
 pub use members::{Change, Members};
 pub use settings::Settings;
 pub use status::{Role, Status};

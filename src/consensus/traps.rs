@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::driver::Driver;
 use super::envelope::{Body, Delivery, Envelope, Lane};
-use super::machine::{Answer, Pieces, Refusal, StateMachine};
+use super::machine::{Answer, Command, Pieces, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::settings::Settings;
 use super::status::{Role, Status};
@@ -676,6 +676,29 @@ fn a_replica_that_has_forgotten_a_command_is_sent_it_again() {
 fn longest_context(envelope: &Envelope) -> usize {
     let Body::Raft(message) = &envelope.body else { return 0 };
     message.entries.iter().map(|entry| entry.context.len()).max().unwrap_or(0)
+}
+
+#[test]
+fn a_command_is_proposed_only_where_every_member_says_that_it_knows_it() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.tick(5);
+    let needs = |needs| Command { bytes: Bytes::from_static(b"new"), needs };
+    cluster.node(1).propose(GROUP, needs(format::CURRENT + 1), "too new");
+    cluster.settle();
+    assert_eq!(cluster.answers["too new"], Answer::NotApplied(Refusal::NotKnown { replica: 2 }));
+    // A learner counts, and one that has said nothing yet.
+    cluster.join(4);
+    cluster.passes = |envelope| envelope.from != 4;
+    cluster.node(1).change(GROUP, &add(4), "add");
+    cluster.settle();
+    cluster.node(1).propose(GROUP, needs(format::CURRENT), "too early");
+    cluster.settle();
+    assert_eq!(cluster.answers["too early"], Answer::NotApplied(Refusal::NotKnown { replica: 4 }));
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| cluster.status(4).applied == cluster.status(1).applied);
+    cluster.node(1).propose(GROUP, needs(format::CURRENT), "known");
+    cluster.settle();
+    assert_eq!(cluster.outcome("known"), "new");
 }
 
 #[test]

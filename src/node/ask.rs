@@ -71,7 +71,9 @@ impl From<NotDone> for OrderError {
         match error {
             NotDone::NotLeader(leader) => Self::NotLeader(leader, reason),
             NotDone::Unknown => Self::NotReached(reason),
-            NotDone::Again | NotDone::Busy | NotDone::TooLarge | NotDone::Full => Self::Refused(reason),
+            NotDone::Again | NotDone::Busy | NotDone::TooLarge | NotDone::NotKnown(_) | NotDone::Full => {
+                Self::Refused(reason)
+            }
         }
     }
 }

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::passing::Passed;
 use super::raft::{ANSWER_TIME, NotProposed};
 use super::state::Node;
 use crate::clock::Deadline;
-use crate::consensus::{Answer, Refusal};
+use crate::consensus::{Answer, Command, Refusal};
 use crate::model::address::Address;
+use crate::model::format;
 use crate::model::hash::KeyHash;
 use crate::model::shard::{
     Done, Forwarded, Operation, Refused, RequestId, Shard, ShardCommand, ShardOutcome, encode_write,
@@ -20,7 +19,7 @@ use crate::model::shard::{
 pub struct Asking {
     shard: Arc<Shard>,
     /// A write and its id; a read has none.
-    command: Option<(Bytes, Passed)>,
+    command: Option<(Command, Passed)>,
 }
 
 /// What came of it.
@@ -32,9 +31,16 @@ pub struct LogAnswer {
 }
 
 /// The command that has a write done.
-fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Bytes {
+fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Command {
     let value = if let Operation::Put(value) = operation { Some(value) } else { None };
-    encode_write(key, value, forwarded).into()
+    Command { bytes: encode_write(key, value, forwarded).into(), needs: format_of_writes() }
+}
+
+/// The format that a node has to know to apply a write.
+fn format_of_writes() -> u32 {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!("write-of-next-format", |_| format::CURRENT + 1);
+    format::FIRST
 }
 
 impl LogAnswer {
@@ -55,6 +61,8 @@ pub enum NotDone {
     Busy,
     /// Nothing was done: a command of this length is never taken.
     TooLarge,
+    /// Nothing was done: this node, which is a member of the shard's group, does not know what it needs, or has not said yet that it does.
+    NotKnown(Option<Address>),
     /// Nothing was done: the shard can remember no more named writes.
     Full,
     /// It may have been done, or may yet be. Asked again under the same id it is done once.
@@ -71,6 +79,15 @@ impl std::fmt::Display for NotDone {
             Self::Again => f.write_str("the shard is changing"),
             Self::Busy => f.write_str("too much waits for the shard's replicas"),
             Self::TooLarge => f.write_str("too large for the log of the shard's replicas"),
+            Self::NotKnown(Some(node)) => {
+                write!(
+                    f,
+                    "{node} is of a version that does not know this: once it runs a newer one, send it again"
+                )
+            }
+            Self::NotKnown(None) => {
+                f.write_str("a replica of the shard is of a version that does not know this")
+            }
             Self::Full => f.write_str("the shard can remember no more named writes"),
             Self::Unknown => f.write_str("the shard's replicas did not agree in time"),
         }
@@ -186,7 +203,7 @@ impl Node {
         self.ask_log(group, command, move |answer| told(LogAnswer { shard, passed, answer }));
     }
 
-    fn ask_log(&self, group: u64, command: Option<Bytes>, told: impl FnOnce(Answer) + Send + 'static) {
+    fn ask_log(&self, group: u64, command: Option<Command>, told: impl FnOnce(Answer) + Send + 'static) {
         match command {
             Some(command) => self.groups.propose_and(group, command, told),
             None => self.groups.read_and(group, told),
@@ -241,7 +258,7 @@ impl Node {
         deadline: Deadline,
     ) -> Result<ShardOutcome, NotDone> {
         let group = shard.group();
-        let outcome = self.groups.propose(group, command.into(), deadline).await;
+        let outcome = self.groups.propose(group, command, deadline).await;
         let outcome = outcome.map_err(|error| self.not_done(group, error))?;
         // Whatever it says, it was applied; that it cannot be read is a fault of ours.
         ShardOutcome::decode(&outcome).map_err(|_| NotDone::Unknown)
@@ -258,6 +275,10 @@ impl Node {
             NotProposed::Refused(Refusal::NoGroup) => NotDone::NotLeader(None),
             NotProposed::Refused(Refusal::Busy) => NotDone::Busy,
             NotProposed::Refused(Refusal::TooLarge) => NotDone::TooLarge,
+            NotProposed::Refused(Refusal::NotKnown { replica }) => {
+                let local = self.groups.local(group);
+                NotDone::NotKnown(local.and_then(|local| local.status.members.get(&replica).cloned()))
+            }
             NotProposed::Refused(Refusal::Superseded | Refusal::ChangeRefused | Refusal::NotCaughtUp) => {
                 NotDone::Again
             }

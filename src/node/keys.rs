@@ -456,6 +456,7 @@ impl Node {
             NotDone::Busy => NotServed::Failed(Error::Overloaded(
                 "Too much waits for the shard's replicas: try again later".to_owned(),
             )),
+            error @ NotDone::NotKnown(_) => NotServed::Failed(Error::Overloaded(error.to_string())),
             NotDone::TooLarge => {
                 NotServed::Failed(Error::TooLarge("The value is too large for the shard's log".to_owned()))
             }

@@ -110,7 +110,7 @@ impl MetaGroup {
         deadline: Deadline,
     ) -> Result<Result<(), Void>, NotProposed> {
         let bytes = serde_json::to_vec(command).expect("our own types are JSON");
-        let outcome = self.groups.propose(self.own_group()?, bytes.into(), deadline).await?;
+        let outcome = self.groups.propose(self.own_group()?, bytes, deadline).await?;
         Ok(serde_json::from_slice(&outcome).expect("our own types are JSON"))
     }
 
@@ -118,7 +118,7 @@ impl MetaGroup {
     pub fn propose_at_leisure(&self, command: &Command) {
         if let Ok(group) = self.own_group() {
             let bytes = serde_json::to_vec(command).expect("our own types are JSON");
-            self.groups.propose_and(group, bytes.into(), |_| ());
+            self.groups.propose_and(group, bytes, |_| ());
         }
     }
 

@@ -14,7 +14,7 @@ use super::host::Host;
 use super::inbox::{Inbox, UnderWay, Urgency};
 use crate::clock::{Deadline, now};
 use crate::consensus::{
-    Answer, Change, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
+    Answer, Change, Command, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
 };
 use crate::dice;
 use crate::model::address::Address;
@@ -38,7 +38,7 @@ const LONG_COMMAND: usize = 16 << 10;
 /// What the thread is asked to do.
 enum Input {
     Envelopes(Address, Option<u32>, Vec<Envelope>),
-    Propose(u64, Bytes, Waiter),
+    Propose(u64, Command, Waiter),
     Read(u64, Waiter),
     Change(u64, Change, Waiter),
     Found(u64, u64, Members, Box<dyn StateMachine>, Ended),
@@ -267,7 +267,7 @@ impl Groups {
     pub async fn propose(
         &self,
         group: u64,
-        command: Bytes,
+        command: impl Into<Command>,
         deadline: Deadline,
     ) -> Result<Bytes, NotProposed> {
         match self.wait(deadline, |told| self.propose_and(group, command, told)).await? {
@@ -278,8 +278,14 @@ impl Groups {
     }
 
     /// The same without waiting: the thread calls who is to be told, after [`ANSWER_TIME`] at most, and is held up for as long as that takes.
-    pub fn propose_and(&self, group: u64, command: Bytes, told: impl FnOnce(Answer) + Send + 'static) {
-        let urgency = if command.len() > LONG_COMMAND { Urgency::Now } else { Urgency::Write(group) };
+    pub fn propose_and(
+        &self,
+        group: u64,
+        command: impl Into<Command>,
+        told: impl FnOnce(Answer) + Send + 'static,
+    ) {
+        let command = command.into();
+        let urgency = if command.bytes.len() > LONG_COMMAND { Urgency::Now } else { Urgency::Write(group) };
         self.ask(Input::Propose(group, command, Waiter::new(told)), urgency);
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::clock::ticks_ms;
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
-use crate::model::shard::{Shard, ShardCommand, ShardOutcome};
+use crate::model::shard::{SNAPSHOT_FORM, Shard, ShardCommand, ShardOutcome, form_of};
 
 /// Applies the commands of a group's log, each a [`ShardCommand`], to a shard that others read meanwhile. An outcome is a
 /// [`ShardOutcome`].
@@ -58,6 +58,14 @@ impl StateMachine for ShardMachine {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
         let (time_ms, state) = snapshot.split_first_chunk().ok_or(Malformed("cut off"))?;
+        let form = form_of(state)?;
+        if form != SNAPSHOT_FORM {
+            let group = self.shard.group();
+            log::error!(
+                "group {group}: the leader sends its state in form {form}, and this node knows form {SNAPSHOT_FORM} only: \
+                 run the same version of the program on both"
+            );
+        }
         self.shard.restore(state)?;
         self.shard.set_clock(u64::from_le_bytes(*time_ms), (self.ticks_ms)());
         Ok(())

@@ -16,6 +16,7 @@ mod recovery;
 mod restarts;
 mod retries;
 mod troubles;
+mod versions;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,5 +1,7 @@
 //! Several nodes of one view.
 
+use std::path::Path;
+
 use super::http::{Http, Response};
 use super::node::Node;
 use super::ports;
@@ -45,6 +47,18 @@ impl Cluster {
             Node::start(address, &all)
         };
         let nodes = addresses.iter().zip(settings).map(start).collect();
+        Self { nodes, view }
+    }
+
+    /// A cluster of `count` nodes of another program, in which all are ready.
+    pub(crate) fn of_program(count: usize, program: &Path, settings: &[(&str, &str)]) -> Self {
+        let addresses: Vec<String> = (0..count).map(|_| ports::free_address()).collect();
+        let view = addresses.join(",");
+        let mut all = vec![("VIEW", view.as_str())];
+        all.extend_from_slice(settings);
+        let nodes: Vec<Node> =
+            addresses.iter().map(|address| Node::start_program(program, address, &all)).collect();
+        nodes.iter().for_each(Node::wait_ready);
         Self { nodes, view }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub(crate) struct Node {
     address: String,
     settings: Vec<(String, String)>,
     /// The network namespace in which it runs, where that is another one than that of the test.
+    /// Another program than the one under test.
+    program: Option<PathBuf>,
     namespace: Option<String>,
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -57,6 +59,21 @@ impl Node {
         node
     }
 
+    /// A process of another program with `ADDRESS` and these settings.
+    pub(crate) fn start_program(program: &Path, address: &str, settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::not_started(address);
+        node.settings = owned(&[("ADDRESS", address)]);
+        node.settings.extend(owned(settings));
+        node.run_program(Some(program.to_owned()));
+        node.spawn_own();
+        node
+    }
+
+    /// From the next start on another program is run, or the one under test again.
+    pub(crate) fn run_program(&mut self, program: Option<PathBuf>) {
+        self.program = program;
+    }
+
     /// A process with `ADDRESS` and these settings in a network namespace.
     pub(crate) fn start_in(namespace: &str, address: &str, settings: &[(&str, &str)]) -> Self {
         let mut node = Self::not_started(address);
@@ -87,13 +104,14 @@ impl Node {
     fn not_started(address: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the log");
         let (address, settings) = (address.to_owned(), Vec::new());
-        Self { address, settings, namespace: None, folder, child: None, starts: 0 }
+        Self { address, settings, program: None, namespace: None, folder, child: None, starts: 0 }
     }
 
     fn spawn_own(&mut self) {
-        self.spawn(match &self.namespace {
-            None => evenkv(),
-            Some(namespace) => evenkv_in(namespace),
+        self.spawn(match (&self.namespace, &self.program) {
+            (None, None) => evenkv(),
+            (None, Some(program)) => clean(Command::new(program)),
+            (Some(namespace), _) => evenkv_in(namespace),
         });
     }
 

@@ -45,7 +45,7 @@ pub use self::retries::{
     NumberedRecord, Recorded, Remembered, RequestId, RetryRecord, StartMark, TimedRecord, WriteOutcome,
     Written,
 };
-pub use self::snapshot::Snapshot;
+pub use self::snapshot::{SNAPSHOT_FORM, Snapshot, form_of};
 
 /// What is asked of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use crate::model::pages::Record;
 use crate::model::store::StoreCopy;
 
 /// The number of this form: a replica of another version of the program does not guess.
-const FORMAT: u64 = 2;
+pub const SNAPSHOT_FORM: u64 = 2;
 /// A piece ends after so many bytes of pairs; with a large pair it is longer.
 const PIECE_BYTES: usize = 256 << 10;
 /// A piece has so many retry records at most, some 300 KB.
@@ -64,6 +64,14 @@ impl Iterator for Snapshot {
     }
 }
 
+/// The number of the form of a snapshot.
+///
+/// # Errors
+/// Where it has none.
+pub fn form_of(snapshot: &[u8]) -> Result<u64, Malformed> {
+    Reader::new(snapshot).number()
+}
+
 impl Shard {
     /// Begins a snapshot: copies the pages of small pairs, and of large pairs the handles.
     ///
@@ -81,7 +89,7 @@ impl Shard {
 
     fn begin_snapshot(&self, table: &Table) -> Snapshot {
         let mut head = Vec::new();
-        put_number(&mut head, FORMAT);
+        put_number(&mut head, SNAPSHOT_FORM);
         put_wide(&mut head, self.store.hash_key().number());
         put_number(&mut head, self.store.index());
         put_number(&mut head, self.clock.time());
@@ -104,7 +112,7 @@ impl Shard {
     /// When the bytes are no snapshot, or one of a shard with another hash key; then nothing has changed.
     pub fn restore(&self, snapshot: &[u8]) -> Result<(), Malformed> {
         let reader = &mut Reader::new(snapshot);
-        if reader.number()? != FORMAT {
+        if reader.number()? != SNAPSHOT_FORM {
             return Err(Malformed("a snapshot of another version of the program"));
         }
         let hash_key = self.store.hash_key();

@@ -1,0 +1,104 @@
+//! Nodes of this version of the program and of an older one, which is stored beside the tests, in one cluster.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::alone;
+use crate::support::audit::audit;
+use crate::support::cluster::Cluster;
+use crate::support::history;
+use crate::support::http::Http;
+use crate::support::load::{Load, Profile};
+use crate::support::replicated::{replicated, wait_agreed, wait_leader};
+use crate::support::{START_DEADLINE, wait_until};
+
+/// A node has ended within this time after it was told to.
+const STOPPING: Duration = Duration::from_secs(20);
+/// Longer than what goes to the replicas ahead of the log.
+const LARGE: usize = 400 << 10;
+
+/// The older version, as a program in a folder of its own; tests/data/README.md says which it is.
+fn older(folder: &tempfile::TempDir) -> PathBuf {
+    let packed = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/evenkv-x86_64.gz"));
+    let mut unpack = Command::new("gzip");
+    unpack.arg("-dc").stdin(packed.expect("the stored program")).stdout(Stdio::piped());
+    let unpacked = unpack.output().expect("gzip runs");
+    assert!(unpacked.status.success(), "gzip: {}", unpacked.status);
+    let path = folder.path().join("evenkv");
+    File::create(&path).and_then(|mut file| file.write_all(&unpacked.stdout)).expect("it is written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    path
+}
+
+fn put_large(through: &[String], round: usize) {
+    let body = format!("{{\"value\":\"{}\"}}", format!("{round:04}").repeat(LARGE / 4));
+    for (number, address) in through.iter().enumerate() {
+        let target = format!("/kv-store/keys/large-{round}-{number}");
+        let answer = Http::new(address).request("PUT", &target, &[], body.as_bytes());
+        assert_eq!(answer.status, 201, "{target} through {address}: {}", answer.text());
+        for other in through {
+            let found = Http::new(other).get(&target);
+            assert!(found.status == 200 && found.body.len() > LARGE, "{target} at {other}: {}", found.status);
+        }
+    }
+}
+
+/// Replaces a node by one of another version, or of the same, without hurry.
+fn replace(cluster: &mut Cluster, number: usize, program: Option<&PathBuf>) {
+    let node = &mut cluster.nodes[number];
+    node.terminate();
+    assert_eq!(node.wait_exit(STOPPING).code(), Some(0), "{} was told to stop", node.address());
+    node.run_program(program.cloned());
+    node.restart();
+    node.wait_ready();
+}
+
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn a_cluster_of_an_older_version_is_updated_node_by_node_under_load_and_back() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    let mut cluster = Cluster::of_program(3, &older, &[("REPL_FACTOR", "3")]);
+    let all = cluster.addresses();
+    let load = Load::start(&all, &Profile { keys: 200, elsewhere: true, ..Profile::default() });
+    wait_until("the clients are at work", START_DEADLINE, || load.answers() >= 500);
+    let steps = [(0, None), (1, None), (2, None), (1, Some(&older)), (1, None)];
+    for (round, (number, program)) in steps.into_iter().enumerate() {
+        replace(&mut cluster, number, program);
+        let before = load.answers();
+        wait_until("clients are served after it", START_DEADLINE, || load.answers() >= before + 200);
+        put_large(&all, round);
+        // Also one of the older version holds what the others do.
+        wait_agreed(&all[0]);
+    }
+    let mut noted = load.stop();
+    noted.check_all_right();
+    wait_agreed(&all[0]);
+    let there = noted.read_back(&all);
+    let large = u64::try_from(steps.len() * all.len()).expect("a few");
+    assert_eq!(audit(&all[0]).keys, there + large);
+    history::check(&noted.records).unwrap_or_else(|refused| panic!("{refused}"));
+}
+
+#[test]
+fn what_a_member_does_not_know_is_refused_by_its_name() {
+    let newer = ("FAILPOINTS", "write-of-next-format=return");
+    let cluster = replicated(3, 3, &[newer]);
+    let all = cluster.addresses();
+    let leader = wait_leader(&all[0], "1", |_| true);
+    for address in &all {
+        let answer = Http::new(address).put("/kv-store/keys/a", r#"{"value":1}"#);
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.header("Evenkv-Outcome"), Some("not-applied"));
+        assert!(answer.header("Retry-After").is_some());
+        let error = answer.json()["error"].as_str().expect("an error").to_owned();
+        let named = all.iter().filter(|node| **node != leader).any(|node| error.contains(node.as_str()));
+        assert!(named && error.contains("version"), "through {address}: {error}");
+        assert_eq!(Http::new(address).get("/kv-store/keys/a").status, 404);
+    }
+}

@@ -198,7 +198,6 @@ impl Connection {
     fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(LOOK_AT_NOTHING))?;
         stream.set_write_timeout(Some(SILENCE))?;
-        SockRef::from(&stream).set_tcp_user_timeout(Some(USELESS))?;
         Ok(Self {
             node: stream.peer_addr()?,
             stream,

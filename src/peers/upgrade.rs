@@ -6,12 +6,18 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockRef;
 
 use crate::model::address::Address;
 use crate::wire;
 
-/// A node that takes no connection, or does not answer the request, within this time is not reached.
+/// A node that takes no connection within this time is not reached. The system tries again after a second only; whoever wants the connection does sooner.
+const CONNECTING: Duration = Duration::from_millis(300);
+/// A node that does not answer the request within this time is not reached.
 const OPENING: Duration = Duration::from_secs(1);
+/// A connection on which something that was sent is not acknowledged by the system of the other node for this long is ended. Otherwise what packets were lost
+/// of would be sent again after twice the time each: a link that was down for 10 s would be silent for up to 10 s more.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// The longest answer to the request that is read, in bytes.
 const LONGEST_HEAD: usize = 4096;
 
@@ -36,7 +42,7 @@ pub(super) fn upgraded(
 ) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for place in (address.host(), address.port()).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&place, OPENING) {
+        match TcpStream::connect_timeout(&place, CONNECTING) {
             Ok(stream) => return ask(stream, (address, secret), protocol, headers),
             Err(error) => last = error,
         }
@@ -51,6 +57,7 @@ fn ask(
     headers: &[(&str, &str)],
 ) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     stream.set_read_timeout(Some(OPENING))?;
     stream.set_write_timeout(Some(OPENING))?;
     let secret = secret.map(|secret| (wire::SECRET_HEADER, secret));

@@ -25,11 +25,13 @@ pub mod dispatch;
 
 pub mod changes;
 pub mod cluster_handlers;
+pub mod conversation;
 pub mod key_handlers;
 pub mod multiplex;
 pub mod node_handlers;
 pub mod own_handlers;
 pub mod relay;
+pub mod relayed;
 pub mod streams;
 pub mod turns;
 

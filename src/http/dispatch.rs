@@ -307,6 +307,12 @@ impl Dispatcher {
         }
     }
 
+    /// The answer to a request whose handler has panicked.
+    pub fn panicked(&self, method: &Method) -> Answer {
+        self.metrics.panics.inc();
+        Answer::error(&Error::Internal, method, "")
+    }
+
     /// What whoever is refused is told.
     pub fn refusal(&self) -> Error {
         let reason = if self.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };

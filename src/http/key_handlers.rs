@@ -14,7 +14,7 @@ use super::dispatch::Job;
 use super::framing::Framing;
 use super::key_request::{Asker, Causal, KeyRequest, Kind, Progress};
 use super::payload::Payload;
-use super::routes::{EncodedKey, Route};
+use super::routes::{self, EncodedKey, Route};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -30,6 +30,16 @@ const ENVELOPE: usize = 64 * 1024;
 
 /// By this header a client names a write, so that sent again it is done once.
 pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
+
+/// Finds the route of a path, and what the path has beyond it.
+///
+/// # Errors
+/// As [`routes::find`].
+pub fn find_route<'a>(node: &Node, path: &'a str) -> Result<(Route, &'a str), Error> {
+    let serving_state = node.serving_state();
+    let short_form = serving_state.serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
+    routes::find(path, short_form)
+}
 
 /// What a client's request about a key says beside its key and its body, however it has come.
 pub struct Said<'a> {

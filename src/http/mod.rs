@@ -21,11 +21,11 @@ mod key_request;
 pub mod lanes;
 pub mod metrics;
 
-pub mod dispatch;
+pub mod conversation;
 
 pub mod changes;
 pub mod cluster_handlers;
-pub mod conversation;
+pub mod dispatch;
 pub mod key_handlers;
 pub mod multiplex;
 pub mod node_handlers;

@@ -12,12 +12,11 @@ use tiny_http::Method;
 
 use super::answer::{Answer, Body};
 use super::conversation::{Answers, Conversation, Unattended, Waits};
-use super::dispatch::{AskedBy, Job, KeyJob};
+use super::dispatch::{AskedBy, Dispatcher, Job, KeyJob};
 use super::key_handlers::{self, IDEMPOTENCY_HEADER, Said};
 use super::lane_id::LaneId;
 use super::payload;
 use super::routes::{self, EncodedKey, Route};
-use super::server::Server;
 use super::streams::{self, Protocol, Refused};
 use super::target::Target;
 use crate::clock::{Deadline, now};
@@ -30,9 +29,24 @@ const MOST_QUESTIONS: usize = 1024;
 /// What an answer may have around a value of [`LONGEST_BODY`], in bytes; all of it is shorter than a frame.
 const ENVELOPE: usize = 64 << 10;
 
+/// What such connections need of the main.
+#[derive(Clone)]
+pub struct Relays {
+    /// Knows the node, and what waits for a worker.
+    pub dispatcher: Arc<Dispatcher>,
+    /// The questions that wait for anything.
+    pub waiting: Arc<Unattended>,
+    /// The connections on which something was read that is not answered yet.
+    pub answering: Arc<Unattended>,
+}
+
+/// Has a request done that cannot be done at once. It never waits.
+type Begin = dyn Fn(Box<KeyJob>) + Send + Sync;
+
 /// The questions that come on one connection.
 pub struct Relayed {
-    server: Arc<Server>,
+    relays: Relays,
+    begin: Box<Begin>,
     /// Those that wait.
     waiting: Arc<Unattended>,
     /// What was said of the end of the connection.
@@ -71,22 +85,27 @@ impl Asked {
     }
 }
 
-/// Takes a connection; gives the request back with an error where that is not to be.
-pub fn take(server: &Arc<Server>, job: Box<Job>) -> Result<(), Refused> {
-    let node = &server.controller.node;
-    if node.is_leaving() {
-        return Err(streams::refuse(job, &Error::Overloaded("The node is stopping".to_owned())));
+impl Relays {
+    /// Takes a connection; gives the request back with an error where that is not to be.
+    pub fn take(
+        &self,
+        job: Box<Job>,
+        begin: impl Fn(Box<KeyJob>) + Send + Sync + 'static,
+    ) -> Result<(), Refused> {
+        let Dispatcher { node, metrics, port, .. } = &*self.dispatcher;
+        if node.is_leaving() {
+            return Err(streams::refuse(job, &Error::Overloaded("The node is stopping".to_owned())));
+        }
+        let relayed = Relayed {
+            relays: self.clone(),
+            begin: Box::new(begin),
+            waiting: Unattended::new(MOST_QUESTIONS),
+            end: AtomicU8::new(NOT_SAID),
+        };
+        let prepared = streams::prepare(node, job, Protocol::Relay, *port)?;
+        prepared.answer("relayed-by", |socket| Conversation::new(relayed, socket, metrics, &self.answering));
+        Ok(())
     }
-    let relayed = Relayed {
-        server: Arc::clone(server),
-        waiting: Unattended::new(MOST_QUESTIONS),
-        end: AtomicU8::new(NOT_SAID),
-    };
-    let prepared = streams::prepare(node, job, Protocol::Relay, server.dispatcher.port)?;
-    prepared.answer("relayed-by", |socket| {
-        Conversation::new(relayed, socket, &server.dispatcher.metrics, &server.answering)
-    });
-    Ok(())
 }
 
 /// The protocol of such connections.
@@ -110,7 +129,7 @@ impl Relayed {
         (number, question): (u64, &Question),
         arrived: Instant,
     ) -> Begun {
-        let (node, method) = (&self.server.controller.node, method(question.method));
+        let (node, method) = (&self.relays.dispatcher.node, method(question.method));
         if node.is_stopping() {
             return Begun::Answered(None, self.refusal(&method));
         }
@@ -118,7 +137,7 @@ impl Relayed {
             return Begun::ByHttp;
         }
         let target = Target::of(question.target);
-        let encoded = match self.server.find_route(target.path(question.target)) {
+        let encoded = match key_handlers::find_route(node, target.path(question.target)) {
             Ok((Route::Key, rest)) => EncodedKey::of(rest),
             // The others may take long, and are few.
             Ok(_) if routes::is_store(target.path(question.target)) => return Begun::ByHttp,
@@ -149,17 +168,17 @@ impl Relayed {
             let answer = key_handlers::answer(&request, node, result);
             return Begun::Answered(Some(Route::Key), answer);
         }
-        let waits = self.waiting.enter().zip(self.server.relayed.enter());
+        let waits = self.waiting.enter().zip(self.relays.waiting.enter());
         let Some((own, all)) = waits else {
             return Begun::Answered(None, self.refusal(&method));
         };
         let asked = Asked { conversation: Arc::clone(conversation), number, arrived, waits: [own, all] };
-        self.server.begin_or_queue(Box::new(KeyJob { request, asked_by: AskedBy::Follower(asked) }));
+        (self.begin)(Box::new(KeyJob { request, asked_by: AskedBy::Follower(asked) }));
         Begun::Waits
     }
 
     fn refusal(&self, method: &Method) -> Answer {
-        Answer::error(&self.server.dispatcher.refusal(), method, "")
+        Answer::error(&self.relays.dispatcher.refusal(), method, "")
     }
 
     /// Says once that no more is to be asked.
@@ -176,19 +195,20 @@ impl Answers for Relayed {
     fn take(&self, conversation: &Arc<Conversation<Self>>, frame: &[u8]) -> io::Result<()> {
         let (number, question) = Question::decode(frame).map_err(io::Error::other)?;
         let arrived = now();
-        if self.server.controller.node.is_leaving() {
+        let dispatcher = &self.relays.dispatcher;
+        if dispatcher.node.is_leaving() {
             self.end(conversation, LEAVING);
         }
         let begun = catch_unwind(AssertUnwindSafe(|| self.begin(conversation, (number, &question), arrived)));
         let begun = begun.unwrap_or_else(|_| {
-            let answer = self.server.panicked(&method(question.method));
+            let answer = dispatcher.panicked(&method(question.method));
             Begun::Answered(None, answer)
         });
         match begun {
             Begun::Waits => {}
             Begun::ByHttp => conversation.put(|out| frame::Answer::ByHttp.encode(number, out)),
             Begun::Answered(route, answer) => {
-                self.server.count(LaneId::Client, arrived, route, &answer);
+                dispatcher.metrics.answered(LaneId::Client, route, answer.status, now() - arrived);
                 conversation.put(|out| encode(&answer, &method(question.method), number, out));
             }
         }

@@ -24,6 +24,7 @@ use super::linger::{self, Linger, Rest};
 use super::metrics::Sample;
 use super::multiplex::Multiplex;
 use super::relay::{Message, Onward};
+use super::relayed::Relays;
 use super::routes::{self, EncodedKey, Route};
 use super::streams::Protocol;
 use super::turns::Turns;
@@ -55,21 +56,20 @@ pub struct Server {
     /// The node it serves, and the handle of its coordinator.
     pub controller: Controller,
     /// Hands it the requests that have come.
-    pub(super) dispatcher: Arc<Dispatcher>,
+    dispatcher: Arc<Dispatcher>,
     /// The requests that wait for a view change.
     changes: Changes,
     /// Audits are made one at a time.
     audits: Turns,
-    /// Takes connections on which other nodes pass requests on.
+    /// Takes connections on which other nodes pass requests on, and those of followers.
     multiplex: Multiplex,
+    relays: Relays,
     /// The requests that wait for the log of a shard.
     in_log: Arc<Unattended>,
     /// Those that wait for another node.
     passed_on: Arc<Unattended>,
-    /// Those of followers that wait for anything.
-    pub(super) relayed: Arc<Unattended>,
     /// The connections for many requests on which something was read that is not answered yet.
-    pub(super) answering: Arc<Unattended>,
+    answering: Arc<Unattended>,
     linger: Linger,
     /// A connection on which nothing has come for this time is closed.
     idle_timeout: Duration,
@@ -127,7 +127,11 @@ impl Server {
             },
             in_log,
             passed_on: Unattended::new(limits.queue_length),
-            relayed: Unattended::new(usize::MAX),
+            relays: Relays {
+                dispatcher: Arc::clone(&dispatcher),
+                waiting: Unattended::new(usize::MAX),
+                answering: Arc::clone(&answering),
+            },
             answering,
             linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
             idle_timeout: limits.idle_timeout,
@@ -199,7 +203,7 @@ impl Server {
 
     /// How many requests are in progress.
     pub fn busy(&self) -> usize {
-        let unattended = [&self.in_log, &self.relayed, &self.answering];
+        let unattended = [&self.in_log, &self.relays.waiting, &self.answering];
         self.dispatcher.connections.busy() + unattended.map(|waits| waits.waiting()).iter().sum::<usize>()
     }
 
@@ -302,7 +306,10 @@ impl Server {
             let taken = match protocol {
                 Protocol::Messages => streams::take_messages(&self.controller.node, job),
                 Protocol::Requests => self.multiplex.take(job),
-                Protocol::Relay => relayed::take(self, job),
+                Protocol::Relay => {
+                    let server = Arc::clone(self);
+                    self.relays.take(job, move |job| server.begin_or_queue(job))
+                }
             };
             if let Err((job, answer)) = taken {
                 self.finish(lane, Some(protocol.route()), job, *answer);
@@ -321,7 +328,7 @@ impl Server {
                 }
             }
             Err(_) => {
-                let answer = self.panicked(job.arrival.request.method());
+                let answer = self.dispatcher.panicked(job.arrival.request.method());
                 self.finish(lane, None, job, answer);
             }
         }
@@ -331,11 +338,6 @@ impl Server {
     fn protocol(&self, job: &Job) -> Option<Protocol> {
         let protocol = Protocol::asked_for(job)?;
         (protocol != Protocol::Relay || !self.dispatcher.is_follower()).then_some(protocol)
-    }
-
-    pub(super) fn panicked(&self, method: &Method) -> Answer {
-        self.dispatcher.metrics.panics.inc();
-        Answer::error(&Error::Internal, method, "")
     }
 
     /// Asks the main without a worker waiting for it, where that can be done.
@@ -359,7 +361,9 @@ impl Server {
     /// Answers a request that the main was asked.
     fn conclude_onward(self: &Arc<Self>, lane: LaneId, onward: Onward, told: multiplex::Answer) {
         let concluded = catch_unwind(AssertUnwindSafe(|| relay::conclude(&onward, told)));
-        match concluded.unwrap_or_else(|_| Some(self.panicked(onward.job.arrival.request.method()))) {
+        match concluded
+            .unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.request.method())))
+        {
             Some(answer) => {
                 self.dispatcher.metrics.relayed.inc();
                 self.finish(lane, onward.route(), onward.job, answer);
@@ -371,7 +375,7 @@ impl Server {
     /// Asks the main by HTTP, and waits for that.
     fn go_by_http(self: &Arc<Self>, lane: LaneId, mut onward: Onward) {
         let answer = catch_unwind(AssertUnwindSafe(|| relay::answer(&self.controller.node, &mut onward)));
-        let answer = answer.unwrap_or_else(|_| self.panicked(onward.job.arrival.request.method()));
+        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.request.method()));
         self.finish(lane, onward.route(), onward.job, answer);
     }
 
@@ -386,7 +390,7 @@ impl Server {
     }
 
     /// Has a request done that was just read, and does not wait for anything.
-    pub(super) fn begin_or_queue(self: &Arc<Self>, job: Box<KeyJob>) {
+    fn begin_or_queue(self: &Arc<Self>, job: Box<KeyJob>) {
         let lane = LaneId::Client;
         if let Err(job) = self.begin_key(lane, job)
             && let Err(work) = self.dispatcher.lanes.offer(lane, Work::Key(job))
@@ -426,7 +430,7 @@ impl Server {
             KeyReply::Client(result) => key_handlers::answer(&job.request, node, result),
             KeyReply::Node(reply) => node_handlers::answer_key(reply),
         }));
-        let answer = answer.unwrap_or_else(|_| self.panicked(&job.request.method()));
+        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(&job.request.method()));
         match job.asked_by {
             // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
             // the request that waits: reading it once more does no harm.
@@ -486,7 +490,7 @@ impl Server {
             };
         }
         let node = &self.controller.node;
-        let (route, rest) = match self.find_route(path) {
+        let (route, rest) = match key_handlers::find_route(node, path) {
             Ok(found) => found,
             Err(error) => {
                 let more = payload::causal_field(&job.small_body());
@@ -534,16 +538,6 @@ impl Server {
         Found::Answer(Some(route), answer)
     }
 
-    /// Finds the route of a path, and what the path has beyond it.
-    ///
-    /// # Errors
-    /// As [`routes::find`].
-    pub(super) fn find_route<'a>(&self, path: &'a str) -> Result<(Route, &'a str), Error> {
-        let serving_state = self.controller.node.serving_state();
-        let short_form = serving_state.serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
-        routes::find(path, short_form)
-    }
-
     /// Answers a request for a connection of a follower that cannot be had so.
     fn refuse_relay(&self, job: &Job) -> Answer {
         let method = job.arrival.request.method();
@@ -557,7 +551,7 @@ impl Server {
         Answer::error(&Error::WrongProtocol(relayed::PROTOCOL), method, "")
     }
 
-    pub(super) fn count(&self, lane: LaneId, arrived: Instant, route: Option<Route>, answer: &Answer) {
+    fn count(&self, lane: LaneId, arrived: Instant, route: Option<Route>, answer: &Answer) {
         self.dispatcher.metrics.answered(lane, route, answer.status, now() - arrived);
     }
 

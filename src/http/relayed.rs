@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tiny_http::Method;
@@ -49,16 +49,9 @@ pub struct Relayed {
     begin: Box<Begin>,
     /// Those that wait.
     waiting: Arc<Unattended>,
-    /// What was said of the end of the connection.
-    end: AtomicU8,
+    /// The follower was told that no more is to be asked.
+    has_ended: AtomicBool,
 }
-
-/// Nothing was said; more is to be asked.
-const NOT_SAID: u8 = 0;
-/// No more is to be asked, since the node is going to stop.
-const LEAVING: u8 = 1;
-/// The same, since nothing was asked for a long time.
-const IDLE: u8 = 2;
 
 /// A question that waits, and whom to tell what came of it.
 pub struct Asked {
@@ -100,7 +93,7 @@ impl Relays {
             relays: self.clone(),
             begin: Box::new(begin),
             waiting: Unattended::new(MOST_QUESTIONS),
-            end: AtomicU8::new(NOT_SAID),
+            has_ended: AtomicBool::new(false),
         };
         let prepared = streams::prepare(node, job, Protocol::Relay, *port)?;
         prepared.answer("relayed-by", |socket| Conversation::new(relayed, socket, metrics, &self.answering));
@@ -181,11 +174,13 @@ impl Relayed {
         Answer::error(&self.relays.dispatcher.refusal(), method, "")
     }
 
-    /// Says once that no more is to be asked.
-    fn end(&self, conversation: &Conversation<Self>, why: u8) {
-        if self.end.compare_exchange(NOT_SAID, why, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+    /// Says that no more is to be asked, once; whether it was said before.
+    fn end(&self, conversation: &Conversation<Self>) -> bool {
+        let was_said = self.has_ended.swap(true, Ordering::Relaxed);
+        if !was_said {
             conversation.put(frames::put_last);
         }
+        was_said
     }
 }
 
@@ -197,7 +192,7 @@ impl Answers for Relayed {
         let arrived = now();
         let dispatcher = &self.relays.dispatcher;
         if dispatcher.node.is_leaving() {
-            self.end(conversation, LEAVING);
+            self.end(conversation);
         }
         let begun = catch_unwind(AssertUnwindSafe(|| self.begin(conversation, (number, &question), arrived)));
         let begun = begun.unwrap_or_else(|_| {
@@ -224,13 +219,7 @@ impl Answers for Relayed {
         if self.waiting.waiting() > 0 {
             return Ok(());
         }
-        match self.end.load(Ordering::Relaxed) {
-            NOT_SAID => {
-                self.end(conversation, IDLE);
-                Ok(())
-            }
-            _ => Err(io::ErrorKind::TimedOut.into()),
-        }
+        if self.end(conversation) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
 

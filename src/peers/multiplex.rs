@@ -49,8 +49,8 @@ const SLACK: Duration = Duration::from_secs(1);
 /// Bytes that are read at one time, at least.
 const PIECE: usize = 16 << 10;
 
-/// A connection of a follower on which nothing was asked for this long is closed by it. The main's own limit is longer, unless it was set otherwise.
-const UNUSED: Duration = Duration::from_secs(8);
+/// A connection of a follower on which nothing was asked for this long is closed by it, before something between it and its main forgets the connection.
+const UNUSED: Duration = Duration::from_secs(30);
 
 /// What such a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

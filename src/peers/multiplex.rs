@@ -733,4 +733,22 @@ mod tests {
         }
         assert!(peer.connection().is_none());
     }
+
+    #[test]
+    fn a_connection_of_a_follower_ends_when_nothing_was_asked_for_long_and_one_of_nodes_does_not() {
+        for (purpose, ends) in [(Purpose::Relay, true), (Purpose::Nodes, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let connection = Arc::new(Connection::of(stream, purpose).unwrap());
+            let has_ended = || connection.asked.lock().ended.is_some();
+            let later = ticks_ms() + u64::try_from(UNUSED.as_millis()).unwrap();
+            assert!(matches!(connection.look(later - 1000), Ok(false)) && !has_ended());
+            assert!(matches!(connection.look(later), Ok(false)));
+            assert_eq!(has_ended(), ends);
+            // One that takes no more ends when nothing is under way.
+            connection.retire(&broken("no more"));
+            assert!(matches!(connection.look(later), Ok(false)));
+            assert!(is_closed(&connection.stream));
+        }
+    }
 }

@@ -59,6 +59,8 @@ pub enum Error {
     OtherRequest,
     /// There is nothing under this path, or no such thing.
     NotFound(String),
+    /// The path is for connections that are upgraded to the protocol given.
+    WrongProtocol(&'static str),
     /// The path takes other methods: those given.
     MethodNotAllowed(&'static str),
     /// The body did not come in time. Send it again, faster.
@@ -145,6 +147,9 @@ impl fmt::Display for Error {
             ),
             Self::MethodNotAllowed(allow) => {
                 write!(f, "This path does not take this method: allowed is {allow}")
+            }
+            Self::WrongProtocol(protocol) => {
+                write!(f, "Nothing is said here by HTTP: upgrade the connection to {protocol}")
             }
             Self::Unavailable { .. } => f.write_str("Unable to satisfy request"),
             Self::MainDown { .. } => f.write_str("Main instance is down"),

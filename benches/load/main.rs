@@ -9,6 +9,7 @@ mod client;
 mod etcd;
 mod failover;
 mod fill;
+mod following;
 mod group;
 mod moving;
 mod process;
@@ -68,6 +69,8 @@ enum Part {
     Failover,
     /// A replica that comes back empty.
     Rejoin,
+    /// Requests through a follower, beside its main and nginx.
+    Following,
 }
 
 #[derive(Subcommand)]
@@ -114,6 +117,7 @@ impl Cli {
             Part::Replicated => replicated::measure(length, self.rounds),
             Part::Failover => failover::measure(self.kills, self.etcd_kills),
             Part::Rejoin => rejoin::measure(self.rounds),
+            Part::Following => following::measure(length, self.rounds),
         }
     }
 
@@ -130,6 +134,7 @@ impl Cli {
                 format!("BENCH_PART=failover BENCH_KILLS={kills} BENCH_ETCD_KILLS={etcd_kills}")
             }
             Part::Rejoin => format!("BENCH_PART=rejoin BENCH_ROUNDS={rounds}"),
+            Part::Following => format!("BENCH_PART=following {load}"),
         };
         format!("{settings} make bench")
     }

@@ -107,6 +107,7 @@ impl Answer {
             Error::TooLarge(_) => 413,
             Error::TargetTooLong { .. } => 414,
             Error::OtherRequest => 422,
+            Error::WrongProtocol(_) => 426,
             Error::Internal => 500,
             Error::ChangeRuns(_) | Error::Conflict(_) => 409,
             Error::Overloaded(_)
@@ -133,6 +134,7 @@ impl Answer {
         match error {
             Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
             Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
+            Error::WrongProtocol(protocol) => answer.with("Upgrade", *protocol),
             Error::ChangeRuns(_) => answer.with("Location", "/kv-store/view-change"),
             Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
                 answer.with("Retry-After", "1").with(wire::REASON_HEADER, header_text(reason))

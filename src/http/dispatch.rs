@@ -18,6 +18,8 @@ use super::key_request::KeyRequest;
 use super::lane_id::LaneId;
 use super::lanes::Lanes;
 use super::metrics::Metrics;
+use super::relay::Onward;
+use super::relayed::Asked;
 use super::target::Target;
 use super::watchdog::{Watch, Watchdog};
 use super::{routes, sockets};
@@ -26,6 +28,7 @@ use crate::clock::now;
 use crate::config::ServerLimits;
 use crate::error::Error;
 use crate::node::state::Node;
+use crate::peers::multiplex;
 use crate::wire;
 
 /// Requests that may wait to be refused; further ones are thrown away with their connections.
@@ -73,8 +76,42 @@ pub struct Job {
     pub body_was_read: bool,
     /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
     pub complete: Instant,
-    /// The request about a key that was read from it, until that is answered.
-    pub key: Option<KeyRequest>,
+}
+
+/// A request about a key that was read, until it is answered.
+pub struct KeyJob {
+    /// The request.
+    pub request: KeyRequest,
+    /// Who is told what came of it.
+    pub asked_by: AskedBy,
+}
+
+/// Who has asked about a key.
+pub enum AskedBy {
+    /// A client or another node, by HTTP.
+    Http(Box<Job>),
+    /// A follower, on a connection for many requests.
+    Follower(Asked),
+}
+
+impl KeyJob {
+    /// When it came.
+    fn arrived(&self) -> Instant {
+        match &self.asked_by {
+            AskedBy::Http(job) => job.arrival.arrived,
+            AskedBy::Follower(asked) => asked.arrived,
+        }
+    }
+
+    /// Since when it has been waiting, where it may be given up for that.
+    pub fn may_be_late(&self) -> Option<Instant> {
+        (!self.request.is_told()).then(|| self.arrived())
+    }
+
+    /// Whether its body was not there when its headers had come.
+    pub fn was_on_its_way(&self) -> bool {
+        matches!(&self.asked_by, AskedBy::Http(job) if job.arrival.framing.is_on_its_way())
+    }
 }
 
 impl Job {
@@ -89,12 +126,7 @@ impl Job {
     /// A request that was admitted.
     pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
         let complete = arrival.arrived;
-        Self { arrival, ticket, body_was_read: false, complete, key: None }
-    }
-
-    /// Whether it is a request that may have been done already, and whose log has told what came of it.
-    pub fn is_told(&self) -> bool {
-        self.key.as_ref().is_some_and(KeyRequest::is_told)
+        Self { arrival, ticket, body_was_read: false, complete }
     }
 
     /// Reads the whole body, up to a limit.
@@ -116,6 +148,10 @@ impl Job {
 pub enum Work {
     /// A request to handle.
     Handle(Box<Job>),
+    /// One about a key that was read.
+    Key(Box<KeyJob>),
+    /// One of a follower's clients, and what came of passing it on.
+    Relayed(Box<Onward>, multiplex::Answer),
     /// A large answer to write.
     Write(Box<Job>, Box<Answer>),
     /// The rest of a small answer that the client did not take at once.
@@ -126,7 +162,9 @@ impl Work {
     /// Since when it has been waiting, where it may be given up for that. What a write has done, or may have done, is told, even if that takes a while.
     pub fn may_be_late(&self) -> Option<Instant> {
         match self {
-            Self::Handle(job) => (!job.is_told()).then_some(job.arrival.arrived),
+            Self::Handle(job) => Some(job.arrival.arrived),
+            Self::Key(job) => job.may_be_late(),
+            Self::Relayed(..) => None,
             Self::Write(job, _) => {
                 let is_write = matches!(job.arrival.request.method(), Method::Put | Method::Delete);
                 (!is_write).then_some(job.arrival.arrived)
@@ -190,7 +228,7 @@ pub struct Dispatcher {
     /// What waits for a worker.
     pub lanes: Lanes<Work>,
     /// What waits for its turn at another node: small requests, and large ones.
-    pub gates: [Gate<Box<Job>>; 2],
+    pub gates: [Gate<Work>; 2],
     /// One request of a connection is in progress.
     pub connections: Connections<Arrival>,
     shed: Sender<(LaneId, Box<Job>)>,
@@ -244,10 +282,41 @@ impl Dispatcher {
         let job = Box::new(Job::new(arrival, ticket));
         if self.node.is_stopping() {
             self.refuse(lane, job);
-        } else if let Err(Work::Handle(job)) = self.lanes.offer(lane, Work::Handle(job)) {
-            self.metrics.shed(lane);
-            self.refuse(lane, job);
+        } else if let Err(work) = self.lanes.offer(lane, Work::Handle(job)) {
+            self.give_up(lane, work);
         }
+    }
+
+    /// Refuses work for which there is no place, or that has waited for too long.
+    pub fn give_up(&self, lane: LaneId, work: Work) {
+        self.metrics.shed(lane);
+        match work {
+            Work::Handle(job) | Work::Write(job, _) => self.refuse(lane, job),
+            Work::Key(job) => match job.asked_by {
+                AskedBy::Http(job) => self.refuse(lane, job),
+                AskedBy::Follower(asked) => {
+                    let method = job.request.method();
+                    let answer = Answer::error(&self.refusal(), &method, "");
+                    self.metrics.answered(lane, None, answer.status, now() - asked.arrived);
+                    asked.answer(method, answer);
+                }
+            },
+            Work::Relayed(onward, _) => self.refuse(lane, onward.job),
+            // A part of the answer is written: no other could be told apart from its rest.
+            Work::Finish(rest) => rest.ticket.end_connection(),
+        }
+    }
+
+    /// The answer to a request whose handler has panicked.
+    pub fn panicked(&self, method: &Method) -> Answer {
+        self.metrics.panics.inc();
+        Answer::error(&Error::Internal, method, "")
+    }
+
+    /// What whoever is refused is told.
+    pub fn refusal(&self) -> Error {
+        let reason = if self.node.is_stopping() { "The node is stopping" } else { "The node is overloaded" };
+        Error::Overloaded(format!("{reason}: try again after the time in Retry-After"))
     }
 
     fn lane_of(&self, arrival: &Arrival) -> LaneId {

@@ -14,7 +14,7 @@ use super::dispatch::Job;
 use super::framing::Framing;
 use super::key_request::{Asker, Causal, KeyRequest, Kind, Progress};
 use super::payload::Payload;
-use super::routes::{EncodedKey, Route};
+use super::routes::{self, EncodedKey, Route};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -29,17 +29,72 @@ use crate::wire::{STALE, STALENESS_HEADER};
 const ENVELOPE: usize = 64 * 1024;
 
 /// By this header a client names a write, so that sent again it is done once.
-const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
+pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
 
-/// Reads and checks a client's request about a key. The order of the checks is part of the contract: framing (checked before),
-/// key length, size, JSON, value.
+/// Finds the route of a path, and what the path has beyond it.
+///
+/// # Errors
+/// As [`routes::find`].
+pub fn find_route<'a>(node: &Node, path: &'a str) -> Result<(Route, &'a str), Error> {
+    let serving_state = node.serving_state();
+    let short_form = serving_state.serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
+    routes::find(path, short_form)
+}
+
+/// What a client's request about a key says beside its key and its body, however it has come.
+pub struct Said<'a> {
+    /// The method.
+    pub method: Method,
+    /// The query of its target, not decoded, where there is one.
+    pub query: Option<&'a str>,
+    /// The name that the client has given it by [`IDEMPOTENCY_HEADER`].
+    pub name: Option<&'a str>,
+    /// It is answered by then.
+    pub deadline: Deadline,
+}
+
+/// Reads and checks a client's request about a key.
 ///
 /// # Errors
 /// The answer to one that is refused.
 pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
-    let method = job.arrival.request.method().clone();
     let limits = limits_for(node, job, encoded.length);
     let body = read_body(node, job, limits);
+    let headers = job.arrival.request.headers();
+    let name = headers.iter().find(|header| header.field.equiv(IDEMPOTENCY_HEADER));
+    let said = Said {
+        method: job.arrival.request.method().clone(),
+        query: job.arrival.query(),
+        name: name.map(|header| header.value.as_str()),
+        deadline: Deadline::after(job.complete, node.request_timeout),
+    };
+    check(node, said, encoded, limits, body)
+}
+
+/// The same for one whose body is there. Nothing where that would have to wait, since what is asked may be beyond limits that the node has not heard of yet.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_held(
+    node: &Node,
+    said: Said,
+    encoded: EncodedKey,
+    body: &[u8],
+) -> Option<Result<KeyRequest, Box<Answer>>> {
+    let limits = node.limits();
+    let may_fit = fits(limits, encoded.length, body.len());
+    may_fit.then(|| check(node, said, encoded, limits, Ok(BodyBytes::small(body.to_vec()))))
+}
+
+/// Checks a request. The order of the checks is part of the contract: framing (checked before), key length, size, JSON, value.
+fn check(
+    node: &Node,
+    said: Said,
+    encoded: EncodedKey,
+    limits: Limits,
+    body: Result<BodyBytes, Error>,
+) -> Result<KeyRequest, Box<Answer>> {
+    let method = said.method;
     let payload = match &body {
         Ok(body) => Payload::parse(&body.bytes),
         Err(error) => Err(error.clone()),
@@ -55,7 +110,7 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
     let checked = encoded.key.and_then(|key| {
         check_key(limits, &key)?;
         let operation = operation(limits, &method, &payload)?;
-        let is_stale = wants_stale(job.arrival.query().unwrap_or_default())? && method == Method::Get;
+        let is_stale = wants_stale(said.query.unwrap_or_default())? && method == Method::Get;
         Ok((key, operation, is_stale))
     });
     let (key, operation, is_stale) = match checked {
@@ -64,7 +119,7 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
         Err(error @ Error::Overloaded(_)) => return Err(refused(&error, None).into()),
         Err(error) => return Err(refused(&error, owner.address()).into()),
     };
-    let id = named(job, &key, operation);
+    let id = said.name.and_then(|name| named(name, &key, operation));
     let place = |part: &str| body.as_ref().ok().and_then(|body| place_in(&body.bytes, part));
     let kind = match operation {
         Operation::Get => Kind::Get,
@@ -81,7 +136,7 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
         kind,
         id,
         is_stale,
-        deadline: Deadline::after(job.complete, node.request_timeout),
+        deadline: said.deadline,
         asker: Asker::Client(causal),
         progress: Progress::None,
         body: body.unwrap_or_default(),
@@ -136,11 +191,16 @@ fn limits_for(node: &Node, job: &Job, encoded: usize) -> Limits {
         Framing::OnItsWay { length: None, .. } => usize::MAX,
         Framing::Empty | Framing::Refused { .. } => 0,
     };
-    if encoded <= known.max_key_length && body <= known.max_value_length {
+    if fits(known, encoded, body) {
         return known;
     }
     host::run(node.catch_up());
     node.limits()
+}
+
+/// Whether no key of so many bytes, escaped, and no body of so many can be beyond the limits.
+fn fits(limits: Limits, encoded: usize, body: usize) -> bool {
+    encoded <= limits.max_key_length && body <= limits.max_value_length
 }
 
 fn read_body(node: &Node, job: &mut Job, limits: Limits) -> Result<BodyBytes, Error> {
@@ -197,15 +257,13 @@ fn check_value(limits: Limits, value: &[u8]) -> Result<(), Error> {
 
 /// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. The id is a hash of
 /// name and key, so that the name stands for another request on another key. What the request says is the fingerprint.
-fn named(job: &Job, key: &[u8], operation: Operation) -> Option<RequestId> {
+fn named(name: &str, key: &[u8], operation: Operation) -> Option<RequestId> {
     let (method, value) = match operation {
         Operation::Get => return None,
         Operation::Put(value) => (&b"PUT"[..], value),
         Operation::Delete => (&b"DELETE"[..], &b""[..]),
     };
-    let headers = job.arrival.request.headers();
-    let named = headers.iter().find(|header| header.field.equiv(IDEMPOTENCY_HEADER))?;
-    let id = hash_of([named.value.as_str().as_bytes(), key]);
+    let id = hash_of([name.as_bytes(), key]);
     let fingerprint = hash_of([method, value]).h1;
     Some(RequestId::Timed { id: id.as_u128(), fingerprint })
 }

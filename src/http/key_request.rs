@@ -16,7 +16,7 @@ use crate::node::host;
 use crate::node::keys::{self, NotServed, Operation, Outcome, Request, Told};
 use crate::node::state::{Node, ServingState};
 
-/// A checked request. It owns what it was read from, and stays with its job.
+/// A checked request. It owns what it was read from.
 pub struct KeyRequest {
     /// The key, decoded.
     pub key: Vec<u8>,
@@ -111,6 +111,11 @@ impl KeyRequest {
             Kind::Put(value) => Operation::Put(&self.body.bytes[value.clone()]),
             Kind::Delete => Operation::Delete,
         }
+    }
+
+    /// Has it done for a client if that can be done at once.
+    pub fn run_at_once(&self, node: &Node) -> Option<Result<Outcome, Error>> {
+        node.run_at_once(&self.key, self.operation(), self.id, self.is_stale)
     }
 
     /// What to ask the log of the key's shard, if that can be done without a worker waiting for it.

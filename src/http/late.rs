@@ -32,21 +32,15 @@ pub fn run(dispatcher: &Dispatcher, stop: &Receiver<()>) {
 fn refuse_late(dispatcher: &Dispatcher) {
     let patience = dispatcher.node.request_timeout / 10 * TENTHS_TO_WAIT;
     let Some(since) = now().checked_sub(patience) else { return };
+    let is_late = |work: &Work| work.may_be_late().is_some_and(|waiting| waiting <= since);
     for lane in LaneId::ALL.into_iter().filter(|lane| lane.serves_clients()) {
-        let is_late = |work: &Work| work.may_be_late().is_some_and(|waiting| waiting <= since);
         for work in dispatcher.lanes.take_late(lane, is_late) {
-            dispatcher.metrics.shed(lane);
-            match work {
-                Work::Handle(job) | Work::Write(job, _) => dispatcher.refuse(lane, job),
-                // A part of the answer is written: no other could be told apart from its rest.
-                Work::Finish(rest) => rest.ticket.end_connection(),
-            }
+            dispatcher.give_up(lane, work);
         }
     }
     for (gate, lane) in dispatcher.gates.iter().zip([LaneId::Client, LaneId::ClientLarge]) {
-        for job in gate.take_late(|job| !job.is_told() && job.arrival.arrived <= since) {
-            dispatcher.metrics.shed(lane);
-            dispatcher.refuse(lane, job);
+        for work in gate.take_late(is_late) {
+            dispatcher.give_up(lane, work);
         }
     }
 }

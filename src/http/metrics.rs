@@ -44,6 +44,8 @@ pub struct Metrics {
     pub cut_off: IntCounter,
     /// Accept loops that were replaced.
     pub accept_loops: IntCounter,
+    /// Requests that a follower has passed on together with others.
+    pub relayed: IntCounter,
     /// Handlers that panicked.
     pub panics: IntCounter,
     gauges: Gauges,
@@ -103,8 +105,8 @@ pub struct Sample {
     pub port: u16,
 }
 
-const STATUSES: [u16; 18] =
-    [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 414, 417, 422, 431, 500, 503, 508, 0];
+const STATUSES: [u16; 19] =
+    [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 414, 417, 422, 426, 431, 500, 503, 508, 0];
 
 impl Metrics {
     /// All figures at zero.
@@ -165,6 +167,10 @@ impl Metrics {
             accept_loops: counter(
                 "evenkv_accept_loops_replaced_total",
                 "Accept loops that ended and were replaced",
+            ),
+            relayed: counter(
+                "evenkv_relayed_requests_total",
+                "Requests that were passed on to the main on the connection for many, which were not asked by HTTP then; 0 where this is no follower",
             ),
             panics: counter("evenkv_panics_total", "Handlers that panicked and were answered 500"),
             gauges: Gauges::new(&registry),

@@ -21,15 +21,17 @@ mod key_request;
 pub mod lanes;
 pub mod metrics;
 
-pub mod dispatch;
+pub mod conversation;
 
 pub mod changes;
 pub mod cluster_handlers;
+pub mod dispatch;
 pub mod key_handlers;
 pub mod multiplex;
 pub mod node_handlers;
 pub mod own_handlers;
 pub mod relay;
+pub mod relayed;
 pub mod streams;
 pub mod turns;
 

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tiny_http::{Method, Request};
+use tiny_http::{Header, Method, Request};
 use ureq::http::{HeaderName, HeaderValue, Response, request};
 use ureq::{Body as PeerBody, SendBody};
 
@@ -18,8 +19,10 @@ use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::node::state::Node;
 use crate::peers::client::{Patience, Peer, read_body};
+use crate::peers::multiplex::{self, Connection};
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
-use crate::wire;
+use crate::wire::relayed::{self, Given};
+use crate::wire::{self, frames};
 
 /// Bodies up to this length, in bytes, are held: only then can the main be asked again where that is safe.
 /// Longer ones stream.
@@ -29,6 +32,10 @@ const HELD: Limit = Limit { bytes: HELD_BYTES, allowed: HELD_BYTES };
 const LONGEST_STREAM: usize = 1 << 30;
 /// View changes and audits are waited for as long as a living main may be silent.
 const LONGEST_ANSWER: Duration = Duration::from_mins(1);
+/// A frame has so many bytes before the body, mostly.
+const FRAME_BYTES: usize = 512;
+/// What a follower asks is about no group that its main could leave.
+const NO_GROUP: u64 = 0;
 /// A request that has come through so many followers goes round in a circle.
 const MOST_HOPS: usize = 8;
 
@@ -49,58 +56,178 @@ const OF_THE_CONNECTION: [&str; 12] = [
     "host",
 ];
 
-/// The main's answer to a request.
-pub fn answer(node: &Node, job: &mut Job) -> Answer {
-    let main = node.main().expect("only a follower passes on");
-    let method = job.arrival.request.method().clone();
-    let mut held = BodyBytes::default();
-    relayed(node, job, &main, &mut held).unwrap_or_else(|error| {
-        // The one thing that the follower reads in a body: an answer of its own has to give the context back, too.
-        Answer::error(&error, &method, &payload::causal_field(&held.bytes))
-    })
+/// A request that is passed on, and what is sent.
+pub struct Onward {
+    /// The request.
+    pub job: Box<Job>,
+    /// What is sent.
+    pub message: Message,
 }
 
-fn relayed(node: &Node, job: &mut Job, main: &Peer, held: &mut BodyBytes) -> Result<Answer, Error> {
-    let hops = next_hops(&job.arrival, &node.trace)?;
-    let onward = Onward { target: target(job.arrival.path(), job.arrival.query()), hops };
-    let patience = node.request_timeout;
-    let response = match job.arrival.framing.clone() {
+/// What is the same however it is sent, and however often.
+pub struct Message {
+    route: Option<Route>,
+    target: String,
+    hops: String,
+    /// The body; one that is too long to be held is read while it is sent.
+    held: Option<BodyBytes>,
+}
+
+/// Reads a request that is to be passed on.
+///
+/// # Errors
+/// The answer to one that is not, and the route that is answered for.
+pub fn read(node: &Node, job: &mut Job) -> Result<Message, (Option<Route>, Box<Answer>)> {
+    let route = routes::find(job.arrival.path(), true).ok().map(|(route, _)| route);
+    let method = job.arrival.request.method().clone();
+    let message = next_hops(&job.arrival, &node.trace).and_then(|hops| {
+        let target = target(job.arrival.path(), job.arrival.query());
+        Ok(Message { route, target, hops, held: read_short(node, job)? })
+    });
+    message.map_err(|error| (route, Box::new(Answer::error(&error, &method, ""))))
+}
+
+/// The body, unless it is too long to be held.
+fn read_short(node: &Node, job: &mut Job) -> Result<Option<BodyBytes>, Error> {
+    match job.arrival.framing {
         Framing::OnItsWay { length, .. } if length.is_none_or(|length| length > HELD_BYTES) => {
             if length.is_some_and(|length| length > LONGEST_STREAM) {
                 return Err(Error::TooLarge(format!(
                     "The body is too large: allowed are {LONGEST_STREAM} bytes"
                 )));
             }
-            stream(job, main, &onward, length, Patience::Streaming(patience))?
+            Ok(None)
         }
-        _ => {
-            *held = job.read_body(HELD, &node.budget)?;
-            let is_long =
-                matches!(routes::find(job.arrival.path(), true), Ok((Route::ViewChange | Route::Audit, _)));
-            // The limit is one for requests about keys. Others may take as long as the main lives.
-            let patience = if is_long { LONGEST_ANSWER } else { patience };
-            hold(&job.arrival.request, main, &onward, &held.bytes, Deadline::after(job.complete, patience))?
-        }
-    };
-    take_over(response)
-}
-
-/// What is the same for each try.
-struct Onward {
-    target: String,
-    hops: String,
+        _ => job.read_body(HELD, &node.budget).map(Some),
+    }
 }
 
 impl Onward {
+    /// The route that it came by.
+    pub fn route(&self) -> Option<Route> {
+        self.message.route
+    }
+
+    /// The answer of the follower itself: the one thing that it reads in a body is the context, which that has to give back, too.
+    fn failed(&self, error: &Error) -> Answer {
+        let held = self.message.held.as_ref().map_or(&[][..], |held| &held.bytes);
+        Answer::error(error, self.job.arrival.request.method(), &payload::causal_field(held))
+    }
+
+    /// Whether it may be sent twice.
+    fn is_safe(&self) -> bool {
+        matches!(self.job.arrival.request.method(), Method::Get | Method::Head)
+    }
+
+    /// When it has to be answered. The limit is one for requests about keys. Others may take as long as the main lives.
+    fn deadline(&self, node: &Node) -> Deadline {
+        let is_long = matches!(self.message.route, Some(Route::ViewChange | Route::Audit));
+        Deadline::after(self.job.complete, if is_long { LONGEST_ANSWER } else { node.request_timeout })
+    }
+}
+
+/// A request that can be passed on together with others.
+pub struct Question {
+    connection: Arc<Connection>,
+    main: Arc<Peer>,
+    deadline: Deadline,
+    frame: Vec<u8>,
+}
+
+/// What to ask the main on the connection for many requests; nothing where there is none, or where that is for shorter ones and for those about keys.
+pub fn question(node: &Node, onward: &Onward) -> Option<Question> {
+    let request = &onward.job.arrival.request;
+    let method = match request.method() {
+        Method::Get => relayed::Method::Get,
+        Method::Put => relayed::Method::Put,
+        Method::Delete => relayed::Method::Delete,
+        _ => return None,
+    };
+    let body = &onward.message.held.as_ref().filter(|_| onward.message.route == Some(Route::Key))?.bytes;
+    let deadline = onward.deadline(node);
+    if body.len() > relayed::LONGEST_BODY || deadline.is_over() {
+        return None;
+    }
+    let main = node.main()?;
+    let connection = main.relay_connection()?;
+    let passed_on = |header: &&Header| is_passed_on(header);
+    let headers = request.headers().iter().filter(passed_on);
+    let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
+    let question = relayed::Question {
+        left_ms: u64::try_from(deadline.left().as_millis()).unwrap_or(u64::MAX),
+        method,
+        target: &onward.message.target,
+        headers: headers.chain([(wire::HOP_HEADER, onward.message.hops.as_str())]).collect(),
+        body,
+    };
+    let mut frame = Vec::with_capacity(FRAME_BYTES + body.len());
+    let is_one = question.encode(0, &mut frame) && frame.len() <= frames::LONGEST;
+    is_one.then_some(Question { connection, main, deadline, frame })
+}
+
+impl Question {
+    /// Sends it, and has somebody told what came of it: by the thread that reads the answers of the main, which is held up for as long as that takes.
+    ///
+    /// # Errors
+    /// Gives back who was to be told where the connection has ended meanwhile: nothing was sent.
+    pub fn send<T: Send + 'static>(
+        self,
+        told: T,
+        tell: impl FnOnce(T, multiplex::Answer) + Send + 'static,
+    ) -> Result<(), T> {
+        let Self { connection, main, deadline, frame } = self;
+        let tell = move |told, answer: multiplex::Answer| {
+            main.note(answer.as_ref().err());
+            tell(told, answer);
+        };
+        connection.ask_and(NO_GROUP, deadline, frame, (told, tell))
+    }
+}
+
+/// What came of that; nothing where the main is to be asked by HTTP. That is so for a GET, too, whose connection broke: reading twice does no harm.
+pub fn conclude(onward: &Onward, told: multiplex::Answer) -> Option<Answer> {
+    let frame = match told {
+        Ok(frame) => frame,
+        Err(error) if error.kind == NoAnswerKind::Broken && onward.is_safe() => return None,
+        Err(error) => return Some(onward.failed(&not_passed_on(&error))),
+    };
+    match relayed::Answer::decode(&frame) {
+        Ok(relayed::Answer::Given(given)) => Some(given_by_main(&given)),
+        Ok(relayed::Answer::ByHttp) => None,
+        Err(error) => {
+            let reason = format!("its answer makes no sense: {error}");
+            Some(onward.failed(&not_passed_on(&NoAnswer { kind: NoAnswerKind::Senseless, reason })))
+        }
+    }
+}
+
+/// Makes the main's answer ours.
+fn given_by_main(given: &Given) -> Answer {
+    let mut answer = Answer::json(given.status, given.body.to_vec());
+    answer.content_type = Cow::Owned(given.content_type.to_owned());
+    let headers = given.headers.iter().filter(|(name, _)| !is_of_the_connection(name));
+    let owned =
+        |(name, value): &(&str, &str)| (Cow::Owned((*name).to_owned()), Cow::Owned((*value).to_owned()));
+    answer.headers = headers.map(owned).collect();
+    answer
+}
+
+/// The main's answer to a request, by HTTP.
+pub fn answer(node: &Node, onward: &mut Onward) -> Answer {
+    let main = node.main().expect("only a follower passes on");
+    let response = match onward.message.held {
+        Some(_) => hold(onward, &main, onward.deadline(node)),
+        None => stream(onward, &main, Patience::Streaming(node.request_timeout)),
+    };
+    response.and_then(take_over).unwrap_or_else(|error| onward.failed(&error))
+}
+
+impl Message {
     fn request(&self, request: &Request, main: &Peer) -> Result<request::Builder, Error> {
         let method = request.method().as_str().parse().map_err(|_| bad("The method is not valid"))?;
         let mut onward = main.request(method, &self.target).header(wire::HOP_HEADER, &self.hops);
-        for header in request.headers() {
-            let name = header.field.as_str().as_str();
-            if is_of_the_connection(name) || header.field.equiv(wire::HOP_HEADER) {
-                continue;
-            }
-            let name = HeaderName::from_bytes(name.as_bytes())
+        for header in request.headers().iter().filter(|header| is_passed_on(header)) {
+            let name = HeaderName::from_bytes(header.field.as_str().as_str().as_bytes())
                 .map_err(|_| bad("The name of a header is not valid"))?;
             let value = HeaderValue::from_str(header.value.as_str());
             onward = onward.header(name, value.map_err(|_| bad("The value of a header is not valid"))?);
@@ -113,19 +240,23 @@ fn bad(text: &str) -> Error {
     Error::BadRequest(text.to_owned())
 }
 
+/// Whether a header of a client goes to the main.
+fn is_passed_on(header: &Header) -> bool {
+    !is_of_the_connection(header.field.as_str().as_str()) && !header.field.equiv(wire::HOP_HEADER)
+}
+
 fn is_of_the_connection(name: &str) -> bool {
     OF_THE_CONNECTION.iter().any(|header| header.eq_ignore_ascii_case(name))
 }
 
 /// Passes a body on while it comes in.
-fn stream(
-    job: &mut Job,
-    main: &Peer,
-    onward: &Onward,
-    length: Option<usize>,
-    patience: Patience,
-) -> Result<Response<PeerBody>, Error> {
-    let mut request = onward.request(&job.arrival.request, main)?;
+fn stream(onward: &mut Onward, main: &Peer, patience: Patience) -> Result<Response<PeerBody>, Error> {
+    let Onward { job, message } = onward;
+    let length = match job.arrival.framing {
+        Framing::OnItsWay { length, .. } => length,
+        _ => None,
+    };
+    let mut request = message.request(&job.arrival.request, main)?;
     if let Some(length) = length {
         request = request.header("content-length", length);
     }
@@ -146,20 +277,16 @@ fn stream(
 
 /// Passes a body on that is held. A GET that met a connection which broke is asked once more: the connection may
 /// have been idle, and reading twice does no harm. A write is never sent twice.
-fn hold(
-    request: &Request,
-    main: &Peer,
-    onward: &Onward,
-    held: &[u8],
-    deadline: Deadline,
-) -> Result<Response<PeerBody>, Error> {
+fn hold(onward: &Onward, main: &Peer, deadline: Deadline) -> Result<Response<PeerBody>, Error> {
+    let (request, message) = (&onward.job.arrival.request, &onward.message);
+    let held = message.held.as_ref().map_or(&[][..], |held| &held.bytes);
     if deadline.is_over() {
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
     let patience = Patience::Until(deadline);
     let ask = || -> Result<_, Error> {
-        let builder = onward.request(request, main)?;
+        let builder = message.request(request, main)?;
         let invalid = |_| bad("The path is not valid");
         // Without a length, ureq would send an empty PUT in chunks, and the main would have to wait for their end.
         let takes_body = !matches!(request.method(), Method::Get | Method::Head | Method::Delete);
@@ -169,9 +296,8 @@ fn hold(
             main.exchange(builder.header("content-length", held.len()).body(held).map_err(invalid)?, patience)
         })
     };
-    let is_safe = matches!(request.method(), Method::Get | Method::Head);
     let response = match ask()? {
-        Err(error) if is_safe && error.kind == NoAnswerKind::Broken => ask()?,
+        Err(error) if onward.is_safe() && error.kind == NoAnswerKind::Broken => ask()?,
         response => response,
     };
     response.map_err(|error| not_passed_on(&error))

@@ -29,6 +29,8 @@ pub enum Route {
     Readyz,
     /// Its figures.
     Metrics,
+    /// A connection for many requests that a follower passes on.
+    Relay,
     /// A key that another node passed on.
     NodeKey,
     /// Who is this node?
@@ -83,7 +85,7 @@ const STORE: &str = "/kv-store";
 const STORE_ALIAS: &str = "/kvs";
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 19] = [
+const TABLE: [Row; 20] = [
     row(Route::Key, ("/kv-store/keys/", Rest::Key), "keys", "GET, PUT, DELETE", LaneId::Client),
     row(Route::KeyCount, ("/kv-store/key-count", Rest::Nothing), "key-count", "GET", LaneId::Client),
     row(Route::Shards, ("/kv-store/shards", Rest::Nothing), "shards", "GET", LaneId::Client),
@@ -100,6 +102,7 @@ const TABLE: [Row; 19] = [
     row(Route::Livez, ("/livez", Rest::Nothing), "livez", "GET", LaneId::Health),
     row(Route::Readyz, ("/readyz", Rest::Nothing), "readyz", "GET", LaneId::Health),
     row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET", LaneId::Health),
+    row(Route::Relay, (wire::RELAY, Rest::Nothing), "relay", "GET", LaneId::Client),
     row(Route::NodeKey, (wire::KEYS, Rest::Key), "node-keys", "GET, PUT, DELETE", LaneId::Forwarded),
     row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET", LaneId::Question),
     row(Route::NodeNews, (wire::NEWS, Rest::Nothing), "node-news", "POST", LaneId::Question),

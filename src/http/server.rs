@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::SockRef;
@@ -13,19 +13,22 @@ use tiny_http::Method;
 use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
-use super::dispatch::{Arrival, Dispatcher, Job, Unfinished, Work};
+use super::conversation::{Unattended, Waits};
+use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
-use super::key_request::KeyReply;
+use super::key_request::{KeyReply, KeyRequest};
 use super::lane_id::LaneId;
 use super::late;
 use super::linger::{self, Linger, Rest};
 use super::metrics::Sample;
-use super::multiplex::{Multiplex, Unattended, Waits};
+use super::multiplex::Multiplex;
+use super::relay::{Message, Onward};
+use super::relayed::Relays;
 use super::routes::{self, EncodedKey, Route};
 use super::streams::Protocol;
 use super::turns::Turns;
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, streams};
+use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, relayed, streams};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
 use crate::error::Error;
@@ -38,6 +41,7 @@ use crate::node::group_ops::Asking;
 use crate::node::host;
 use crate::node::state::{Node, Serving};
 use crate::node::transport::Messages;
+use crate::peers::multiplex;
 use crate::reshard::controller::Controller;
 use crate::reshard::{self, leave};
 use crate::threads;
@@ -57,12 +61,15 @@ pub struct Server {
     changes: Changes,
     /// Audits are made one at a time.
     audits: Turns,
-    /// Takes connections on which other nodes pass requests on.
+    /// Takes connections on which other nodes pass requests on, and those of followers.
     multiplex: Multiplex,
+    relays: Relays,
     /// The requests that wait for the log of a shard.
     in_log: Arc<Unattended>,
     /// Those that wait for another node.
     passed_on: Arc<Unattended>,
+    /// The connections for many requests on which something was read that is not answered yet.
+    answering: Arc<Unattended>,
     linger: Linger,
     /// A connection on which nothing has come for this time is closed.
     idle_timeout: Duration,
@@ -72,8 +79,10 @@ pub struct Server {
 enum Found {
     /// The answer, and the route that is answered for.
     Answer(Option<Route>, Answer),
-    /// It is about a key: the request that the job has now.
-    Key,
+    /// It is about a key.
+    Key(KeyRequest),
+    /// The main of this follower is asked.
+    Onward(Message),
     /// It will be known when a view change has ended.
     Later(Awaited),
 }
@@ -107,15 +116,23 @@ impl Server {
         let (dispatcher, shed_queue) = Dispatcher::new(Arc::clone(&node), limits, listening.port());
         let dispatcher = Arc::new(dispatcher);
         let in_log = Unattended::new(limits.queue_length);
+        let answering = Unattended::new(usize::MAX);
         let server = Arc::new(Self {
             multiplex: Multiplex {
                 node: Arc::clone(&node),
                 metrics: Arc::clone(&dispatcher.metrics),
                 in_log: Arc::clone(&in_log),
+                answering: Arc::clone(&answering),
                 port: listening.port(),
             },
             in_log,
             passed_on: Unattended::new(limits.queue_length),
+            relays: Relays {
+                dispatcher: Arc::clone(&dispatcher),
+                waiting: Unattended::new(usize::MAX),
+                answering: Arc::clone(&answering),
+            },
+            answering,
             linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
             idle_timeout: limits.idle_timeout,
             dispatcher: Arc::clone(&dispatcher),
@@ -176,15 +193,9 @@ impl Server {
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
-            let reason = if self.controller.node.is_stopping() {
-                "The node is stopping"
-            } else {
-                "The node is overloaded"
-            };
-            let error = Error::Overloaded(format!("{reason}: try again after the time in Retry-After"));
-            let mut answer = Answer::error(&error, job.arrival.request.method(), "");
+            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.request.method(), "");
             answer.close = self.controller.node.is_stopping();
-            self.count(lane, &job, None, &answer);
+            self.count(lane, job.arrival.arrived, None, &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
             self.dispatcher.contain(|| self.write(lane.small(), job, answer));
         }
@@ -192,7 +203,8 @@ impl Server {
 
     /// How many requests are in progress.
     pub fn busy(&self) -> usize {
-        self.dispatcher.connections.busy() + self.in_log.waiting()
+        let unattended = [&self.in_log, &self.relays.waiting, &self.answering];
+        self.dispatcher.connections.busy() + unattended.map(|waits| waits.waiting()).iter().sum::<usize>()
     }
 
     /// The figures that are looked up when they are asked for.
@@ -231,36 +243,37 @@ impl Server {
             Work::Write(job, answer) => self.write(lane, job, *answer),
             Work::Finish(rest) => write_rest(*rest),
             Work::Handle(job) => self.handle(lane, job),
+            Work::Key(job) => self.answer_key(lane, job),
+            Work::Relayed(onward, told) => self.conclude_onward(lane, *onward, told),
         }
     }
 
     /// Handles one request.
     fn handle(self: &Arc<Self>, lane: LaneId, job: Box<Job>) {
         // What is short is read first: it may be passed on without a worker that waits for it.
-        let reads_first = job.is_told() || !job.arrival.framing.is_on_its_way();
+        let reads_first = !job.arrival.framing.is_on_its_way();
         match if reads_first { None } else { self.destination(&job) } {
-            Some(node) => self.go_through_gate(lane, &node, job),
+            Some(node) => self.go_through_gate(lane, &node, Work::Handle(job)),
             None => self.answer(lane, job),
         }
     }
 
     /// Handles a request for another node, and after it those that were parked for that node meanwhile.
-    fn go_through_gate(self: &Arc<Self>, lane: LaneId, node: &Address, job: Box<Job>) {
+    fn go_through_gate(self: &Arc<Self>, lane: LaneId, node: &Address, work: Work) {
         let gate = &self.dispatcher.gates[usize::from(lane == LaneId::ClientLarge)];
-        match gate.enter(node, job) {
+        match gate.enter(node, work) {
             Entry::Parked => {}
             // What may have been done is not refused.
-            Entry::Full(job) if job.is_told() => self.run_key(lane, job),
-            Entry::Full(job) => {
-                self.dispatcher.metrics.shed(lane);
-                self.dispatcher.refuse(lane, job);
-            }
-            Entry::Enter(job) => {
-                let mut next = Some(job);
-                while let Some(job) = next {
+            Entry::Full(Work::Key(job)) if job.request.is_told() => self.run_key(lane, *job),
+            Entry::Full(work) => self.dispatcher.give_up(lane, work),
+            Entry::Enter(work) => {
+                let mut next = Some(work);
+                while let Some(work) = next {
                     // Whatever happens in there, the next one has to be taken along.
-                    self.dispatcher.contain(|| {
-                        if job.key.is_some() { self.run_key(lane, job) } else { self.answer(lane, job) }
+                    self.dispatcher.contain(|| match work {
+                        Work::Key(job) => self.run_key(lane, *job),
+                        Work::Handle(job) => self.answer(lane, job),
+                        other => self.work(lane, other),
                     });
                     next = gate.leave(node);
                 }
@@ -276,132 +289,192 @@ impl Server {
         if self.controller.node.serving_state().serving().is_ok_and(Serving::owns_all) {
             return None;
         }
-        if let Some(request) = &job.key {
-            let is_clients = request.route() == Route::Key;
-            return if is_clients { self.controller.node.waits_for(&request.key) } else { None };
-        }
         let Ok((Route::Key, encoded)) = routes::find(job.arrival.path(), true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
         self.controller.node.waits_for(&key)
     }
 
+    /// The same for a request that was read.
+    fn key_destination(&self, request: &KeyRequest) -> Option<Address> {
+        let node = &self.controller.node;
+        let is_alone = node.serving_state().serving().is_ok_and(Serving::owns_all);
+        if is_alone || request.route() != Route::Key { None } else { node.waits_for(&request.key) }
+    }
+
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
-        if let Some(protocol) = Protocol::asked_for(&job) {
+        if let Some(protocol) = self.protocol(&job) {
             let taken = match protocol {
                 Protocol::Messages => streams::take_messages(&self.controller.node, job),
                 Protocol::Requests => self.multiplex.take(job),
+                Protocol::Relay => {
+                    let server = Arc::clone(self);
+                    self.relays.take(job, move |job| server.begin_or_queue(job))
+                }
             };
             if let Err((job, answer)) = taken {
                 self.finish(lane, Some(protocol.route()), job, *answer);
             }
             return;
         }
-        // What was read once is not read again.
-        let found = if job.key.is_some() {
-            Ok(Found::Key)
-        } else {
-            catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job)))
-        };
-        match found {
+        match catch_unwind(AssertUnwindSafe(|| self.find_answer(&mut job))) {
             Ok(Found::Answer(route, answer)) => self.finish(lane, route, job, answer),
-            Ok(Found::Key) => self.answer_key(lane, job),
+            Ok(Found::Key(request)) => {
+                self.answer_key(lane, Box::new(KeyJob { request, asked_by: AskedBy::Http(job) }));
+            }
+            Ok(Found::Onward(message)) => self.go_onward(lane, Box::new(Onward { job, message })),
             Ok(Found::Later(awaited)) => {
                 if let Err(job) = self.changes.park(awaited, job) {
                     self.dispatcher.refuse(lane, job);
                 }
             }
             Err(_) => {
-                let answer = self.panicked(&job);
+                let answer = self.dispatcher.panicked(job.arrival.request.method());
                 self.finish(lane, None, job, answer);
             }
         }
     }
 
-    fn panicked(&self, job: &Job) -> Answer {
-        self.dispatcher.metrics.panics.inc();
-        Answer::error(&Error::Internal, job.arrival.request.method(), "")
+    /// The protocol to which a request wants its connection to be upgraded. A follower takes nothing of other followers but by HTTP, by which a circle of them is found.
+    fn protocol(&self, job: &Job) -> Option<Protocol> {
+        let protocol = Protocol::asked_for(job)?;
+        (protocol != Protocol::Relay || !self.dispatcher.is_follower()).then_some(protocol)
+    }
+
+    /// Asks the main without a worker waiting for it, where that can be done.
+    fn go_onward(self: &Arc<Self>, lane: LaneId, mut onward: Box<Onward>) {
+        if let Some(question) = relay::question(&self.controller.node, &onward)
+            && let Some(waits) = self.passed_on.enter()
+        {
+            let server = Arc::clone(self);
+            let sent = question.send(onward, move |onward, told| {
+                drop(waits);
+                server.dispatcher.lanes.take_back(lane, Work::Relayed(onward, told));
+            });
+            match sent {
+                Ok(()) => return,
+                Err(back) => onward = back,
+            }
+        }
+        self.go_by_http(lane, *onward);
+    }
+
+    /// Answers a request that the main was asked.
+    fn conclude_onward(self: &Arc<Self>, lane: LaneId, onward: Onward, told: multiplex::Answer) {
+        let concluded = catch_unwind(AssertUnwindSafe(|| relay::conclude(&onward, told)));
+        match concluded
+            .unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.request.method())))
+        {
+            Some(answer) => {
+                self.dispatcher.metrics.relayed.inc();
+                self.finish(lane, onward.route(), onward.job, answer);
+            }
+            None => self.go_by_http(lane, onward),
+        }
+    }
+
+    /// Asks the main by HTTP, and waits for that.
+    fn go_by_http(self: &Arc<Self>, lane: LaneId, mut onward: Onward) {
+        let answer = catch_unwind(AssertUnwindSafe(|| relay::answer(&self.controller.node, &mut onward)));
+        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.request.method()));
+        self.finish(lane, onward.route(), onward.job, answer);
     }
 
     /// Answers a request about a key; where that has to wait for the log of a shard, or for another node, without a worker waiting for it.
-    fn answer_key(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
-        let Some(request) = &mut job.key else { return };
+    fn answer_key(self: &Arc<Self>, lane: LaneId, job: Box<KeyJob>) {
+        let Err(job) = self.begin_key(lane, job) else { return };
+        let waits = !job.request.is_told() || job.request.is_unclear();
+        match self.key_destination(&job.request).filter(|_| waits) {
+            Some(node) => self.go_through_gate(lane, &node, Work::Key(job)),
+            None => self.run_key(lane, *job),
+        }
+    }
+
+    /// Has a request done that was just read, and does not wait for anything.
+    fn begin_or_queue(self: &Arc<Self>, job: Box<KeyJob>) {
+        let lane = LaneId::Client;
+        if let Err(job) = self.begin_key(lane, job)
+            && let Err(work) = self.dispatcher.lanes.offer(lane, Work::Key(job))
+        {
+            self.dispatcher.give_up(lane, work);
+        }
+    }
+
+    /// Asks the log of a shard, or another node, without anybody waiting for it; gives the request back where that is not possible.
+    fn begin_key(self: &Arc<Self>, lane: LaneId, mut job: Box<KeyJob>) -> Result<(), Box<KeyJob>> {
         let node = &self.controller.node;
         let is_alone = node.serving_state().serving().is_ok_and(Serving::owns_all);
-        if !is_alone && !job.arrival.framing.is_on_its_way() && !request.is_told() {
-            if let Some(asking) = request.asking(node)
-                && let Some(waits) = self.in_log.enter()
-            {
-                return self.ask_log(lane, job, (asking, waits));
-            }
-            if let Some(passed_on) = request.passed_on(node)
-                && let Some(waits) = self.passed_on.enter()
-            {
-                match self.pass_on(lane, job, (passed_on, waits)) {
-                    Ok(()) => return,
-                    Err(back) => job = back,
-                }
+        if is_alone || job.was_on_its_way() || job.request.is_told() {
+            return Err(job);
+        }
+        if let Some(asking) = job.request.asking(node)
+            && let Some(waits) = self.in_log.enter()
+        {
+            self.ask_log(lane, job, (asking, waits));
+            return Ok(());
+        }
+        if let Some(passed_on) = job.request.passed_on(node)
+            && let Some(waits) = self.passed_on.enter()
+        {
+            match self.pass_on(lane, job, (passed_on, waits)) {
+                Ok(()) => return Ok(()),
+                Err(back) => job = back,
             }
         }
-        let waits = job.key.as_ref().is_some_and(|request| !request.is_told() || request.is_unclear());
-        if let Some(node) = self.destination(&job).filter(|_| waits) {
-            return self.go_through_gate(lane, &node, job);
-        }
-        self.run_key(lane, job);
+        Err(job)
     }
 
     /// Does what is asked of a key, and waits for it.
-    fn run_key(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {
-        let Some(request) = &mut job.key else { return };
-        let (route, node) = (Some(request.route()), &self.controller.node);
-        let answer = catch_unwind(AssertUnwindSafe(|| match request.run(node) {
-            KeyReply::Client(result) => key_handlers::answer(request, node, result),
+    fn run_key(self: &Arc<Self>, lane: LaneId, mut job: KeyJob) {
+        let (route, node) = (Some(job.request.route()), &self.controller.node);
+        let answer = catch_unwind(AssertUnwindSafe(|| match job.request.run(node) {
+            KeyReply::Client(result) => key_handlers::answer(&job.request, node, result),
             KeyReply::Node(reply) => node_handlers::answer_key(reply),
         }));
-        let answer = answer.unwrap_or_else(|_| self.panicked(&job));
-        // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
-        // the request that waits: reading it once more does no harm.
-        if answer.is_stored() && answer.is_large() && lane != lane.large() {
-            if let Err(Work::Handle(job)) = self.dispatcher.lanes.offer(lane.large(), Work::Handle(job)) {
-                self.dispatcher.metrics.shed(lane.large());
-                self.dispatcher.refuse(lane, job);
+        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(&job.request.method()));
+        match job.asked_by {
+            // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
+            // the request that waits: reading it once more does no harm.
+            AskedBy::Http(_) if answer.is_stored() && answer.is_large() && lane != lane.large() => {
+                if let Err(work) = self.dispatcher.lanes.offer(lane.large(), Work::Key(Box::new(job))) {
+                    self.dispatcher.give_up(lane.large(), work);
+                }
             }
-            return;
+            AskedBy::Http(http) => self.finish(lane, route, http, answer),
+            AskedBy::Follower(asked) => {
+                self.count(lane, asked.arrived, route, &answer);
+                asked.answer(job.request.method(), answer);
+            }
         }
-        self.finish(lane, route, job, answer);
     }
 
     /// Has another node do a request, which is answered when that has. Gives it back where the connection for that has just ended.
     fn pass_on(
         self: &Arc<Self>,
         lane: LaneId,
-        job: Box<Job>,
+        job: Box<KeyJob>,
         (request, waits): (PassedOn, Waits),
-    ) -> Result<(), Box<Job>> {
+    ) -> Result<(), Box<KeyJob>> {
         let server = Arc::clone(self);
         request.send(job, move |mut job, told| {
             drop(waits);
-            if let Some(request) = &mut job.key {
-                request.note_passed_on(&server.controller.node, told);
-            }
-            server.dispatcher.lanes.take_back(lane, Work::Handle(job));
+            job.request.note_passed_on(&server.controller.node, told);
+            server.dispatcher.lanes.take_back(lane, Work::Key(job));
         })
     }
 
     /// Asks the log of a shard on behalf of a request, which is answered when that has.
-    fn ask_log(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>, (asking, waits): (Asking, Waits)) {
+    fn ask_log(self: &Arc<Self>, lane: LaneId, mut job: Box<KeyJob>, (asking, waits): (Asking, Waits)) {
         let server = Arc::clone(self);
         self.controller.node.ask_and(asking, move |told| {
             drop(waits);
-            if let Some(request) = &mut job.key {
-                request.note(told);
-            }
-            server.dispatcher.lanes.take_back(lane, Work::Handle(job));
+            job.request.note(told);
+            server.dispatcher.lanes.take_back(lane, Work::Key(job));
         });
     }
 
     /// Counts and writes an answer.
     fn finish(self: &Arc<Self>, lane: LaneId, route: Option<Route>, job: Box<Job>, answer: Answer) {
-        self.count(lane, &job, route, &answer);
+        self.count(lane, job.arrival.arrived, route, &answer);
         self.write(lane, job, answer);
     }
 
@@ -411,13 +484,13 @@ impl Server {
         }
         let path = job.arrival.path();
         if self.dispatcher.is_follower() && routes::is_store(path) {
-            let route = routes::find(path, true).ok().map(|(route, _)| route);
-            return Found::Answer(route, relay::answer(&self.controller.node, job));
+            return match relay::read(&self.controller.node, job) {
+                Ok(message) => Found::Onward(message),
+                Err((route, answer)) => Found::Answer(route, *answer),
+            };
         }
         let node = &self.controller.node;
-        let serving_state = node.serving_state();
-        let short_form = serving_state.serving().is_ok_and(|serving| serving.state.view.nodes().count() == 1);
-        let (route, rest) = match routes::find(path, short_form) {
+        let (route, rest) = match key_handlers::find_route(node, path) {
             Ok(found) => found,
             Err(error) => {
                 let more = payload::causal_field(&job.small_body());
@@ -433,10 +506,7 @@ impl Server {
                     node_handlers::read_key(node, job, encoded)
                 };
                 match request {
-                    Ok(request) => {
-                        job.key = Some(request);
-                        return Found::Key;
-                    }
+                    Ok(request) => return Found::Key(request),
                     Err(answer) => *answer,
                 }
             }
@@ -448,6 +518,7 @@ impl Server {
             | Route::NodeRaft
             | Route::NodeRequests
             | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
+            Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))
             }
@@ -467,8 +538,21 @@ impl Server {
         Found::Answer(Some(route), answer)
     }
 
-    fn count(&self, lane: LaneId, job: &Job, route: Option<Route>, answer: &Answer) {
-        self.dispatcher.metrics.answered(lane, route, answer.status, now() - job.arrival.arrived);
+    /// Answers a request for a connection of a follower that cannot be had so.
+    fn refuse_relay(&self, job: &Job) -> Answer {
+        let method = job.arrival.request.method();
+        if self.dispatcher.is_follower() {
+            let error = Error::NotFound("A follower is asked by HTTP only".to_owned());
+            return Answer::error(&error, method, "");
+        }
+        if *method != Method::Get {
+            return Answer::error(&Error::MethodNotAllowed(Route::Relay.allow()), method, "");
+        }
+        Answer::error(&Error::WrongProtocol(relayed::PROTOCOL), method, "")
+    }
+
+    fn count(&self, lane: LaneId, arrived: Instant, route: Option<Route>, answer: &Answer) {
+        self.dispatcher.metrics.answered(lane, route, answer.status, now() - arrived);
     }
 
     /// Writes an answer, or has it written by the lane for large ones.

@@ -1,5 +1,5 @@
-//! Connections that another node takes out of the hands of HTTP, for as long as both are there: each has a thread of its own. Here is what all have in common,
-//! and those on which messages of groups come, one after the other.
+//! Connections that another node, or a follower, takes out of the hands of HTTP, for as long as both are there: each has a thread of its own. Here is what all have in
+//! common, and those on which messages of groups come, one after the other.
 
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,23 +9,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny_http::{Method, ReadWrite, Response};
 
 use super::answer::Answer;
+use super::conversation::{Answers, Conversation};
 use super::dispatch::{Arrival, Job};
+use super::framing::Framing;
 use super::node_handlers::{check_sender, header, read_messages};
 use super::routes::Route;
+use super::sockets::Socket;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::format;
 use crate::node::state::Node;
 use crate::threads;
-use crate::wire::{self, frames};
+use crate::wire::{self, frames, relayed};
 
-/// So many such connections of each protocol at most; further ones are refused. As many nodes a view may have, and each has two for messages.
+/// So many such connections of each protocol of nodes at most; further ones are refused. As many nodes a view may have, and each has two for messages.
 const MOST: usize = 2048;
+/// The same of followers. Anybody may be one, and each has two threads.
+const MOST_FOLLOWERS: usize = 128;
 /// A frame of messages is no longer than this, in bytes; a connection that announces a longer one ends.
 const LONGEST_FRAME: usize = 128 << 20;
 
 /// How many there are, by protocol.
-static STREAMS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+static STREAMS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
 /// One of them.
 pub struct Slot(Protocol);
@@ -36,10 +41,15 @@ impl Slot {
     /// # Errors
     /// [`Error::Forbidden`] or [`Error::Overloaded`].
     pub fn take(node: &Node, job: &Job, protocol: Protocol) -> Result<Self, Error> {
-        check_sender(node, &job.arrival.request, protocol.route())?;
+        let most = if protocol == Protocol::Relay {
+            MOST_FOLLOWERS
+        } else {
+            check_sender(node, &job.arrival.request, protocol.route())?;
+            MOST
+        };
         let slot = Self(protocol);
-        if STREAMS[protocol as usize].fetch_add(1, Ordering::Relaxed) >= MOST {
-            return Err(Error::Overloaded("Too many nodes have such connections already".to_owned()));
+        if STREAMS[protocol as usize].fetch_add(1, Ordering::Relaxed) >= most {
+            return Err(Error::Overloaded("Too many others have such connections already".to_owned()));
         }
         Ok(slot)
     }
@@ -58,18 +68,21 @@ pub enum Protocol {
     Messages,
     /// Requests about keys.
     Requests,
+    /// The same of a follower's clients.
+    Relay,
 }
 
 impl Protocol {
     /// The one that a request asks for.
     pub fn asked_for(job: &Job) -> Option<Self> {
         let request = &job.arrival.request;
-        if *request.method() != Method::Get {
+        if *request.method() != Method::Get || job.arrival.framing != Framing::Empty {
             return None;
         }
         let protocol = match job.arrival.path() {
             wire::RAFT => Self::Messages,
             wire::REQUESTS => Self::Requests,
+            wire::RELAY => Self::Relay,
             _ => return None,
         };
         (header(request, "Upgrade").as_deref() == Some(protocol.name())).then_some(protocol)
@@ -80,6 +93,7 @@ impl Protocol {
         match self {
             Self::Messages => wire::MESSAGES,
             Self::Requests => frames::PROTOCOL,
+            Self::Relay => relayed::PROTOCOL,
         }
     }
 
@@ -88,6 +102,7 @@ impl Protocol {
         match self {
             Self::Messages => Route::NodeRaft,
             Self::Requests => Route::NodeRequests,
+            Self::Relay => Route::Relay,
         }
     }
 }
@@ -101,13 +116,38 @@ pub fn refuse(job: Box<Job>, error: &Error) -> Refused {
     (job, Box::new(answer))
 }
 
-/// Takes a connection out of the hands of HTTP, and runs what is to be done with it on a thread of its own.
-pub fn take(
+/// A connection that is about to be taken, to be read and written by several threads.
+pub struct Prepared {
     slot: Slot,
     job: Box<Job>,
-    thread: String,
-    run: impl FnOnce(&mut dyn ReadWrite) + Send + 'static,
-) {
+    socket: Socket,
+}
+
+/// Finds a place for a connection that a request asks for, and its socket.
+pub fn prepare(node: &Node, job: Box<Job>, protocol: Protocol, port: u16) -> Result<Prepared, Refused> {
+    let slot = match Slot::take(node, &job, protocol) {
+        Ok(slot) => slot,
+        Err(error) => return Err(refuse(job, &error)),
+    };
+    let Some(socket) = Socket::of(port, job.ticket.client()) else {
+        let reason = "The connection is not found among the sockets of the process".to_owned();
+        return Err(refuse(job, &Error::Overloaded(reason)));
+    };
+    Ok(Prepared { slot, job, socket })
+}
+
+impl Prepared {
+    /// Takes it, and has it answered on a thread of this name.
+    pub fn answer<A: Answers>(self, thread: &str, begin: impl FnOnce(Socket) -> Arc<Conversation<A>>) {
+        let Self { slot, job, socket } = self;
+        let client = job.ticket.client();
+        let conversation = begin(socket);
+        take(slot, job, format!("{thread}-{client}"), move |_| conversation.run(client));
+    }
+}
+
+/// Takes a connection out of the hands of HTTP, and runs what is to be done with it on a thread of its own.
+fn take(slot: Slot, job: Box<Job>, thread: String, run: impl FnOnce(&mut dyn ReadWrite) + Send + 'static) {
     let run = move || {
         let Job { arrival: Arrival { request, generation, .. }, ticket, .. } = *job;
         let mut stream = request.upgrade(slot.0.name(), Response::empty(101));

@@ -364,6 +364,34 @@ impl Node {
         }
     }
 
+    /// Does what a client asks where that can be done at once: this node keeps the key's shard alone, or whatever it holds is recent enough. Nothing where
+    /// somebody would have to wait, and then nothing was done.
+    pub fn run_at_once(
+        &self,
+        key: &[u8],
+        operation: Operation,
+        named: Option<RequestId>,
+        is_stale: bool,
+    ) -> Option<Result<Outcome, Error>> {
+        self.refuse_if_claimed().ok()?;
+        let done = if is_stale {
+            Ok(self.read_own(key)?)
+        } else {
+            let serving_state = self.serving_state();
+            let serving = serving_state.serving().ok()?;
+            let (hash, shard) = serving.shard_of(key);
+            let Whom::Alone(own) = self.whom_to_ask(serving, shard) else { return None };
+            let forwarded = named.map(|named| self.stamp(own, named, serving.state.view.epoch));
+            match self.ask_alone(shard, own, (hash, key), operation, (named, forwarded)) {
+                Ok(outcome) => Ok(outcome),
+                Err(NotServed::OtherRequest) => Err(Error::OtherRequest),
+                Err(_) => return None,
+            }
+        };
+        self.count_operation();
+        Some(done)
+    }
+
     /// Who has to be asked about a key of a shard.
     fn whom_to_ask<'a>(&self, serving: &'a Serving, shard: &view::Shard) -> Whom<'a> {
         let Some(own) = serving.own_of(shard.group) else {

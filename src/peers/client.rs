@@ -12,7 +12,7 @@ use ureq::http::{Method, Request, Response, request};
 use ureq::{Agent, AsSendBody, Body};
 
 use super::long_target::{LongTarget, send_with};
-use super::multiplex::{Connection, Multiplex};
+use super::multiplex::{Connection, Multiplex, Purpose};
 use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::probe;
 use super::resolver::CachedNames;
@@ -46,8 +46,9 @@ pub struct Peer {
     /// Since when questions have not been answered in their time, by [`ticks_ms`]; 0 where the last one was.
     silent_since: AtomicU64,
     secret: Option<Arc<str>>,
-    /// The connection for many requests at one time.
+    /// The connection for many requests of nodes at one time, and that for those of a follower's clients.
     multiplex: Arc<Multiplex>,
+    relay: Arc<Multiplex>,
 }
 
 impl Peers {
@@ -86,7 +87,8 @@ impl Peers {
                 down: AtomicBool::new(false),
                 silent_since: AtomicU64::new(0),
                 secret: self.secret.clone(),
-                multiplex: Arc::new(Multiplex::new(address, self.secret.clone())),
+                multiplex: Arc::new(Multiplex::new(address, Purpose::Nodes, self.secret.clone())),
+                relay: Arc::new(Multiplex::new(address, Purpose::Relay, None)),
             })
         });
         Arc::clone(peer)
@@ -152,6 +154,11 @@ impl Peer {
     /// The connection for many requests, where there is one and the node is not known to be down.
     pub fn connection(&self) -> Option<Arc<Connection>> {
         if self.is_down() { None } else { self.multiplex.connection() }
+    }
+
+    /// The same for requests of a follower's clients, where the node is its main.
+    pub fn relay_connection(&self) -> Option<Arc<Connection>> {
+        if self.is_down() { None } else { self.relay.connection() }
     }
 
     /// Sends a frame that has no answer on that connection, in a moment and without waiting, if there is one.

@@ -17,15 +17,15 @@ use socket2::SockRef;
 use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::outbox::Outbox;
 use super::probe;
-use super::transport::{Failure, SILENCE, is_timeout};
+use super::transport::{Failure, MSG_DONTWAIT, SILENCE, is_timeout};
 use super::upgrade::{is_closed, upgraded};
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::model::address::Address;
 use crate::threads;
-use crate::wire::{self, frames};
+use crate::wire::frames::{self, Coming};
+use crate::wire::{self, relayed};
 
-/// `MSG_DONTWAIT` and `MSG_NOSIGNAL` of Linux.
-const MSG_DONTWAIT: i32 = 0x40;
+/// `MSG_NOSIGNAL` of Linux.
 const MSG_NOSIGNAL: i32 = 0x4000;
 /// Questions under way on one connection; further ones are refused.
 const MOST_QUESTIONS: usize = 4096;
@@ -49,11 +49,35 @@ const SLACK: Duration = Duration::from_secs(1);
 /// Bytes that are read at one time, at least.
 const PIECE: usize = 16 << 10;
 
+/// A connection of a follower on which nothing was asked for this long is closed by it, before something between it and its main forgets the connection.
+const UNUSED: Duration = Duration::from_secs(30);
+
+/// What such a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Requests that nodes of a cluster pass on to each other. Each has an id, so whoever waits for a node that is silent is told so together with all others, and
+    /// asks elsewhere.
+    Nodes,
+    /// Requests of clients that a follower passes on to its main. There is nobody else to ask, so each waits as long as it would alone.
+    Relay,
+}
+
+impl Purpose {
+    /// Where it is asked for, and the name of its protocol.
+    fn protocol(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Nodes => (wire::REQUESTS, frames::PROTOCOL),
+            Self::Relay => (wire::RELAY, relayed::PROTOCOL),
+        }
+    }
+}
+
 /// The connection to one node, which is opened when it is first wanted.
 #[derive(Debug)]
 pub struct Multiplex {
     node: Address,
-    /// The secret that nodes of the cluster share.
+    purpose: Purpose,
+    /// The secret that nodes of the cluster share, where it is for them.
     secret: Option<Arc<str>>,
     state: Mutex<State>,
 }
@@ -71,6 +95,7 @@ enum State {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    purpose: Purpose,
     node: SocketAddr,
     outbox: Outbox,
     asked: Mutex<Asked>,
@@ -92,7 +117,9 @@ struct Asked {
     /// The number of the next question.
     next: u64,
     waiters: HashMap<u64, Waiter>,
-    /// Why there will be no more answers.
+    /// When the last one was asked, by [`ticks_ms`].
+    last_ms: u64,
+    /// Why there are no more questions.
     ended: Option<NoAnswer>,
 }
 
@@ -116,8 +143,8 @@ pub type Answer = Result<Vec<u8>, NoAnswer>;
 
 impl Multiplex {
     /// No connection yet.
-    pub fn new(node: &Address, secret: Option<Arc<str>>) -> Self {
-        Self { node: node.clone(), secret, state: Mutex::new(State::Closed(None)) }
+    pub fn new(node: &Address, purpose: Purpose, secret: Option<Arc<str>>) -> Self {
+        Self { node: node.clone(), purpose, secret, state: Mutex::new(State::Closed(None)) }
     }
 
     /// The connection for many requests, where there is one. Where there is none, one is opened, and nobody waits for that.
@@ -189,20 +216,21 @@ impl Multiplex {
     }
 
     fn open(&self) -> io::Result<Connection> {
-        let stream = upgraded(&self.node, self.secret.as_deref(), (wire::REQUESTS, frames::PROTOCOL), &[])?;
-        Connection::of(stream)
+        let stream = upgraded(&self.node, self.secret.as_deref(), self.purpose.protocol(), &[])?;
+        Connection::of(stream, self.purpose)
     }
 }
 
 impl Connection {
-    fn of(stream: TcpStream) -> io::Result<Self> {
+    fn of(stream: TcpStream, purpose: Purpose) -> io::Result<Self> {
         stream.set_read_timeout(Some(LOOK_AT_NOTHING))?;
         stream.set_write_timeout(Some(SILENCE))?;
         Ok(Self {
             node: stream.peer_addr()?,
             stream,
+            purpose,
             outbox: Outbox::default(),
-            asked: Mutex::default(),
+            asked: Mutex::new(Asked { last_ms: ticks_ms(), ..Asked::default() }),
             heard: AtomicU64::new(ticks_ms()),
             probe: Mutex::new(Probe::AliveAt(ticks_ms())),
         })
@@ -248,8 +276,9 @@ impl Connection {
                 return Ok(());
             }
             asked.next += 1;
+            asked.last_ms = ticks_ms();
             let told = Box::new(move |answer| tell(told, answer));
-            let waiter = Waiter { group, deadline, asked_ms: ticks_ms(), told };
+            let waiter = Waiter { group, deadline, asked_ms: asked.last_ms, told };
             let number = asked.next;
             asked.waiters.insert(number, waiter);
             number
@@ -323,15 +352,36 @@ impl Connection {
         for (_, waiter) in over {
             (waiter.told)(Err(late()));
         }
-        let Some(oldest_ms) = oldest_ms else { return Ok(false) };
+        let Some(oldest_ms) = oldest_ms else {
+            self.end_useless(now_ms);
+            return Ok(false);
+        };
         let silent_ms = now_ms.saturating_sub(self.heard.load(Ordering::Relaxed).max(oldest_ms));
         if u128::from(silent_ms) >= USELESS.as_millis() {
-            return Err(broken(&format!("nothing has come for {} ms", USELESS.as_millis())));
+            let useless = broken(&format!("nothing has come for {} ms", USELESS.as_millis()));
+            match self.purpose {
+                Purpose::Nodes => return Err(useless),
+                // A slow main is waited for; what comes from now on has a better chance by HTTP.
+                Purpose::Relay => self.retire(&useless),
+            }
         }
         if u128::from(silent_ms) >= SILENCE.as_millis() {
             self.probe(now_ms);
         }
         Ok(true)
+    }
+
+    /// Ends a connection that is of no use any more, while nothing is under way on it.
+    fn end_useless(&self, now_ms: u64) {
+        let (last_ms, has_ended) = {
+            let asked = self.asked.lock();
+            (asked.last_ms, asked.ended.is_some())
+        };
+        let is_unused = self.purpose == Purpose::Relay
+            && u128::from(now_ms.saturating_sub(last_ms)) >= UNUSED.as_millis();
+        if has_ended || is_unused {
+            self.end_unused();
+        }
     }
 
     /// Asks the node whether it is alive, and ends the connection where it is not.
@@ -347,10 +397,12 @@ impl Connection {
         }
         let own = Arc::clone(self);
         let probe = move || {
-            if !probe::is_alive(own.node) {
-                own.end(&NoAnswer { kind: NoAnswerKind::Silent, reason: Failure::Silent.to_string() });
+            let is_alive = probe::is_alive(own.node);
+            if !is_alive {
+                own.end_silent(now_ms);
             }
-            *own.probe.lock() = Probe::AliveAt(ticks_ms());
+            // Whoever waits still is not held up by what was found out for others.
+            *own.probe.lock() = Probe::AliveAt(if is_alive { ticks_ms() } else { 0 });
         };
         if let Err(error) = threads::spawn(format!("probe-{}", self.node), probe) {
             log::error!("a silent node cannot be asked whether it is alive: {error}");
@@ -363,7 +415,13 @@ impl Connection {
         let mut used = 0;
         while let Some(frame) = frames::first(&bytes[used..])? {
             used += frames::HEAD + frame.len();
-            let number = frames::number_of_answer(frame)?;
+            let number = match frames::coming(frame)? {
+                Coming::Answer(number) => number,
+                Coming::Last => {
+                    self.retire(&broken("it takes no more questions"));
+                    continue;
+                }
+            };
             let waiter = self.asked.lock().waiters.remove(&number);
             // Nobody waits for one that comes late, or twice.
             if let Some(waiter) = waiter {
@@ -388,6 +446,28 @@ impl Connection {
         if asked.waiters.is_empty() {
             asked.ended.get_or_insert_with(|| broken("the node is not asked any more"));
             let _ = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// There are no more questions. What is under way is waited for, and then the connection ends.
+    fn retire(&self, why: &NoAnswer) {
+        self.asked.lock().ended.get_or_insert_with(|| why.clone());
+    }
+
+    /// Neither the connection nor `/livez`, which was asked at some moment, was answered.
+    fn end_silent(self: &Arc<Self>, asked_ms: u64) {
+        let silent = NoAnswer { kind: NoAnswerKind::Silent, reason: Failure::Silent.to_string() };
+        if self.purpose == Purpose::Nodes {
+            return self.end(&silent);
+        }
+        self.retire(&silent);
+        let heard = self.heard.load(Ordering::Relaxed);
+        let is_told = |waiter: &Waiter| {
+            u128::from(asked_ms.saturating_sub(waiter.asked_ms.max(heard))) >= SILENCE.as_millis()
+        };
+        let told: Vec<_> = self.asked.lock().waiters.extract_if(|_, waiter| is_told(waiter)).collect();
+        for (_, waiter) in told {
+            (waiter.told)(Err(silent.clone()));
         }
     }
 
@@ -447,7 +527,7 @@ mod tests {
             stream.write_all(head.as_bytes()).unwrap();
             serve(&mut stream);
         });
-        (Arc::new(Multiplex::new(&address.parse().unwrap(), Some(Arc::from("hush")))), thread)
+        (Arc::new(Multiplex::new(&address.parse().unwrap(), Purpose::Nodes, Some(Arc::from("hush")))), thread)
     }
 
     const TAKEN: &str = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
@@ -562,7 +642,8 @@ mod tests {
         for unread in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let connection =
-                Connection::of(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+                Connection::of(TcpStream::connect(listener.local_addr().unwrap()).unwrap(), Purpose::Nodes)
+                    .unwrap();
             let (mut node, _) = listener.accept().unwrap();
             assert!(!is_closed(&connection.stream));
             // Nobody reads here, so nobody has seen the end; nor does an answer before it hide it.
@@ -650,5 +731,23 @@ mod tests {
             thread::yield_now();
         }
         assert!(peer.connection().is_none());
+    }
+
+    #[test]
+    fn a_connection_of_a_follower_ends_when_nothing_was_asked_for_long_and_one_of_nodes_does_not() {
+        for (purpose, ends) in [(Purpose::Relay, true), (Purpose::Nodes, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let connection = Arc::new(Connection::of(stream, purpose).unwrap());
+            let has_ended = || connection.asked.lock().ended.is_some();
+            let later = ticks_ms() + u64::try_from(UNUSED.as_millis()).unwrap();
+            assert!(matches!(connection.look(later - 1000), Ok(false)) && !has_ended());
+            assert!(matches!(connection.look(later), Ok(false)));
+            assert_eq!(has_ended(), ends);
+            // One that takes no more ends when nothing is under way.
+            connection.retire(&broken("no more"));
+            assert!(matches!(connection.look(later), Ok(false)));
+            assert!(is_closed(&connection.stream));
+        }
     }
 }

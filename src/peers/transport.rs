@@ -7,9 +7,11 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use socket2::SockRef;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
@@ -18,6 +20,9 @@ use super::resolver::CachedNames;
 use super::{long_target, probe};
 use crate::clock::{Deadline, now};
 
+/// `MSG_PEEK` and `MSG_DONTWAIT` of Linux.
+const MSG_PEEK: i32 = 0x2;
+pub(super) const MSG_DONTWAIT: i32 = 0x40;
 /// A connection that is not made in this time will not be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node from which nothing came for this long is asked whether it is alive.
@@ -209,10 +214,11 @@ impl Transport for NodeTransport {
         Ok(count > 0)
     }
 
-    /// Whether an idle connection can be used again: nothing to read, not even the end.
+    /// Whether an idle connection can be used again: nothing to read, not even the end. What would be sent on one that the node has closed could have been done,
+    /// for all that could be said of it, so it is worth a call of the system each time.
     fn is_open(&mut self) -> bool {
-        let peeked = self.stream.set_nonblocking(true).and_then(|()| self.stream.peek(&mut [0]));
-        let idle = matches!(&peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        idle && self.stream.set_nonblocking(false).is_ok()
+        let peeked = SockRef::from(&self.stream)
+            .recv_with_flags(&mut [MaybeUninit::uninit()], MSG_PEEK | MSG_DONTWAIT);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

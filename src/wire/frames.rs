@@ -102,9 +102,10 @@ pub struct Leader {
     pub node: Address,
 }
 
-const QUESTION: u8 = 1;
-const ANSWER: u8 = 2;
+pub(super) const QUESTION: u8 = 1;
+pub(super) const ANSWER: u8 = 2;
 const LEADER: u8 = 3;
+const LAST: u8 = 4;
 
 impl Leader {
     /// Appends a frame.
@@ -124,7 +125,7 @@ impl Leader {
 }
 
 /// Appends a frame, whose inside is written by `put`.
-fn put_frame(out: &mut Vec<u8>, kind: u8, number: u64, put: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn put_frame(out: &mut Vec<u8>, kind: u8, number: u64, put: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
     out.extend_from_slice(&[VERSION, kind]);
@@ -144,19 +145,34 @@ pub fn first(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     if length > LONGEST { Err(Malformed("a frame is too long")) } else { Ok(rest.get(..length)) }
 }
 
-/// The number of the question that a frame answers.
+/// What comes to whoever asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coming {
+    /// The answer to the question of that number.
+    Answer(u64),
+    /// The word that no more is to be asked on this connection. What was asked is answered.
+    Last,
+}
+
+/// What a frame is that comes to whoever asks. What is in an answer is not looked at.
 ///
 /// # Errors
-/// Where it is no answer.
-pub fn number_of_answer(frame: &[u8]) -> Result<u64, Malformed> {
+/// Where it is something else.
+pub fn coming(frame: &[u8]) -> Result<Coming, Malformed> {
     match head(&mut Reader::new(frame))? {
-        (ANSWER, number) => Ok(number),
+        (ANSWER, number) => Ok(Coming::Answer(number)),
+        (LAST, _) => Ok(Coming::Last),
         _ => Err(Malformed("not an answer")),
     }
 }
 
+/// Appends the frame that no more is to be asked. It has no number.
+pub fn put_last(out: &mut Vec<u8>) {
+    put_frame(out, LAST, 0, |_| ());
+}
+
 /// Kind and number.
-fn head(reader: &mut Reader<'_>) -> Result<(u8, u64), Malformed> {
+pub(super) fn head(reader: &mut Reader<'_>) -> Result<(u8, u64), Malformed> {
     if reader.byte()? != VERSION {
         return Err(Malformed("a frame of another version"));
     }
@@ -464,6 +480,16 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_gets_answers_and_the_word_to_ask_no_more() {
+        let mut bytes = Vec::new();
+        Answer::Again.encode(300, &mut bytes);
+        put_last(&mut bytes);
+        questions()[0].encode(1, &mut bytes);
+        let came: Vec<_> = split(&bytes).into_iter().map(|frame| coming(frame).ok()).collect();
+        assert_eq!(came, [Some(Coming::Answer(300)), Some(Coming::Last), None]);
+    }
+
+    #[test]
     fn a_frame_of_another_version_or_kind_or_length_is_refused() {
         let mut bytes = Vec::new();
         Answer::Again.encode(1, &mut bytes);
@@ -488,7 +514,7 @@ mod tests {
         #[test]
         fn no_bytes_harm_whoever_reads_them(bytes: Vec<u8>, kind in 0_u8..4) {
             let _ = Frame::decode(&bytes);
-            let _ = (first(&bytes), number_of_answer(&bytes));
+            let _ = (first(&bytes), coming(&bytes));
             let _ = Frame::decode(&[&[VERSION, kind][..], &bytes].concat());
         }
     }

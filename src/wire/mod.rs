@@ -3,6 +3,7 @@
 pub mod frames;
 pub mod orders;
 pub mod pairs;
+pub mod relayed;
 
 use std::fmt;
 
@@ -33,6 +34,9 @@ pub const RAFT: &str = "/node/raft";
 pub const MESSAGES: &str = "evenkv-messages";
 /// Where a node takes requests about keys on a connection that was upgraded to [`frames::PROTOCOL`]: many at one time.
 pub const REQUESTS: &str = "/node/requests";
+/// Where a main takes requests about keys of clients on a connection that was upgraded to [`relayed::PROTOCOL`]: many at one time, from anybody, as they
+/// came to a follower.
+pub const RELAY: &str = "/relay";
 /// In the request that opens a connection for messages: the address of the sender.
 pub const FROM_HEADER: &str = "Evenkv-From";
 /// The newest format that the sender of messages knows: see [`format`](crate::model::format).

@@ -24,7 +24,7 @@ impl Arrived {
     }
 }
 
-/// Listens on a free port, answers `/livez` at once, and all else with the bytes that a closure returns.
+/// Listens on a free port, answers `/livez` at once, offers no connection for many requests, and answers all else with the bytes that a closure returns.
 pub(crate) struct FakeMain {
     address: String,
     arrived: Arc<Mutex<Vec<Arrived>>>,
@@ -96,6 +96,8 @@ fn serve(stream: TcpStream, reply: &dyn Fn(&Arrived) -> Vec<u8>, noted: &Mutex<V
     while let Some(request) = read_request(&mut reader) {
         let bytes = if request.target == "/livez" {
             answer("200 OK", &[], b"")
+        } else if request.target == "/relay" {
+            answer("404 Not Found", &[], b"")
         } else {
             noted.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
             reply(&request)

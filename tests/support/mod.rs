@@ -18,6 +18,7 @@ pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod ports;
+pub(crate) mod relay;
 pub(crate) mod replicated;
 
 use std::thread;

@@ -289,6 +289,29 @@ fn garbage_and_half_frames_harm_nobody() {
     wait_until("all have lost it", START_DEADLINE, || main.threads_named("relayed-by") <= 1);
 }
 
+/// tiny_http goes on with the connection where `Connection` does not say that it is upgraded: the request behind would wait for its end, and a worker with it.
+#[test]
+fn a_request_behind_half_an_upgrade_holds_no_worker() {
+    let main = Node::single(&[]);
+    for lines in ["", "Connection: keep-alive\r\n"] {
+        let behind = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+        let sent = format!("GET /relay HTTP/1.1\r\nHost: x\r\nUpgrade: {PROTOCOL}\r\n{lines}\r\n{behind}");
+        let streams: Vec<TcpStream> = (0..20)
+            .map(|_| {
+                let mut stream = TcpStream::connect(main.address()).expect("a connection");
+                stream.write_all(sent.as_bytes()).expect("it is sent");
+                stream
+            })
+            .collect();
+        for mut stream in streams {
+            stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+            let head = read_head(&mut stream).expect("an answer");
+            assert!(head.starts_with(b"HTTP/1.1 426 "), "{lines:?}: {}", String::from_utf8_lossy(&head));
+        }
+        assert_eq!(main.http().get("/livez").status, 200);
+    }
+}
+
 #[test]
 fn there_are_no_more_than_so_many() {
     let main = Node::single(&[]);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use raft::ProgressState;
 use raft::Storage;
 use raft::eraftpb::{Entry, Message, MessageType};
 
@@ -12,6 +13,11 @@ use super::proposals::Proposal;
 use super::settings::Settings;
 use super::staging::{Acked, StagedId, is_reference};
 use crate::model::format;
+
+/// A command goes ahead for so many times the time for an answer at most, however it gets on.
+const LONGEST: u64 = 5;
+/// So often it is looked which commands nobody will ask for any more.
+const TIDY_TICKS: u64 = 25;
 
 impl<W> Group<W> {
     pub(super) fn note_format(&mut self, replica: u64, format: u32) {
@@ -26,10 +32,17 @@ impl<W> Group<W> {
         self.formats.get(&replica).copied().unwrap_or(format::FIRST)
     }
 
-    /// A member, if there is one, whose node has not said that it knows this format.
-    pub(super) fn first_without(&self, needs: u32) -> Option<u64> {
+    /// Why no command that needs this format can be proposed: a member has not said that it knows it, or one may just be added.
+    pub(super) fn refuses(&self, needs: u32) -> Option<Refusal> {
+        if needs == format::FIRST {
+            return None;
+        }
         let mut others = self.members.keys().copied().filter(|replica| *replica != self.replica());
-        others.find(|replica| self.format_of(*replica) < needs)
+        match others.find(|replica| self.format_of(*replica) < needs) {
+            Some(replica) => Some(Refusal::NotKnown { replica }),
+            None if self.changing() => Some(Refusal::ChangeRefused),
+            None => None,
+        }
     }
 
     /// Takes a command that is to be proposed, or gives back who waits for it where too much waits already.
@@ -42,12 +55,13 @@ impl<W> Group<W> {
         if proposal.command.len() < settings.staged_bytes || !self.goes_ahead() {
             return self.proposals.push(proposal, limits);
         }
-        let bytes: usize = self.ahead.iter().map(|one| one.command.len()).sum();
+        let bytes: usize = self.ahead.iter().map(|(one, _)| one.command.len()).sum();
         if self.ahead.len() >= limits.0 || bytes + proposal.command.len() > limits.1 {
             return Err(proposal.waiter);
         }
         let staged = Some(self.staging.next_id(self.replica()));
-        self.ahead.push(Proposal { staged, ..proposal });
+        let latest = proposal.until + LONGEST * settings.answer_ticks;
+        self.ahead.push((Proposal { staged, ..proposal }, latest));
         Ok(())
     }
 
@@ -69,10 +83,14 @@ impl<W> Group<W> {
             return;
         }
         let tracker = self.raft.raft.prs();
-        let is_there = |id: &u64| tracker.get(*id).is_some_and(|progress| progress.recent_active);
+        let is_there = |id: &u64| {
+            // One of an older version may have become a voter meanwhile.
+            self.format_of(*id) >= format::STAGING
+                && tracker.get(*id).is_some_and(|progress| progress.recent_active)
+        };
         let there: Vec<u64> = self.other_voters().into_iter().filter(is_there).collect();
         let mut rest = Vec::new();
-        for proposal in std::mem::take(&mut self.ahead) {
+        for (proposal, latest) in std::mem::take(&mut self.ahead) {
             let id = proposal.staged.expect("what goes ahead has an id");
             for voter in &there {
                 self.staging.start(*voter, id, &proposal.command);
@@ -82,7 +100,7 @@ impl<W> Group<W> {
             if self.raft.raft.prs().has_quorum(&holders) {
                 self.proposals.push_staged(proposal);
             } else {
-                rest.push(proposal);
+                rest.push((proposal, latest));
             }
         }
         self.ahead = rest;
@@ -92,7 +110,7 @@ impl<W> Group<W> {
     pub(super) fn refuse_ahead(&mut self, refusal: Refusal, effects: &mut Effects<W>) {
         self.staging.clear();
         self.blocked.clear();
-        let refused = self.ahead.drain(..).map(|one| (one.waiter, Answer::NotApplied(refusal)));
+        let refused = self.ahead.drain(..).map(|(one, _)| (one.waiter, Answer::NotApplied(refusal)));
         effects.answers.extend(refused);
     }
 
@@ -121,19 +139,33 @@ impl<W> Group<W> {
         received: u64,
         (now, settings): (u64, &Settings),
     ) {
-        match self.staging.acked(from, id, received) {
+        let (acked, grown) = self.staging.acked(from, id, received);
+        match acked {
             Acked::Part => {}
             Acked::Whole => self.send_again(from),
             Acked::Lost => {
-                if let Some(progress) = self.raft.raft.mut_prs().get_mut(from) {
-                    progress.become_probe();
-                }
+                self.pause(from);
                 self.send_again(from);
             }
         }
-        // Who waits for a command that is on its way is told what came of it when that is over.
-        if let Some(proposal) = self.ahead.iter_mut().find(|proposal| proposal.staged == Some(id)) {
-            proposal.until = now + settings.answer_ticks;
+        if grown == 0 {
+            return;
+        }
+        if self.raft.store().members().learners.contains(&from) {
+            self.fed_ahead += grown;
+        }
+        // They go one after the other, so while one gets on none has waited in vain; but nobody waits without end.
+        for (proposal, latest) in &mut self.ahead {
+            proposal.until = (now + settings.answer_ticks).min(*latest);
+        }
+    }
+
+    /// Sends a replica no entries until it answers, or what it lacks is there; a snapshot that is under way goes on.
+    fn pause(&mut self, to: u64) {
+        let progress = self.raft.raft.mut_prs().get_mut(to);
+        if let Some(progress) = progress.filter(|progress| progress.state != ProgressState::Snapshot) {
+            progress.become_probe();
+            progress.pause();
         }
     }
 
@@ -169,13 +201,19 @@ impl<W> Group<W> {
                 message.entries[at].data.clear();
                 continue;
             }
-            self.staging.start_first(to, id, &message.entries[at].data);
+            let is_there = self.raft.raft.prs().get(to).is_some_and(|progress| progress.recent_active);
+            if is_there {
+                self.staging.start_first(to, id, &message.entries[at].data);
+                for entry in message.entries.iter().skip(at + 1) {
+                    if let Some(id) = StagedId::of(entry) {
+                        self.staging.start(to, id, &entry.data);
+                    }
+                }
+            }
             self.blocked.insert(to, message.entries[at].index);
             message.entries.truncate(at);
             // The crate takes for sent what it hands out.
-            if let Some(progress) = self.raft.raft.mut_prs().get_mut(to) {
-                progress.become_probe();
-            }
+            self.pause(to);
             return at > 0;
         }
         true
@@ -184,6 +222,10 @@ impl<W> Group<W> {
     /// Puts the commands into an append that only names them. It ends before one that is not here, of which the sender is told; false where nothing
     /// is left to be taken.
     pub(super) fn fill(&mut self, message: &mut Message, effects: &mut Effects<W>) -> bool {
+        if message.index < self.raft.raft.raft_log.committed {
+            // The crate only answers how far the log here is committed.
+            return true;
+        }
         for at in 0..message.entries.len() {
             if !is_reference(&message.entries[at]) {
                 continue;
@@ -217,15 +259,14 @@ impl<W> Group<W> {
     pub(super) fn tick_ahead(&mut self, now: u64, effects: &mut Effects<W>) {
         self.staged.tick();
         self.staging.tick();
-        let is_over = |one: &mut Proposal<W>| one.until <= now;
-        let late = self.ahead.extract_if(.., is_over);
-        effects.answers.extend(late.map(|one| (one.waiter, Answer::NotApplied(Refusal::Busy))));
-        if self.staging.is_empty() {
+        let late = self.ahead.extract_if(.., |(one, _)| one.until <= now);
+        effects.answers.extend(late.map(|(one, _)| (one.waiter, Answer::NotApplied(Refusal::Busy))));
+        if self.staging.is_empty() || !now.is_multiple_of(TIDY_TICKS) {
             return;
         }
         let log = self.raft.store();
         let (first, last) = (log.first_index().unwrap_or(1), log.last());
-        let ahead = self.ahead.iter().filter_map(|one| one.staged);
+        let ahead = self.ahead.iter().filter_map(|(one, _)| one.staged);
         let logged = (first..=last).filter_map(|index| StagedId::of(log.at(index)?));
         let wanted: HashSet<StagedId> = ahead.chain(logged).collect();
         self.staging.keep(|id| wanted.contains(&id), |id| self.members.contains_key(&id));

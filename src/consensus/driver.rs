@@ -200,11 +200,8 @@ impl<W> Driver<W> {
             _ if command.len() > MAX_ENTRY_BYTES => Some((waiter, Refusal::TooLarge)),
             None => Some((waiter, Refusal::NoGroup)),
             Some(group) => {
-                if let Some(replica) = group.first_without(needs) {
-                    return self.refuse(Some((waiter, Refusal::NotKnown { replica })));
-                }
                 let until = self.now + self.settings.answer_ticks;
-                let proposal = Proposal { command, waiter, until, staged: None };
+                let proposal = Proposal { command, needs, waiter, until, staged: None };
                 let pushed = group.push(proposal, limits, &self.settings);
                 pushed.err().map(|waiter| (waiter, Refusal::Busy))
             }

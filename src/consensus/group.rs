@@ -31,13 +31,15 @@ pub(super) struct Group<W> {
     reads: Reads<W>,
     outgoing: Outgoing,
     incoming: Incoming,
-    /// The commands that go ahead and are not proposed yet.
-    pub(super) ahead: Vec<Proposal<W>>,
+    /// The commands that go ahead and are not proposed yet, and until when that may take at most.
+    pub(super) ahead: Vec<(Proposal<W>, u64)>,
     /// What this leader sends ahead, and what came here ahead of the log.
     pub(super) staging: staging::Outgoing,
     pub(super) staged: staging::Incoming,
     /// By replica the first entry that could not be sent to it, as it does not hold the command.
     pub(super) blocked: BTreeMap<u64, u64>,
+    /// The bytes of commands that learners were sent ahead.
+    pub(super) fed_ahead: u64,
     /// By replica the format that its node says it knows.
     pub(super) formats: BTreeMap<u64, u32>,
     seen: (StateRole, u64),
@@ -88,6 +90,7 @@ impl<W> Group<W> {
             staging: staging::Outgoing::default(),
             staged: staging::Incoming::default(),
             blocked: BTreeMap::new(),
+            fed_ahead: 0,
             formats: BTreeMap::new(),
             seen: (StateRole::Follower, 0),
             failed: false,
@@ -169,7 +172,7 @@ impl<W> Group<W> {
         let learners = self.raft.store().members().learners.iter();
         let matched =
             learners.filter_map(|id| self.raft.raft.prs().get(*id)).map(|progress| progress.matched);
-        matched.sum::<u64>() + self.outgoing.acknowledged() + self.staging.acknowledged()
+        matched.sum::<u64>() + self.outgoing.acknowledged() + self.fed_ahead
     }
 
     pub(super) fn tick(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
@@ -328,7 +331,14 @@ impl<W> Group<W> {
         // only as much is handed over as fits; the rest stays in the inbox, whose own bound sheds load.
         let uncommitted = self.raft.raft.uncommitted_size();
         let room = settings.max_uncommitted_bytes.saturating_sub(uncommitted);
-        let taken = self.proposals.take(room, uncommitted == 0);
+        let mut taken = self.proposals.take(room, uncommitted == 0);
+        // Looked at where the entry is made: a member may have come since.
+        let unknown = taken.extract_if(.., |one| self.refuses(one.needs).is_some());
+        let refused = unknown.map(|one| {
+            let refusal = self.refuses(one.needs).unwrap_or(Refusal::ChangeRefused);
+            (one.waiter, Answer::NotApplied(refusal))
+        });
+        effects.answers.extend(refused);
         if taken.is_empty() {
             return;
         }
@@ -397,6 +407,7 @@ impl<W> Group<W> {
         for mut message in messages {
             let to = message.to;
             let body = if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.blocked.remove(&to);
                 // Head and data are taken at the same moment. The head that the crate has put in may be
                 // older, which is allowed to be replaced by a newer one, but not to be mixed with it.
                 let mut members = Vec::new();

@@ -19,6 +19,8 @@ pub(super) struct Proposals<W> {
 /// A command that somebody wants to have applied, and is told by a tick what came of it.
 pub(super) struct Proposal<W> {
     pub(super) command: Bytes,
+    /// The format that every member has to know.
+    pub(super) needs: u32,
     pub(super) waiter: W,
     pub(super) until: u64,
     /// Where it has gone ahead to the other replicas, the name under which they hold it.
@@ -118,10 +120,14 @@ impl<W> Proposals<W> {
 
     /// Answers those who have waited until `now`: what was never proposed never will be; an entry may still be committed.
     pub(super) fn expire(&mut self, now: u64, answers: &mut Vec<(W, Answer)>) {
-        while self.inbox.front().is_some_and(|proposal| proposal.until <= now) {
-            let Proposal { command, waiter, .. } = self.inbox.pop_front().expect("the front was there");
-            self.inbox_bytes -= command.len();
-            answers.push((waiter, Answer::NotApplied(Refusal::Busy)));
+        if self.inbox.iter().any(|proposal| proposal.until <= now) {
+            let (late, rest): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut self.inbox).into_iter().partition(|proposal| proposal.until <= now);
+            self.inbox = rest;
+            for Proposal { command, waiter, .. } in late {
+                self.inbox_bytes -= command.len();
+                answers.push((waiter, Answer::NotApplied(Refusal::Busy)));
+            }
         }
         let late: Vec<_> =
             self.waiting.iter().filter(|(_, one)| one.until <= now).map(|(at, _)| *at).collect();

@@ -36,7 +36,7 @@ pub struct Settings {
     pub staged_bytes: usize,
     /// It is sent in parts of this size.
     pub part_bytes: usize,
-    /// The most bytes of such commands that are on their way to one replica. It fills a link of 12.5 MB/s over which an answer takes 40 ms.
+    /// The most bytes of such commands that are on their way to one replica. For two replicas that fills a link of 12.5 MB/s over which an answer takes 40 ms.
     pub staging_window_bytes: usize,
     /// A rule of safety that is not kept, to see that the simulation finds it missing.
     #[cfg(test)]

@@ -18,6 +18,9 @@ const PATIENCE_TICKS: u64 = 50;
 /// A command that no entry names for so many ticks is forgotten; where one does later, it is sent again.
 const KEPT_TICKS: u64 = 500;
 
+/// So many commands are kept that no entry holds yet.
+const MOST_COMMANDS: usize = 1024;
+
 /// A command that goes ahead: who took it in, and the number that it was given there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct StagedId {
@@ -57,13 +60,12 @@ pub(super) fn is_reference(entry: &Entry) -> bool {
 pub(super) struct Outgoing {
     receivers: BTreeMap<u64, Receiver>,
     last: u64,
-    acknowledged: u64,
 }
 
 #[derive(Default)]
 struct Receiver {
     holds: BTreeSet<StagedId>,
-    /// One after the other, so that no more than a window of parts is on its way.
+    /// In this order; no more than a window of them is on its way.
     waiting: VecDeque<Sending>,
 }
 
@@ -71,6 +73,8 @@ struct Sending {
     id: StagedId,
     data: Bytes,
     acknowledged: usize,
+    /// The most that was ever acknowledged.
+    most: usize,
     sent: usize,
     idle_ticks: u64,
 }
@@ -98,7 +102,14 @@ impl Outgoing {
         let receiver = self.receivers.entry(to).or_default();
         if !receiver.holds.contains(&id) && receiver.waiting.iter().all(|sending| sending.id != id) {
             let data = data.clone();
-            receiver.waiting.push_back(Sending { id, data, acknowledged: 0, sent: 0, idle_ticks: 0 });
+            receiver.waiting.push_back(Sending {
+                id,
+                data,
+                acknowledged: 0,
+                most: 0,
+                sent: 0,
+                idle_ticks: 0,
+            });
         }
     }
 
@@ -119,61 +130,63 @@ impl Outgoing {
         self.receivers.get(&replica).is_some_and(|receiver| receiver.holds.contains(&id))
     }
 
-    /// The parts that are to be sent now: no more than a window of each command that is not acknowledged.
+    /// The parts that are to be sent now: no more than a window for each receiver that is not acknowledged.
     pub(super) fn parts(&mut self, length: usize, window: usize) -> Vec<(u64, Body)> {
         let mut parts = Vec::new();
         for (to, receiver) in &mut self.receivers {
-            let Some(sending) = receiver.waiting.front_mut() else { continue };
-            while sending.sent < sending.data.len() && sending.sent - sending.acknowledged < window {
-                let end = sending.data.len().min(sending.sent + length);
-                let data = sending.data.slice(sending.sent..end);
-                let (total, offset) = (sending.data.len() as u64, sending.sent as u64);
-                parts.push((*to, Body::Part(Part { id: sending.id, total, offset, data })));
-                sending.sent = end;
+            let mut on_its_way: usize =
+                receiver.waiting.iter().map(|sending| sending.sent - sending.acknowledged).sum();
+            for sending in &mut receiver.waiting {
+                while sending.sent < sending.data.len() && on_its_way < window {
+                    let end = sending.data.len().min(sending.sent + length);
+                    let data = sending.data.slice(sending.sent..end);
+                    let (total, offset) = (sending.data.len() as u64, sending.sent as u64);
+                    parts.push((*to, Body::Part(Part { id: sending.id, total, offset, data })));
+                    on_its_way += end - sending.sent;
+                    sending.sent = end;
+                }
             }
         }
         parts
     }
 
-    /// A replica says how much of a command it has.
-    pub(super) fn acked(&mut self, from: u64, id: StagedId, received: u64) -> Acked {
-        let Some(Receiver { holds, waiting }) = self.receivers.get_mut(&from) else { return Acked::Part };
+    /// A replica says how much of a command it has: what that means, and by how many bytes it is more than before.
+    pub(super) fn acked(&mut self, from: u64, id: StagedId, received: u64) -> (Acked, u64) {
+        let Some(Receiver { holds, waiting }) = self.receivers.get_mut(&from) else {
+            return (Acked::Part, 0);
+        };
         let Some(sending) = waiting.iter_mut().find(|sending| sending.id == id) else {
             let is_lost = received == 0 && holds.remove(&id);
-            return if is_lost { Acked::Lost } else { Acked::Part };
+            return (if is_lost { Acked::Lost } else { Acked::Part }, 0);
         };
         let received = usize::try_from(received).unwrap_or(usize::MAX).min(sending.data.len());
+        let grown = received.saturating_sub(sending.most) as u64;
+        sending.most = sending.most.max(received);
         if received > sending.acknowledged {
-            self.acknowledged += (received - sending.acknowledged) as u64;
             sending.acknowledged = received;
             sending.sent = sending.sent.max(received);
             sending.idle_ticks = 0;
         }
         if received < sending.data.len() {
-            return Acked::Part;
+            return (Acked::Part, grown);
         }
         waiting.retain(|sending| sending.id != id);
         holds.insert(id);
-        Acked::Whole
-    }
-
-    /// The bytes that were ever taken by their receivers.
-    pub(super) fn acknowledged(&self) -> u64 {
-        self.acknowledged
+        (Acked::Whole, grown)
     }
 
     /// Counts a tick. What was sent is sent again where nobody has taken it; where the receiver has forgotten what it took before, all of it.
     pub(super) fn tick(&mut self) {
         for receiver in self.receivers.values_mut() {
-            let Some(sending) = receiver.waiting.front_mut() else { continue };
-            sending.idle_ticks += 1;
-            if sending.idle_ticks >= PATIENCE_TICKS {
-                receiver.waiting.pop_front();
-            } else if sending.idle_ticks.is_multiple_of(2 * RESEND_TICKS) {
-                (sending.acknowledged, sending.sent) = (0, 0);
-            } else if sending.idle_ticks.is_multiple_of(RESEND_TICKS) {
-                sending.sent = sending.acknowledged;
-            }
+            receiver.waiting.retain_mut(|sending| {
+                sending.idle_ticks += u64::from(sending.sent > 0);
+                if sending.idle_ticks.is_multiple_of(2 * RESEND_TICKS) {
+                    (sending.acknowledged, sending.sent) = (0, 0);
+                } else if sending.idle_ticks.is_multiple_of(RESEND_TICKS) {
+                    sending.sent = sending.acknowledged;
+                }
+                sending.idle_ticks < PATIENCE_TICKS
+            });
         }
     }
 
@@ -184,6 +197,7 @@ impl Outgoing {
             receiver.holds.retain(|id| is_wanted(*id));
             receiver.waiting.retain(|sending| is_wanted(sending.id));
         }
+        self.receivers.retain(|_, receiver| !receiver.holds.is_empty() || !receiver.waiting.is_empty());
     }
 
     /// Sends nothing any more: only a leader does.
@@ -224,8 +238,13 @@ impl Arriving {
     }
 
     fn take(&mut self, part: &Part) {
+        let is_more = self.bytes() + part.data.len() > usize::try_from(self.total).unwrap_or(usize::MAX);
         if self.whole.is_some() || part.total != self.total {
             return;
+        }
+        if is_more {
+            // Some came before.
+            self.early.clear();
         }
         if part.offset > self.data.len() as u64 {
             self.early.insert(part.offset, part.data.clone());
@@ -244,7 +263,8 @@ impl Arriving {
             first.remove();
         }
         if self.data.len() as u64 >= self.total {
-            self.whole = Some(std::mem::take(&mut self.data).into());
+            // Without the room that it grew into.
+            self.whole = Some(std::mem::take(&mut self.data).into_boxed_slice().into());
         }
     }
 }
@@ -253,6 +273,9 @@ impl Incoming {
     /// Takes a part: how many bytes of its command are there, from the first one on. Beyond `most` bytes of all commands the oldest are forgotten.
     pub(super) fn take(&mut self, part: &Part, most: usize) -> u64 {
         if self.commands.iter().all(|one| one.id != part.id) {
+            if self.commands.len() >= MOST_COMMANDS {
+                self.commands.pop_front();
+            }
             let (id, total, early) = (part.id, part.total, BTreeMap::new());
             let whole = None;
             self.commands.push_back(Arriving { id, total, data: Vec::new(), early, whole, idle_ticks: 0 });

@@ -209,7 +209,7 @@ impl<A: Answers> Conversation<A> {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.outbox.flush(|bytes| self.write(bytes))
+        self.outbox.flush(|bytes| self.write(bytes).map(|()| bytes.len()))
     }
 
     fn write(&self, mut bytes: &[u8]) -> io::Result<()> {

@@ -298,7 +298,7 @@ impl Dispatcher {
                     let method = job.request.method();
                     let answer = Answer::error(&self.refusal(), &method, "");
                     self.metrics.answered(lane, None, answer.status, now() - asked.arrived);
-                    asked.answer(method, answer);
+                    asked.answer(method, Some(answer));
                 }
             },
             Work::Relayed(onward, _) => self.refuse(lane, onward.job),

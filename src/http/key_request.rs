@@ -156,6 +156,11 @@ impl KeyRequest {
         };
     }
 
+    /// Whether its owner has said that what it reads is too long for a frame. Nothing was done.
+    pub fn is_long(&self) -> bool {
+        matches!((&self.progress, &self.kind), (Progress::ByHttp, Kind::Get))
+    }
+
     /// Whether nobody knows whether it was done: it has to be asked again, and to wait for that.
     pub fn is_unclear(&self) -> bool {
         matches!(&self.progress, Progress::Told(Told::Node(answer)) if answer.1.is_err())

@@ -66,13 +66,14 @@ pub struct Asked {
 pub struct Told {
     number: u64,
     method: Method,
-    answer: Answer,
+    /// Nothing where it has to be asked by HTTP.
+    answer: Option<Answer>,
     _waits: [Waits; 2],
 }
 
 impl Asked {
     /// Has it answered. Nobody waits for the follower to take that.
-    pub fn answer(self, method: Method, answer: Answer) {
+    pub fn answer(self, method: Method, answer: Option<Answer>) {
         let Self { conversation, number, waits, .. } = self;
         conversation.tell(Told { number, method, answer, _waits: waits });
     }
@@ -211,7 +212,10 @@ impl Answers for Relayed {
     }
 
     fn answer(&self, conversation: &Conversation<Self>, told: Told) {
-        conversation.put(|out| encode(&told.answer, &told.method, told.number, out));
+        conversation.put(|out| match &told.answer {
+            Some(answer) => encode(answer, &told.method, told.number, out),
+            None => frame::Answer::ByHttp.encode(told.number, out),
+        });
     }
 
     /// Anybody may have opened it, so it is not kept for nothing. A follower hears of that first: what it has sent just now is answered.

@@ -426,6 +426,12 @@ impl Server {
     /// Does what is asked of a key, and waits for it.
     fn run_key(self: &Arc<Self>, lane: LaneId, mut job: KeyJob) {
         let (route, node) = (Some(job.request.route()), &self.controller.node);
+        if job.request.is_long()
+            && let AskedBy::Follower(asked) = job.asked_by
+        {
+            // The value would be read here only to be read once more by HTTP.
+            return asked.answer(job.request.method(), None);
+        }
         let answer = catch_unwind(AssertUnwindSafe(|| match job.request.run(node) {
             KeyReply::Client(result) => key_handlers::answer(&job.request, node, result),
             KeyReply::Node(reply) => node_handlers::answer_key(reply),
@@ -442,7 +448,7 @@ impl Server {
             AskedBy::Http(http) => self.finish(lane, route, http, answer),
             AskedBy::Follower(asked) => {
                 self.count(lane, asked.arrived, route, &answer);
-                asked.answer(job.request.method(), answer);
+                asked.answer(job.request.method(), Some(answer));
             }
         }
     }
@@ -647,7 +653,8 @@ impl Running {
         if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
             log::debug!("the port is still open: {error}");
         }
-        if had_groups {
+        // What a follower has sent meanwhile is answered, too.
+        if had_groups || streams::has_followers() {
             self.serve_out();
         }
         self.server.controller.node.stop();

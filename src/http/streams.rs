@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tiny_http::{Method, ReadWrite, Response};
+use tiny_http::{HTTPVersion, Method, ReadWrite, Response};
 
 use super::answer::Answer;
 use super::conversation::{Answers, Conversation};
@@ -61,6 +61,11 @@ impl Drop for Slot {
     }
 }
 
+/// Whether a follower has such a connection.
+pub fn has_followers() -> bool {
+    STREAMS[Protocol::Relay as usize].load(Ordering::Relaxed) > 0
+}
+
 /// What comes on such a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -76,7 +81,11 @@ impl Protocol {
     /// The one that a request asks for.
     pub fn asked_for(job: &Job) -> Option<Self> {
         let request = &job.arrival.request;
-        if *request.method() != Method::Get || job.arrival.framing != Framing::Empty {
+        // tiny_http keeps the connection for this request by these two only; otherwise the next one on it would wait for the end of this one, with its worker.
+        let is_kept = header(request, "Connection")
+            .is_some_and(|said| said.to_ascii_lowercase().contains("upgrade"))
+            && *request.http_version() >= HTTPVersion(1, 1);
+        if *request.method() != Method::Get || job.arrival.framing != Framing::Empty || !is_kept {
             return None;
         }
         let protocol = match job.arrival.path() {
@@ -152,6 +161,7 @@ fn take(slot: Slot, job: Box<Job>, thread: String, run: impl FnOnce(&mut dyn Rea
         let Job { arrival: Arrival { request, generation, .. }, ticket, .. } = *job;
         let mut stream = request.upgrade(slot.0.name(), Response::empty(101));
         // Nothing else comes on this connection, and nobody waits for its end.
+        ticket.end_connection();
         drop(ticket);
         if catch_unwind(AssertUnwindSafe(|| run(&mut *stream))).is_err() {
             log::error!("what another node has sent could not be handled: its connection is closed");

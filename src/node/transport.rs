@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -27,6 +27,8 @@ use crate::wire::{self, Hello};
 
 /// Envelopes that wait for one node; further ones are dropped, as the network may do, too.
 const QUEUE: usize = 4096;
+/// While there are so many bytes of them, further ones are dropped, too.
+const QUEUE_BYTES: usize = 64 << 20;
 /// Envelopes go out together up to this many bytes.
 const BATCH_BYTES: usize = 4 << 20;
 /// A node that has not taken a message of a group after this time will not.
@@ -70,6 +72,8 @@ pub struct Posts {
 
 struct Queue {
     work: Sender<Work>,
+    /// Of the messages that wait.
+    bytes: Arc<AtomicUsize>,
     /// A greeting is under way or waits: another one would say no more.
     greeting: Arc<AtomicBool>,
 }
@@ -134,8 +138,16 @@ impl Transport for Messages {
             Lane::Snapshot => Purpose::Snapshots,
         };
         with_queue(&self.0, to, purpose, |queue| {
-            let sent = queue.work.try_send(Work::Message(Box::new(envelope)));
-            lost = matches!(sent, Err(TrySendError::Full(_)));
+            let size = envelope.size();
+            if queue.bytes.load(Ordering::Relaxed) >= QUEUE_BYTES {
+                lost = true;
+                return;
+            }
+            queue.bytes.fetch_add(size, Ordering::Relaxed);
+            if let Err(error) = queue.work.try_send(Work::Message(Box::new(envelope))) {
+                queue.bytes.fetch_sub(size, Ordering::Relaxed);
+                lost = matches!(error, TrySendError::Full(_));
+            }
         });
         if lost {
             self.0.groups.unreachable(group, replica);
@@ -149,12 +161,14 @@ fn with_queue(node: &Arc<Node>, to: &Address, purpose: Purpose, use_it: impl FnO
     if !queues.contains_key(&key) {
         let (work, receiver) = bounded(QUEUE);
         let greeting = Arc::new(AtomicBool::new(false));
+        let bytes = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             purpose,
             node: Arc::clone(node),
             peer: node.peers.at(to),
             work: receiver,
             greeting: Arc::clone(&greeting),
+            bytes: Arc::clone(&bytes),
         };
         let name = match purpose {
             Purpose::Messages => format!("peer-{to}"),
@@ -166,7 +180,7 @@ fn with_queue(node: &Arc<Node>, to: &Address, purpose: Purpose, use_it: impl FnO
             log::error!("nothing can be sent to {to}: {error}");
             return;
         }
-        queues.insert(key.clone(), Queue { work, greeting });
+        queues.insert(key.clone(), Queue { work, bytes, greeting });
     }
     use_it(&queues[&key]);
 }
@@ -177,6 +191,7 @@ struct Writer {
     peer: Arc<Peer>,
     work: Receiver<Work>,
     greeting: Arc<AtomicBool>,
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Writer {
@@ -216,6 +231,7 @@ impl Writer {
                     envelope.encode(&mut frame);
                 }
                 let taken = stream.as_mut().is_some_and(|stream| stream.send(&frame).is_ok());
+                self.note_gone(sent);
                 if !taken {
                     stream = None;
                     self.report(sent);
@@ -271,11 +287,17 @@ impl Writer {
             let answer = request.and_then(|request| self.peer.exchange(request, patience));
             let taken =
                 answer.is_ok_and(|answer| answer.status().is_success() && read_refusal(answer).is_ok());
+            self.note_gone(sent);
             if !taken {
                 self.report(sent);
             }
             rest = after;
         }
+    }
+
+    fn note_gone(&self, messages: &[Box<Envelope>]) {
+        let size = messages.iter().map(|envelope| envelope.size()).sum();
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
     }
 }
 

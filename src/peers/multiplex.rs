@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -224,7 +224,10 @@ impl Multiplex {
 impl Connection {
     fn of(stream: TcpStream, purpose: Purpose) -> io::Result<Self> {
         stream.set_read_timeout(Some(LOOK_AT_NOTHING))?;
-        stream.set_write_timeout(Some(SILENCE))?;
+        if purpose == Purpose::Relay {
+            // Whether the main is silent is judged for each request.
+            SockRef::from(&stream).set_tcp_user_timeout(None)?;
+        }
         Ok(Self {
             node: stream.peer_addr()?,
             stream,
@@ -289,10 +292,27 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends what the system takes without waiting; whoever reads sees to the rest.
     fn flush(&self) {
-        if let Err(error) = self.outbox.flush(|bytes| (&self.stream).write_all(bytes)) {
+        if let Err(error) = self.send() {
             self.end(&broken(&format!("the connection broke: {error}")));
         }
+    }
+
+    fn send(&self) -> io::Result<()> {
+        let flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+        self.outbox.flush(|bytes| {
+            let mut sent = 0;
+            while sent < bytes.len() {
+                match SockRef::from(&self.stream).send_with_flags(&bytes[sent..], flags) {
+                    Ok(count) => sent += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(sent)
+        })
     }
 
     /// Reads answers and hands each to whoever waits for it; why there are no more. It never waits for the node to take something.
@@ -340,10 +360,7 @@ impl Connection {
 
     /// Sends what was told, tells those whose time is over, and asks a silent node whether it is there. Whether anything is under way.
     fn look(self: &Arc<Self>, now_ms: u64) -> Result<bool, NoAnswer> {
-        let flags = MSG_DONTWAIT | MSG_NOSIGNAL;
-        let told =
-            self.outbox.flush_at_once(|bytes| SockRef::from(&self.stream).send_with_flags(bytes, flags));
-        told.map_err(|error| broken(&format!("the connection broke: {error}")))?;
+        self.send().map_err(|error| broken(&format!("the connection broke: {error}")))?;
         let (over, oldest_ms) = {
             let mut asked = self.asked.lock();
             let over: Vec<_> = asked.waiters.extract_if(|_, waiter| waiter.deadline.is_over()).collect();
@@ -497,6 +514,7 @@ fn broken(reason: &str) -> NoAnswer {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests of threads")]
 mod tests {
+    use std::io::Write;
     use std::net::TcpListener;
     use std::thread;
 
@@ -699,6 +717,38 @@ mod tests {
         while !condition() {
             thread::yield_now();
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_reads_nothing_and_it_gets_everything_when_it_does() {
+        let (go_on, goes_on) = bounded::<usize>(0);
+        let (peer, thread) = node(TAKEN, move |stream| {
+            for _ in 0..goes_on.recv().unwrap() {
+                let (number, key) = asked(stream);
+                stream.write_all(&found(number, &key)).unwrap();
+            }
+            let _ = stream.read(&mut [0]);
+        });
+        let connection = connected(&peer);
+        let (told, answers) = crossbeam_channel::unbounded();
+        let key = vec![b'k'; 30_000];
+        let mut count = 0;
+        // Until the system takes no more of it; then this thread is still not held up.
+        while connection.outbox.waiting() < 5 * key.len() {
+            let told = told.clone();
+            let tell = |told: Sender<Answer>, answer| told.send(answer).unwrap();
+            assert!(connection.ask_and(1, long(), question(&key), (told, tell)).is_ok());
+            count += 1;
+        }
+        go_on.send(count).unwrap();
+        for _ in 0..count {
+            let frame = answers.recv().unwrap().unwrap();
+            assert!(
+                matches!(Frame::decode(&frame), Ok(Frame::Answer(_, Said::Found(None, value))) if value == key)
+            );
+        }
+        peer.close();
+        thread.join().unwrap();
     }
 
     #[test]

@@ -41,11 +41,11 @@ impl Outbox {
         self.waiting.lock().bytes.len()
     }
 
-    /// Writes what waits, until nothing does; nothing where another thread is at it.
+    /// Writes what waits, until nothing does, or `write` takes less than it is given: then the rest waits for the next time. Nothing where another thread is at it.
     ///
     /// # Errors
     /// As `write`, and ever after: the connection is of no use any more.
-    pub fn flush(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    pub fn flush(&self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
         let mut waiting = self.waiting.lock();
         waiting.check()?;
         if waiting.is_writing {
@@ -59,33 +59,17 @@ impl Outbox {
             waiting.is_writing = false;
             waiting.has_failed |= written.is_err();
             self.written.notify_all();
-            written?;
+            let written = written?;
+            if written < bytes.len() {
+                bytes.drain(..written);
+                bytes.append(&mut waiting.bytes);
+                waiting.bytes = bytes;
+                return Ok(());
+            }
             bytes.clear();
         }
         if bytes.capacity() <= KEPT {
             waiting.bytes = bytes;
-        }
-        Ok(())
-    }
-
-    /// Writes what can be written at once: `write` does not wait, and says how much it has taken.
-    ///
-    /// # Errors
-    /// As [`flush`](Self::flush).
-    pub fn flush_at_once(&self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<()> {
-        let mut waiting = self.waiting.lock();
-        waiting.check()?;
-        if waiting.is_writing || waiting.bytes.is_empty() {
-            return Ok(());
-        }
-        match write(&waiting.bytes) {
-            Ok(count) => drop(waiting.bytes.drain(..count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                waiting.has_failed = true;
-                self.written.notify_all();
-                return Err(error);
-            }
         }
         Ok(())
     }
@@ -123,7 +107,7 @@ mod tests {
                 assert_eq!(outbox.waiting(), 2);
                 outbox.flush(|_| panic!("somebody writes already")).unwrap();
             }
-            Ok(())
+            Ok(bytes.len())
         };
         outbox.flush(write).unwrap();
         assert_eq!(writes, [vec![1], vec![2, 3]]);
@@ -132,36 +116,32 @@ mod tests {
 
     #[test]
     fn nothing_is_written_after_an_error_and_everybody_hears_of_it() {
-        for at_once in [false, true] {
-            let outbox = Outbox::default();
-            outbox.put(|out| out.push(1));
-            let failed = if at_once {
-                outbox.flush_at_once(|_| Err(io::ErrorKind::BrokenPipe.into()))
-            } else {
-                outbox.flush(|_| Err(io::ErrorKind::BrokenPipe.into()))
-            };
-            assert!(failed.is_err());
-            outbox.put(|out| out.push(2));
-            assert!(outbox.flush(|_| panic!("half a frame may be written")).is_err());
-            assert!(outbox.flush_at_once(|_| panic!("half a frame may be written")).is_err());
-            assert!(outbox.wait_below(0).is_err());
-        }
+        let outbox = Outbox::default();
+        outbox.put(|out| out.push(1));
+        assert!(outbox.flush(|_| Err(io::ErrorKind::BrokenPipe.into())).is_err());
+        outbox.put(|out| out.push(2));
+        assert!(outbox.flush(|_| panic!("half a frame may be written")).is_err());
+        assert!(outbox.wait_below(0).is_err());
     }
 
     #[test]
-    fn what_is_not_taken_at_once_stays() {
+    fn what_is_not_taken_stays_before_what_comes_meanwhile() {
         let outbox = Outbox::default();
         outbox.put(|out| out.extend([1, 2, 3]));
-        outbox.flush_at_once(|_| Err(io::ErrorKind::WouldBlock.into())).unwrap();
-        outbox.flush_at_once(|bytes| Ok(bytes.len() - 1)).unwrap();
+        outbox.flush(|_| Ok(0)).unwrap();
+        let write = |bytes: &[u8]| {
+            outbox.put(|out| out.push(4));
+            Ok(bytes.len() - 1)
+        };
+        outbox.flush(write).unwrap();
         outbox.wait_below(0).unwrap();
         let mut written = Vec::new();
         let write = |bytes: &[u8]| {
             written.extend_from_slice(bytes);
-            Ok(())
+            Ok(bytes.len())
         };
         outbox.flush(write).unwrap();
-        assert_eq!(written, [3]);
+        assert_eq!(written, [3, 4]);
     }
 
     #[test]
@@ -177,14 +157,23 @@ mod tests {
                         outbox.put(|out| out.extend_from_slice(&[thread; 3]));
                         outbox
                             .flush(|bytes| {
-                                written.lock().extend_from_slice(bytes);
-                                Ok(())
+                                // Some of it at a time.
+                                let some = bytes.len().div_ceil(2);
+                                written.lock().extend_from_slice(&bytes[..some]);
+                                Ok(some)
                             })
                             .unwrap();
                     }
                 });
             }
         });
+        while outbox.waiting() > 0 {
+            let write = |bytes: &[u8]| {
+                written.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            };
+            outbox.flush(write).unwrap();
+        }
         let written = written.into_inner();
         assert_eq!(written.len(), 4 * 3000);
         assert!(written.chunks(3).all(|frame| frame.iter().all(|byte| *byte == frame[0])));

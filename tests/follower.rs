@@ -421,9 +421,10 @@ fn two_followers_of_each_other_are_told_at_once() {
         let mut all = vec![("FORWARDING_ADDRESS", here.address())];
         all.extend_from_slice(&settings);
         let there = Node::start(&there, &all);
-        // Each takes the other for its main; the first one has seen it down until now.
-        here.wait_ready();
-        there.wait_ready();
+        // Each takes the other for its main. The first one was there before the second, and may hear only now that it was down.
+        wait_until("each knows that the other is there", START_DEADLINE, || {
+            [&here, &there].iter().all(|node| node.http().get("/kvs/keys/a").status == 508)
+        });
         for node in [&here, &there] {
             check_loop(node, 1);
             check_loop(node, 8);

@@ -15,7 +15,7 @@ use super::staging::{Acked, StagedId, is_reference};
 use crate::model::format;
 
 /// A command goes ahead for so many times the time for an answer at most, however it gets on.
-const LONGEST: u64 = 5;
+const LONGEST: u64 = 10;
 /// So often it is looked which commands nobody will ask for any more.
 const TIDY_TICKS: u64 = 25;
 

@@ -153,8 +153,8 @@ impl World {
             max_log_bytes: 6_000,
             piece_bytes: 1_000,
             staged_bytes: 60,
-            part_bytes: 32,
-            staging_window_bytes: 64,
+            part_bytes: 64,
+            staging_window_bytes: 256,
             ..raft::settings()
         }
     }

@@ -49,10 +49,11 @@ impl<W> Group<W> {
     pub(super) fn push(
         &mut self,
         proposal: Proposal<W>,
+        goes_ahead: bool,
         limits: (usize, usize),
         settings: &Settings,
     ) -> Result<(), W> {
-        if proposal.command.len() < settings.staged_bytes || !self.goes_ahead() {
+        if !goes_ahead || proposal.command.len() < settings.staged_bytes || !self.is_ahead_known() {
             return self.proposals.push(proposal, limits);
         }
         let bytes: usize = self.ahead.iter().map(|(one, _)| one.command.len()).sum();
@@ -66,7 +67,7 @@ impl<W> Group<W> {
     }
 
     /// Whether there are other voters, and all of them know what it means.
-    fn goes_ahead(&self) -> bool {
+    fn is_ahead_known(&self) -> bool {
         let voters = self.other_voters();
         self.leads() && !voters.is_empty() && voters.iter().all(|id| self.format_of(*id) >= format::STAGING)
     }

@@ -194,7 +194,7 @@ impl<W> Driver<W> {
 
     /// Proposes a command to a group that this node leads.
     pub fn propose(&mut self, group: u64, command: impl Into<Command>, waiter: W) {
-        let Command { bytes: command, needs } = command.into();
+        let Command { bytes: command, needs, goes_ahead } = command.into();
         let limits = (self.settings.max_waiting, self.settings.max_inbox_bytes);
         let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
             _ if command.len() > MAX_ENTRY_BYTES => Some((waiter, Refusal::TooLarge)),
@@ -202,7 +202,7 @@ impl<W> Driver<W> {
             Some(group) => {
                 let until = self.now + self.settings.answer_ticks;
                 let proposal = Proposal { command, needs, waiter, until, staged: None };
-                let pushed = group.push(proposal, limits, &self.settings);
+                let pushed = group.push(proposal, goes_ahead, limits, &self.settings);
                 pushed.err().map(|waiter| (waiter, Refusal::Busy))
             }
         };

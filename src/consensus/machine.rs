@@ -38,12 +38,15 @@ pub struct Command {
     pub bytes: Bytes,
     /// The format that every member has to know, so that all of them apply it alike: see [`format`](crate::model::format).
     pub needs: u32,
+    /// Whether commands that are proposed later may come before it in the log, where it is large: it goes ahead to the other replicas then. One that is
+    /// proposed again may come twice, and the first copy last.
+    pub goes_ahead: bool,
 }
 
 impl From<Bytes> for Command {
-    /// A command that nodes of every version know.
+    /// A command that nodes of every version know, and that keeps its place.
     fn from(bytes: Bytes) -> Self {
-        Self { bytes, needs: format::FIRST }
+        Self { bytes, needs: format::FIRST, goes_ahead: false }
     }
 }
 

@@ -137,7 +137,9 @@ impl Cluster {
     }
 
     fn propose(&mut self, at: u64, command: &'static str) {
-        self.node(at).propose(GROUP, Bytes::from(command), command);
+        let bytes = Bytes::from(command);
+        let command_of = Command { bytes, needs: format::FIRST, goes_ahead: true };
+        self.node(at).propose(GROUP, command_of, command);
     }
 
     fn outcome(&self, command: &str) -> &str {
@@ -624,6 +626,16 @@ fn what_comes_after_a_large_command_does_not_wait_for_it() {
 }
 
 #[test]
+fn a_large_command_that_keeps_its_place_goes_in_the_log() {
+    let mut cluster = staging(format::CURRENT);
+    cluster.passes = |envelope| !is_part(envelope);
+    cluster.node(1).propose(GROUP, Bytes::from_static(LARGE.as_bytes()), LARGE);
+    cluster.propose(1, "after");
+    cluster.settle();
+    assert_eq!(cluster.outcome("after"), format!("{LARGE}after"));
+}
+
+#[test]
 fn a_command_that_never_arrives_is_not_proposed_and_its_waiter_is_told() {
     let mut cluster = staging(format::CURRENT);
     cluster.passes = |envelope| !is_part(envelope);
@@ -682,7 +694,7 @@ fn longest_context(envelope: &Envelope) -> usize {
 fn a_command_is_proposed_only_where_every_member_says_that_it_knows_it() {
     let mut cluster = Cluster::founded(&[1, 2, 3]);
     cluster.tick(5);
-    let needs = |needs| Command { bytes: Bytes::from_static(b"new"), needs };
+    let needs = |needs| Command { bytes: Bytes::from_static(b"new"), needs, goes_ahead: false };
     cluster.node(1).propose(GROUP, needs(format::CURRENT + 1), "too new");
     cluster.settle();
     assert_eq!(cluster.answers["too new"], Answer::NotApplied(Refusal::NotKnown { replica: 2 }));

@@ -33,7 +33,8 @@ pub struct LogAnswer {
 /// The command that has a write done.
 fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Command {
     let value = if let Operation::Put(value) = operation { Some(value) } else { None };
-    Command { bytes: encode_write(key, value, forwarded).into(), needs: format_of_writes() }
+    // It has an id, under which it is done once, and no order with others but that of the answers.
+    Command { bytes: encode_write(key, value, forwarded).into(), needs: format_of_writes(), goes_ahead: true }
 }
 
 /// The format that a node has to know to apply a write.

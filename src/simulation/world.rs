@@ -152,7 +152,7 @@ impl World {
             max_log_entries: 20,
             max_log_bytes: 6_000,
             piece_bytes: 1_000,
-            staged_bytes: 60,
+            staged_bytes: 40,
             part_bytes: 64,
             staging_window_bytes: 256,
             ..raft::settings()

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::driver::Driver;
 use super::super::envelope::{Body, Envelope};
-use super::super::machine::{Answer, Refusal};
+use super::super::machine::{Answer, Command, Refusal};
 use super::super::members::{Change, Members};
 use super::super::settings::Settings;
 use super::super::status::{Role, Status};
@@ -371,7 +371,9 @@ impl World {
             _ => {
                 let command =
                     [&operation.to_be_bytes()[..], &vec![u8::try_from(operation % 7).unwrap_or(0); filler]];
-                running.driver.propose(group, Bytes::from(command.concat()), operation);
+                let bytes = Bytes::from(command.concat());
+                let command = Command { bytes, needs: format::FIRST, goes_ahead: true };
+                running.driver.propose(group, command, operation);
             }
         }
     }

@@ -77,7 +77,7 @@ fn give(mut to: TcpStream, held: &Receiver<(Instant, Vec<u8>)>) {
 }
 
 /// The nodes, and where each is reached by the test, past its relay.
-fn cluster(network: &Network) -> (Vec<Node>, Vec<String>) {
+fn cluster(network: &Network) -> Result<(Vec<Node>, Vec<String>), String> {
     let addresses: Vec<String> = (0..3).map(|number| network.address(number)).collect();
     let view = addresses.join(",");
     let mut nodes = Vec::new();
@@ -86,14 +86,14 @@ fn cluster(network: &Network) -> (Vec<Node>, Vec<String>) {
         let host = address.split(':').next().expect("a host");
         let own = format!("{host}:{OWN_PORT}");
         relay(&network.namespace(number), address, &own);
-        network.limit(number, RATE);
+        network.limit(number, RATE)?;
         let log = "info,evenkv::consensus=debug";
         let settings = [("LISTEN", own.as_str()), ("VIEW", &view), ("REPL_FACTOR", "3"), ("RUST_LOG", log)];
         nodes.push(Node::start_in(&network.namespace(number), address, &settings));
         reached.push(own);
     }
     nodes.iter().for_each(Node::wait_ready);
-    (nodes, reached)
+    Ok((nodes, reached))
 }
 
 /// Who stood for election since these lines of the logs.
@@ -118,11 +118,11 @@ impl Drop for Over<'_> {
 
 #[test]
 fn large_values_over_slow_links_cause_no_election_and_hold_up_nobody() {
-    let network = match Network::of(3) {
-        Ok(network) => network,
+    let made = Network::of(3).and_then(|network| cluster(&network).map(|nodes| (network, nodes)));
+    let (_network, (nodes, reached)) = match made {
+        Ok(made) => made,
         Err(reason) => return eprintln!("left out, as there is no network for it: {reason}"),
     };
-    let (nodes, reached) = cluster(&network);
     wait_leader(&reached[0], "1", |_| true);
     let large = format!("{{\"value\":\"{}\"}}", "x".repeat(LARGE));
     let is_over = AtomicBool::new(false);

@@ -250,7 +250,11 @@ impl<W> Group<W> {
     }
 
     /// The commands of these entries are in the log: they are not kept beside it.
+    ///
+    /// # Panics
+    /// Where one of them only names its command: it would be applied as if there were none.
     pub(super) fn note_logged(&mut self, entries: &[Entry]) {
+        assert!(!entries.iter().any(is_reference), "a log holds whole commands");
         for id in entries.iter().filter_map(StagedId::of) {
             self.staged.remove(id);
         }

@@ -104,12 +104,10 @@ impl Network {
         Ok(())
     }
 
-    /// Lets no more than this pass out of a node, in the words of `tc`.
-    pub(crate) fn limit(&self, number: usize, rate: &str) {
+    /// Lets no more than this pass out of a node, in the words of `tc`. `Err` says why this machine cannot.
+    pub(crate) fn limit(&self, number: usize, rate: &str) -> Result<(), String> {
         let space = self.namespace(number);
-        let limit =
-            format!("netns exec {space} tc qdisc add dev eth0 root tbf rate {rate} burst 64kb latency 50ms");
-        ip(&limit).unwrap_or_else(|reason| panic!("{reason}"));
+        ip(&format!("netns exec {space} tc qdisc add dev eth0 root tbf rate {rate} burst 64kb latency 50ms"))
     }
 
     fn host_of(&self, number: usize) -> String {

@@ -161,7 +161,6 @@ fn take(slot: Slot, job: Box<Job>, thread: String, run: impl FnOnce(&mut dyn Rea
         let Job { arrival: Arrival { request, generation, .. }, ticket, .. } = *job;
         let mut stream = request.upgrade(slot.0.name(), Response::empty(101));
         // Nothing else comes on this connection, and nobody waits for its end.
-        ticket.end_connection();
         drop(ticket);
         if catch_unwind(AssertUnwindSafe(|| run(&mut *stream))).is_err() {
             log::error!("what another node has sent could not be handled: its connection is closed");

@@ -331,14 +331,14 @@ impl<W> Group<W> {
         // only as much is handed over as fits; the rest stays in the inbox, whose own bound sheds load.
         let uncommitted = self.raft.raft.uncommitted_size();
         let room = settings.max_uncommitted_bytes.saturating_sub(uncommitted);
-        let mut taken = self.proposals.take(room, uncommitted == 0);
-        // Looked at where the entry is made: a member may have come since.
-        let unknown = taken.extract_if(.., |one| self.refuses(one.needs).is_some());
-        let refused = unknown.map(|one| {
-            let refusal = self.refuses(one.needs).unwrap_or(Refusal::ChangeRefused);
-            (one.waiter, Answer::NotApplied(refusal))
-        });
-        effects.answers.extend(refused);
+        let mut taken = Vec::new();
+        for one in self.proposals.take(room, uncommitted == 0) {
+            // Looked at where the entry is made: a member may have come since.
+            match self.refuses(one.needs) {
+                Some(refusal) => effects.answers.push((one.waiter, Answer::NotApplied(refusal))),
+                None => taken.push(one),
+            }
+        }
         if taken.is_empty() {
             return;
         }

@@ -192,12 +192,11 @@ impl Outgoing {
 
     /// Forgets who holds what nobody will ask for any more, and replicas that are no members.
     pub(super) fn keep(&mut self, is_wanted: impl Fn(StagedId) -> bool, is_member: impl Fn(u64) -> bool) {
-        self.receivers.retain(|replica, _| is_member(*replica));
-        for receiver in self.receivers.values_mut() {
-            receiver.holds.retain(|id| is_wanted(*id));
-            receiver.waiting.retain(|sending| is_wanted(sending.id));
-        }
-        self.receivers.retain(|_, receiver| !receiver.holds.is_empty() || !receiver.waiting.is_empty());
+        self.receivers.retain(|replica, Receiver { holds, waiting }| {
+            holds.retain(|id| is_wanted(*id));
+            waiting.retain(|sending| is_wanted(sending.id));
+            is_member(*replica) && !(holds.is_empty() && waiting.is_empty())
+        });
     }
 
     /// Sends nothing any more: only a leader does.

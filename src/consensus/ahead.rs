@@ -28,7 +28,7 @@ impl<W> Group<W> {
         self.formats.insert(replica, format);
     }
 
-    fn format_of(&self, replica: u64) -> u32 {
+    pub(super) fn format_of(&self, replica: u64) -> u32 {
         self.formats.get(&replica).copied().unwrap_or(format::FIRST)
     }
 

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, SnapshotMetadata};
 
-use super::envelope::{Body, Chunk, Envelope, Part};
+use super::envelope::{Body, Chunk, Envelope, Part, ReadIndex};
 use super::members::MAX_MEMBERS;
 use super::staging::{StagedId, is_reference};
 use crate::model::binary::{Malformed, Reader, put_bytes, put_number};
@@ -42,6 +42,8 @@ const CHUNK: u8 = 100;
 const CHUNK_ACK: u8 = 101;
 const PART: u8 = 102;
 const PART_ACK: u8 = 103;
+const READ_QUESTION: u8 = 104;
+const READ_INDEX: u8 = 105;
 
 const ENTRY_TYPES: [EntryType; 2] = [EntryType::EntryNormal, EntryType::EntryConfChangeV2];
 /// In place of a type: an entry whose command went ahead and is only named.
@@ -96,6 +98,19 @@ impl Envelope {
                 put_staged_id(out, *id);
                 put_number(out, *received);
             }
+            Body::ReadQuestion { question, term } => {
+                out.push(READ_QUESTION);
+                self.put_ends(out);
+                put_number(out, *question);
+                put_number(out, *term);
+            }
+            Body::ReadIndex(ReadIndex { question, index, term }) => {
+                out.push(READ_INDEX);
+                self.put_ends(out);
+                put_number(out, *question);
+                put_number(out, *index);
+                put_number(out, *term);
+            }
         }
     }
 
@@ -120,6 +135,11 @@ impl Envelope {
             CHUNK_ACK => Body::ChunkAck { transfer: reader.number()?, received: reader.number()? },
             PART => Body::Part(read_part(reader)?),
             PART_ACK => Body::PartAck { id: read_staged_id(reader)?, received: reader.number()? },
+            READ_QUESTION => Body::ReadQuestion { question: reader.number()?, term: reader.number()? },
+            READ_INDEX => {
+                let (question, index) = (reader.number()?, reader.number()?);
+                Body::ReadIndex(ReadIndex { question, index, term: reader.number()? })
+            }
             _ => {
                 let kind = *KINDS.get(usize::from(kind)).ok_or(Malformed("unknown kind of message"))?;
                 let mut message = read_message(reader, kind, from, to)?;
@@ -381,13 +401,21 @@ mod tests {
             .prop_map(|(ends, id, received)| (ends, Body::PartAck { id, received }))
     }
 
+    fn reads() -> impl Strategy<Value = (Message, Body)> {
+        let question =
+            (any::<u64>(), any::<u64>()).prop_map(|(question, term)| Body::ReadQuestion { question, term });
+        let index = (any::<u64>(), any::<u64>(), any::<u64>())
+            .prop_map(|(question, index, term)| Body::ReadIndex(ReadIndex { question, index, term }));
+        (ends(), prop_oneof![question, index])
+    }
+
     fn envelope() -> impl Strategy<Value = Envelope> {
         let ack =
             (1_u64.., 1_u64.., any::<u64>(), any::<u64>()).prop_map(|(from, to, transfer, received)| {
                 (Message { from, to, ..Message::default() }, Body::ChunkAck { transfer, received })
             });
-        let body =
-            prop_oneof![raft().prop_map(|m| (m.clone(), Body::Raft(m))), chunk(), ack, part(), part_ack()];
+        let raft = raft().prop_map(|m| (m.clone(), Body::Raft(m)));
+        let body = prop_oneof![raft, chunk(), ack, part(), part_ack(), reads()];
         (any::<u64>(), body).prop_map(|(group, (ends, body))| Envelope {
             group,
             from: ends.from,

@@ -221,6 +221,19 @@ impl<W> Driver<W> {
         self.refuse(refused);
     }
 
+    /// Asks to read the state of a group that this node has a replica of, as it is now or newer, whoever leads. Where this replica cannot find out
+    /// whether its state is new enough, the leader is to be asked, which the refusal names.
+    pub fn read_here(&mut self, group: u64, reader: W) {
+        let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+            None => Some((reader, Refusal::NoGroup)),
+            Some(group) => {
+                let pushed = group.read_here(reader, self.now, &self.settings);
+                pushed.err().map(|reader| (reader, Refusal::Busy))
+            }
+        };
+        self.refuse(refused);
+    }
+
     /// Changes the members of a group that this node leads.
     pub fn change(&mut self, group: u64, change: &Change, waiter: W) {
         match self.groups.get_mut(&group).filter(|group| !group.failed()) {

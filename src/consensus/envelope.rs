@@ -20,7 +20,7 @@ pub struct Envelope {
 /// Which queue an envelope takes: heartbeats and votes wait neither for entries nor for snapshots. Those of one lane arrive in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Small: heartbeats, votes, acknowledgements.
+    /// Small: heartbeats, votes, acknowledgements, questions of those who read.
     Message,
     /// Entries, and what follows them in the log; commands that go ahead of them.
     Entries,
@@ -52,6 +52,21 @@ pub(super) enum Body {
     Part(Part),
     /// How much of such a command is there.
     PartAck { id: StagedId, received: u64 },
+    /// A replica asks the leader up to where it has to have applied the log to be read, and says in which term it is.
+    ReadQuestion { question: u64, term: u64 },
+    /// What the leader answers.
+    ReadIndex(ReadIndex),
+}
+
+/// Up to where a replica has to have applied the log to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadIndex {
+    /// The replica's number of its question.
+    pub(super) question: u64,
+    /// That far.
+    pub(super) index: u64,
+    /// The term in which the leader leads.
+    pub(super) term: u64,
 }
 
 /// A part of a command that goes ahead of its entry.
@@ -93,7 +108,9 @@ impl Envelope {
             }
             Body::Chunk(chunk) => HEAD + chunk.data.len(),
             Body::Part(part) => HEAD + part.data.len(),
-            Body::ChunkAck { .. } | Body::PartAck { .. } => HEAD,
+            Body::ChunkAck { .. } | Body::PartAck { .. } | Body::ReadQuestion { .. } | Body::ReadIndex(_) => {
+                HEAD
+            }
         }
     }
 
@@ -104,7 +121,11 @@ impl Envelope {
             Body::Part(_) => Lane::Entries,
             // Those without entries, too: one that overtakes an entry before it would be refused.
             Body::Raft(message) if message.get_msg_type() == MessageType::MsgAppend => Lane::Entries,
-            Body::Raft(_) | Body::ChunkAck { .. } | Body::PartAck { .. } => Lane::Message,
+            Body::Raft(_)
+            | Body::ChunkAck { .. }
+            | Body::PartAck { .. }
+            | Body::ReadQuestion { .. }
+            | Body::ReadIndex(_) => Lane::Message,
         }
     }
 }

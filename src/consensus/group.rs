@@ -28,7 +28,9 @@ pub(super) struct Group<W> {
     pub(super) members: Members,
     pub(super) proposals: Proposals<W>,
     machine: Box<dyn StateMachine>,
-    reads: Reads<W>,
+    pub(super) reads: Reads<W>,
+    /// This replica was behind lately, and sends its readers to the leader for so many ticks more.
+    pub(super) behind_for: u64,
     outgoing: Outgoing,
     incoming: Incoming,
     /// The commands that go ahead and are not proposed yet, and until when that may take at most.
@@ -84,6 +86,7 @@ impl<W> Group<W> {
             proposals: Proposals::default(),
             machine,
             reads: Reads::default(),
+            behind_for: 0,
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             ahead: Vec::new(),
@@ -138,10 +141,6 @@ impl<W> Group<W> {
 
     pub(super) fn report_unreachable(&mut self, replica: u64) {
         self.raft.report_unreachable(replica);
-    }
-
-    pub(super) fn read(&mut self, reader: W, now: u64, settings: &Settings) -> Result<(), W> {
-        self.reads.push(reader, now + settings.answer_ticks, settings.max_waiting)
     }
 
     pub(super) fn abandon(&mut self, effects: &mut Effects<W>) {
@@ -199,7 +198,7 @@ impl<W> Group<W> {
             self.raft.report_snapshot(to, SnapshotStatus::Failure);
         }
         self.proposals.expire(now, &mut effects.answers);
-        self.reads.expire(now, &mut effects.answers);
+        self.tick_reads(now, effects);
     }
 
     pub(super) fn step(
@@ -222,6 +221,10 @@ impl<W> Group<W> {
             }
             Body::Part(part) => self.take_part(from, &part, settings, effects),
             Body::PartAck { id, received } => self.take_part_ack(from, id, received, (now, settings)),
+            Body::ReadQuestion { question, term } => {
+                self.take_read_question((from, question, term), (now, settings), effects);
+            }
+            Body::ReadIndex(answer) => self.take_read_index(answer, now),
             Body::Chunk(chunk) => {
                 let transfer = chunk.transfer;
                 let Some((received, whole)) = self.incoming.take(from, chunk) else { return };
@@ -280,7 +283,7 @@ impl<W> Group<W> {
             if !self.raft.has_ready() {
                 break;
             }
-            self.handle_ready(settings, effects);
+            self.handle_ready(now, settings, effects);
         }
         self.send_parts(settings, effects);
         self.reads.applied(self.raft.store().applied(), &mut effects.answers);
@@ -288,24 +291,23 @@ impl<W> Group<W> {
         self.note_role();
     }
 
-    /// Whether this leader waits for an answer to a question, and for entries to be committed.
+    /// Whether this replica waits for an answer to a question, and this leader for entries to be committed.
     pub(super) fn under_way(&self) -> (bool, bool) {
         let log = &self.raft.raft.raft_log;
-        let leads = self.leads();
-        (leads && self.reads.is_asking(), leads && log.last_index() > log.committed)
+        (self.reads.is_asking(), self.leads() && log.last_index() > log.committed)
     }
 
     /// Hands the waiting proposals and reads to the crate, all in one step each.
     fn feed(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
         if !self.leads() {
-            // The crate would forward proposals and reads to the leader by itself. Who waits for them could
+            // The crate would forward proposals to the leader by itself. Who waits for them could
             // not be told of their index then, and one could be applied after it was given up.
             let refused = Answer::NotApplied(self.refusal());
             let waiters = self.proposals.drain();
             effects.answers.extend(waiters.map(|waiter| (waiter, refused.clone())));
-            self.reads.refuse(self.refusal(), &mut effects.answers);
             self.outgoing.clear();
             self.refuse_ahead(self.refusal(), effects);
+            self.ask_for_reads(now, effects);
             return;
         }
         self.advance_ahead();
@@ -314,9 +316,7 @@ impl<W> Group<W> {
             self.propose(settings, effects);
             self.leave_joint();
         }
-        if let Some(question) = self.reads.question(now) {
-            self.raft.read_index(question.to_be_bytes().to_vec());
-        }
+        self.ask_for_reads(now, effects);
     }
 
     fn propose(&mut self, settings: &Settings, effects: &mut Effects<W>) {
@@ -366,7 +366,7 @@ impl<W> Group<W> {
     ///
     /// What is sent tells others what this replica holds, so it must be held by then; what is applied is
     /// answered for. In memory, persisting cannot fail and is done at once.
-    fn handle_ready(&mut self, settings: &Settings, effects: &mut Effects<W>) {
+    fn handle_ready(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
         let mut ready = self.raft.ready();
 
         let log = self.raft.raft.mut_store();
@@ -391,7 +391,10 @@ impl<W> Group<W> {
         self.apply(ready.take_committed_entries(), settings, effects);
         for state in ready.take_read_states() {
             let question = state.request_ctx.try_into().map(u64::from_be_bytes);
-            self.reads.confirm(question.expect("contexts are numbers of questions"), state.index);
+            let question = question.expect("contexts are numbers of questions");
+            for asked in self.reads.confirm(question, state.index, now) {
+                self.answer_read_question(asked, state.index, effects);
+            }
         }
 
         let mut light = self.raft.advance_append(ready);

@@ -15,6 +15,7 @@ mod members;
 mod membership;
 mod proposals;
 mod reads;
+mod replica_reads;
 mod settings;
 mod staging;
 mod status;

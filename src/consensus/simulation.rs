@@ -17,6 +17,8 @@ pub(crate) enum Rule {
     CatchUpBeforePromotion,
     /// A node that lost its memory never uses its old replica id again.
     FreshIdAfterAmnesia,
+    /// A leader answers a replica that wants to read without asking others only if the two are a majority.
+    MajorityAtReadQuestion,
 }
 
 /// What happened in a run, to see that it was no idle one.
@@ -37,6 +39,7 @@ struct Tally {
     restores: u64,
     hand_overs: u64,
     parts: u64,
+    reads_elsewhere: u64,
     trace: u64,
 }
 
@@ -101,10 +104,11 @@ mod tests {
             all.restores += tally.restores;
             all.hand_overs += tally.hand_overs;
             all.parts += tally.parts;
+            all.reads_elsewhere += tally.reads_elsewhere;
             all.steps += tally.steps;
         }
         println!("{seeds:?}: {all:?}");
-        assert!(all.parts > 0, "{all:?}");
+        assert!(all.parts > 0 && all.reads_elsewhere > 0, "{all:?}");
         assert!(all.promotions > 0 && all.restores > 0 && all.hand_overs > 0 && all.unknown > 0, "{all:?}");
     }
 
@@ -132,6 +136,11 @@ mod tests {
     #[test]
     fn a_promotion_before_catching_up_is_found() {
         seeds_to_find(Rule::CatchUpBeforePromotion);
+    }
+
+    #[test]
+    fn a_leader_that_answers_a_replica_without_a_majority_is_found() {
+        seeds_to_find(Rule::MajorityAtReadQuestion);
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Status {
     pub members: Members,
     /// Whether a change of members is under way: none other is taken meanwhile.
     pub changing: bool,
+    /// Whether it answers linearizable reads: it leads, or its leader tells it what it has to have applied for that, and it is not behind.
+    pub answers_reads: bool,
     /// Of a leader: grows whenever a learner gets entries, or another replica a piece of a snapshot.
     pub fed: u64,
 }
@@ -79,6 +81,7 @@ impl<W> Group<W> {
             silent: self.silent(),
             members: self.members.clone(),
             changing: self.changing(),
+            answers_reads: self.answers_reads(),
             fed: self.fed(),
         }
     }
@@ -104,7 +107,7 @@ impl<W> Group<W> {
         }
     }
 
-    fn leader(&self) -> Option<u64> {
+    pub(super) fn leader(&self) -> Option<u64> {
         Some(self.raft.raft.leader_id).filter(|leader| *leader != raft::INVALID_ID)
     }
 
@@ -115,6 +118,7 @@ impl<W> Group<W> {
             && self.role() == status.role
             && self.leader() == status.leader
             && self.changing() == status.changing
+            && self.answers_reads() == status.answers_reads
             && members.voters == status.voters
             && members.voters_outgoing == status.outgoing
             && members.learners == status.learners

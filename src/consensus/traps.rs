@@ -731,3 +731,122 @@ fn nodes_that_do_not_know_it_get_large_commands_as_before() {
     cluster.passes = |envelope| envelope.to != 3 || !is_part(envelope);
     cluster.wait_until(|cluster| cluster.status(3).applied == cluster.status(1).last);
 }
+
+/// How many envelopes a round of these drivers would send.
+fn sent(cluster: &mut Cluster) -> Vec<Envelope> {
+    let nodes = cluster.nodes.values_mut();
+    nodes
+        .flat_map(|node| {
+            node.work();
+            node.take_outbox()
+        })
+        .collect()
+}
+
+#[test]
+fn a_replica_reads_its_own_state_for_a_question_and_an_answer() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.propose(1, "a");
+    cluster.settle();
+    cluster.tick(3);
+    assert!(cluster.status(3).answers_reads);
+    for reader in ["one", "two", "three"] {
+        cluster.node(3).read_here(GROUP, reader);
+    }
+    let question = sent(&mut cluster);
+    assert!(
+        matches!(question[..], [Envelope { from: 3, to: 1, body: Body::ReadQuestion { .. }, .. }]),
+        "{question:?}"
+    );
+    cluster.node(1).step(question[0].clone());
+    let answer = sent(&mut cluster);
+    assert!(matches!(answer[..], [Envelope { from: 1, to: 3, body: Body::ReadIndex(_), .. }]), "{answer:?}");
+    cluster.node(3).step(answer[0].clone());
+    cluster.settle();
+    for reader in ["one", "two", "three"] {
+        assert!(matches!(cluster.answers[reader], Answer::Readable { .. }));
+    }
+    // Who wants this replica to lead is told who does.
+    cluster.node(3).read(GROUP, "at leader");
+    cluster.settle();
+    assert_eq!(cluster.answers["at leader"], Answer::NotApplied(Refusal::NotLeader { leader: Some(1) }));
+}
+
+#[test]
+fn of_five_the_leader_asks_one_more_before_it_answers_a_replica() {
+    let mut cluster = Cluster::founded(&[1, 2, 3, 4, 5]);
+    cluster.tick(3);
+    cluster.node(3).read_here(GROUP, "read");
+    let question = sent(&mut cluster);
+    cluster.node(1).step(question[0].clone());
+    let asked = sent(&mut cluster);
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    assert!(asked.iter().all(|envelope| matches!(&envelope.body, Body::Raft(_))), "{asked:?}");
+    for envelope in asked {
+        cluster.node(envelope.to).step(envelope);
+    }
+    cluster.settle();
+    assert!(matches!(cluster.answers["read"], Answer::Readable { .. }));
+}
+
+#[test]
+fn a_leader_that_was_replaced_answers_no_replica() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.tick(3);
+    // The leader is cut off, and asks nobody; the others elect another and go on.
+    cluster.passes = |envelope| envelope.from != 1 && envelope.to != 1;
+    cluster.wait_until(|cluster| [2, 3].iter().any(|id| cluster.status(*id).role == Role::Leader));
+    let (other, term) = (cluster.status(2).leader.unwrap(), cluster.status(2).term);
+    cluster.propose(other, "new");
+    cluster.settle();
+    // A question of a newer term says that somebody else may lead.
+    let body = Body::ReadQuestion { question: 1, term };
+    cluster.node(1).step(Envelope { group: GROUP, from: 2, to: 1, body });
+    let answers = sent(&mut cluster);
+    assert!(!answers.iter().any(|envelope| matches!(envelope.body, Body::ReadIndex(_))), "{answers:?}");
+}
+
+#[test]
+fn a_replica_asks_no_leader_of_an_older_version() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.format = format::STAGING;
+    cluster.tick(3);
+    assert!(!cluster.status(3).answers_reads);
+    cluster.node(3).read_here(GROUP, "read");
+    cluster.settle();
+    assert_eq!(cluster.answers["read"], Answer::NotApplied(Refusal::NotLeader { leader: Some(1) }));
+}
+
+#[test]
+fn a_replica_that_is_behind_sends_its_readers_to_the_leader() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.tick(3);
+    cluster.passes = |envelope| envelope.to != 3 || envelope.lane() != Lane::Entries;
+    cluster.propose(1, "a");
+    cluster.settle();
+    cluster.node(3).read_here(GROUP, "read");
+    cluster.tick(5);
+    assert_eq!(cluster.answers["read"], Answer::NotApplied(Refusal::NotLeader { leader: Some(1) }));
+    assert!(!cluster.status(3).answers_reads, "the next ones go there at once");
+    cluster.passes = |_| true;
+    cluster.wait_until(|cluster| cluster.status(3).answers_reads);
+    cluster.node(3).read_here(GROUP, "again");
+    cluster.settle();
+    assert!(matches!(cluster.answers["again"], Answer::Readable { .. }));
+}
+
+#[test]
+fn a_question_whose_leader_is_gone_is_asked_of_the_next_one() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.tick(3);
+    cluster.passes = |envelope| envelope.from != 1 && envelope.to != 1;
+    cluster.node(3).read_here(GROUP, "read");
+    cluster.settle();
+    cluster.wait_until(|cluster| cluster.answers.contains_key("read"));
+    let answer = cluster.answers["read"].clone();
+    // While there is no leader nobody can say; otherwise the next one does.
+    assert!(
+        matches!(answer, Answer::Readable { .. } | Answer::NotApplied(Refusal::NotLeader { leader: None })),
+        "{answer:?}"
+    );
+}

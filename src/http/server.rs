@@ -17,7 +17,7 @@ use super::conversation::{Unattended, Waits};
 use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
-use super::key_request::{KeyReply, KeyRequest};
+use super::key_request::{KeyReply, KeyRequest, Kind};
 use super::lane_id::LaneId;
 use super::late;
 use super::linger::{self, Linger, Rest};
@@ -291,14 +291,19 @@ impl Server {
         }
         let Ok((Route::Key, encoded)) = routes::find(job.arrival.path(), true) else { return None };
         let key = routes::decode_key(encoded).ok()?;
-        self.controller.node.waits_for(&key)
+        let is_read = *job.arrival.request.method() == Method::Get;
+        self.controller.node.waits_for(&key, is_read)
     }
 
     /// The same for a request that was read.
     fn key_destination(&self, request: &KeyRequest) -> Option<Address> {
         let node = &self.controller.node;
         let is_alone = node.serving_state().serving().is_ok_and(Serving::owns_all);
-        if is_alone || request.route() != Route::Key { None } else { node.waits_for(&request.key) }
+        if is_alone || request.route() != Route::Key {
+            None
+        } else {
+            node.waits_for(&request.key, matches!(request.kind, Kind::Get))
+        }
     }
 
     fn answer(self: &Arc<Self>, lane: LaneId, mut job: Box<Job>) {

@@ -8,5 +8,7 @@
 pub const FIRST: u32 = 1;
 /// Commands go ahead of the log, and an append names them only.
 pub const STAGING: u32 = 2;
+/// A replica that does not lead asks up to where it has to have applied the log to be read.
+pub const REPLICA_READS: u32 = 3;
 /// That of this version of the program.
-pub const CURRENT: u32 = STAGING;
+pub const CURRENT: u32 = REPLICA_READS;

@@ -108,7 +108,8 @@ impl Node {
             let request = request.unwrap_or_else(|| Passed::drawn().request);
             self.stamp(own, request, epoch)
         });
-        match self.asking_of(own, (hash, key), operation, write) {
+        // Whoever asks takes the node that answers for the leader, and will send it writes, too.
+        match self.leads(own).and_then(|()| self.asking_of(own, (hash, key), operation, write)) {
             Ok(asking) => Begun::Asks(asking),
             Err(error) => Begun::Done(self.reply(shard, Err(error), operation)),
         }

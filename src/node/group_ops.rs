@@ -124,7 +124,7 @@ impl Node {
         self.groups.read(group, deadline).await.map(|_| ()).map_err(|error| self.not_done(group, error))
     }
 
-    /// Does an operation on a key of a shard that has a log, where this node leads its group; a write with all that the log has to say.
+    /// Does an operation on a key of a shard that has a log, where this node's replica can do it; a write with all that the log has to say.
     ///
     /// # Errors
     /// [`NotDone`], or [`Refused`], with which nothing was done either.
@@ -150,7 +150,7 @@ impl Node {
         LogAnswer { shard, passed, answer }
     }
 
-    /// What to ask the log of a shard, where this node leads its group.
+    /// What to ask the log of a shard, where this node's replica can do the operation.
     ///
     /// # Errors
     /// [`NotDone`].
@@ -161,7 +161,7 @@ impl Node {
         operation: Operation,
         write: Option<Forwarded>,
     ) -> Result<Asking, NotDone> {
-        self.leads(shard)?;
+        self.does(shard, operation)?;
         if write.is_some_and(|write| !self.has_room_for(shard, hash, &write)) {
             return Err(NotDone::Full);
         }
@@ -169,7 +169,7 @@ impl Node {
         Ok(Asking { shard: Arc::clone(shard), command })
     }
 
-    /// What to ask the log of a key's shard, if that can be done without waiting for it: this node leads the shard's group, has room to
+    /// What to ask the log of a key's shard, if that can be done without waiting for it: this node's replica can do it, has room to
     /// remember the request, which may have an id already, and the time allows for the longest that an answer may take.
     pub fn asking(
         &self,
@@ -182,7 +182,7 @@ impl Node {
         let serving = serving_state.serving().ok()?;
         let (hash, shard) = serving.shard_of(key);
         let own = serving.own_of(shard.group).filter(|own| own.is_logged())?;
-        if self.leads(own).is_err() || deadline.left() <= ANSWER_TIME {
+        if self.does(own, operation).is_err() || deadline.left() <= ANSWER_TIME {
             return None;
         }
         let shard = Arc::clone(own);
@@ -207,7 +207,7 @@ impl Node {
     fn ask_log(&self, group: u64, command: Option<Command>, told: impl FnOnce(Answer) + Send + 'static) {
         match command {
             Some(command) => self.groups.propose_and(group, command, told),
-            None => self.groups.read_and(group, told),
+            None => self.groups.read_here_and(group, told),
         }
     }
 
@@ -284,6 +284,15 @@ impl Node {
                 NotDone::Again
             }
         }
+    }
+
+    /// Whether this node's replica of a shard does such an operation: it leads, or it is a read and the leader tells the replica up to where it has to have
+    /// applied the log for that. The leader where it does not and one is known.
+    pub(super) fn does(&self, shard: &Shard, operation: Operation) -> Result<(), NotDone> {
+        self.leads(shard).or_else(|not_done| {
+            let local = self.groups.local(shard.group()).filter(|_| operation == Operation::Get);
+            if local.is_some_and(|local| local.status.answers_reads) { Ok(()) } else { Err(not_done) }
+        })
     }
 
     /// Whether this node leads a shard, by whose clock the group's time goes on then; the leader where it does not and one is known.

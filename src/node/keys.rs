@@ -243,14 +243,15 @@ impl Node {
     }
 
     /// The other node that a request about a key is going to wait for; this one where it will wait for a leader to be elected.
-    pub fn waits_for(&self, key: &[u8]) -> Option<Address> {
+    pub fn waits_for(&self, key: &[u8], is_read: bool) -> Option<Address> {
         let serving_state = self.serving_state();
         let serving = serving_state.serving().ok()?;
         let (_, shard) = serving.shard_of(key);
-        match self.whom_to_ask(serving, shard) {
+        let operation = if is_read { Operation::Get } else { Operation::Delete };
+        match self.whom_to_ask(serving, shard, operation) {
             Whom::Other(node, _) => Some(node),
             Whom::Nobody(_) => Some(self.address.clone()),
-            Whom::Alone(_) | Whom::Leading(_) => None,
+            Whom::Alone(_) | Whom::Replica(_) => None,
         }
     }
 
@@ -262,7 +263,7 @@ impl Node {
         let serving_state = self.serving_state();
         let serving = serving_state.serving().ok()?;
         let (_, shard) = serving.shard_of(key);
-        let Whom::Other(to, incarnation) = self.whom_to_ask(serving, shard) else { return None };
+        let Whom::Other(to, incarnation) = self.whom_to_ask(serving, shard, operation) else { return None };
         let passed = match named {
             Some(named) => Some(Passed::named(named)),
             None => (operation != Operation::Get).then(|| self.pass(&serving.state)),
@@ -380,7 +381,7 @@ impl Node {
             let serving_state = self.serving_state();
             let serving = serving_state.serving().ok()?;
             let (hash, shard) = serving.shard_of(key);
-            let Whom::Alone(own) = self.whom_to_ask(serving, shard) else { return None };
+            let Whom::Alone(own) = self.whom_to_ask(serving, shard, operation) else { return None };
             let forwarded = named.map(|named| self.stamp(own, named, serving.state.view.epoch));
             match self.ask_alone(shard, own, (hash, key), operation, (named, forwarded)) {
                 Ok(outcome) => Ok(outcome),
@@ -392,8 +393,8 @@ impl Node {
         Some(done)
     }
 
-    /// Who has to be asked about a key of a shard.
-    fn whom_to_ask<'a>(&self, serving: &'a Serving, shard: &view::Shard) -> Whom<'a> {
+    /// Who has to be asked to do an operation on a key of a shard.
+    fn whom_to_ask<'a>(&self, serving: &'a Serving, shard: &view::Shard, operation: Operation) -> Whom<'a> {
         let Some(own) = serving.own_of(shard.group) else {
             return if serving.state.replicas_of(shard.group).len() > 1 {
                 let node = self.likely_leader(&serving.state, shard);
@@ -410,8 +411,8 @@ impl Node {
         if !own.is_logged() {
             return Whom::Alone(own);
         }
-        match self.leads(own) {
-            Ok(()) => Whom::Leading(own),
+        match self.does(own, operation) {
+            Ok(()) => Whom::Replica(own),
             Err(NotDone::NotLeader(Some(leader))) => Whom::Other(leader, None),
             Err(_) => Whom::Nobody(self.no_leader(shard)),
         }
@@ -420,7 +421,7 @@ impl Node {
     async fn ask_owner(&self, serving: &Serving, request: &Request<'_>, is_retry: bool) -> Reply {
         let (hash, shard) = serving.shard_of(request.key);
         let place = (hash, request.key);
-        match self.whom_to_ask(serving, shard) {
+        match self.whom_to_ask(serving, shard, request.operation) {
             Whom::Nobody(not_served) => Err(not_served),
             Whom::Other(node, incarnation) => {
                 self.ask_node(serving, shard, (&node, incarnation), request).await
@@ -431,7 +432,7 @@ impl Node {
                 let forwarded = if may_be_done { self.stamp_own(serving, own, request) } else { None };
                 self.ask_alone(shard, own, place, request.operation, (request.id(), forwarded))
             }
-            Whom::Leading(own) => {
+            Whom::Replica(own) => {
                 let write = self.stamp_own(serving, own, request);
                 let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
                 self.reply(shard, done, request.operation)
@@ -615,8 +616,8 @@ fn conclude_gone(node: &Address, reply: Result<Reply, NoAnswer>) -> Reply {
 enum Whom<'a> {
     /// This node, which keeps the shard alone.
     Alone(&'a Arc<Shard>),
-    /// This node, which leads the shard's group.
-    Leading(&'a Arc<Shard>),
+    /// This node, whose replica does it: it leads the shard's group, or answers the read of its own.
+    Replica(&'a Arc<Shard>),
     /// Another node: a certain start of it where it has the only replica.
     Other(Address, Option<u64>),
     /// Nobody at this moment.

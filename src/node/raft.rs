@@ -40,6 +40,7 @@ enum Input {
     Envelopes(Address, Option<u32>, Vec<Envelope>),
     Propose(u64, Command, Waiter),
     Read(u64, Waiter),
+    ReadHere(u64, Waiter),
     Change(u64, Change, Waiter),
     Found(u64, u64, Members, Box<dyn StateMachine>, Ended),
     Join(u64, u64, Box<dyn StateMachine>),
@@ -307,6 +308,12 @@ impl Groups {
         self.ask(Input::Read(group, Waiter::new(told)), Urgency::Read(group));
     }
 
+    /// Waits until this node's replica has applied everything that was acknowledged until now, whoever leads; without waiting, as
+    /// [`propose_and`](Self::propose_and).
+    pub fn read_here_and(&self, group: u64, told: impl FnOnce(Answer) + Send + 'static) {
+        self.ask(Input::ReadHere(group, Waiter::new(told)), Urgency::Read(group));
+    }
+
     /// Changes the members of a group, if this node leads it.
     ///
     /// # Errors
@@ -338,8 +345,12 @@ impl Groups {
     }
 
     fn ask(&self, input: Input, urgency: Urgency) {
-        if let Err(Input::Propose(.., waiter) | Input::Read(.., waiter) | Input::Change(.., waiter)) =
-            self.inbox.put(input, urgency, INBOX)
+        if let Err(
+            Input::Propose(.., waiter)
+            | Input::Read(.., waiter)
+            | Input::ReadHere(.., waiter)
+            | Input::Change(.., waiter),
+        ) = self.inbox.put(input, urgency, INBOX)
         {
             waiter.tell(Answer::NotApplied(Refusal::Busy));
         }
@@ -551,6 +562,7 @@ impl Raft {
             }
             Input::Propose(group, command, waiter) => self.driver.propose(group, command, waiter),
             Input::Read(group, waiter) => self.driver.read(group, waiter),
+            Input::ReadHere(group, waiter) => self.driver.read_here(group, waiter),
             Input::Change(group, change, waiter) => self.driver.change(group, &change, waiter),
             Input::Found(group, replica, voters, machine, after) => {
                 note(group, self.driver.found_after(group, replica, &voters, machine, after));
@@ -615,6 +627,7 @@ mod tests {
             silent: Vec::new(),
             members: Members::new(),
             changing: false,
+            answers_reads: false,
             fed: 0,
         };
         LocalReplica { group: 1, status }

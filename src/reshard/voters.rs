@@ -170,6 +170,7 @@ mod tests {
             silent: silent.to_vec(),
             members,
             changing: false,
+            answers_reads: false,
             fed: 0,
         }
     }

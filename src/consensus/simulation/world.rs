@@ -78,6 +78,7 @@ struct Operation {
 enum Kind {
     Write,
     Read,
+    ReadHere,
     AddLearner,
     Promote(u64),
     Remove,
@@ -314,10 +315,13 @@ impl World {
                     oracle.acknowledged(operation, index, &outcome, asked.began)
                 }
                 Kind::Promote(learner) => self.promoted(learner, asked.group, asked.began),
-                Kind::AddLearner | Kind::Remove | Kind::Read => Ok(()),
+                Kind::AddLearner | Kind::Remove | Kind::Read | Kind::ReadHere => Ok(()),
             },
             Answer::Readable { index } => {
                 self.tally.reads += 1;
+                let leads =
+                    running.driver.status(asked.group).is_some_and(|status| status.role == Role::Leader);
+                self.tally.reads_elsewhere += u64::from(asked.kind == Kind::ReadHere && !leads);
                 let told = running.told[&asked.group].lock();
                 oracle.read(index, (told.index, told.chain), asked.began)
             }
@@ -352,7 +356,11 @@ impl World {
         }
         let place = self.random.random_range(0..self.nodes.len());
         let group = self.random.random_range(1..=self.oracles.len() as u64);
-        let kind = if self.random.random_bool(0.3) { Kind::Read } else { Kind::Write };
+        let kind = match self.random.random_range(0..10) {
+            0..2 => Kind::Read,
+            2..4 => Kind::ReadHere,
+            _ => Kind::Write,
+        };
         // Half of them know whom to ask.
         let leader = self.leader(group).filter(|_| self.random.random_bool(0.5));
         self.begin(leader.unwrap_or(place), group, kind, None);
@@ -368,6 +376,7 @@ impl World {
         match (kind, change) {
             (_, Some(change)) => running.driver.change(group, change, operation),
             (Kind::Read, _) => running.driver.read(group, operation),
+            (Kind::ReadHere, _) => running.driver.read_here(group, operation),
             _ => {
                 let command =
                     [&operation.to_be_bytes()[..], &vec![u8::try_from(operation % 7).unwrap_or(0); filler]];

@@ -12,6 +12,7 @@ mod claims;
 mod contract;
 mod failures;
 mod interrupted;
+mod reads;
 mod recovery;
 mod restarts;
 mod retries;

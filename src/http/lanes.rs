@@ -140,7 +140,7 @@ impl<T: Send + 'static> Lanes<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-    use std::thread;
+    use std::thread::{scope, yield_now};
 
     use super::*;
 
@@ -151,29 +151,32 @@ mod tests {
         let (go, gate) = bounded::<()>(0);
         for _ in 0..workers {
             let (queue, done, gate) = (queue.clone(), Arc::clone(&done), gate.clone());
-            thread::spawn(move || {
+            threads::spawn("worker".to_owned(), move || {
                 queue.work(|number: usize| {
                     if blocks && number == 0 {
                         let _ = gate.recv();
                     }
                     done.fetch_add(1, Ordering::SeqCst);
                 });
-            });
-        }
-        let putting: Vec<_> = (0..putters)
-            .map(|_| {
-                let queue = queue.clone();
-                thread::spawn(move || (0..each).for_each(|number| queue.put(number)))
             })
-            .collect();
-        putting.into_iter().for_each(|thread| thread.join().unwrap());
+            .unwrap();
+        }
+        scope(|putting| {
+            for _ in 0..putters {
+                putting.spawn(|| {
+                    for number in 0..each {
+                        queue.put(number);
+                    }
+                });
+            }
+        });
         let held = if blocks { putters.min(workers - 1) } else { 0 };
         while done.load(Ordering::SeqCst) < putters * each - held {
-            thread::yield_now();
+            yield_now();
         }
         drop(go);
         while done.load(Ordering::SeqCst) < putters * each {
-            thread::yield_now();
+            yield_now();
         }
     }
 

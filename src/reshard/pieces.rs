@@ -27,7 +27,7 @@ const DELTA_ROUNDS: usize = 6;
 /// With fewer changes than this left the range can be frozen: the rest goes quickly.
 const FEW_CHANGES: usize = 64;
 /// While clients use the source or the target, copying rests for so many times as long as it works.
-const REST: u32 = 5;
+const REST: u32 = 9;
 
 /// The part of the source: answers what the target asks, another node.
 ///

@@ -108,8 +108,12 @@ mod tests {
             all.steps += tally.steps;
         }
         println!("{seeds:?}: {all:?}");
-        assert!(all.parts > 0 && all.reads_elsewhere > 0, "{all:?}");
-        assert!(all.promotions > 0 && all.restores > 0 && all.hand_overs > 0 && all.unknown > 0, "{all:?}");
+        // Not every seed by itself has everything.
+        if seeds.end - seeds.start > 1 {
+            assert!(all.parts > 0 && all.reads_elsewhere > 0, "{all:?}");
+            assert!(all.promotions > 0 && all.restores > 0, "{all:?}");
+            assert!(all.hand_overs > 0 && all.unknown > 0, "{all:?}");
+        }
     }
 
     #[test]

@@ -8,5 +8,8 @@
 pub const FIRST: u32 = 1;
 /// Commands go ahead of the log, and an append names them only.
 pub const STAGING: u32 = 2;
+// 3 is that of questions that any replica may answer for its leader.
+/// Writes have conditions, and what is remembered of a write may be that its condition did not hold.
+pub const CONDITIONS: u32 = 4;
 /// That of this version of the program.
-pub const CURRENT: u32 = STAGING;
+pub const CURRENT: u32 = CONDITIONS;

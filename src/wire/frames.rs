@@ -615,7 +615,7 @@ mod tests {
         let mut bytes = Vec::new();
         Answer::Again.encode(Form::First, 1, &mut bytes);
         let inside = &bytes[HEAD..];
-        for (at, byte) in [(0, VERSION + 1), (0, 0), (1, 0), (1, 9), (10, 99)] {
+        for (at, byte) in [(0, Form::ALL[0] as u8 + 1), (0, 0), (1, 0), (1, 9), (10, 99)] {
             let mut other = inside.to_vec();
             other[at] = byte;
             assert!(Frame::decode(&other).is_err(), "{other:?}");

@@ -57,6 +57,8 @@ pub enum Error {
     ValueMissing,
     /// The name of the request stands for another request on the same key. Name it anew.
     OtherRequest,
+    /// What the request says has to be there is not. Look what is, and ask again by that.
+    Unmet,
     /// There is nothing under this path, or no such thing.
     NotFound(String),
     /// The path is for connections that are upgraded to the protocol given.
@@ -145,6 +147,7 @@ impl fmt::Display for Error {
                 "This Idempotency-Key was used for another request on this key: \
                  send that request unchanged, or this one with another Idempotency-Key",
             ),
+            Self::Unmet => f.write_str("Precondition failed"),
             Self::MethodNotAllowed(allow) => {
                 write!(f, "This path does not take this method: allowed is {allow}")
             }

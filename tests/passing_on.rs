@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use evenkv::model::shard::{Operation, RequestId, WriteOutcome};
+use evenkv::model::shard::{Action, RequestId, WriteOutcome, Written};
 use evenkv::wire::Addressed;
-use evenkv::wire::frames::{self, Answer, Frame, Question};
+use evenkv::wire::frames::{self, Answer, Form, Frame, Question};
 use serde_json::json;
 use support::change::target;
 use support::cluster::Cluster;
@@ -19,6 +19,9 @@ use support::{START_DEADLINE, wait_until};
 
 /// A node that answers takes no longer for it; one that does not is found out.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The newest form of frames.
+const FORM: Form = Form::Conditions;
 
 /// Asks a node for a connection for many requests: the connection, and the status of the answer.
 fn open(address: &str, headers: &str) -> (TcpStream, u16) {
@@ -38,7 +41,7 @@ fn open(address: &str, headers: &str) -> (TcpStream, u16) {
 }
 
 fn opened(address: &str) -> TcpStream {
-    let (stream, status) = open(address, &format!("Upgrade: {}\r\n", frames::PROTOCOL));
+    let (stream, status) = open(address, &format!("Upgrade: {}\r\n", FORM.protocol()));
     assert_eq!(status, 101);
     stream
 }
@@ -58,14 +61,28 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
+fn question(
+    addressed: Addressed,
+    left_ms: u64,
+    id: Option<RequestId>,
+    (key, action): (&[u8], Action),
+    number: u64,
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let question = Question { addressed, left_ms, id, is_stale: false, key, action, condition: None };
+    question.encode(FORM, number, &mut frame).expect("it has no condition");
+    frame
+}
+
 /// A write of a key under an id of its own, to this cluster.
 fn put(cluster: &str, number: u64, key: &[u8], id: u128) -> Vec<u8> {
     let addressed = Addressed { cluster: cluster.to_owned(), epoch: 1, incarnation: None };
     let id = Some(RequestId::Timed { id, fingerprint: 0 });
-    let operation = Operation::Put(b"1");
-    let mut frame = Vec::new();
-    Question { addressed, left_ms: 5000, id, is_stale: false, key, operation }.encode(number, &mut frame);
-    frame
+    question(addressed, 5000, id, (key, Action::Put(b"1")), number)
+}
+
+fn wrote(outcome: WriteOutcome, version: u64) -> Answer<'static> {
+    Answer::Wrote(Written { outcome, version })
 }
 
 #[test]
@@ -81,14 +98,11 @@ fn frames_that_are_doubled_cut_or_of_another_version_harm_nobody() {
     stream.write_all(&[&first[..], &first].concat()).unwrap();
     for _ in 0..2 {
         let frame = read_frame(&mut stream);
-        assert_eq!(Frame::decode(&frame), Ok(Frame::Answer(7, Answer::Wrote(WriteOutcome::Added))));
+        assert_eq!(Frame::decode(&frame), Ok(Frame::Answer(7, wrote(WriteOutcome::Added, 1))));
     }
     // Another cluster's, and one that came too late.
-    let mut late = put(cluster, 9, b"a", 3);
     let addressed = Addressed { cluster: cluster.to_owned(), epoch: 1, incarnation: None };
-    let operation = Operation::Delete;
-    late.clear();
-    Question { addressed, left_ms: 0, id: None, is_stale: false, key: b"a", operation }.encode(9, &mut late);
+    let late = question(addressed, 0, None, (b"a", Action::Delete), 9);
     stream.write_all(&[put("other", 8, b"a", 2), late].concat()).unwrap();
     for number in [8, 9] {
         let frame = read_frame(&mut stream);
@@ -110,7 +124,7 @@ fn frames_that_are_doubled_cut_or_of_another_version_harm_nobody() {
     // The first connection is as good as ever.
     stream.write_all(&put(cluster, 11, b"a", 6)).unwrap();
     let frame = read_frame(&mut stream);
-    assert_eq!(Frame::decode(&frame), Ok(Frame::Answer(11, Answer::Wrote(WriteOutcome::Updated))));
+    assert_eq!(Frame::decode(&frame), Ok(Frame::Answer(11, wrote(WriteOutcome::Updated, 2))));
     assert_eq!(Http::new(address).get("/kvs/keys/cut").status, 404);
     drop(stream);
     wait_until("no thread is left of them", START_DEADLINE, || node.threads_named("asked-by-") == 0);
@@ -126,10 +140,7 @@ fn a_node_that_does_not_read_its_answers_is_cut_off() {
     let hello = client.get("/node/hello").json();
     let addressed =
         Addressed { cluster: hello["cluster"].as_str().unwrap().to_owned(), epoch: 1, incarnation: None };
-    let operation = Operation::Get;
-    let mut frame = Vec::new();
-    Question { addressed, left_ms: 5000, id: None, is_stale: false, key: b"long", operation }
-        .encode(1, &mut frame);
+    let frame = question(addressed, 5000, None, (b"long", Action::Get), 1);
     let questions = frame.repeat(1000);
     let mut stream = opened(node.address());
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -147,11 +158,13 @@ fn a_node_that_does_not_read_its_answers_is_cut_off() {
 fn a_stranger_or_another_protocol_gets_no_such_connection() {
     let node = Node::single(&[("CLUSTER_SECRET", "hush")]);
     node.wait_ready();
-    let protocol = format!("Upgrade: {}\r\n", frames::PROTOCOL);
+    let protocol = format!("Upgrade: {}\r\n", FORM.protocol());
     for (headers, wanted) in [
         (protocol.clone(), 403),
         (format!("{protocol}Evenkv-Secret: other\r\n"), 403),
-        ("Upgrade: evenkv-requests/2\r\nEvenkv-Secret: hush\r\n".to_owned(), 405),
+        ("Upgrade: evenkv-requests/3\r\nEvenkv-Secret: hush\r\n".to_owned(), 405),
+        // Nodes before conditions are served on.
+        ("Upgrade: evenkv-requests/1\r\nEvenkv-Secret: hush\r\n".to_owned(), 101),
         (format!("{protocol}Evenkv-Secret: hush\r\n"), 101),
     ] {
         assert_eq!(open(node.address(), &headers).1, wanted, "{headers}");

@@ -17,7 +17,7 @@ use super::settings::Settings;
 use crate::model::binary::Malformed;
 use crate::model::hash::HashKey;
 use crate::model::range::HashRange;
-use crate::model::shard::{Done, Operation, Shard, WriteOutcome};
+use crate::model::shard::{Done, Operation, Shard};
 use crate::model::store::Store;
 
 const WRITERS: u64 = 64;
@@ -165,8 +165,8 @@ fn one_voter() {
     let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
     let through_shard = writers(|command, _| {
         let (key, value) = command.split_at(16);
-        let done = shard.run(HashKey::PUBLISHED.hash(key), key, Operation::Put(value), None);
-        assert!(matches!(done, Ok(Done::Wrote(WriteOutcome::Added | WriteOutcome::Updated))));
+        let done = shard.run(HashKey::PUBLISHED.hash(key), key, Operation::put(value), None);
+        assert!(matches!(done, Ok(Done::Wrote(written)) if written.there().is_some()));
     });
     println!("64 threads -> shard: {through_shard}/s");
 }

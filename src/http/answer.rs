@@ -104,6 +104,7 @@ impl Answer {
             Error::NotFound(_) => 404,
             Error::MethodNotAllowed(_) => 405,
             Error::TooSlow(_) => 408,
+            Error::Unmet => 412,
             Error::TooLarge(_) => 413,
             Error::TargetTooLong { .. } => 414,
             Error::OtherRequest => 422,
@@ -197,7 +198,8 @@ impl Answer {
         no_body: bool,
         asked: Asked,
     ) -> io::Result<()> {
-        let chunked = self.body.length().is_none() && *version >= HTTPVersion(1, 1);
+        let no_body = no_body || self.has_no_content();
+        let chunked = self.body.length().is_none() && !self.has_no_content() && *version >= HTTPVersion(1, 1);
         let mut head = self.head(chunked, asked);
         if no_body {
             writer.write_all(&head)?;
@@ -225,19 +227,23 @@ impl Answer {
         writer.flush()
     }
 
+    /// Whether answers of this status never have a body (RFC 9110, section 6.4.1).
+    fn has_no_content(&self) -> bool {
+        matches!(self.status, 204 | 304)
+    }
+
     fn head(&self, chunked: bool, asked: Asked) -> Vec<u8> {
         use std::fmt::Write;
         let mut head = String::with_capacity(512);
         // Nothing can go wrong when text is written into memory.
-        let _ = write!(
-            head,
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nDate: {}\r\n",
-            self.status,
-            reason_phrase(self.status),
-            self.content_type,
-            Date
-        );
-        if chunked {
+        let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status),);
+        if !self.has_no_content() {
+            let _ = write!(head, "Content-Type: {}\r\n", self.content_type);
+        }
+        let _ = write!(head, "Date: {Date}\r\n");
+        if self.has_no_content() {
+            // Neither a body nor what describes one: a length would be that of the answer to a GET.
+        } else if chunked {
             head.push_str("Transfer-Encoding: chunked\r\n");
         } else if let Some(length) = self.body.length() {
             let _ = write!(head, "Content-Length: {length}\r\n");

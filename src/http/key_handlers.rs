@@ -18,10 +18,11 @@ use super::routes::{self, EncodedKey, Route};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::condition::{Condition, ETAG, IF_MATCH, IF_NONE_MATCH, Stated};
 use crate::model::limits::Limits;
-use crate::model::shard::{Done, RequestId, WriteOutcome};
+use crate::model::shard::{Done, RequestId, Unread, WriteOutcome, Written};
 use crate::node::host;
-use crate::node::keys::{Operation, Outcome, Owner};
+use crate::node::keys::{Action, Operation, Outcome, Owner};
 use crate::node::state::Node;
 use crate::wire::{STALE, STALENESS_HEADER};
 
@@ -47,10 +48,43 @@ pub struct Said<'a> {
     pub method: Method,
     /// The query of its target, not decoded, where there is one.
     pub query: Option<&'a str>,
-    /// The name that the client has given it by [`IDEMPOTENCY_HEADER`].
-    pub name: Option<&'a str>,
+    /// What its headers say that is about keys.
+    pub headers: KeyHeaders<'a>,
     /// It is answered by then.
     pub deadline: Deadline,
+}
+
+/// The headers that are about keys, by their values.
+#[derive(Default)]
+pub struct KeyHeaders<'a> {
+    /// The name that the client has given the request by [`IDEMPOTENCY_HEADER`].
+    name: Option<&'a str>,
+    /// The lines of [`IF_MATCH`].
+    if_match: Vec<&'a str>,
+    /// The lines of [`IF_NONE_MATCH`].
+    if_none_match: Vec<&'a str>,
+}
+
+impl<'a> KeyHeaders<'a> {
+    /// Those among all headers, each a name and a value.
+    pub fn among(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            if name.eq_ignore_ascii_case(IDEMPOTENCY_HEADER) {
+                found.name.get_or_insert(value);
+            } else if name.eq_ignore_ascii_case(IF_MATCH) {
+                found.if_match.push(value);
+            } else if name.eq_ignore_ascii_case(IF_NONE_MATCH) {
+                found.if_none_match.push(value);
+            }
+        }
+        found
+    }
+
+    fn condition(&self) -> Result<Option<Stated>, Error> {
+        Stated::parse(&self.if_match, &self.if_none_match)
+            .map_err(|unreadable| Error::BadRequest(unreadable.to_string()))
+    }
 }
 
 /// Reads and checks a client's request about a key.
@@ -60,12 +94,12 @@ pub struct Said<'a> {
 pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
     let limits = limits_for(node, job, encoded.length);
     let body = read_body(node, job, limits);
-    let headers = job.arrival.request.headers();
-    let name = headers.iter().find(|header| header.field.equiv(IDEMPOTENCY_HEADER));
+    let headers = job.arrival.request.headers().iter();
+    let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let said = Said {
         method: job.arrival.request.method().clone(),
         query: job.arrival.query(),
-        name: name.map(|header| header.value.as_str()),
+        headers: KeyHeaders::among(headers),
         deadline: Deadline::after(job.complete, node.request_timeout),
     };
     check(node, said, encoded, limits, body)
@@ -86,7 +120,7 @@ pub fn read_held(
     may_fit.then(|| check(node, said, encoded, limits, Ok(BodyBytes::small(body.to_vec()))))
 }
 
-/// Checks a request. The order of the checks is part of the contract: framing (checked before), key length, size, JSON, value.
+/// Checks a request. The order of the checks is part of the contract: framing (checked before), key length, size, headers and query, JSON, value.
 fn check(
     node: &Node,
     said: Said,
@@ -109,31 +143,43 @@ fn check(
     };
     let checked = encoded.key.and_then(|key| {
         check_key(limits, &key)?;
+        let takes_key = matches!(method, Method::Get | Method::Put | Method::Delete);
+        if let Err(error) = &body
+            && takes_key
+            && !matches!(error, Error::BadRequest(_))
+        {
+            return Err(error.clone());
+        }
+        let stated = if takes_key { said.headers.condition()? } else { None };
+        let condition = stated.as_ref().map(|stated| versions(node, stated)).transpose()?;
         let operation = operation(limits, &method, &payload)?;
         let is_stale = wants_stale(said.query.unwrap_or_default())? && method == Method::Get;
-        Ok((key, operation, is_stale))
+        let id = said.headers.name.and_then(|name| named(name, &key, operation, stated.as_ref()));
+        Ok((key, operation, condition, id, is_stale))
     });
-    let (key, operation, is_stale) = match checked {
+    let (key, operation, condition, id, is_stale) = match checked {
         Ok(checked) => checked,
         // Overload is this node's own affair; anything else the owner would have said, too.
-        Err(error @ Error::Overloaded(_)) => return Err(refused(&error, None).into()),
+        Err(error @ (Error::Overloaded(_) | Error::Unavailable { .. })) => {
+            return Err(refused(&error, None).into());
+        }
         Err(error) => return Err(refused(&error, owner.address()).into()),
     };
-    let id = said.name.and_then(|name| named(name, &key, operation));
     let place = |part: &str| body.as_ref().ok().and_then(|body| place_in(&body.bytes, part));
-    let kind = match operation {
-        Operation::Get => Kind::Get,
-        Operation::Put(_) => {
+    let kind = match operation.action {
+        Action::Get => Kind::Get,
+        Action::Put(_) => {
             let value = payload.as_ref().ok().and_then(|payload| payload.value).and_then(place);
             Kind::Put(value.unwrap_or_default())
         }
-        Operation::Delete => Kind::Delete,
+        Action::Delete => Kind::Delete,
     };
     // One that was not given is not in the body.
     let causal = context.map(|context| place(context).map_or(Causal::Empty, Causal::Given));
     Ok(KeyRequest {
         key,
         kind,
+        condition: condition.map(Box::new),
         id,
         is_stale,
         deadline: said.deadline,
@@ -224,14 +270,14 @@ fn operation<'a>(
     payload: &Result<Payload<'a>, Error>,
 ) -> Result<Operation<'a>, Error> {
     let operation = match method {
-        Method::Get => Operation::Get,
-        Method::Delete => Operation::Delete,
+        Method::Get => Operation::GET,
+        Method::Delete => Operation::DELETE,
         Method::Put => {
             let payload = payload.as_ref().map_err(Clone::clone)?;
             payload.causal_context()?;
             let value = payload.value.ok_or(Error::ValueMissing)?.as_bytes();
             check_value(limits, value)?;
-            return Ok(Operation::Put(value));
+            return Ok(Operation::put(value));
         }
         _ => return Err(Error::MethodNotAllowed(Route::Key.allow())),
     };
@@ -257,24 +303,37 @@ fn check_value(limits: Limits, value: &[u8]) -> Result<(), Error> {
 
 /// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. The id is a hash of
 /// name and key, so that the name stands for another request on another key. What the request says is the fingerprint.
-fn named(name: &str, key: &[u8], operation: Operation) -> Option<RequestId> {
-    let (method, value) = match operation {
-        Operation::Get => return None,
-        Operation::Put(value) => (&b"PUT"[..], value),
-        Operation::Delete => (&b"DELETE"[..], &b""[..]),
+fn named(name: &str, key: &[u8], operation: Operation, stated: Option<&Stated>) -> Option<RequestId> {
+    let (method, value) = match operation.action {
+        Action::Get => return None,
+        Action::Put(value) => (&b"PUT"[..], value),
+        Action::Delete => (&b"DELETE"[..], &b""[..]),
     };
-    let id = hash_of([name.as_bytes(), key]);
-    let fingerprint = hash_of([method, value]).h1;
+    let id = hash_of(&[name.as_bytes(), key]);
+    let fingerprint = match stated {
+        None => hash_of(&[method, value]),
+        Some(stated) => hash_of(&[method, value, &stated.fingerprint()]),
+    };
+    let fingerprint = fingerprint.h1;
     Some(RequestId::Timed { id: id.as_u128(), fingerprint })
 }
 
-fn hash_of(parts: [&[u8]; 2]) -> Hash128 {
+fn hash_of(parts: &[&[u8]]) -> Hash128 {
     let mut hasher = SipHasher24::new();
     for part in parts {
         hasher.write(&(part.len() as u64).to_le_bytes());
         hasher.write(part);
     }
     hasher.finish128()
+}
+
+/// The versions of this cluster that a client's condition names.
+fn versions(node: &Node, stated: &Stated) -> Result<Condition, Error> {
+    let serving_state = node.serving_state();
+    let serving = serving_state
+        .serving()
+        .map_err(|error| Error::Unavailable { reason: error.to_string(), applied: Applied::No })?;
+    Ok(stated.within(serving.tags()))
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.
@@ -292,28 +351,38 @@ fn more_fields(address: Option<&Address>, causal: Option<&[u8]>) -> String {
 
 fn done(method: &Method, outcome: Outcome, causal: Option<&[u8]>) -> Answer {
     let more = more_fields(outcome.by.as_ref(), causal);
-    let (status, body) = match &outcome.done {
-        Done::Wrote(WriteOutcome::Added) => (201, "{\"message\":\"Added successfully\",\"replaced\":false"),
-        Done::Wrote(WriteOutcome::Updated) => {
-            (200, "{\"message\":\"Updated successfully\",\"replaced\":true")
-        }
-        Done::Wrote(WriteOutcome::Deleted) => {
-            (200, "{\"doesExist\":true,\"message\":\"Deleted successfully\"")
-        }
-        Done::Read(Some(_)) => (200, "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":"),
-        Done::Wrote(WriteOutcome::Absent) | Done::Read(None) => {
-            return with_age(absent(method, &more), outcome.age);
-        }
-    };
-    let after = more + "}";
+    let (tag, age) = (outcome.tag(), outcome.age);
     let answer = match outcome.done {
+        Done::Wrote(Written { outcome, .. }) => match outcome {
+            WriteOutcome::Added => said(201, "{\"message\":\"Added successfully\",\"replaced\":false", &more),
+            WriteOutcome::Updated => {
+                said(200, "{\"message\":\"Updated successfully\",\"replaced\":true", &more)
+            }
+            WriteOutcome::Deleted => {
+                said(200, "{\"doesExist\":true,\"message\":\"Deleted successfully\"", &more)
+            }
+            WriteOutcome::Absent => absent(method, &more),
+            WriteOutcome::Unmet => Answer::error(&Error::Unmet, method, &more),
+        },
         Done::Read(Some(value)) => {
-            let body = Body::Value { before: body, value, after };
-            Answer { body, ..Answer::json(status, &b""[..]) }
+            let before = "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":";
+            let body = Body::Value { before, value, after: more + "}" };
+            Answer { body, ..Answer::json(200, &b""[..]) }
         }
-        _ => Answer::json(status, [body.as_bytes(), after.as_bytes()].concat()),
+        Done::Read(None) => absent(method, &more),
+        Done::Unread(Unread::Unchanged, _) => Answer::json(304, &b""[..]),
+        Done::Unread(Unread::Unmet, _) => Answer::error(&Error::Unmet, method, &more),
     };
-    with_age(answer, outcome.age)
+    let answer = with_age(answer, age);
+    match tag {
+        Some(tag) => answer.with(ETAG, tag),
+        None => answer,
+    }
+}
+
+/// An answer whose object goes on with more fields.
+fn said(status: u16, body: &str, more: &str) -> Answer {
+    Answer::json(status, [body, more, "}"].concat().into_bytes())
 }
 
 /// Says how old what was read may be, where any replica might answer.

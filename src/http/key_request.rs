@@ -9,6 +9,7 @@ use super::body::BodyBytes;
 use super::routes::Route;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
+use crate::model::condition::Condition;
 use crate::model::shard::RequestId;
 use crate::node::calls::PassedOn;
 use crate::node::group_ops::{Asking, LogAnswer};
@@ -24,6 +25,8 @@ pub struct KeyRequest {
     pub kind: Kind,
     /// The body that it came with.
     pub body: BodyBytes,
+    /// What has to be there.
+    pub condition: Option<Box<Condition>>,
     /// The id under which it is done once, where it has one.
     pub id: Option<RequestId>,
     /// Any replica may answer a read.
@@ -106,11 +109,12 @@ impl KeyRequest {
     }
 
     fn operation(&self) -> Operation<'_> {
-        match &self.kind {
-            Kind::Get => Operation::Get,
-            Kind::Put(value) => Operation::Put(&self.body.bytes[value.clone()]),
-            Kind::Delete => Operation::Delete,
-        }
+        let operation = match &self.kind {
+            Kind::Get => Operation::GET,
+            Kind::Put(value) => Operation::put(&self.body.bytes[value.clone()]),
+            Kind::Delete => Operation::DELETE,
+        };
+        operation.under(self.condition.as_deref())
     }
 
     /// Has it done for a client if that can be done at once.
@@ -201,7 +205,7 @@ impl KeyRequest {
 
     fn run_here(&self, node: &Node, told: Option<Told>, by_http: bool) -> Result<Outcome, Error> {
         if self.is_stale {
-            return host::run(node.run_stale(&self.key, self.deadline));
+            return host::run(node.run_stale(&self.key, self.operation(), self.deadline));
         }
         let mut request = Request::new(&self.key, self.operation(), self.id, self.deadline).by_http(by_http);
         // What came of it already is told, however late.
@@ -220,7 +224,7 @@ impl KeyRequest {
     ) -> Result<Outcome, NotServed> {
         if self.is_stale {
             // Its replica may be catching up.
-            return node.read_own(&self.key).ok_or(NotServed::Again);
+            return node.read_own(&self.key, self.operation()).ok_or(NotServed::Again);
         }
         let asked = (epoch, self.id);
         host::run(node.run_forwarded(serving_state, &self.key, self.operation(), asked, told, self.deadline))

@@ -16,12 +16,13 @@ use super::streams::{self, Protocol, Refused};
 use crate::clock::now;
 use crate::error::Error;
 use crate::failpoints::failpoint;
-use crate::model::shard::{Done, Operation};
+use crate::model::condition::Condition;
+use crate::model::shard::{Action, Done, Operation};
 use crate::node::forwarded::Begun;
 use crate::node::group_ops::LogAnswer;
 use crate::node::keys::{NotServed, Reply};
 use crate::node::state::{Node, ServingState};
-use crate::wire::frames::{self, Answer, Frame, Question};
+use crate::wire::frames::{self, Answer, Form, Frame, Question};
 
 /// What such connections need of the node that is asked.
 #[derive(Clone)]
@@ -41,8 +42,11 @@ pub struct Multiplex {
 /// A request that waits for the log of a shard.
 struct Asked {
     number: u64,
+    form: Form,
     key: Vec<u8>,
     is_read: bool,
+    /// Of a read; that of a write is in the log.
+    condition: Option<Condition>,
     serving_state: Arc<ServingState>,
     began: Instant,
     _waits: Waits,
@@ -65,7 +69,7 @@ impl Multiplex {
     fn begin(
         &self,
         conversation: &Arc<Conversation<Self>>,
-        number: u64,
+        (number, form): (u64, Form),
         question: &Question,
         began: Instant,
     ) -> Option<Reply> {
@@ -74,9 +78,9 @@ impl Multiplex {
             Ok(serving_state) => serving_state,
             Err(not_served) => return Some(Err(not_served)),
         };
-        let (key, operation) = (question.key, question.operation);
+        let (key, operation) = (question.key, question.operation());
         if question.is_stale {
-            return Some(node.read_own(key).ok_or(NotServed::Again));
+            return Some(node.read_own(key, operation).ok_or(NotServed::Again));
         }
         let asked = (question.addressed.epoch, question.id);
         let asking = match node.begin_forwarded(&serving_state, key, operation, asked) {
@@ -87,17 +91,25 @@ impl Multiplex {
             let reason = "Too much waits for the logs of shards: try again later".to_owned();
             return Some(Err(NotServed::Failed(Error::Overloaded(reason))));
         };
-        let is_read = operation == Operation::Get;
-        let asked = Asked { number, key: key.to_vec(), is_read, serving_state, began, _waits: waits };
+        let is_read = operation.is_read();
+        let condition = operation.condition.filter(|_| is_read).cloned();
+        let key = key.to_vec();
+        let asked = Asked { number, form, key, is_read, condition, serving_state, began, _waits: waits };
         let conversation = Arc::clone(conversation);
         node.ask_and(asking, move |answer| conversation.tell(LogTold(asked, answer)));
         None
     }
 
-    fn put(&self, conversation: &Conversation<Self>, number: u64, began: Instant, reply: Reply) {
+    fn put(
+        &self,
+        conversation: &Conversation<Self>,
+        (number, form): (u64, Form),
+        began: Instant,
+        reply: Reply,
+    ) {
         let status = if reply.is_ok() { 200 } else { 503 };
         self.metrics.answered(LaneId::Forwarded, Some(Route::NodeKey), status, now() - began);
-        conversation.put(|out| encode(reply, number, out));
+        conversation.put(|out| encode(reply, (number, form), out));
     }
 }
 
@@ -105,8 +117,8 @@ impl Answers for Multiplex {
     type Told = LogTold;
 
     fn take(&self, conversation: &Arc<Conversation<Self>>, frame: &[u8]) -> io::Result<()> {
-        let (number, question) = match Frame::decode(frame).map_err(io::Error::other)? {
-            Frame::Question(number, question) => (number, question),
+        let (number, form, question) = match Frame::decode(frame).map_err(io::Error::other)? {
+            Frame::Question(number, form, question) => (number, form, question),
             Frame::Leader(leader) => {
                 self.node.hear_leader(&leader);
                 return Ok(());
@@ -114,19 +126,21 @@ impl Answers for Multiplex {
             Frame::Answer(..) => return Err(io::Error::other("an answer to nothing")),
         };
         let began = now();
-        let reply = catch_unwind(AssertUnwindSafe(|| self.begin(conversation, number, &question, began)));
+        let work = || self.begin(conversation, (number, form), &question, began);
+        let reply = catch_unwind(AssertUnwindSafe(work));
         let reply = reply.unwrap_or_else(|_| {
             self.metrics.panics.inc();
             Some(Err(NotServed::Failed(Error::Internal)))
         });
         if let Some(reply) = reply {
-            self.put(conversation, number, began, reply);
+            self.put(conversation, (number, form), began, reply);
         }
         Ok(())
     }
 
     fn answer(&self, conversation: &Conversation<Self>, LogTold(asked, answer): LogTold) {
-        let operation = if asked.is_read { Operation::Get } else { Operation::Delete };
+        let action = if asked.is_read { Action::Get } else { Action::Delete };
+        let operation = Operation { action, condition: asked.condition.as_ref() };
         let reply = catch_unwind(AssertUnwindSafe(|| {
             self.node.conclude_forwarded(&asked.serving_state, &asked.key, operation, answer)
         }));
@@ -134,7 +148,7 @@ impl Answers for Multiplex {
             self.metrics.panics.inc();
             Err(NotServed::Failed(Error::Internal))
         });
-        self.put(conversation, asked.number, asked.began, reply);
+        self.put(conversation, (asked.number, asked.form), asked.began, reply);
     }
 
     /// A node is known, and the kernel finds out whether it is there.
@@ -144,15 +158,17 @@ impl Answers for Multiplex {
 }
 
 /// Appends the answer that a reply is.
-fn encode(reply: Reply, number: u64, out: &mut Vec<u8>) {
+fn encode(reply: Reply, (number, form): (u64, Form), out: &mut Vec<u8>) {
     let answer = match reply {
         Ok(outcome) => match outcome.done {
             Done::Wrote(wrote) => Answer::Wrote(wrote),
             Done::Read(None) => Answer::Missing(outcome.age),
             Done::Read(Some(value)) if value.as_bytes().len() > frames::LONGEST_VALUE => Answer::ByHttp,
             Done::Read(Some(value)) => {
-                return Answer::Found(outcome.age, value.as_bytes()).encode(number, out);
+                let found = Answer::Found(outcome.age, value.version(), value.as_bytes());
+                return found.encode(form, number, out);
             }
+            Done::Unread(unread, version) => Answer::Unread(outcome.age, unread, version),
         },
         Err(NotServed::Again) => Answer::Again,
         Err(NotServed::Gone) => Answer::Gone,
@@ -165,5 +181,5 @@ fn encode(reply: Reply, number: u64, out: &mut Vec<u8>) {
         Err(NotServed::Failed(Error::Overloaded(reason))) => Answer::Busy(reason),
         Err(NotServed::Failed(error)) => Answer::Failed(error.applied(), error.to_string()),
     };
-    answer.encode(number, out);
+    answer.encode(form, number, out);
 }

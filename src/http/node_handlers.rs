@@ -19,8 +19,9 @@ use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
+use crate::model::condition::Condition;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Done, Operation, RequestId};
+use crate::model::shard::{Action, Done, RequestId};
 use crate::node::ask::OrderError;
 use crate::node::host;
 use crate::node::keys::{NotServed, Reply};
@@ -154,6 +155,7 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
     let serving_state = node.check_addressed(addressed.as_ref())?;
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
     let id = header(&job.arrival.request, wire::REQUEST_HEADER).and_then(|id| RequestId::parse(&id));
+    let condition = condition(&job.arrival.request, job.arrival.path()).map_err(NotServed::Failed)?;
     let key = encoded.key.map_err(NotServed::Failed)?;
     let body =
         read_within_limits(node, job, &key).map_err(|error| beyond_limits(error, &serving_state, epoch))?;
@@ -172,12 +174,28 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
         key,
         kind,
         body,
+        condition,
         id,
         is_stale,
         deadline: Deadline::after(job.complete, node.request_timeout),
         asker: Asker::Node { serving_state, epoch },
         progress: Progress::None,
     })
+}
+
+/// What a request of a node says has to be there. One that comes by a path for conditions has one.
+fn condition(request: &Request, path: &str) -> Result<Option<Box<Condition>>, Error> {
+    if !path.starts_with(wire::CONDITIONAL_KEYS) {
+        return Ok(None);
+    }
+    let condition = header(request, wire::CONDITION_HEADER).and_then(|text| Condition::parse(&text));
+    let condition = condition.ok_or_else(|| {
+        Error::BadRequest(format!(
+            "A request of a node under {path} has its condition in {}",
+            wire::CONDITION_HEADER
+        ))
+    })?;
+    Ok(Some(condition.into()))
 }
 
 /// Checks a request about a key that another node passes on by a frame: the state of serving under which it is answered.
@@ -188,12 +206,12 @@ pub fn check_question(node: &Node, question: &Question) -> Result<Arc<ServingSta
     let serving_state = node.check_addressed(Some(&question.addressed))?;
     let limits = node.limits();
     let allowed = limits.max_value_length;
-    let within = check_key(limits, question.key).and_then(|()| match question.operation {
-        Operation::Put(value) if value.len() > allowed => Err(too_large(Limit { bytes: allowed, allowed })),
+    let within = check_key(limits, question.key).and_then(|()| match question.action {
+        Action::Put(value) if value.len() > allowed => Err(too_large(Limit { bytes: allowed, allowed })),
         _ => Ok(()),
     });
     within.map_err(|error| beyond_limits(error, &serving_state, question.addressed.epoch))?;
-    if let Operation::Put(value) = question.operation {
+    if let Action::Put(value) = question.action {
         check_value(value)?;
     }
     if node.is_stopping() || question.left_ms == 0 {
@@ -244,12 +262,16 @@ pub fn answer_key(reply: Reply) -> Answer {
             return refusal(&not_served.into()).with(wire::RESULT_HEADER, result.as_str());
         }
     };
-    let (result, value) = match outcome.done {
-        Done::Wrote(outcome) => (KeyResult::Wrote(outcome), None),
-        Done::Read(None) => (KeyResult::Missing, None),
-        Done::Read(value) => (KeyResult::Found, value),
+    let (result, version, value) = match outcome.done {
+        Done::Wrote(written) => (KeyResult::Wrote(written.outcome), written.version, None),
+        Done::Read(None) => (KeyResult::Missing, 0, None),
+        Done::Read(Some(value)) => (KeyResult::Found, value.version().unwrap_or(0), Some(value)),
+        Done::Unread(unread, version) => (KeyResult::Unread(unread), version, None),
     };
     let mut answer = Answer::json(200, &b""[..]).with(wire::RESULT_HEADER, result.as_str());
+    if version > 0 {
+        answer = answer.with(wire::VERSION_HEADER, version.to_string());
+    }
     if let Some(value) = value {
         answer.body = Body::Value { before: "", value, after: String::new() };
     }

@@ -13,7 +13,7 @@ use tiny_http::Method;
 use super::answer::{Answer, Body};
 use super::conversation::{Answers, Conversation, Unattended, Waits};
 use super::dispatch::{AskedBy, Dispatcher, Job, KeyJob};
-use super::key_handlers::{self, IDEMPOTENCY_HEADER, Said};
+use super::key_handlers::{self, KeyHeaders, Said};
 use super::lane_id::LaneId;
 use super::payload;
 use super::routes::{self, EncodedKey, Route};
@@ -144,13 +144,11 @@ impl Relayed {
                 return Begun::Answered(None, Answer::error(&error, &method, &more));
             }
         };
-        let mut names = question.headers.iter();
-        let name = names.find(|(name, _)| name.eq_ignore_ascii_case(IDEMPOTENCY_HEADER));
         let patience = node.request_timeout.min(Duration::from_millis(question.left_ms));
         let said = Said {
             method: method.clone(),
             query: target.query(question.target),
-            name: name.map(|(_, value)| *value),
+            headers: KeyHeaders::among(question.headers.iter().copied()),
             deadline: Deadline::after(arrived, patience),
         };
         let request = match key_handlers::read_held(node, said, encoded, question.body) {

@@ -33,6 +33,8 @@ pub enum Route {
     Relay,
     /// A key that another node passed on.
     NodeKey,
+    /// The same under a condition.
+    NodeConditionalKey,
     /// Who is this node?
     NodeHello,
     /// The news of the cluster.
@@ -85,7 +87,7 @@ const STORE: &str = "/kv-store";
 const STORE_ALIAS: &str = "/kvs";
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 20] = [
+const TABLE: [Row; 21] = [
     row(Route::Key, ("/kv-store/keys/", Rest::Key), "keys", "GET, PUT, DELETE", LaneId::Client),
     row(Route::KeyCount, ("/kv-store/key-count", Rest::Nothing), "key-count", "GET", LaneId::Client),
     row(Route::Shards, ("/kv-store/shards", Rest::Nothing), "shards", "GET", LaneId::Client),
@@ -104,6 +106,13 @@ const TABLE: [Row; 20] = [
     row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET", LaneId::Health),
     row(Route::Relay, (wire::RELAY, Rest::Nothing), "relay", "GET", LaneId::Client),
     row(Route::NodeKey, (wire::KEYS, Rest::Key), "node-keys", "GET, PUT, DELETE", LaneId::Forwarded),
+    row(
+        Route::NodeConditionalKey,
+        (wire::CONDITIONAL_KEYS, Rest::Key),
+        "node-conditional-keys",
+        "GET, PUT, DELETE",
+        LaneId::Forwarded,
+    ),
     row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET", LaneId::Question),
     row(Route::NodeNews, (wire::NEWS, Rest::Nothing), "node-news", "POST", LaneId::Question),
     row(Route::NodeOrders, (wire::ORDERS, Rest::Nothing), "node-orders", "POST", LaneId::Control),
@@ -285,6 +294,7 @@ mod tests {
             ("", true, None),
             ("*", true, None),
             ("/node/keys/a%2Fb", false, Some((Route::NodeKey, "a%2Fb"))),
+            ("/node/conditional-keys/a", false, Some((Route::NodeConditionalKey, "a"))),
         ];
         for (path, short_form, wanted) in table {
             assert_eq!(find(path, short_form).ok(), wanted, "{path}");

@@ -509,7 +509,7 @@ impl Server {
             }
         };
         let answer = match route {
-            Route::Key | Route::NodeKey => {
+            Route::Key | Route::NodeKey | Route::NodeConditionalKey => {
                 let encoded = EncodedKey::of(rest);
                 let request = if route == Route::Key {
                     key_handlers::read(node, job, encoded)

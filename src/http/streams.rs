@@ -20,7 +20,8 @@ use crate::model::address::Address;
 use crate::model::format;
 use crate::node::state::Node;
 use crate::threads;
-use crate::wire::{self, frames, relayed};
+use crate::wire::frames::Form;
+use crate::wire::{self, relayed};
 
 /// So many such connections of each protocol of nodes at most; further ones are refused. As many nodes a view may have, and each has two for messages.
 const MOST: usize = 2048;
@@ -94,15 +95,16 @@ impl Protocol {
             wire::RELAY => Self::Relay,
             _ => return None,
         };
-        (header(request, "Upgrade").as_deref() == Some(protocol.name())).then_some(protocol)
+        let asked = header(request, "Upgrade")?;
+        protocol.names().contains(&asked.as_str()).then_some(protocol)
     }
 
-    /// Its name in the header `Upgrade`.
-    fn name(self) -> &'static str {
+    /// Its names in the header `Upgrade`, one for each form of its frames.
+    fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Messages => wire::MESSAGES,
-            Self::Requests => frames::PROTOCOL,
-            Self::Relay => relayed::PROTOCOL,
+            Self::Messages => &[wire::MESSAGES],
+            Self::Requests => const { &[Form::Conditions.protocol(), Form::First.protocol()] },
+            Self::Relay => &[relayed::PROTOCOL],
         }
     }
 
@@ -159,7 +161,8 @@ impl Prepared {
 fn take(slot: Slot, job: Box<Job>, thread: String, run: impl FnOnce(&mut dyn ReadWrite) + Send + 'static) {
     let run = move || {
         let Job { arrival: Arrival { request, generation, .. }, ticket, .. } = *job;
-        let mut stream = request.upgrade(slot.0.name(), Response::empty(101));
+        let asked = header(&request, "Upgrade").unwrap_or_default();
+        let mut stream = request.upgrade(&asked, Response::empty(101));
         // Nothing else comes on this connection, and nobody waits for its end.
         drop(ticket);
         if catch_unwind(AssertUnwindSafe(|| run(&mut *stream))).is_err() {

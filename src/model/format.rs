@@ -10,5 +10,7 @@ pub const FIRST: u32 = 1;
 pub const STAGING: u32 = 2;
 /// A replica that does not lead asks up to where it has to have applied the log to be read.
 pub const REPLICA_READS: u32 = 3;
+/// Writes have conditions, and what is remembered of a write may be that its condition did not hold.
+pub const CONDITIONS: u32 = 4;
 /// That of this version of the program.
-pub const CURRENT: u32 = REPLICA_READS;
+pub const CURRENT: u32 = CONDITIONS;

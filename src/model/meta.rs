@@ -45,6 +45,11 @@ pub struct MetaState {
     pub holders: BTreeMap<u64, BTreeMap<Address, u64>>,
     /// What the groups of the first view owned when they were founded, and in which epoch; all others have been founded with nothing.
     pub origins: BTreeMap<u64, (Vec<HashRange>, u64)>,
+    /// Grows whenever the counter of versions of a shard may be lost: a group goes on from a replica that may lack writes which were acknowledged, or ranges are
+    /// given to another group without their pairs. What draws versions for such ranges from then on draws them above all of the generations before, so that
+    /// none ever stands for two values of a key.
+    #[serde(default)]
+    pub generation: u64,
     /// The groups that took the place of others whose majority was lost: each founded by one of its holders from what that held of the other.
     #[serde(default)]
     pub successors: BTreeMap<u64, u64>,
@@ -330,6 +335,7 @@ impl MetaState {
             view,
             holders,
             origins,
+            generation: 0,
             successors: BTreeMap::new(),
             starts: incarnations.clone(),
             former: VecDeque::new(),
@@ -509,6 +515,7 @@ impl MetaState {
                 if change.planned.is_some() || epoch != self.view.epoch {
                     return Err(Void::Outdated);
                 }
+                self.generation += u64::from(!planned.given_up.is_empty());
                 change.planned = Some(*planned);
                 self.view = View { epoch: self.view.epoch + 1, ..*view };
                 self.holders.extend(holders);
@@ -535,6 +542,7 @@ impl MetaState {
                         End::Failed("pairs were lost, and the shards recovered by the operator".to_owned());
                     self.end_unfinished(id, end, &BTreeMap::new())?;
                 }
+                self.generation += 1;
                 self.take_over(&moved);
                 for (group, node, incarnation) in survivors {
                     self.succeed(group, node, incarnation);

@@ -7,6 +7,7 @@ pub mod address;
 mod balance;
 pub mod binary;
 pub mod changes;
+pub mod condition;
 pub mod coverage;
 pub mod format;
 pub mod hash;

@@ -1,15 +1,16 @@
 //! The program's host: waiting blocks the thread, and other nodes are asked by HTTP, or about keys on the connection for many requests.
 
+use std::borrow::Cow;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::http::{HeaderMap, Method, Response};
+use ureq::http::{HeaderMap, Method, Response, StatusCode};
 use ureq::{Body, SendBody};
 
 use super::ask::OrderError;
 use super::host::{Awaited, Host, Pending};
-use super::keys::{NotServed, Onward, Operation, Outcome, Reply, Request, Told, Value};
+use super::keys::{Action, NotServed, Onward, Operation, Outcome, Reply, Request, Told, Value};
 use super::state::Node;
 use super::transport;
 use crate::budget::Permit;
@@ -17,12 +18,13 @@ use crate::clock::{Deadline, now};
 use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::condition::TagSpace;
 use crate::model::meta::MetaState;
-use crate::model::shard::Done;
+use crate::model::shard::{Done, Written};
 use crate::peers::client::{Patience, Peer, complete, read_body};
 use crate::peers::multiplex::Connection;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
-use crate::wire::frames::{self, Answer, Frame, Question};
+use crate::wire::frames::{self, Answer, Form, Frame, Question};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Sender, Transfer};
@@ -216,6 +218,10 @@ fn pass_on(
     (to, addressed, group): (&Address, &Addressed, u64),
     request: &Request,
 ) -> Result<Reply, NoAnswer> {
+    let is_old = |connection: Arc<Connection>| connection.form() == Form::First;
+    if request.operation.condition.is_some() && node.peers.at(to).connection().is_some_and(is_old) {
+        return Ok(Err(no_conditions(to)));
+    }
     match ask_connection(node, (to, addressed, group), request) {
         Some(answer) => answer,
         None => ask_by_http(node, (to, addressed), request),
@@ -233,21 +239,24 @@ fn ask_connection(
     }
     let peer = node.peers.at(to);
     let connection = peer.connection()?;
-    let frame = frame(&Question {
+    let Operation { action, condition } = request.operation;
+    let question = Question {
         addressed,
         left_ms: left_ms(request.deadline),
         id: request.id(),
         is_stale: request.is_stale,
         key: request.key,
-        operation: request.operation,
-    });
+        action,
+        condition: condition.map(Cow::Borrowed),
+    };
+    let Some(frame) = frame(&question, connection.form()) else { return Some(Ok(Err(no_conditions(to)))) };
     let answer = connection.ask(group, request.deadline, frame)?;
-    read_frame(&peer, answer)
+    read_frame(&peer, answer, TagSpace::of(&addressed.cluster))
 }
 
 /// Whether a request may go together with others.
 fn is_short(operation: Operation) -> bool {
-    !matches!(operation, Operation::Put(value) if value.len() > frames::LONGEST_VALUE)
+    operation.value().is_none_or(|value| value.len() <= frames::LONGEST_VALUE)
 }
 
 fn left_ms(deadline: Deadline) -> u64 {
@@ -255,7 +264,11 @@ fn left_ms(deadline: Deadline) -> u64 {
 }
 
 /// What came of a question on a connection for many; nothing where it was not done, and has to be asked by HTTP.
-fn read_frame(peer: &Peer, answer: Result<Vec<u8>, NoAnswer>) -> Option<Result<Reply, NoAnswer>> {
+fn read_frame(
+    peer: &Peer,
+    answer: Result<Vec<u8>, NoAnswer>,
+    tags: TagSpace,
+) -> Option<Result<Reply, NoAnswer>> {
     peer.note(answer.as_ref().err());
     let frame = match answer {
         Ok(frame) => frame,
@@ -263,7 +276,7 @@ fn read_frame(peer: &Peer, answer: Result<Vec<u8>, NoAnswer>) -> Option<Result<R
     };
     match Frame::decode(&frame) {
         Ok(Frame::Answer(_, Answer::ByHttp)) => None,
-        Ok(Frame::Answer(_, answer)) => Some(Ok(reply(peer.address(), answer))),
+        Ok(Frame::Answer(_, answer)) => Some(Ok(reply(peer.address(), answer, tags))),
         Ok(Frame::Question(..) | Frame::Leader(_)) | Err(_) => Some(Err(NoAnswer {
             kind: NoAnswerKind::Senseless,
             reason: "its answer makes no sense".to_owned(),
@@ -271,11 +284,17 @@ fn read_frame(peer: &Peer, answer: Result<Vec<u8>, NoAnswer>) -> Option<Result<R
     }
 }
 
-/// The frame of a question, without its number.
-fn frame(question: &Question<&Addressed>) -> Vec<u8> {
+/// The frame of a question in a form, without its number; nothing where that has no room for it.
+fn frame(question: &Question<&Addressed>, form: Form) -> Option<Vec<u8>> {
     let mut frame = Vec::new();
-    question.encode(0, &mut frame);
-    frame
+    question.encode(form, 0, &mut frame).map(|()| frame)
+}
+
+/// A node does not know conditions, so nothing was sent to it: it would have done the request without.
+fn no_conditions(node: &Address) -> NotServed {
+    NotServed::Failed(Error::Overloaded(format!(
+        "{node} is of a version that does not know conditions: once it runs a newer one, send it again"
+    )))
 }
 
 /// A client's request that can be passed on without waiting for the answer.
@@ -299,14 +318,16 @@ impl PassedOn {
         }
         let peer = node.peers.at(&onward.to);
         let connection = peer.connection()?;
-        let frame = frame(&Question {
+        let question = Question {
             addressed: &onward.addressed,
             left_ms: left_ms(deadline),
             id: onward.id(),
             is_stale: false,
             key,
-            operation,
-        });
+            action: operation.action,
+            condition: operation.condition.map(Cow::Borrowed),
+        };
+        let frame = frame(&question, connection.form())?;
         Some(Self { connection, peer, onward, frame, deadline })
     }
 
@@ -323,22 +344,25 @@ impl PassedOn {
         let Self { connection, peer, onward, frame, deadline } = self;
         let group = onward.group;
         let tell = move |told, answer| {
-            tell(told, read_frame(&peer, answer).map(|reply| Told::Node(Box::new((onward, reply)))));
+            let tags = TagSpace::of(&onward.addressed.cluster);
+            let reply = read_frame(&peer, answer, tags);
+            tell(told, reply.map(|reply| Told::Node(Box::new((onward, reply)))));
         };
         connection.ask_and(group, deadline, frame, (told, tell))
     }
 }
 
 /// What another node has answered, as if it were asked here.
-fn reply(owner: &Address, answer: Answer) -> Reply {
-    let read = |value: Option<&[u8]>, age| {
-        let value = value.map(|value| Value::Received { bytes: value.to_vec(), permit: None });
-        Ok(Outcome { done: Done::Read(value), by: None, age })
-    };
+fn reply(owner: &Address, answer: Answer, tags: TagSpace) -> Reply {
+    let done = |done, age| Ok(Outcome { age, ..Outcome::new(done, tags) });
     Err(match answer {
-        Answer::Wrote(outcome) => return Ok(Outcome { done: Done::Wrote(outcome), by: None, age: None }),
-        Answer::Missing(age) => return read(None, age),
-        Answer::Found(age, value) => return read(Some(value), age),
+        Answer::Wrote(written) => return done(Done::Wrote(written), None),
+        Answer::Missing(age) => return done(Done::Read(None), age),
+        Answer::Found(age, version, value) => {
+            let value = Value::Received { bytes: value.to_vec(), version, permit: None };
+            return done(Done::Read(Some(value)), age);
+        }
+        Answer::Unread(age, unread, version) => return done(Done::Unread(unread, version), age),
         Answer::Again => NotServed::Again,
         Answer::Gone => NotServed::Gone,
         Answer::NotLeader(leader, reason) => NotServed::NotLeader(leader, reason),
@@ -357,16 +381,21 @@ fn ask_by_http(
     (to, addressed): (&Address, &Addressed),
     request: &Request,
 ) -> Result<Reply, NoAnswer> {
-    let path = format!("{}{}", wire::KEYS, wire::encode_key(request.key));
-    let (method, body) = match request.operation {
-        Operation::Get => (Method::GET, None),
-        Operation::Put(value) => (Method::PUT, Some(value)),
-        Operation::Delete => (Method::DELETE, None),
+    let condition = request.operation.condition;
+    let keys = if condition.is_some() { wire::CONDITIONAL_KEYS } else { wire::KEYS };
+    let path = format!("{keys}{}", wire::encode_key(request.key));
+    let (method, body) = match request.operation.action {
+        Action::Get => (Method::GET, None),
+        Action::Put(value) => (Method::PUT, Some(value)),
+        Action::Delete => (Method::DELETE, None),
     };
     let peer = node.peers.at(to);
     let mut head = peer.request(method, &path).header(wire::VIEW_HEADER, addressed.to_string());
     if let Some(id) = request.id() {
         head = head.header(wire::REQUEST_HEADER, id.to_string());
+    }
+    if let Some(condition) = condition {
+        head = head.header(wire::CONDITION_HEADER, condition.to_string());
     }
     if request.is_stale {
         head = head.header(wire::CONSISTENCY_HEADER, wire::STALE);
@@ -376,12 +405,28 @@ fn ask_by_http(
         Some(value) => peer.exchange(complete(head, value)?, patience),
         None => peer.exchange(complete(head, SendBody::none())?, patience),
     }?;
-    read_reply(node, to, request.operation == Operation::Get, response)
+    if condition.is_some() && is_unknown_path(&response) {
+        let _ = read_body(response, SHORT_ANSWER);
+        return Ok(Err(no_conditions(to)));
+    }
+    let tags = TagSpace::of(&addressed.cluster);
+    read_reply(node, (to, tags), request.operation.is_read(), response)
 }
 
-fn read_reply(node: &Node, of: &Address, is_read: bool, response: Response<Body>) -> Result<Reply, NoAnswer> {
+/// Whether a node does not know the path that it was asked by. To a question about a key it answers by a result otherwise, or by another status.
+fn is_unknown_path(response: &Response<Body>) -> bool {
+    response.status() == StatusCode::NOT_FOUND && !response.headers().contains_key(wire::RESULT_HEADER)
+}
+
+fn read_reply(
+    node: &Node,
+    (of, tags): (&Address, TagSpace),
+    is_read: bool,
+    response: Response<Body>,
+) -> Result<Reply, NoAnswer> {
     let result = header(response.headers(), wire::RESULT_HEADER);
     let result = result.and_then(|text| KeyResult::parse(text, is_read));
+    let version = header(response.headers(), wire::VERSION_HEADER).and_then(|text| text.parse().ok());
     let short = |response| {
         // Reading the body to its end gives the connection back.
         let _ = read_body(response, SHORT_ANSWER);
@@ -399,19 +444,26 @@ fn read_reply(node: &Node, of: &Address, is_read: bool, response: Response<Body>
         Some(KeyResult::Full) => NotServed::Full,
         Some(KeyResult::Wrote(outcome)) => {
             short(response);
-            return Ok(Ok(Outcome { done: Done::Wrote(outcome), by: None, age: None }));
+            let written = Written { outcome, version: version.unwrap_or(0) };
+            return Ok(Ok(Outcome::new(Done::Wrote(written), tags)));
         }
         Some(KeyResult::Missing) => {
             let age = age(&response);
             short(response);
-            return Ok(Ok(Outcome { done: Done::Read(None), by: None, age }));
+            return Ok(Ok(Outcome { age, ..Outcome::new(Done::Read(None), tags) }));
+        }
+        Some(KeyResult::Unread(unread)) => {
+            let age = age(&response);
+            short(response);
+            let done = Done::Unread(unread, version.unwrap_or(0));
+            return Ok(Ok(Outcome { age, ..Outcome::new(done, tags) }));
         }
         Some(KeyResult::Found) => {
             let (age, room) = (age(&response), make_room(node, of, &response));
             return Ok(match room {
                 Ok((length, permit)) => {
-                    let value = Value::Received { bytes: read_body(response, length)?, permit };
-                    Ok(Outcome { done: Done::Read(Some(value)), by: None, age })
+                    let value = Value::Received { bytes: read_body(response, length)?, version, permit };
+                    Ok(Outcome { age, ..Outcome::new(Done::Read(Some(value)), tags) })
                 }
                 Err(error) => Err(NotServed::Failed(error)),
             });

@@ -102,16 +102,17 @@ impl Node {
         };
         if !own.is_logged() {
             let forwarded = request.map(|request| self.stamp(own, request, epoch));
-            return Begun::Done(self.ask_alone(shard, own, (hash, key), operation, (request, forwarded)));
+            let id = (request, forwarded);
+            return Begun::Done(self.ask_alone(serving, (shard, own), (hash, key), operation, id));
         }
-        let write = (operation != Operation::Get).then(|| {
+        let write = (!operation.is_read()).then(|| {
             let request = request.unwrap_or_else(|| Passed::drawn().request);
             self.stamp(own, request, epoch)
         });
         // Whoever asks takes the node that answers for the leader, and will send it writes, too.
         match self.leads(own).and_then(|()| self.asking_of(own, (hash, key), operation, write)) {
             Ok(asking) => Begun::Asks(asking),
-            Err(error) => Begun::Done(self.reply(shard, Err(error), operation)),
+            Err(error) => Begun::Done(self.reply(serving, shard, Err(error), operation)),
         }
     }
 
@@ -125,7 +126,7 @@ impl Node {
     ) -> Reply {
         let serving = serving_state.serving().map_err(|_| NotServed::Again)?;
         let (hash, shard) = serving.shard_of(key);
-        self.reply(shard, self.conclude(told, (hash, key), operation), operation)
+        self.reply(serving, shard, self.conclude(told, (hash, key), operation), operation)
     }
 }
 

@@ -9,10 +9,12 @@ use super::state::Node;
 use crate::clock::Deadline;
 use crate::consensus::{Answer, Command, Refusal};
 use crate::model::address::Address;
+#[cfg(feature = "failpoints")]
 use crate::model::format;
 use crate::model::hash::KeyHash;
 use crate::model::shard::{
-    Done, Forwarded, Operation, Refused, RequestId, Shard, ShardCommand, ShardOutcome, encode_write,
+    Action, Done, Forwarded, Operation, Refused, RequestId, Shard, ShardCommand, ShardOutcome, encode_write,
+    format_of_writes,
 };
 
 /// What is asked of the log of a shard.
@@ -32,16 +34,16 @@ pub struct LogAnswer {
 
 /// The command that has a write done.
 fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Command {
-    let value = if let Operation::Put(value) = operation { Some(value) } else { None };
+    let needs = needed_by(operation);
     // It has an id, under which it is done once, and no order with others but that of the answers.
-    Command { bytes: encode_write(key, value, forwarded).into(), needs: format_of_writes(), goes_ahead: true }
+    Command { bytes: encode_write(key, operation, forwarded).into(), needs, goes_ahead: true }
 }
 
 /// The format that a node has to know to apply a write.
-fn format_of_writes() -> u32 {
+fn needed_by(operation: Operation) -> u32 {
     #[cfg(feature = "failpoints")]
     fail::fail_point!("write-of-next-format", |_| format::CURRENT + 1);
-    format::FIRST
+    format_of_writes(operation.condition)
 }
 
 impl LogAnswer {
@@ -109,7 +111,8 @@ impl Node {
         if !shard.is_logged() {
             return Ok(shard.apply(command));
         }
-        self.propose_to(shard, command.encode(), deadline).await
+        let command = Command { bytes: command.encode().into(), needs: command.needs(), goes_ahead: false };
+        self.propose_to(shard, command, deadline).await
     }
 
     /// Waits until this node's replica of a shard holds everything that was ever acknowledged.
@@ -186,7 +189,7 @@ impl Node {
             return None;
         }
         let shard = Arc::clone(own);
-        if operation == Operation::Get {
+        if operation.is_read() {
             return Some(Asking { shard, command: None });
         }
         let passed = request.map_or_else(|| self.pass(&serving.state), Passed::named);
@@ -238,8 +241,8 @@ impl Node {
         (hash, key): (KeyHash, &[u8]),
         operation: Operation,
     ) -> Result<Result<Done, Refused>, NotDone> {
-        match (told.answer, operation) {
-            (Answer::Readable { .. }, Operation::Get) => Ok(told.shard.run(hash, key, operation, None)),
+        match (told.answer, operation.action) {
+            (Answer::Readable { .. }, Action::Get) => Ok(told.shard.run(hash, key, operation, None)),
             (Answer::Applied { outcome, .. }, _) => match ShardOutcome::decode(&outcome) {
                 Ok(ShardOutcome::Write(done)) => Ok(done.map(Done::Wrote)),
                 // It was applied; that it cannot be read is a fault of ours.
@@ -255,7 +258,7 @@ impl Node {
     async fn propose_to(
         &self,
         shard: &Shard,
-        command: Vec<u8>,
+        command: Command,
         deadline: Deadline,
     ) -> Result<ShardOutcome, NotDone> {
         let group = shard.group();
@@ -290,7 +293,7 @@ impl Node {
     /// applied the log for that. The leader where it does not and one is known.
     pub(super) fn does(&self, shard: &Shard, operation: Operation) -> Result<(), NotDone> {
         self.leads(shard).or_else(|not_done| {
-            let local = self.groups.local(shard.group()).filter(|_| operation == Operation::Get);
+            let local = self.groups.local(shard.group()).filter(|_| operation.is_read());
             if local.is_some_and(|local| local.status.answers_reads) { Ok(()) } else { Err(not_done) }
         })
     }

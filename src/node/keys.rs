@@ -12,6 +12,7 @@ use crate::clock::Deadline;
 use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::condition::TagSpace;
 use crate::model::hash::KeyHash;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Forwarded, Refused, RequestId, Shard};
@@ -20,7 +21,7 @@ use crate::model::view;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire::Addressed;
 
-pub use crate::model::shard::Operation;
+pub use crate::model::shard::{Action, Operation};
 
 /// How long to wait for news of a key that is on its way, before its owner is asked again.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -35,6 +36,36 @@ pub struct Outcome {
     pub by: Option<Address>,
     /// How old what was read may be, where any replica might answer.
     pub age: Option<Duration>,
+    /// What the tags of the cluster begin with in which it was done.
+    pub tags: TagSpace,
+}
+
+impl Outcome {
+    /// What was done, in this cluster.
+    pub fn new(done: Done<Value>, tags: TagSpace) -> Self {
+        Self { done, by: None, age: None, tags }
+    }
+
+    /// The same of this node's own shard.
+    pub(super) fn of_own(done: Done, tags: TagSpace) -> Self {
+        let done = match done {
+            Done::Wrote(written) => Done::Wrote(written),
+            Done::Read(held) => Done::Read(held.map(Value::Stored)),
+            Done::Unread(unread, version) => Done::Unread(unread, version),
+        };
+        Self::new(done, tags)
+    }
+
+    /// The entity tag of what is there: of what was read or written, or of what the condition does not hold for. Nothing where nothing is there, or where the owner is of
+    /// a version that does not tell it.
+    pub fn tag(&self) -> Option<String> {
+        let version = match &self.done {
+            Done::Wrote(written) => written.there(),
+            Done::Read(value) => value.as_ref().and_then(Value::version),
+            Done::Unread(_, version) => Some(*version),
+        };
+        version.map(|version| self.tags.tag(version))
+    }
 }
 
 /// A value that was read.
@@ -45,6 +76,8 @@ pub enum Value {
     Received {
         /// The raw JSON text.
         bytes: Vec<u8>,
+        /// The version, where the owner tells it.
+        version: Option<u64>,
         /// The part of the memory for large answers that it takes, if it is large.
         permit: Option<Permit>,
     },
@@ -58,15 +91,13 @@ impl Value {
             Self::Received { bytes, .. } => bytes,
         }
     }
-}
 
-impl From<Done> for Outcome {
-    fn from(done: Done) -> Self {
-        let done = match done {
-            Done::Wrote(outcome) => Done::Wrote(outcome),
-            Done::Read(held) => Done::Read(held.map(Value::Stored)),
-        };
-        Self { done, by: None, age: None }
+    /// Its version, where that is known.
+    pub fn version(&self) -> Option<u64> {
+        match self {
+            Self::Stored(held) => Some(held.version()),
+            Self::Received { version, .. } => *version,
+        }
     }
 }
 
@@ -207,8 +238,8 @@ impl<'a> Request<'a> {
     }
 
     /// A read that any replica may answer.
-    pub(super) fn stale(key: &'a [u8], deadline: Deadline) -> Self {
-        Self { is_stale: true, ..Self::new(key, Operation::Get, None, deadline) }
+    pub(super) fn stale(key: &'a [u8], read: Operation<'a>, deadline: Deadline) -> Self {
+        Self { is_stale: true, ..Self::new(key, read, None, deadline) }
     }
 
     /// The id by which it is passed on, where it is a write that was or is.
@@ -247,7 +278,7 @@ impl Node {
         let serving_state = self.serving_state();
         let serving = serving_state.serving().ok()?;
         let (_, shard) = serving.shard_of(key);
-        let operation = if is_read { Operation::Get } else { Operation::Delete };
+        let operation = if is_read { Operation::GET } else { Operation::DELETE };
         match self.whom_to_ask(serving, shard, operation) {
             Whom::Other(node, _) => Some(node),
             Whom::Nobody(_) => Some(self.address.clone()),
@@ -266,7 +297,7 @@ impl Node {
         let Whom::Other(to, incarnation) = self.whom_to_ask(serving, shard, operation) else { return None };
         let passed = match named {
             Some(named) => Some(Passed::named(named)),
-            None => (operation != Operation::Get).then(|| self.pass(&serving.state)),
+            None => (!operation.is_read()).then(|| self.pass(&serving.state)),
         };
         let (addressed, version) = (serving.addressed(incarnation), serving.state.version);
         Some(Onward { to, addressed, group: shard.group, version, passed })
@@ -376,14 +407,14 @@ impl Node {
     ) -> Option<Result<Outcome, Error>> {
         self.refuse_if_claimed().ok()?;
         let done = if is_stale {
-            Ok(self.read_own(key)?)
+            Ok(self.read_own(key, operation)?)
         } else {
             let serving_state = self.serving_state();
             let serving = serving_state.serving().ok()?;
             let (hash, shard) = serving.shard_of(key);
             let Whom::Alone(own) = self.whom_to_ask(serving, shard, operation) else { return None };
             let forwarded = named.map(|named| self.stamp(own, named, serving.state.view.epoch));
-            match self.ask_alone(shard, own, (hash, key), operation, (named, forwarded)) {
+            match self.ask_alone(serving, (shard, own), (hash, key), operation, (named, forwarded)) {
                 Ok(outcome) => Ok(outcome),
                 Err(NotServed::OtherRequest) => Err(Error::OtherRequest),
                 Err(_) => return None,
@@ -430,12 +461,13 @@ impl Node {
                 // Another node may have done it already, before the key came here, and its record came along.
                 let may_be_done = is_retry || request.is_named;
                 let forwarded = if may_be_done { self.stamp_own(serving, own, request) } else { None };
-                self.ask_alone(shard, own, place, request.operation, (request.id(), forwarded))
+                let id = (request.id(), forwarded);
+                self.ask_alone(serving, (shard, own), place, request.operation, id)
             }
             Whom::Replica(own) => {
                 let write = self.stamp_own(serving, own, request);
                 let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
-                self.reply(shard, done, request.operation)
+                self.reply(serving, shard, done, request.operation)
             }
         }
     }
@@ -443,8 +475,8 @@ impl Node {
     /// Has it done by a shard that this node keeps alone.
     pub(super) fn ask_alone(
         &self,
-        shard: &view::Shard,
-        own: &Shard,
+        serving: &Serving,
+        (shard, own): (&view::Shard, &Shard),
         (hash, key): (KeyHash, &[u8]),
         operation: Operation,
         (request, forwarded): (Option<RequestId>, Option<Forwarded>),
@@ -453,18 +485,19 @@ impl Node {
             return Err(NotServed::Full);
         }
         let done = self.run_alone(own, (hash, key), operation, request, forwarded);
-        self.reply(shard, Ok(done), operation)
+        self.reply(serving, shard, Ok(done), operation)
     }
 
     /// What came of an operation on a key of a shard that this node holds a replica of, for client and forwarding node alike.
     pub(super) fn reply(
         &self,
+        serving: &Serving,
         shard: &view::Shard,
         done: Result<Result<Done, Refused>, NotDone>,
         operation: Operation,
     ) -> Reply {
         let error = match done {
-            Ok(Ok(done)) => return Ok(done.into()),
+            Ok(Ok(done)) => return Ok(Outcome::of_own(done, serving.tags())),
             Ok(Err(Refused::OtherRequest)) => return Err(NotServed::OtherRequest),
             Ok(Err(Refused::Sealed)) => {
                 let reason = "the node is about to become part of another cluster".to_owned();
@@ -476,7 +509,7 @@ impl Node {
             Err(error) => error,
         };
         // A read changes nothing.
-        let unknown = if operation == Operation::Get { Applied::No } else { Applied::Unknown };
+        let unknown = if operation.is_read() { Applied::No } else { Applied::Unknown };
         Err(match error {
             NotDone::Again => NotServed::Again,
             NotDone::Full => NotServed::Full,
@@ -504,8 +537,7 @@ impl Node {
 
     /// The id by which a write is passed on; a read needs none.
     fn passed<'a>(&self, serving: &Serving, request: &'a Request) -> Option<&'a Passed> {
-        let is_write = request.operation != Operation::Get;
-        is_write.then(|| request.passed.get_or_init(|| self.pass(&serving.state)))
+        (!request.operation.is_read()).then(|| request.passed.get_or_init(|| self.pass(&serving.state)))
     }
 
     /// A client's write, as a shard takes it that this node leads.
@@ -520,7 +552,7 @@ impl Node {
         match told {
             Told::Log(told) => {
                 let done = self.conclude(told, (hash, request.key), request.operation);
-                self.reply(shard, done, request.operation)
+                self.reply(serving, shard, done, request.operation)
             }
             Told::Node(answer) => {
                 let (Onward { to, addressed, group, .. }, reply) = *answer;
@@ -653,7 +685,7 @@ impl From<NotServed> for Error {
 fn in_vain(operation: Operation, error: Option<Error>, told: Option<String>) -> Error {
     // A read changes nothing, whoever may have done it.
     let applied = error.as_ref().map_or(Applied::No, Error::applied);
-    let applied = if operation == Operation::Get { Applied::No } else { applied };
+    let applied = if operation.is_read() { Applied::No } else { applied };
     let reason = match (told, error) {
         (Some(told), _) => told,
         (None, Some(Error::Unavailable { reason, .. })) => reason,
@@ -671,6 +703,11 @@ impl Serving {
             Some(own) => own.is_logged(),
             None => self.state.replicas_of(shard.group).len() > 1,
         }
+    }
+
+    /// What the entity tags of the cluster begin with.
+    pub fn tags(&self) -> TagSpace {
+        TagSpace::of(&self.state.cluster)
     }
 
     /// What a request says of who is asked, and from where.

@@ -135,6 +135,7 @@ impl Node {
             // In this order the thread that drives the groups does them, and nothing is applied in between.
             self.groups.conclude(*old);
             shard.succeed(*new);
+            shard.begin_generation(state.generation);
             let replica = dice::id();
             let voters = Members::from([(replica, self.address.clone())]);
             held.start_replica(self, &shard, replica, Some(voters));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::clock::ticks_ms;
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
-use crate::model::shard::{SNAPSHOT_FORM, Shard, ShardCommand, ShardOutcome, form_of};
+use crate::model::shard::{SNAPSHOT_FORM, Shard, ShardCommand, ShardOutcome, form_of, is_known};
 
 /// Applies the commands of a group's log, each a [`ShardCommand`], to a shard that others read meanwhile. An outcome is a
 /// [`ShardOutcome`].
@@ -59,10 +59,10 @@ impl StateMachine for ShardMachine {
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
         let (time_ms, state) = snapshot.split_first_chunk().ok_or(Malformed("cut off"))?;
         let form = form_of(state)?;
-        if form != SNAPSHOT_FORM {
+        if !is_known(form) {
             let group = self.shard.group();
             log::error!(
-                "group {group}: the leader sends its state in form {form}, and this node knows form {SNAPSHOT_FORM} only: \
+                "group {group}: the leader sends its state in form {form}, and this node knows forms up to {SNAPSHOT_FORM} only: \
                  run the same version of the program on both"
             );
         }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::model::hash::HashKey;
     use crate::model::range::HashRange;
-    use crate::model::shard::{Forwarded, RequestId, WriteOutcome, encode_write};
+    use crate::model::shard::{Forwarded, Operation, RequestId, WriteOutcome, encode_write};
 
     /// A replica on a node whose clock shows something else than those of the others.
     struct Replica {
@@ -127,11 +127,12 @@ mod tests {
         replicas[leader].machine.shard.lead(term);
         let now_ms = replicas[leader].time();
         let forwarded = Forwarded { request, epoch: 1, now_ms, keep_ms: 50_000 };
-        let command = encode_write(b"k", Some(b"1"), &forwarded);
+        let command = encode_write(b"k", Operation::put(b"1"), &forwarded);
         let before = replicas[leader].machine.shard.audit().index;
         for replica in &mut *replicas {
             let outcome = ShardOutcome::decode(&replica.machine.apply(1, term, &command)).unwrap();
-            assert!(matches!(outcome, ShardOutcome::Write(Ok(WriteOutcome::Added | WriteOutcome::Updated))));
+            let ShardOutcome::Write(Ok(written)) = outcome else { panic!("{outcome:?}") };
+            assert!(matches!(written.outcome, WriteOutcome::Added | WriteOutcome::Updated));
         }
         replicas[leader].machine.shard.audit().index > before
     }

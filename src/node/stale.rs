@@ -67,7 +67,7 @@ impl Node {
 
     /// Reads a key from this node's own replica of its shard, however old that is. Nothing where this node has no replica of the shard
     /// that is any good.
-    pub fn read_own(&self, key: &[u8]) -> Option<Outcome> {
+    pub fn read_own(&self, key: &[u8], read: Operation) -> Option<Outcome> {
         let serving_state = self.serving_state();
         let serving = serving_state.serving().ok()?;
         let (hash, shard) = serving.shard_of(key);
@@ -77,19 +77,24 @@ impl Node {
         } else {
             Duration::ZERO
         };
-        let done = own.run(hash, key, Operation::Get, None).ok()?;
-        Some(Outcome { age: Some(age), ..done.into() })
+        let done = own.run(hash, key, read, None).ok()?;
+        Some(Outcome { age: Some(age), ..Outcome::of_own(done, serving.tags()) })
     }
 
     /// Reads a key from any replica of its shard that answers, however old that is.
     ///
     /// # Errors
     /// [`Error::Unavailable`] where none does by the deadline.
-    pub async fn run_stale(&self, key: &[u8], deadline: Deadline) -> Result<Outcome, Error> {
+    pub async fn run_stale(
+        &self,
+        key: &[u8],
+        read: Operation<'_>,
+        deadline: Deadline,
+    ) -> Result<Outcome, Error> {
         self.count_operation();
         self.refuse_if_claimed()?;
-        if let Some(read) = self.read_own(key) {
-            return Ok(read);
+        if let Some(outcome) = self.read_own(key, read) {
+            return Ok(outcome);
         }
         let serving_state = self.serving_state();
         let serving = serving_state
@@ -98,7 +103,7 @@ impl Node {
         let (_, shard) = serving.shard_of(key);
         if serving.state.replicas_of(shard.group).len() > 1 {
             let addressed = serving.addressed(None);
-            let request = Request::stale(key, deadline);
+            let request = Request::stale(key, read, deadline);
             for node in shard.replicas.iter().filter(|node| **node != self.address) {
                 if deadline.is_over() || self.peers.at(node).is_down() {
                     continue;
@@ -114,7 +119,7 @@ impl Node {
             }
         }
         // What is asked of the leader is of now.
-        let read = self.run(&mut Request::new(key, Operation::Get, None, deadline), None).await;
-        read.map(|outcome| Outcome { age: Some(Duration::ZERO), ..outcome })
+        let outcome = self.run(&mut Request::new(key, read, None, deadline), None).await;
+        outcome.map(|outcome| Outcome { age: Some(Duration::ZERO), ..outcome })
     }
 }

@@ -12,7 +12,8 @@ use super::keys::{NotServed, Operation, Outcome, Reply, Request};
 use super::raft::Invitation;
 use super::state::Node;
 use crate::clock::{Deadline, now};
-use crate::model::shard::{Done, RequestId, WriteOutcome};
+use crate::model::condition::TagSpace;
+use crate::model::shard::{Done, RequestId, WriteOutcome, Written};
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 
 /// Whether the node founds the group, its nodes, who the state says has founded it where the node's own start is this, and when that is so.
@@ -88,7 +89,8 @@ fn a_write_that_may_have_been_done_is_asked_for_under_the_same_id_until_it_is_an
         (vec![unclear(), again()], true, "the first one may have done it, whatever the second says"),
         (vec![again()], false, "nobody has done it"),
     ] {
-        let done = Outcome { done: Done::Wrote(WriteOutcome::Updated), by: None, age: None };
+        let written = Written { outcome: WriteOutcome::Updated, version: 1 };
+        let done = Outcome::new(Done::Wrote(written), TagSpace::of("c"));
         let answers: VecDeque<Result<Reply, NoAnswer>> = answers.into_iter().chain([Ok(Ok(done))]).collect();
         let (answers, asked) = (Mutex::new(answers), Arc::new(Mutex::new(Vec::new())));
         let noted = Arc::clone(&asked);
@@ -101,7 +103,7 @@ fn a_write_that_may_have_been_done_is_asked_for_under_the_same_id_until_it_is_an
         known.starts.insert(address(1), node.incarnation);
         node.learn(&Arc::new(known)).unwrap();
         let deadline = Deadline::after(now(), Duration::from_mins(1));
-        let mut request = Request::new(b"k", Operation::Put(b"1"), None, deadline);
+        let mut request = Request::new(b"k", Operation::put(b"1"), None, deadline);
         assert!(host::run(node.run(&mut request, None)).is_ok(), "{what}");
         let asked = asked.lock();
         assert!(matches!(asked[0], Some(RequestId::Numbered { .. })), "{what}");

@@ -22,7 +22,7 @@ use super::upgrade::{is_closed, upgraded};
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::model::address::Address;
 use crate::threads;
-use crate::wire::frames::{self, Coming};
+use crate::wire::frames::{self, Coming, Form};
 use crate::wire::{self, relayed};
 
 /// `MSG_NOSIGNAL` of Linux.
@@ -63,11 +63,15 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Where it is asked for, and the name of its protocol.
-    fn protocol(self) -> (&'static str, &'static str) {
+    /// Where it is asked for, and the names of its protocol, the newest first, with the form of its frames.
+    fn protocols(self) -> (&'static str, &'static [(&'static str, Form)]) {
         match self {
-            Self::Nodes => (wire::REQUESTS, frames::PROTOCOL),
-            Self::Relay => (wire::RELAY, relayed::PROTOCOL),
+            Self::Nodes => {
+                const ALL: [(&str, Form); 2] =
+                    [(Form::Conditions.protocol(), Form::Conditions), (Form::First.protocol(), Form::First)];
+                (wire::REQUESTS, &ALL)
+            }
+            Self::Relay => (wire::RELAY, &[(relayed::PROTOCOL, Form::First)]),
         }
     }
 }
@@ -96,6 +100,7 @@ enum State {
 pub struct Connection {
     stream: TcpStream,
     purpose: Purpose,
+    form: Form,
     node: SocketAddr,
     outbox: Outbox,
     asked: Mutex<Asked>,
@@ -216,13 +221,21 @@ impl Multiplex {
     }
 
     fn open(&self) -> io::Result<Connection> {
-        let stream = upgraded(&self.node, self.secret.as_deref(), self.purpose.protocol(), &[])?;
-        Connection::of(stream, self.purpose)
+        let (path, protocols) = self.purpose.protocols();
+        let mut refused = io::Error::from(io::ErrorKind::Unsupported);
+        for (protocol, form) in protocols {
+            match upgraded(&self.node, self.secret.as_deref(), (path, protocol), &[]) {
+                Ok(stream) => return Connection::of(stream, self.purpose, *form),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => refused = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused)
     }
 }
 
 impl Connection {
-    fn of(stream: TcpStream, purpose: Purpose) -> io::Result<Self> {
+    fn of(stream: TcpStream, purpose: Purpose, form: Form) -> io::Result<Self> {
         stream.set_read_timeout(Some(LOOK_AT_NOTHING))?;
         if purpose == Purpose::Relay {
             // Whether the main is silent is judged for each request.
@@ -232,11 +245,17 @@ impl Connection {
             node: stream.peer_addr()?,
             stream,
             purpose,
+            form,
             outbox: Outbox::default(),
             asked: Mutex::new(Asked { last_ms: ticks_ms(), ..Asked::default() }),
             heard: AtomicU64::new(ticks_ms()),
             probe: Mutex::new(Probe::AliveAt(ticks_ms())),
         })
+    }
+
+    /// The form of the frames that the node takes on it.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// Sends a question about a key of a group, whose number it gives it, and waits for the answer. Nothing where the connection has ended before the question was sent.
@@ -519,7 +538,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::model::shard::Operation;
+    use crate::model::shard::Action;
     use crate::wire::Addressed;
     use crate::wire::frames::{Answer as Said, Frame, Question};
 
@@ -540,7 +559,7 @@ mod tests {
                 asked.push(byte[0]);
             }
             let asked = String::from_utf8(asked).unwrap();
-            assert!(asked.contains("\r\nUpgrade: evenkv-requests/1\r\n"), "{asked}");
+            assert!(asked.contains("\r\nUpgrade: evenkv-requests/2\r\n"), "{asked}");
             assert!(asked.contains("\r\nEvenkv-Secret: hush\r\n"), "{asked}");
             stream.write_all(head.as_bytes()).unwrap();
             serve(&mut stream);
@@ -561,9 +580,9 @@ mod tests {
 
     fn question(key: &[u8]) -> Vec<u8> {
         let addressed = Addressed { cluster: "c".to_owned(), epoch: 1, incarnation: None };
-        let operation = Operation::Get;
-        let mut frame = Vec::new();
-        Question { addressed, left_ms: 1, id: None, is_stale: false, key, operation }.encode(0, &mut frame);
+        let (action, condition, mut frame) = (Action::Get, None, Vec::new());
+        let question = Question { addressed, left_ms: 1, id: None, is_stale: false, key, action, condition };
+        question.encode(Form::Conditions, 0, &mut frame).unwrap();
         frame
     }
 
@@ -574,14 +593,14 @@ mod tests {
         let mut frame = vec![0; u32::from_le_bytes(head) as usize];
         stream.read_exact(&mut frame).unwrap();
         match Frame::decode(&frame) {
-            Ok(Frame::Question(number, question)) => (number, question.key.to_vec()),
+            Ok(Frame::Question(number, _, question)) => (number, question.key.to_vec()),
             other => panic!("{other:?}"),
         }
     }
 
     fn found(number: u64, value: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
-        Said::Found(None, value).encode(number, &mut frame);
+        Said::Found(None, Some(1), value).encode(Form::Conditions, number, &mut frame);
         frame
     }
 
@@ -626,7 +645,7 @@ mod tests {
         for (answer, key) in answers.into_iter().zip(keys) {
             let frame = answer.unwrap().unwrap();
             assert!(
-                matches!(Frame::decode(&frame), Ok(Frame::Answer(_, Said::Found(None, value))) if value == key)
+                matches!(Frame::decode(&frame), Ok(Frame::Answer(_, Said::Found(None, _, value))) if value == key)
             );
         }
         peer.close();
@@ -659,9 +678,8 @@ mod tests {
     fn nothing_is_sent_to_a_node_that_has_closed_its_end() {
         for unread in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let connection =
-                Connection::of(TcpStream::connect(listener.local_addr().unwrap()).unwrap(), Purpose::Nodes)
-                    .unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let connection = Connection::of(stream, Purpose::Nodes, Form::Conditions).unwrap();
             let (mut node, _) = listener.accept().unwrap();
             assert!(!is_closed(&connection.stream));
             // Nobody reads here, so nobody has seen the end; nor does an answer before it hide it.
@@ -744,7 +762,7 @@ mod tests {
         for _ in 0..count {
             let frame = answers.recv().unwrap().unwrap();
             assert!(
-                matches!(Frame::decode(&frame), Ok(Frame::Answer(_, Said::Found(None, value))) if value == key)
+                matches!(Frame::decode(&frame), Ok(Frame::Answer(_, Said::Found(None, _, value))) if value == key)
             );
         }
         peer.close();
@@ -788,7 +806,7 @@ mod tests {
         for (purpose, ends) in [(Purpose::Relay, true), (Purpose::Nodes, false)] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let connection = Arc::new(Connection::of(stream, purpose).unwrap());
+            let connection = Arc::new(Connection::of(stream, purpose, Form::Conditions).unwrap());
             let has_ended = || connection.asked.lock().ended.is_some();
             let later = ticks_ms() + u64::try_from(UNUSED.as_millis()).unwrap();
             assert!(matches!(connection.look(later - 1000), Ok(false)) && !has_ended());

@@ -447,7 +447,8 @@ impl Coordinator {
             self.leading().progress = now();
         }
         let limit_ms = u64::try_from(limit.as_millis()).expect("a short time");
-        let order = orders::PreparePiece { stamp, group, source: source.clone(), limit_ms };
+        let generation = state.generation;
+        let order = orders::PreparePiece { stamp, group, source: source.clone(), limit_ms, generation };
         *preparing = Some(now());
         let prepared = self.controller.order_leader(state, group, &order, limit + FREEZE_MARGIN).await;
         let since = now();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::controller::{Controller, led};
+use super::pieces::Origin;
 use super::{pieces, prepare, requests};
 use crate::clock::{Deadline, now};
 use crate::consensus::Change;
@@ -136,8 +137,12 @@ impl Controller {
                 answer(asked, ())
             }
             Order::PreparePiece(asked) => {
-                let (source, limit) = (asked.source.as_ref(), Duration::from_millis(asked.limit_ms));
-                answer(asked, pieces::prepare(node, asked.stamp, asked.group, source, limit).await?)
+                let limit = Duration::from_millis(asked.limit_ms);
+                let from = match &asked.source {
+                    Some(source) => Origin::Shard(source),
+                    None => Origin::GivenUp { generation: asked.generation },
+                };
+                answer(asked, pieces::prepare(node, asked.stamp, asked.group, from, limit).await?)
             }
             Order::BeginChange(asked) => {
                 answer(asked, requests::begin_here(self, asked.id, &asked.wanted).await)

@@ -6,7 +6,7 @@ use super::controller::led;
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::failpoints::failpoint;
 use crate::model::range::HashRange;
-use crate::model::shard::{Delta, Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp};
+use crate::model::shard::{Delta, Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp, first_of};
 use crate::model::store::BatchLimit;
 use crate::node::ask::OrderError;
 use crate::node::forwarded::NotMeant;
@@ -139,6 +139,18 @@ async fn install(node: &Node, shard: &Shard, stamp: Stamp, delta: Delta) -> Resu
     Ok(())
 }
 
+/// Where the pairs of a piece come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// From the shard that has them.
+    Shard(&'a Source),
+    /// From nowhere: they were given up in this generation of the cluster.
+    GivenUp {
+        /// The generation.
+        generation: u64,
+    },
+}
+
 /// The part of the target in the end: has the range frozen, receives the rest, and compares.
 ///
 /// # Errors
@@ -147,14 +159,15 @@ pub async fn prepare(
     node: &Node,
     stamp: Stamp,
     group: u64,
-    source: Option<&Source>,
+    from: Origin<'_>,
     limit: Duration,
 ) -> Result<Prepared, OrderError> {
     let shard = led(node, group)?;
     let start = now();
-    let frozen = match source {
-        None => Frozen::default(),
-        Some(source) => {
+    let frozen = match from {
+        // What versions the range has had nobody knows any more, but none of a later generation.
+        Origin::GivenUp { generation } => Frozen { index: first_of(generation), ..Frozen::default() },
+        Origin::Shard(source) => {
             let freeze = Transfer::Freeze { stamp, group: source.group };
             let parcel = ask(node, source, &freeze, limit).await?;
             install(node, &shard, stamp, parcel.delta).await?;

@@ -18,6 +18,8 @@ const VERSION_STEP: u64 = 1 << 40;
 const EPOCH_STEP: u64 = 1 << 20;
 /// The same for numbers of groups.
 const GROUP_STEP: u64 = 1 << 20;
+/// Generations are few, so they go on by fewer.
+const GENERATION_STEPS: u32 = 1 << 8;
 
 /// What is known of a cluster of which some nodes are dead.
 pub(super) struct Found {
@@ -287,6 +289,8 @@ fn rebuilt(
     if let Some(lost) = lost_ranges(found, lost) {
         state.give_up_ranges(&lost);
     }
+    // Another one may have been begun that no survivor knows of: two are the same only by chance.
+    state.generation += 1 + u64::from(drawn.version % GENERATION_STEPS);
     state.group = drawn.group;
     state.version += VERSION_STEP + u64::from(drawn.version);
     state.view.epoch += EPOCH_STEP;

@@ -45,7 +45,7 @@ pub(super) fn at_most_one_accepts(world: &World) {
     let shards: Vec<_> = groups.into_iter().filter_map(|group| agreed(world, &knows, group)).collect();
     for key in &world.keys {
         let hash = state.hash_key.hash(key);
-        let accept = shards.iter().filter(|shard| shard.run(hash, key, Operation::Get, None).is_ok());
+        let accept = shards.iter().filter(|shard| shard.run(hash, key, Operation::GET, None).is_ok());
         let accept: Vec<_> = accept.map(|shard| shard.group()).collect();
         if accept.len() > 1 {
             world.accuse(format!("{key:?} is served by {accept:?}: {}", describe(world)));
@@ -143,9 +143,9 @@ fn look_at_keys(world: &Shared, state: &MetaState, index: usize, held: &Shard) -
     for key in &world.keys {
         let hash = state.hash_key.hash(key);
         let is_mine = state.view.owner(hash, key) == index;
-        let got = match held.run(hash, key, Operation::Get, None) {
+        let got = match held.run(hash, key, Operation::GET, None) {
             Ok(Done::Read(pair)) => Ok(pair.map(|pair| number_in(pair.value()))),
-            Ok(Done::Wrote(_)) => unreachable!("it was only read"),
+            Ok(Done::Wrote(_) | Done::Unread(..)) => unreachable!("it was only read, under no condition"),
             Err(refused) => Err(refused),
         };
         if let (true, Ok(got)) = (is_mine, got) {

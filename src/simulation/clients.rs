@@ -1,17 +1,19 @@
 //! Clients that put, get and delete through any node, several at once the same key, and ask again under the same request id where they do
 //! not learn what came of it.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::oracle::{Began, number_in};
+use super::oracle::{Began, Oracle, number_in};
 use super::tasks::{at, pause, pause_for};
 use super::world::{World, place_of};
 use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
-use crate::model::shard::{Done, Operation, RequestId, WriteOutcome};
+use crate::model::condition::{Condition, Judgement, Versions};
+use crate::model::shard::{Done, Operation, RequestId, Unread, Written};
 use crate::node::group_ops::LogAnswer;
 use crate::node::keys::{Outcome, Request as Asking, Told};
 use crate::node::state::Node;
@@ -34,6 +36,8 @@ enum Kind {
 struct Request {
     key: Rc<[u8]>,
     kind: Kind,
+    /// What has to be there.
+    condition: Option<Condition>,
     /// Where the client has named it.
     name: Option<RequestId>,
 }
@@ -41,8 +45,22 @@ struct Request {
 /// What came of a request that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    Read(Option<u64>),
-    Written(WriteOutcome),
+    /// The value and its version.
+    Read(Option<(u64, u64)>),
+    /// The version of what is there.
+    Unread(Unread, u64),
+    Written(Written),
+}
+
+impl Answer {
+    /// The version of what is there, as the client is told it.
+    fn version(self) -> Option<u64> {
+        match self {
+            Self::Read(got) => got.map(|(_, version)| version),
+            Self::Unread(_, version) => Some(version),
+            Self::Written(written) => written.there(),
+        }
+    }
 }
 
 /// How a request ended.
@@ -55,21 +73,37 @@ enum End {
 
 /// One client.
 pub(super) async fn use_keys(world: Shared) {
+    // The version that the client was told last of each key.
+    let mut seen = HashMap::new();
     while world.harm.get() {
         pause_for(world.draw(1..30)).await;
         world.busy.set(world.busy.get() + 1);
-        use_key(&world).await;
+        use_key(&world, &mut seen).await;
         world.busy.set(world.busy.get() - 1);
     }
 }
 
-async fn use_key(world: &Shared) {
+/// What a client asks to be there: often what it has seen, or nothing at all, sometimes what others may have written over since.
+fn condition(world: &Shared, seen: Option<u64>) -> Option<Condition> {
+    let these = |version: Option<u64>| Versions::These(version.into_iter().collect());
+    let (if_match, if_none_match) = match world.draw(0..10) {
+        0..=2 => (Some(these(seen)), None),
+        3 => (None, Some(these(seen))),
+        4 => (None, Some(Versions::Any)),
+        5 => (Some(Versions::Any), None),
+        _ => return None,
+    };
+    Some(Condition { if_match, if_none_match })
+}
+
+async fn use_key(world: &Shared, seen: &mut HashMap<Rc<[u8]>, u64>) {
     let key: Rc<[u8]> = world.keys[world.draw(0..world.keys.len())].as_slice().into();
     let number = world.number();
     let kind = [Kind::Get, Kind::Get, Kind::Put(number), Kind::Put(number), Kind::Delete][world.draw(0..5)];
     let is_named = world.chance(60);
     let name = is_named.then(|| RequestId::from(number));
-    let request = Request { key: Rc::clone(&key), kind, name };
+    let condition = condition(world, seen.get(&key).copied());
+    let request = Request { key: Rc::clone(&key), kind, condition, name };
     let began = world.oracle.borrow().floor(&key);
     let (mut end, mut id) = (End::NotDone, name);
     for attempt in 1.. {
@@ -98,6 +132,12 @@ async fn use_key(world: &Shared) {
         }
         world.count(|tally| tally.retried += 1);
     }
+    if let End::Done(answer) = end {
+        match answer.version() {
+            Some(version) => seen.insert(key, version),
+            None => seen.remove(&key),
+        };
+    }
     note(world, &request, id, end, began);
 }
 
@@ -114,10 +154,12 @@ fn note(world: &Shared, request: &Request, id: Option<RequestId>, end: End, bega
     world.trace(format!("{request:?} {id:?} {end:?}"));
     let mut oracle = world.oracle.borrow_mut();
     let verdict = match (request.kind, end) {
-        (Kind::Get, End::Done(Answer::Read(got))) => oracle.read(&request.key, got, began),
+        (Kind::Get, End::Done(answer @ (Answer::Read(_) | Answer::Unread(..)))) => {
+            note_read(&mut oracle, request, answer, began)
+        }
         (Kind::Get, End::NotDone | End::Unknown) | (_, End::Unknown) => Ok(()),
-        (_, End::Done(Answer::Written(outcome))) => {
-            oracle.acknowledged(id.expect("what was done has an id"), outcome, began)
+        (_, End::Done(Answer::Written(written))) => {
+            oracle.acknowledged(id.expect("what was done has an id"), written, began)
         }
         (_, End::NotDone) => id.map_or(Ok(()), |id| oracle.refused(id)),
         other => Err(format!("a request came to {other:?}")),
@@ -132,6 +174,29 @@ fn note(world: &Shared, request: &Request, id: Option<RequestId>, end: End, bega
     });
 }
 
+/// What a client was told of a key is what its condition allows, and the version what it stands for everywhere.
+fn note_read(oracle: &mut Oracle, request: &Request, answer: Answer, began: Began) -> Result<(), String> {
+    let there = answer.version();
+    let judged = match (&request.condition, there) {
+        (Some(condition), Some(_)) => condition.judge(there),
+        _ => Judgement::Holds,
+    };
+    let got = match (answer, judged) {
+        (Answer::Read(None), _) => None,
+        (Answer::Read(Some((value, version))), Judgement::Holds) => {
+            oracle.names(&request.key, version, value)?;
+            Some(value)
+        }
+        (Answer::Unread(Unread::Unmet, version), Judgement::NotThere)
+        | (Answer::Unread(Unread::Unchanged, version), Judgement::There) => {
+            let value = oracle.value_of(&request.key, version);
+            Some(value.ok_or_else(|| format!("nobody has ever seen version {version}"))?)
+        }
+        _ => return Err(format!("{answer:?} where that is {judged:?}")),
+    };
+    oracle.read(&request.key, got, began)
+}
+
 /// What a node does with a request, and under which id: it asks the log of its own shard first, as the server does, or leaves all of it to the
 /// node. Nothing where the node is none of the cluster.
 async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, Option<RequestId>)> {
@@ -141,10 +206,11 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, O
         Kind::Get | Kind::Delete => Vec::new(),
     };
     let operation = match request.kind {
-        Kind::Get => Operation::Get,
-        Kind::Put(_) => Operation::Put(&text),
-        Kind::Delete => Operation::Delete,
+        Kind::Get => Operation::GET,
+        Kind::Put(_) => Operation::put(&text),
+        Kind::Delete => Operation::DELETE,
     };
+    let operation = operation.under(request.condition.as_ref());
     let mut told = None;
     if world.chance(50)
         && let Some(asking) = node.asking(&request.key, operation, (request.name, None), deadline)
@@ -176,7 +242,12 @@ fn not_done(error: &Error) -> End {
 
 fn answer_of(outcome: &Outcome) -> Answer {
     match &outcome.done {
-        Done::Wrote(outcome) => Answer::Written(*outcome),
-        Done::Read(value) => Answer::Read(value.as_ref().map(|value| number_in(value.as_bytes()))),
+        Done::Wrote(written) => Answer::Written(*written),
+        Done::Read(value) => {
+            Answer::Read(value.as_ref().map(|value| {
+                (number_in(value.as_bytes()), value.version().expect("all nodes tell versions"))
+            }))
+        }
+        Done::Unread(unread, version) => Answer::Unread(*unread, *version),
     }
 }

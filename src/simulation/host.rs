@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Shared;
-use super::oracle::Event;
+use super::oracle::{Event, Write};
 use super::process::Process;
 use super::tasks::{pause, pause_for};
 use super::watch::{WatchedMeta, WatchedShard, post};
@@ -114,15 +114,17 @@ impl Host for Simulated {
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>> {
         let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id());
-        let (deadline, is_read) = (request.deadline, request.operation == Operation::Get);
-        let value = if let Operation::Put(value) = request.operation { Some(value.to_vec()) } else { None };
+        let (deadline, is_read) = (request.deadline, request.operation.is_read());
+        let value = request.operation.value().map(<[u8]>::to_vec);
+        let condition = request.operation.condition.cloned();
         Box::pin(async move {
             let work = move |controller: Rc<Controller>| async move {
                 let operation = match &value {
-                    _ if is_read => Operation::Get,
-                    Some(value) => Operation::Put(value),
-                    None => Operation::Delete,
+                    _ if is_read => Operation::GET,
+                    Some(value) => Operation::put(value),
+                    None => Operation::DELETE,
                 };
+                let operation = operation.under(condition.as_ref());
                 serve(&controller.node, &addressed, &key, operation, id, deadline).await
             };
             self.exchange(node, to, deadline, work).await
@@ -157,14 +159,19 @@ impl Host for Simulated {
         if world.nodes[self.place].node().is_none_or(|node| !world.is_ours(&node)) {
             return;
         }
-        let Done::Wrote(outcome) = done else { return };
-        let value = if let Operation::Put(value) = operation { Some(value.to_vec()) } else { None };
+        let Done::Wrote(written) = done else { return };
         let request = request.unwrap_or_else(|| {
             let id = RequestId::from(world.number());
             world.without_id.set(Some(id));
             id
         });
-        let write = (key.to_vec(), value, request, *outcome);
+        let write = Write {
+            key: key.to_vec(),
+            value: operation.value().map(<[u8]>::to_vec),
+            condition: operation.condition.cloned(),
+            request,
+            written: *written,
+        };
         let event = Event::Alone { write, post: post(shard, key) };
         let verdict = world.oracle.borrow_mut().judge(event);
         world.judge(verdict);
@@ -289,7 +296,8 @@ async fn serve(
     let outcome = node.run_forwarded(&serving_state, key, operation, asked, None, deadline).await?;
     let done = match outcome.done {
         Done::Read(Some(value)) => {
-            Done::Read(Some(Value::Received { bytes: value.as_bytes().to_vec(), permit: None }))
+            let version = value.version();
+            Done::Read(Some(Value::Received { bytes: value.as_bytes().to_vec(), version, permit: None }))
         }
         done => done,
     };

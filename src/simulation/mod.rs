@@ -63,20 +63,21 @@ struct Tally {
     pieces: u64,
     aborted: u64,
     receipts: u64,
+    unmet: u64,
     trace: u64,
 }
 
 impl Tally {
     /// All figures but the last, which is no sum.
-    fn figures(&mut self) -> [&mut u64; 26] {
+    fn figures(&mut self) -> [&mut u64; 27] {
         let Self { steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, .. } = self;
         let Self { stops, rejoined, partitions, pauses, slowed, jumps, hand_overs, restores, .. } = self;
         let Self { begun, finished, superseded, accepted, recovered, forgotten, pieces, .. } = self;
-        let Self { aborted, receipts, .. } = self;
+        let Self { aborted, receipts, unmet, .. } = self;
         [
             steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, stops, rejoined,
             partitions, pauses, slowed, jumps, hand_overs, restores, begun, finished, superseded, accepted,
-            recovered, forgotten, pieces, aborted, receipts,
+            recovered, forgotten, pieces, aborted, receipts, unmet,
         ]
     }
 

@@ -7,16 +7,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Tally;
+use crate::model::condition::{Condition, Judgement};
 use crate::model::hash::HashKey;
 use crate::model::meta::{Command, End, MetaState, Void};
-use crate::model::shard::{RequestId, WriteOutcome};
+use crate::model::shard::{RequestId, WriteOutcome, Written};
 use crate::model::store::Checksum;
 
 /// What a key holds after a write, with its version; nothing where that is not to be seen.
 pub(super) type Post = Option<Option<(Vec<u8>, u64)>>;
 
-/// A write: its key, its value, its request, and what it did.
-pub(super) type Write = (Vec<u8>, Option<Vec<u8>>, RequestId, WriteOutcome);
+/// A write, and what it did.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Write {
+    pub(super) key: Vec<u8>,
+    /// Nothing to delete the key.
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) condition: Option<Condition>,
+    pub(super) request: RequestId,
+    pub(super) written: Written,
+}
 
 /// All of a shard, as far as it is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +81,8 @@ struct Register {
     is_open: bool,
     /// So many times what it holds was open and was seen then.
     settled: u64,
+    /// The version of what it holds, or that it is absent, where that is known.
+    version: Option<Option<u64>>,
 }
 
 /// What a key was known to hold when a request about it began.
@@ -104,7 +115,11 @@ impl Register {
 pub(super) struct Oracle {
     registers: BTreeMap<Vec<u8>, Register>,
     /// What was done for each request: the key, the place among its values, and the outcome.
-    done: HashMap<RequestId, (Vec<u8>, usize, WriteOutcome)>,
+    done: HashMap<RequestId, (Vec<u8>, usize, Written)>,
+    /// The value that each version of each key has stood for, ever.
+    named: HashMap<(Vec<u8>, u64), u64>,
+    /// Writes whose condition did not hold.
+    unmet: u64,
     /// Requests of keys that were open since: whether they were done cannot be known.
     doubtful: HashSet<RequestId>,
     refused: HashSet<RequestId>,
@@ -126,10 +141,15 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new(keys: Vec<Vec<u8>>) -> Self {
-        let register = |key| (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0 });
+        let register = |key| {
+            let version = Some(None);
+            (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0, version })
+        };
         Self {
             registers: keys.into_iter().map(register).collect(),
             done: HashMap::new(),
+            named: HashMap::new(),
+            unmet: 0,
             doubtful: HashSet::new(),
             refused: HashSet::new(),
             logs: BTreeMap::new(),
@@ -247,7 +267,8 @@ impl Oracle {
                 (register.is_open, register.floor) = (true, 0);
                 self.forgotten += 1;
                 self.begun = None;
-                let of_key = |(of, ..): &(Vec<u8>, usize, WriteOutcome)| of == key;
+                register.version = None;
+                let of_key = |(of, ..): &(Vec<u8>, usize, Written)| of == key;
                 self.doubtful.extend(self.done.iter().filter(|(_, done)| of_key(done)).map(|(id, _)| *id));
                 self.done.retain(|_, done| !of_key(done));
             }
@@ -278,8 +299,12 @@ impl Oracle {
 
     /// A write was done, by whichever shard, for the first time or because it was asked for again.
     fn written(&mut self, write: &Write, post: &Post) -> Result<(), String> {
-        let (key, value, request, outcome) = write;
+        let Write { key, value, condition, request, written: done } = write;
+        let outcome = done.outcome;
         log::trace!("written: {write:?}, and then {post:?}");
+        if let Some(Some((value, version))) = post {
+            self.names(key, *version, number_in(value))?;
+        }
         let register = self.registers.get_mut(key).expect("it is there");
         let written = value.as_ref().map(|value| number_in(value));
         let seen = post.as_ref().map(|post| post.as_ref().map(|(value, _)| number_in(value)));
@@ -288,14 +313,30 @@ impl Oracle {
         if is_repeated {
             log::trace!("request {request} was done before");
         } else if let Some((of, _, known)) = self.done.get(request) {
-            if (of, known) != (key, outcome) {
-                return Err(format!("request {request} came to {outcome:?} and to {known:?} before"));
+            if (of, known) != (key, done) {
+                return Err(format!("request {request} came to {done:?} and to {known:?} before"));
             }
         } else {
             if self.refused.contains(request) {
                 return Err(format!("request {request} was not applied, and then was"));
             }
             let was_open = register.is_open || self.doubtful.contains(request);
+            if let (Some(condition), Some(there), false) = (condition, register.version, was_open) {
+                // What is not there is not deleted, whatever the condition is.
+                let counts = value.is_some() || there.is_some();
+                let is_met = !counts || condition.judge(there) == Judgement::Holds;
+                if is_met != (outcome != WriteOutcome::Unmet) {
+                    return Err(format!("{write:?} where there was {there:?}"));
+                }
+                if !is_met && done.version != there.unwrap_or(0) {
+                    return Err(format!("{write:?} names another version than {there:?}"));
+                }
+            }
+            if outcome == WriteOutcome::Unmet {
+                self.unmet += 1;
+                self.done.insert(*request, (key.clone(), register.values.len() - 1, *done));
+                return self.is_then(write, post);
+            }
             let was_there = register.values.last().is_some_and(Option::is_some);
             let (expected, value) = match (value, was_there) {
                 (Some(value), true) => (WriteOutcome::Updated, Some(number_in(value))),
@@ -304,18 +345,40 @@ impl Oracle {
                 (None, false) => (WriteOutcome::Absent, None),
             };
             register.values.push(value);
-            self.done.insert(*request, (key.clone(), register.values.len() - 1, *outcome));
-            if post.is_some() && *outcome != expected && !was_open {
+            register.version = Some(done.there());
+            self.done.insert(*request, (key.clone(), register.values.len() - 1, *done));
+            if post.is_some() && outcome != expected && !was_open {
                 return Err(format!(
                     "{write:?} should have come to {expected:?}: a write before it was lost"
                 ));
             }
         }
+        self.is_then(write, post)
+    }
+
+    /// Whether after a write there is what there should be.
+    fn is_then(&mut self, write: &Write, post: &Post) -> Result<(), String> {
         let Some(post) = post else { return Ok(()) };
+        let register = self.registers.get_mut(&write.key).expect("it is there");
         let got = post.as_ref().map(|(value, _)| number_in(value));
         register.settle(got)?;
+        register.version = Some(post.as_ref().map(|(_, version)| *version));
         let last = register.values.last().copied().flatten();
         if got == last { Ok(()) } else { Err(format!("after {write:?} there is {post:?} and not {last:?}")) }
+    }
+
+    /// A version of a key is seen to stand for a value: it never stands for another.
+    pub(super) fn names(&mut self, key: &[u8], version: u64, value: u64) -> Result<(), String> {
+        let known = *self.named.entry((key.to_vec(), version)).or_insert(value);
+        if known == value {
+            return Ok(());
+        }
+        Err(format!("version {version} of {key:?} stands for {known} and for {value}"))
+    }
+
+    /// The value that a version of a key stands for.
+    pub(super) fn value_of(&self, key: &[u8], version: u64) -> Option<u64> {
+        self.named.get(&(key.to_vec(), version)).copied()
     }
 
     /// What somebody who asks about a key from now on must see at least.
@@ -351,7 +414,7 @@ impl Oracle {
     pub(super) fn acknowledged(
         &mut self,
         request: RequestId,
-        outcome: WriteOutcome,
+        written: Written,
         Began { floor, .. }: Began,
     ) -> Result<(), String> {
         if self.doubtful.contains(&request) {
@@ -360,9 +423,11 @@ impl Oracle {
         let Some((key, at, known)) = self.done.get(&request) else {
             return Err(format!("request {request} was acknowledged, but never done"));
         };
-        if *known != outcome || *at <= floor {
+        // Whatever has changed nothing was done at the earliest when the value that it found was the last.
+        let earliest = if written.outcome == WriteOutcome::Unmet { floor } else { floor + 1 };
+        if *known != written || *at < earliest {
             return Err(format!(
-                "request {request} came to {outcome:?}, {known:?} was done at {at} after {floor}"
+                "request {request} came to {written:?}, {known:?} was done at {at} after {floor}"
             ));
         }
         let register = self.registers.get_mut(key).expect("it is there");
@@ -400,6 +465,7 @@ impl Oracle {
     pub(super) fn count(&self, tally: &mut Tally) {
         (tally.terms, tally.restores) = (self.leaders.len() as u64, self.restores);
         (tally.forgotten, tally.accepted, tally.receipts) = (self.forgotten, self.accepted, self.receipts);
+        tally.unmet = self.unmet;
         let states: Vec<&MetaState> = self.meta.values().map(|(_, state)| &**state).collect();
         for two in states.windows(2).filter(|two| two[0].group == two[1].group) {
             let id = |state: &MetaState| state.change.as_ref().map(|change| change.id);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::oracle::{Applied, Digest, Event, Post};
+use super::oracle::{Applied, Digest, Event, Post, Write};
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
 use crate::model::meta::{Command, MetaState, Void};
@@ -27,10 +27,10 @@ pub(super) struct WatchedShard {
 
 /// What a key holds now, if it is served.
 pub(super) fn post(shard: &Shard, key: &[u8]) -> Post {
-    let found = shard.run(shard.hash_of(key), key, Operation::Get, None);
+    let found = shard.run(shard.hash_of(key), key, Operation::GET, None);
     found.ok().map(|done| match done {
         Done::Read(held) => held.map(|held| (held.value().to_vec(), held.version())),
-        Done::Wrote(_) => unreachable!("it was only read"),
+        Done::Wrote(_) | Done::Unread(..) => unreachable!("it was only read, under no condition"),
     })
 }
 
@@ -52,10 +52,16 @@ impl StateMachine for WatchedShard {
         let command = ShardCommand::decode(bytes).expect("only commands are proposed");
         let done = ShardOutcome::decode(&outcome).expect("the machine answers by outcomes");
         let (mut write, mut after) = (None, None);
-        if let (ShardCommand::Write { key, value, forwarded }, ShardOutcome::Write(Ok(done))) =
+        if let (ShardCommand::Write { key, value, condition, forwarded }, ShardOutcome::Write(Ok(written))) =
             (&command, &done)
         {
-            write = Some((key.to_vec(), value.as_deref().map(<[u8]>::to_vec), forwarded.request, *done));
+            write = Some(Write {
+                key: key.to_vec(),
+                value: value.as_deref().map(<[u8]>::to_vec),
+                condition: condition.as_deref().cloned(),
+                request: forwarded.request,
+                written: *written,
+            });
             after = post(&self.shard, key);
         }
         let is_write = matches!(command, ShardCommand::Write { .. });

@@ -13,10 +13,12 @@ use siphasher::sip128::SipHasher24;
 
 use crate::model::address::Address;
 use crate::model::range::HashRange;
-use crate::model::shard::{Audit, Claims, Stamp, Tally, WriteOutcome};
+use crate::model::shard::{Audit, Claims, Stamp, Tally, Unread, WriteOutcome};
 
 /// Where a node answers other nodes about one key; the percent-encoded key follows.
 pub const KEYS: &str = "/node/keys/";
+/// The same of requests with a condition: a node that does not know this path does not know conditions, either, and does nothing.
+pub const CONDITIONAL_KEYS: &str = "/node/conditional-keys/";
 /// Where a node says who it is: [`Hello`].
 pub const HELLO: &str = "/node/hello";
 /// Where a node takes the news of its cluster: a [`MetaState`](crate::model::meta::MetaState).
@@ -57,6 +59,10 @@ pub const SENDER_HEADER: &str = "Evenkv-Sender";
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
 pub const RESULT_HEADER: &str = "Evenkv-Result";
+/// In a request under [`CONDITIONAL_KEYS`]: the [`Condition`](crate::model::condition::Condition).
+pub const CONDITION_HEADER: &str = "Evenkv-Condition";
+/// In the answer to a forwarded key operation: the version of what is there, if anything is.
+pub const VERSION_HEADER: &str = "Evenkv-Version";
 /// In an answer that a replica does not lead its shard: who does, where that is known.
 pub const LEADER_HEADER: &str = "Evenkv-Leader";
 /// In a forwarded read that any replica may answer: [`STALE`].
@@ -83,6 +89,8 @@ pub enum KeyResult {
     Found,
     /// GET: the key is absent.
     Missing,
+    /// GET: what is there is not read, since the condition does not hold.
+    Unread(Unread),
     /// Nothing was done: the key is on its way from one shard to another. Look at the newest view and ask again.
     Again,
     /// Nothing was done: the asked node is not the one that is meant, since it was started again.
@@ -98,13 +106,16 @@ pub enum KeyResult {
 }
 
 impl KeyResult {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 15] = [
         (Self::Wrote(WriteOutcome::Added), "added"),
         (Self::Wrote(WriteOutcome::Updated), "updated"),
         (Self::Wrote(WriteOutcome::Deleted), "deleted"),
         (Self::Wrote(WriteOutcome::Absent), "absent"),
+        (Self::Wrote(WriteOutcome::Unmet), "unmet"),
         (Self::Found, "found"),
         (Self::Missing, "absent"),
+        (Self::Unread(Unread::Unmet), "unmet"),
+        (Self::Unread(Unread::Unchanged), "unchanged"),
         (Self::Again, "again"),
         (Self::Gone, "gone"),
         (Self::NotLeader, "not-leader"),
@@ -121,7 +132,7 @@ impl KeyResult {
     /// Reads the value of the header, in the answer to a read or to something else.
     pub fn parse(text: &str, is_read: bool) -> Option<Self> {
         let fits = |result: Self| match result {
-            Self::Found | Self::Missing => is_read,
+            Self::Found | Self::Missing | Self::Unread(_) => is_read,
             Self::Wrote(_) => !is_read,
             _ => true,
         };

@@ -179,6 +179,9 @@ orders! {
         source: Option<Source>,
         /// The range may be frozen for so many milliseconds.
         limit_ms: u64,
+        /// The generation of the cluster: where the pairs were given up, versions of the range are drawn in it from now on.
+        #[serde(default)]
+        generation: u64,
     }
     /// What is the newest state that you know?
     News "news" (at_once, anyone) -> Option<Arc<MetaState>> {}

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::alone;
 use crate::support::audit::audit;
+use crate::support::change::ask_with;
 use crate::support::cluster::Cluster;
 use crate::support::history;
 use crate::support::http::Http;
@@ -100,5 +103,88 @@ fn what_a_member_does_not_know_is_refused_by_its_name() {
         let named = all.iter().filter(|node| **node != leader).any(|node| error.contains(node.as_str()));
         assert!(named && error.contains("version"), "through {address}: {error}");
         assert_eq!(Http::new(address).get("/kv-store/keys/a").status, 404);
+    }
+}
+
+/// What a node answers to a conditional write: its status, its outcome, and whether it names a node.
+fn put_if(through: &str, key: &str, bytes: usize) -> (u16, Option<String>, String) {
+    let body = format!("{{\"value\":\"{}\"}}", "x".repeat(bytes));
+    let headers = [("If-None-Match", "*")];
+    let answer =
+        Http::new(through).request("PUT", &format!("/kv-store/keys/{key}"), &headers, body.as_bytes());
+    (answer.status, answer.header("Evenkv-Outcome").map(str::to_owned), answer.text())
+}
+
+/// Whatever is asked of a node that knows conditions is done under its condition, or refused by the name of the one that does not know them.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn a_condition_is_never_dropped_on_the_way_to_a_node_of_an_older_version() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    for factor in ["1", "3"] {
+        let mut cluster = Cluster::of_program(3, &older, &[("REPL_FACTOR", factor)]);
+        let all = cluster.addresses();
+        if factor == "3" {
+            replace(&mut cluster, 0, None);
+        } else {
+            // Nobody holds what a node had alone: it is the pairs' owner that is of the older version.
+            cluster.nodes[0].kill();
+            cluster.nodes[0].run_program(None);
+            cluster.nodes[0].restart();
+            cluster.nodes[0].wait_live();
+            let lost = json!({"view": all, "accept-loss": ["1"]});
+            assert_eq!(ask_with(&all[1], &[], &lost).status, 200);
+        }
+        let newer = &all[0];
+        let (mut done, mut refused) = (0, 0);
+        for number in 0..30 {
+            // Small ones go on a connection, large ones by HTTP.
+            for bytes in [10, 60_000] {
+                let key = format!("{number}-{bytes}");
+                let plain = Http::new(newer).put(&format!("/kv-store/keys/{key}"), r#"{"value":1}"#);
+                assert_eq!(plain.status, 201, "without a condition it is done as before: {}", plain.text());
+                let own = plain.header("ETag").is_some();
+                let (status, outcome, text) = put_if(newer, &key, bytes);
+                assert_eq!(outcome.as_deref(), Some("not-applied"), "{status} {text}");
+                match status {
+                    412 => done += 1,
+                    503 => {
+                        let named = all[1..].iter().any(|node| text.contains(node.as_str()));
+                        assert!(named && text.contains("version"), "{text}");
+                        refused += 1;
+                    }
+                    other => panic!("{other}: {text}"),
+                }
+                assert!(factor == "3" || own == (status == 412), "who tells the version knows conditions");
+                let kept = Http::new(newer).get(&format!("/kv-store/keys/{key}"));
+                assert_eq!(kept.json()["value"], 1, "nothing was done");
+            }
+        }
+        assert!(
+            refused > 0 && (factor == "3" || done > 0),
+            "factor {factor}: {done} done, {refused} refused"
+        );
+    }
+}
+
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn conditions_are_known_once_all_nodes_are_of_this_version() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    let mut cluster = Cluster::of_program(3, &older, &[("REPL_FACTOR", "3")]);
+    let all = cluster.addresses();
+    assert_eq!(Http::new(&all[0]).put("/kv-store/keys/a", r#"{"value":1}"#).status, 201);
+    for number in 0..3 {
+        replace(&mut cluster, number, None);
+    }
+    wait_agreed(&all[0]);
+    for address in &all {
+        wait_until("conditions are known everywhere", START_DEADLINE, || put_if(address, "a", 5).0 == 412);
+        assert_eq!(put_if(address, "a", 60_000).0, 412);
+        let kept = Http::new(address).get("/kv-store/keys/a");
+        assert!(kept.json()["value"] == 1 && kept.header("ETag").is_some(), "what was put before has a tag");
     }
 }

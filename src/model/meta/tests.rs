@@ -451,3 +451,37 @@ fn the_limits_are_raised_by_a_change_that_finishes_and_by_no_other() {
         assert_eq!(is_newer, limits == raised, "whoever has not heard of it asks: {commands:?}");
     }
 }
+
+#[test]
+fn a_generation_begins_where_a_counter_of_versions_may_be_lost() {
+    let mut state = first();
+    state.apply(begin(1, None)).unwrap();
+    let Command::Plan { id, epoch, mut planned, view, holders } = plan(&state, 1, 3) else {
+        unreachable!("it is one")
+    };
+    let lost = &state.view.shards[1];
+    let given_up = GivenUp { id: lost.id, group: lost.group, replicas: lost.replicas.clone(), pairs: None };
+    let mut other = state.clone();
+    other
+        .apply(Command::Plan {
+            id,
+            epoch,
+            planned: planned.clone(),
+            view: view.clone(),
+            holders: holders.clone(),
+        })
+        .unwrap();
+    assert_eq!(other.generation, 0, "all that moves brings its counter");
+    planned.given_up.push(given_up);
+    state.apply(Command::Plan { id, epoch, planned, view, holders }).unwrap();
+    assert_eq!(state.generation, 1);
+    let survivors = vec![(state.view.shards[0].group, node(1), 9)];
+    let recovered = Command::Succeed { epoch: state.view.epoch, survivors, moved: Vec::new(), lost: None };
+    state.apply(recovered.clone()).unwrap();
+    assert_eq!(state.generation, 2);
+    assert_eq!((state.apply(recovered), state.generation), (Err(Void::Outdated), 2));
+    // A node of a version before does not know of it.
+    let mut older = serde_json::to_value(&state).unwrap();
+    older.as_object_mut().unwrap().remove("generation");
+    assert_eq!(serde_json::from_value::<MetaState>(older).unwrap().generation, 0);
+}

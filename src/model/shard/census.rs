@@ -97,7 +97,7 @@ impl Tallying {
                     changes.note_deleted(Point::of(hash, key));
                 }
             }
-            WriteOutcome::Updated | WriteOutcome::Absent => {}
+            WriteOutcome::Updated | WriteOutcome::Absent | WriteOutcome::Unmet => {}
         }
         written
     }

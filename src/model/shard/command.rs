@@ -6,9 +6,11 @@
 use super::form::{put_checksum, read_checksum};
 use super::{
     AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError,
-    Operation, Refused, RequestId, Shard, Stamp, WriteOutcome,
+    Operation, Refused, RequestId, Shard, Stamp, WriteOutcome, Written,
 };
 use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number};
+use crate::model::condition::Condition;
+use crate::model::format;
 
 /// A change of a shard.
 pub enum ShardCommand {
@@ -18,6 +20,8 @@ pub enum ShardCommand {
         key: Box<[u8]>,
         /// The raw JSON text of the value; nothing to delete the key.
         value: Option<Box<[u8]>>,
+        /// What has to be there.
+        condition: Option<Box<Condition>>,
         /// The request, the epoch it was routed by, and the times by which it is remembered.
         forwarded: Forwarded,
     },
@@ -86,7 +90,7 @@ pub enum ShardCommand {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardOutcome {
     /// Of a write: what it did, now or when it was done before.
-    Write(Result<WriteOutcome, Refused>),
+    Write(Result<Written, Refused>),
     /// Of an order about a piece, other than to prepare it.
     Moved(Result<(), MoveError>),
     /// Of an order to prepare a piece: what was received.
@@ -113,12 +117,24 @@ const LEARN: u8 = 8;
 const CENSUS: u8 = 9;
 const CLOSE_CENSUS: u8 = 10;
 const BEGIN_AUDIT: u8 = 11;
+const PUT_IF: u8 = 12;
+const DELETE_IF: u8 = 13;
 
 /// The binary form of [`ShardCommand::Write`], without copying key and value into one first.
-pub fn encode_write(key: &[u8], value: Option<&[u8]>, forwarded: &Forwarded) -> Vec<u8> {
+pub fn encode_write(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Vec<u8> {
+    let Operation { condition, .. } = operation;
+    let value = operation.value();
     // Kind, request, three numbers of at most ten bytes, two lengths of at most five.
     let mut out = Vec::with_capacity(1 + 30 + 30 + 10 + key.len() + value.map_or(0, <[u8]>::len));
-    out.push(if value.is_some() { PUT } else { DELETE });
+    out.push(match (value, condition) {
+        (Some(_), None) => PUT,
+        (None, None) => DELETE,
+        (Some(_), Some(_)) => PUT_IF,
+        (None, Some(_)) => DELETE_IF,
+    });
+    if let Some(condition) = condition {
+        condition.encode(&mut out);
+    }
     forwarded.request.encode(&mut out);
     put_number(&mut out, forwarded.epoch);
     put_number(&mut out, forwarded.now_ms);
@@ -140,6 +156,15 @@ impl ShardCommand {
         }
     }
 
+    /// The format that a node has to know to apply it.
+    pub fn needs(&self) -> u32 {
+        match self {
+            Self::Write { condition, .. } => format_of_writes(condition.as_deref()),
+            Self::Prepare { frozen, .. } => frozen.remembered.needs(),
+            _ => format::FIRST,
+        }
+    }
+
     /// Its binary form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -148,7 +173,10 @@ impl ShardCommand {
             stamp.encode(&mut out);
         };
         match self {
-            Self::Write { key, value, forwarded } => return encode_write(key, value.as_deref(), forwarded),
+            Self::Write { key, value, condition, forwarded } => {
+                let operation = operation(value.as_deref(), condition.as_deref());
+                return encode_write(key, operation, forwarded);
+            }
             Self::BeginOutgoing { stamp, range } => {
                 order(BEGIN_OUTGOING, stamp);
                 range.encode(&mut out);
@@ -196,12 +224,16 @@ impl ShardCommand {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let reader = &mut Reader::new(bytes);
         let command = match reader.byte()? {
-            kind @ (PUT | DELETE) => {
+            kind @ (PUT | DELETE | PUT_IF | DELETE_IF) => {
+                let is_conditional = matches!(kind, PUT_IF | DELETE_IF);
+                let condition = if is_conditional { Some(Condition::decode(reader)?.into()) } else { None };
                 let (request, epoch) = (RequestId::decode(reader)?, reader.number()?);
                 let (now_ms, keep_ms) = (reader.number()?, reader.number()?);
                 let key = reader.bytes(LONGEST_BYTES)?.into();
-                let value = if kind == PUT { Some(reader.bytes(LONGEST_BYTES)?.into()) } else { None };
-                Self::Write { key, value, forwarded: Forwarded { request, epoch, now_ms, keep_ms } }
+                let is_put = matches!(kind, PUT | PUT_IF);
+                let value = if is_put { Some(reader.bytes(LONGEST_BYTES)?.into()) } else { None };
+                let forwarded = Forwarded { request, epoch, now_ms, keep_ms };
+                Self::Write { key, value, condition, forwarded }
             }
             BEGIN_OUTGOING => {
                 Self::BeginOutgoing { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
@@ -233,7 +265,10 @@ impl ShardOutcome {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Self::Write(Ok(outcome)) => out.extend([0, *outcome as u8]),
+            Self::Write(Ok(written)) => {
+                out.extend([0, written.outcome.to_byte()]);
+                put_number(&mut out, written.version);
+            }
             Self::Write(Err(refused)) => out.extend([1, *refused as u8]),
             Self::Moved(Ok(())) => out.push(2),
             Self::Prepared(Ok(received)) => {
@@ -266,7 +301,10 @@ impl ShardOutcome {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let outcome = match reader.byte()? {
-            0 => Self::Write(Ok(WriteOutcome::from_byte(reader.byte()?)?)),
+            0 => {
+                let outcome = WriteOutcome::from_byte(reader.byte()?)?;
+                Self::Write(Ok(Written { outcome, version: reader.number()? }))
+            }
             1 => Self::Write(Err(read_refused(&mut reader)?)),
             2 => Self::Moved(Ok(())),
             3 => Self::Prepared(Ok(read_checksum(&mut reader)?)),
@@ -285,6 +323,15 @@ impl ShardOutcome {
         reader.end()?;
         Ok(outcome)
     }
+}
+
+fn operation<'a>(value: Option<&'a [u8]>, condition: Option<&'a Condition>) -> Operation<'a> {
+    value.map_or(Operation::DELETE, Operation::put).under(condition)
+}
+
+/// The format that a node has to know to apply a write.
+pub fn format_of_writes(condition: Option<&Condition>) -> u32 {
+    if condition.is_some() { format::CONDITIONS } else { format::FIRST }
 }
 
 fn read_refused(reader: &mut Reader<'_>) -> Result<Refused, Malformed> {
@@ -331,9 +378,9 @@ impl Shard {
             self.clock.pass(now_ms);
         }
         match command {
-            ShardCommand::Write { key, value, forwarded } => {
+            ShardCommand::Write { key, value, condition, forwarded } => {
                 let hash = self.store.hash_key().hash(key);
-                let operation = value.as_deref().map_or(Operation::Delete, Operation::Put);
+                let operation = operation(value.as_deref(), condition.as_deref());
                 let table = self.table.read();
                 ShardOutcome::Write(self.write_once(&table, hash, key, operation, Some(*forwarded)))
             }

@@ -31,6 +31,7 @@ use self::ranges::OwnedRanges;
 use self::starts::Starts;
 use self::timed::Timed;
 use super::changes::Changes;
+use super::condition::{Condition, Judgement};
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
 use super::store::{Checksum, Size, Store, StoredValue};
@@ -38,18 +39,27 @@ use super::store::{Checksum, Size, Store, StoredValue};
 pub use self::audit::{Audit, AuditBegun, AuditState};
 pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
-pub use self::command::{ShardCommand, ShardOutcome, encode_write};
+pub use self::command::{ShardCommand, ShardOutcome, encode_write, format_of_writes};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{
     NumberedRecord, Recorded, Remembered, RequestId, RetryRecord, StartMark, TimedRecord, WriteOutcome,
     Written,
 };
-pub use self::snapshot::{SNAPSHOT_FORM, Snapshot, form_of};
+pub use self::snapshot::{SNAPSHOT_FORM, Snapshot, form_of, is_known};
 
-/// What is asked of a key.
+/// What is asked of a key, and under which condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation<'a> {
+pub struct Operation<'a> {
+    /// What is to be done.
+    pub action: Action<'a>,
+    /// What has to be there. It counts only where the operation would succeed without it (RFC 9110, section 13.2.1).
+    pub condition: Option<&'a Condition>,
+}
+
+/// What is to be done with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
     /// Read it.
     Get,
     /// Insert or replace it; the raw JSON text of the value.
@@ -58,13 +68,55 @@ pub enum Operation<'a> {
     Delete,
 }
 
+impl<'a> Operation<'a> {
+    /// Reads, under no condition.
+    pub const GET: Self = Self { action: Action::Get, condition: None };
+    /// Deletes, under no condition.
+    pub const DELETE: Self = Self { action: Action::Delete, condition: None };
+
+    /// Inserts or replaces, under no condition; the raw JSON text of the value.
+    pub const fn put(value: &'a [u8]) -> Self {
+        Self { action: Action::Put(value), condition: None }
+    }
+
+    /// The same under a condition, if there is one.
+    #[must_use]
+    pub const fn under(self, condition: Option<&'a Condition>) -> Self {
+        Self { action: self.action, condition }
+    }
+
+    /// Whether it changes nothing.
+    pub const fn is_read(&self) -> bool {
+        matches!(self.action, Action::Get)
+    }
+
+    /// The value of a PUT.
+    pub const fn value(&self) -> Option<&'a [u8]> {
+        match self.action {
+            Action::Put(value) => Some(value),
+            Action::Get | Action::Delete => None,
+        }
+    }
+}
+
 /// What an operation did.
 #[derive(Debug)]
 pub enum Done<V = StoredValue> {
     /// PUT or DELETE: what the write did.
-    Wrote(WriteOutcome),
+    Wrote(Written),
     /// GET: the value, where the key is present.
     Read(Option<V>),
+    /// GET: nothing, since its condition does not hold for the pair of this version that is there.
+    Unread(Unread, u64),
+}
+
+/// Why a pair that is there was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is one of those that the client has already.
+    Unchanged,
+    /// It is none of those that the client asked for.
+    Unmet,
 }
 
 /// Why an operation was not done. Nothing of it was.
@@ -96,6 +148,12 @@ pub struct Forwarded {
     pub now_ms: u64,
     /// For so long a named write is remembered at least.
     pub keep_ms: u64,
+}
+
+/// The counter of versions where a generation of the cluster begins: see [`MetaState::generation`](super::meta::MetaState::generation). A shard that does
+/// 100,000 writes a second draws as many versions as one generation has in 5 years.
+pub fn first_of(generation: u64) -> u64 {
+    generation << 44
 }
 
 /// The pairs of a shard.
@@ -159,6 +217,11 @@ impl Shard {
         self.clock.lead_no_more();
     }
 
+    /// All versions that are drawn from now on are above all that were drawn in an earlier generation of the cluster, here or anywhere.
+    pub fn begin_generation(&self, generation: u64) {
+        self.store.raise_index(first_of(generation));
+    }
+
     /// The hash of a key.
     #[cfg(test)]
     pub(crate) fn hash_of(&self, key: &[u8]) -> KeyHash {
@@ -194,9 +257,9 @@ impl Shard {
         forwarded: Option<Forwarded>,
     ) -> Result<Done, Refused> {
         let table = self.table.read();
-        if operation == Operation::Get {
+        if operation.is_read() {
             table.owner_since(hash, key)?;
-            return Ok(Done::Read(self.store.get(hash, key)));
+            return Ok(self.read(hash, key, operation.condition));
         }
         if table.logged {
             return Err(Refused::Logged);
@@ -207,6 +270,18 @@ impl Shard {
         self.write_once(&table, hash, key, operation, forwarded).map(Done::Wrote)
     }
 
+    fn read(&self, hash: KeyHash, key: &[u8], condition: Option<&Condition>) -> Done {
+        let held = self.store.get(hash, key);
+        let (Some(condition), Some(version)) = (condition, held.as_ref().map(StoredValue::version)) else {
+            return Done::Read(held);
+        };
+        match condition.judge(Some(version)) {
+            Judgement::Holds => Done::Read(held),
+            Judgement::NotThere => Done::Unread(Unread::Unmet, version),
+            Judgement::There => Done::Unread(Unread::Unchanged, version),
+        }
+    }
+
     /// Does a write, be the shard's writes logged or not.
     fn write_once(
         &self,
@@ -215,41 +290,48 @@ impl Shard {
         key: &[u8],
         operation: Operation,
         forwarded: Option<Forwarded>,
-    ) -> Result<WriteOutcome, Refused> {
+    ) -> Result<Written, Refused> {
         let gained = table.owner_since(hash, key)?;
         if table.sealed {
             return Err(Refused::Sealed);
         }
         match forwarded {
-            None => Ok(self.write(table, hash, key, operation).outcome),
+            None => Ok(self.write(table, hash, key, operation)),
             // It may have been done before the range came here, and its record may have been forgotten since.
             Some(forwarded) if forwarded.epoch < gained => Err(Refused::NotOwned),
             Some(forwarded) => {
                 let write = || self.write(table, hash, key, operation);
-                self.once(table, &forwarded, hash, write).map(|written| written.outcome)
+                self.once(table, &forwarded, hash, write)
             }
         }
     }
 
     fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation) -> Written {
         let write = || {
-            let (outcome, version) = match operation {
-                Operation::Put(value) => match self.store.put(hash, key, value) {
-                    (true, version) => (WriteOutcome::Updated, version),
-                    (false, version) => (WriteOutcome::Added, version),
-                },
-                _ => match self.store.delete(hash, key) {
-                    Some(version) => (WriteOutcome::Deleted, version),
-                    None => (WriteOutcome::Absent, 0),
-                },
+            let condition = operation.condition;
+            let done = match operation.action {
+                Action::Put(value) => {
+                    self.store.put_if(hash, key, value, condition).map(|(replaced, version)| {
+                        (if replaced { WriteOutcome::Updated } else { WriteOutcome::Added }, version)
+                    })
+                }
+                Action::Get | Action::Delete => {
+                    let deleted = self.store.delete_if(hash, key, condition);
+                    deleted.map(|version| match version {
+                        Some(version) => (WriteOutcome::Deleted, version),
+                        None => (WriteOutcome::Absent, 0),
+                    })
+                }
             };
+            let (outcome, version) =
+                done.unwrap_or_else(|unmet| (WriteOutcome::Unmet, unmet.there.unwrap_or(0)));
             Written { outcome, version }
         };
         let written = match &table.tallying {
             Some(tallying) => tallying.note(hash, key, write),
             None => write(),
         };
-        let has_changed = written.outcome != WriteOutcome::Absent;
+        let has_changed = !matches!(written.outcome, WriteOutcome::Absent | WriteOutcome::Unmet);
         if let Some(piece) = table.outgoing_piece(hash, key).filter(|_| has_changed) {
             piece.note(key);
         }

@@ -8,6 +8,8 @@ use proptest::sample::Index;
 use super::*;
 use crate::model::address::Address;
 use crate::model::binary::Reader;
+use crate::model::condition::Versions;
+use crate::model::format;
 use crate::model::pages::Record;
 use crate::model::store::{Copied, Value};
 
@@ -123,6 +125,7 @@ enum Step {
     Write {
         key: u8,
         value: Option<u8>,
+        condition: Option<Condition>,
         request: RequestId,
         epoch: u64,
         later_ms: u64,
@@ -199,7 +202,8 @@ fn remembered() -> impl Strategy<Value = Remembered> {
         },
     );
     let record = (request(), 0..KEYS, 0_u64..60_000).prop_map(|(request, number, until_ms)| {
-        let written = Written { outcome: WriteOutcome::Added, version: u64::from(number) };
+        let outcome = if number < KEYS / 4 { WriteOutcome::Unmet } else { WriteOutcome::Added };
+        let written = Written { outcome, version: u64::from(number) };
         let done = Recorded { hash: HASH_KEY.hash(&key(number)).0, written };
         match request {
             RequestId::Timed { id, fingerprint } => {
@@ -214,6 +218,16 @@ fn remembered() -> impl Strategy<Value = Remembered> {
         .prop_map(|(starts, records)| Remembered { starts, records })
 }
 
+fn condition() -> impl Strategy<Value = Condition> {
+    let these = prop::collection::vec(1_u64..60, 0..3).prop_map(|all| Versions::These(all.into()));
+    let versions = || prop_oneof![Just(Versions::Any), these.clone()];
+    let versions = (versions(), versions());
+    (versions, any::<bool>()).prop_map(|((one, other), has_both)| Condition {
+        if_match: has_both.then_some(other),
+        if_none_match: Some(one),
+    })
+}
+
 fn address(node: u8) -> Address {
     format!("node{node}").parse().unwrap()
 }
@@ -221,10 +235,12 @@ fn address(node: u8) -> Address {
 fn step() -> impl Strategy<Value = Step> {
     let at = || (0..RANGES, 0_u32..2);
     let of = |make: fn(u8, u32) -> Step| at().prop_map(move |(range, attempt)| make(range, attempt));
-    let write = (0..KEYS, prop::option::weighted(0.7, 0_u8..20), request(), 0_u64..4, 0_u64..9);
-    let write = write.prop_map(|(key, value, request, epoch, later)| Step::Write {
+    let what = (prop::option::weighted(0.7, 0_u8..20), prop::option::weighted(0.3, condition()));
+    let write = (0..KEYS, what, request(), 0_u64..4, 0_u64..9);
+    let write = write.prop_map(|(key, (value, condition), request, epoch, later)| Step::Write {
         key,
         value,
+        condition,
         request,
         epoch,
         // Some records leave because of their age.
@@ -283,11 +299,12 @@ impl Orders {
         let next = self.version + 1;
         let of = |(range, attempt): (u8, u32)| stamp(range.into(), attempt, 1, next);
         Some(match step {
-            Step::Write { key: number, value: text, request, epoch, later_ms } => {
+            Step::Write { key: number, value: text, condition, request, epoch, later_ms } => {
                 self.now_ms += later_ms;
                 let (request, epoch) = (*request, *epoch);
                 let forwarded = Forwarded { request, epoch, now_ms: self.now_ms, keep_ms: 50_000 };
-                ShardCommand::Write { key: key(*number), value: text.map(value), forwarded }
+                let condition = condition.clone().map(Box::new);
+                ShardCommand::Write { key: key(*number), value: text.map(value), condition, forwarded }
             }
             Step::BeginOutgoing(number, attempt) => {
                 ShardCommand::BeginOutgoing { stamp: of((*number, *attempt)), range: range(*number) }
@@ -426,38 +443,74 @@ proptest! {
 
 fn write(shard: &Shard, number: u8, text: Option<u8>, request: u64) -> ShardOutcome {
     let forwarded = Forwarded { request: request.into(), epoch: 1, now_ms: 1, keep_ms: 1000 };
-    let command = encode_write(&key(number), text.map(value).as_deref(), &forwarded);
+    let text = text.map(value);
+    let operation = text.as_deref().map_or(Operation::DELETE, Operation::put);
+    let command = encode_write(&key(number), operation, &forwarded);
     shard.apply(&ShardCommand::decode(&command).unwrap())
 }
 
 #[test]
 fn a_write_that_is_sent_again_after_a_snapshot_is_done_once() {
     let shard = founded();
-    assert_eq!(write(&shard, 1, Some(1), 7), ShardOutcome::Write(Ok(WriteOutcome::Added)));
-    assert_eq!(write(&shard, 1, None, 8), ShardOutcome::Write(Ok(WriteOutcome::Deleted)));
+    let came_to = |outcome, version| ShardOutcome::Write(Ok(Written { outcome, version }));
+    assert_eq!(write(&shard, 1, Some(1), 7), came_to(WriteOutcome::Added, 1));
+    assert_eq!(write(&shard, 1, None, 8), came_to(WriteOutcome::Deleted, 2));
     let other = restored(&shard);
-    assert_eq!(write(&other, 1, Some(1), 7), ShardOutcome::Write(Ok(WriteOutcome::Added)));
+    assert_eq!(write(&other, 1, Some(1), 7), came_to(WriteOutcome::Added, 1));
     assert_eq!(other.size().pairs, 0);
-    assert_eq!(write(&other, 1, Some(1), 9), ShardOutcome::Write(Ok(WriteOutcome::Added)));
+    assert_eq!(write(&other, 1, Some(1), 9), came_to(WriteOutcome::Added, 3));
     assert_eq!((other.size().pairs, other.audit().index), (1, 3));
+}
+
+#[test]
+fn only_a_snapshot_that_remembers_an_unmet_condition_has_a_form_that_nodes_before_cannot_read() {
+    let shard = founded();
+    write(&shard, 1, Some(1), 7);
+    assert_eq!(form_of(&snapshot(&shard)), Ok(2));
+    let command = |request: u64| ShardCommand::Write {
+        key: key(1),
+        value: None,
+        condition: Some(Condition { if_match: None, if_none_match: Some(Versions::Any) }.into()),
+        forwarded: Forwarded { request: request.into(), epoch: 1, now_ms: 1, keep_ms: 1000 },
+    };
+    let unmet = ShardOutcome::Write(Ok(Written { outcome: WriteOutcome::Unmet, version: 1 }));
+    assert_eq!((shard.apply(&command(8)), command(8).needs()), (unmet.clone(), format::CONDITIONS));
+    assert_eq!(form_of(&snapshot(&shard)), Ok(SNAPSHOT_FORM));
+    let other = restored(&shard);
+    write(&other, 1, Some(2), 9);
+    assert_eq!(other.apply(&command(8)), unmet, "as the first time");
+    let mut unknown = snapshot(&shard);
+    unknown[0] = 4;
+    assert!(other.restore(&unknown).is_err());
+    // What goes along with a range needs it, too.
+    let frozen = |remembered| Frozen { remembered, ..Frozen::default() };
+    let prepare = |remembered| ShardCommand::Prepare {
+        stamp: stamp(0, 0, 1, 1),
+        frozen: frozen(remembered),
+        now_ms: 1,
+    };
+    let table = shard.table.read();
+    let all = shard.remembered(&table, &HashRange::all());
+    assert_eq!(prepare(all).needs(), format::CONDITIONS);
+    assert_eq!(prepare(Remembered::default()).needs(), format::FIRST);
 }
 
 #[test]
 fn no_direct_write_slips_past_the_log() {
     let shard = founded();
     let hash = HASH_KEY.hash(&key(1));
-    for operation in [Operation::Put(b"1"), Operation::Delete] {
+    for operation in [Operation::put(b"1"), Operation::DELETE] {
         assert_eq!(shard.run(hash, &key(1), operation, None).err(), Some(Refused::Logged));
     }
     assert_eq!((shard.is_logged(), shard.audit().index), (true, 0));
     write(&shard, 1, Some(1), 1);
-    assert!(matches!(shard.run(hash, &key(1), Operation::Get, None), Ok(Done::Read(Some(_)))));
+    assert!(matches!(shard.run(hash, &key(1), Operation::GET, None), Ok(Done::Read(Some(_)))));
     let other = Shard::new(2, HASH_KEY, [], 1);
     other.restore(&snapshot(&shard)).unwrap();
     assert_eq!((other.is_logged(), other.group()), (false, 2), "neither is part of a snapshot");
     shard.set_logged(false);
-    let deleted = shard.run(hash, &key(1), Operation::Delete, None);
-    assert!(matches!(deleted, Ok(Done::Wrote(WriteOutcome::Deleted))));
+    let deleted = shard.run(hash, &key(1), Operation::DELETE, None);
+    assert!(matches!(deleted, Ok(Done::Wrote(Written { outcome: WriteOutcome::Deleted, .. }))));
 }
 
 #[test]
@@ -465,7 +518,7 @@ fn a_snapshot_is_that_of_its_beginning_and_comes_in_pieces() {
     let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
     let put = |number: u32, value: &[u8]| {
         let key = number.to_be_bytes();
-        shard.run(HashKey::PUBLISHED.hash(&key), &key, Operation::Put(value), None).map(|_| ())
+        shard.run(HashKey::PUBLISHED.hash(&key), &key, Operation::put(value), None).map(|_| ())
     };
     (0..20_000).for_each(|number| put(number, &[b'1'; 100]).unwrap());
     put(20_000, &vec![b'2'; 3_000_000]).unwrap();
@@ -503,7 +556,7 @@ fn what_a_snapshot_of_a_million_pairs_costs() {
     let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
     for number in 0_u64..1_000_000 {
         let key = [number.to_be_bytes(), number.to_le_bytes()].concat();
-        let done = shard.run(HashKey::PUBLISHED.hash(&key), &key, Operation::Put(&[b'1'; 84]), None);
+        let done = shard.run(HashKey::PUBLISHED.hash(&key), &key, Operation::put(&[b'1'; 84]), None);
         assert!(done.is_ok());
     }
     let start = std::time::Instant::now();

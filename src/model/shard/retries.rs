@@ -11,6 +11,7 @@ use crate::model::address::Address;
 use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
 };
+use crate::model::format;
 use crate::model::range::HashRange;
 
 /// The id of a client's request.
@@ -130,6 +131,8 @@ pub enum WriteOutcome {
     Deleted,
     /// There was nothing to delete.
     Absent,
+    /// Nothing: its condition does not hold for what is there.
+    Unmet,
 }
 
 impl WriteOutcome {
@@ -143,7 +146,7 @@ impl WriteOutcome {
     /// # Errors
     /// When it is that of no outcome.
     pub fn from_byte(byte: u8) -> Result<Self, Malformed> {
-        let all = [Self::Added, Self::Updated, Self::Deleted, Self::Absent];
+        let all = [Self::Added, Self::Updated, Self::Deleted, Self::Absent, Self::Unmet];
         all.get(usize::from(byte)).copied().ok_or(Malformed("unknown outcome of a write"))
     }
 }
@@ -153,8 +156,17 @@ impl WriteOutcome {
 pub struct Written {
     /// The outcome.
     pub outcome: WriteOutcome,
-    /// The version that the write has drawn; 0 where it has changed nothing.
+    /// The version that the write has drawn, or of what is there where its condition does not hold; 0 where there is none, or none was told.
     pub version: u64,
+}
+
+impl Written {
+    /// The version of what the key holds by it: after a PUT, or where its condition does not hold.
+    pub fn there(&self) -> Option<u64> {
+        let is_there =
+            matches!(self.outcome, WriteOutcome::Added | WriteOutcome::Updated | WriteOutcome::Unmet);
+        Some(self.version).filter(|version| is_there && *version > 0)
+    }
 }
 
 /// What was done to a key.
@@ -225,6 +237,12 @@ pub enum RetryRecord {
 }
 
 impl RetryRecord {
+    /// The format that a node has to know to read it.
+    pub(super) fn needs(&self) -> u32 {
+        let (Self::Timed(TimedRecord { done, .. }) | Self::Numbered(NumberedRecord { done, .. })) = self;
+        if done.written.outcome == WriteOutcome::Unmet { format::CONDITIONS } else { format::FIRST }
+    }
+
     /// Appends its binary form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -308,6 +326,11 @@ pub struct Remembered {
 }
 
 impl Remembered {
+    /// The format that a node has to know to read it.
+    pub(super) fn needs(&self) -> u32 {
+        self.records.iter().map(RetryRecord::needs).max().unwrap_or(format::FIRST)
+    }
+
     /// Appends its binary form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_list(out, self.starts.iter(), StartMark::encode);

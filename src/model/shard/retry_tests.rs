@@ -37,10 +37,10 @@ fn numbered(start: u64, number: u64, lowest: u64) -> RequestId {
 /// A PUT of the key whose hash has this first byte.
 fn put(shard: &Shard, key: u8, request: RequestId, now_ms: u64) -> Result<WriteOutcome, Refused> {
     let forwarded = Forwarded { request, epoch: 9, now_ms, keep_ms: KEEP_MS };
-    let done = shard.run(HASH_KEY.hash(&[key]), &[key], Operation::Put(b"1"), Some(forwarded));
+    let done = shard.run(HASH_KEY.hash(&[key]), &[key], Operation::put(b"1"), Some(forwarded));
     done.map(|done| match done {
-        Done::Wrote(outcome) => outcome,
-        Done::Read(_) => unreachable!("it is a PUT"),
+        Done::Wrote(written) => written.outcome,
+        Done::Read(_) | Done::Unread(..) => unreachable!("it is a PUT"),
     })
 }
 

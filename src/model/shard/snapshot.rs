@@ -21,11 +21,14 @@ use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
 };
 use crate::model::changes::Change;
+use crate::model::format;
 use crate::model::pages::Record;
 use crate::model::store::StoreCopy;
 
-/// The number of this form: a replica of another version of the program does not guess.
-pub const SNAPSHOT_FORM: u64 = 2;
+/// The number of the newest form: a replica of another version of the program does not guess.
+pub const SNAPSHOT_FORM: u64 = 3;
+/// That of a snapshot in which nothing is remembered of writes whose condition did not hold: replicas before there were any read it, too.
+const WITHOUT_CONDITIONS: u64 = 2;
 /// A piece ends after so many bytes of pairs; with a large pair it is longer.
 const PIECE_BYTES: usize = 256 << 10;
 /// A piece has so many retry records at most, some 300 KB.
@@ -72,6 +75,11 @@ pub fn form_of(snapshot: &[u8]) -> Result<u64, Malformed> {
     Reader::new(snapshot).number()
 }
 
+/// Whether a snapshot of this form can be read.
+pub fn is_known(form: u64) -> bool {
+    (WITHOUT_CONDITIONS..=SNAPSHOT_FORM).contains(&form)
+}
+
 impl Shard {
     /// Begins a snapshot: copies the pages of small pairs, and of large pairs the handles.
     ///
@@ -89,7 +97,11 @@ impl Shard {
 
     fn begin_snapshot(&self, table: &Table) -> Snapshot {
         let mut head = Vec::new();
-        put_number(&mut head, SNAPSHOT_FORM);
+        let records = self.remembered(table, &HashRange::all()).records;
+        let prepared = table.incoming.iter().filter_map(|one| one.prepared.as_ref());
+        let needs = records.iter().map(RetryRecord::needs).chain(prepared.map(Remembered::needs));
+        let is_old = needs.max().is_none_or(|needs| needs < format::CONDITIONS);
+        put_number(&mut head, if is_old { WITHOUT_CONDITIONS } else { SNAPSHOT_FORM });
         put_wide(&mut head, self.store.hash_key().number());
         put_number(&mut head, self.store.index());
         put_number(&mut head, self.clock.time());
@@ -98,7 +110,6 @@ impl Shard {
             mark.encode(out);
             out.push(u8::from(*is_current));
         });
-        let records = self.remembered(table, &HashRange::all()).records;
         put_number(&mut head, records.len() as u64);
         let dropped: Vec<HashRange> = table.dropped.iter().map(|(range, _)| range.clone()).collect();
         let (head, records) = (Some(head.into()), records.into_iter());
@@ -112,7 +123,7 @@ impl Shard {
     /// When the bytes are no snapshot, or one of a shard with another hash key; then nothing has changed.
     pub fn restore(&self, snapshot: &[u8]) -> Result<(), Malformed> {
         let reader = &mut Reader::new(snapshot);
-        if reader.number()? != SNAPSHOT_FORM {
+        if !is_known(reader.number()?) {
             return Err(Malformed("a snapshot of another version of the program"));
         }
         let hash_key = self.store.hash_key();

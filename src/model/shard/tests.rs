@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::condition::Versions;
 use crate::model::store::{BatchLimit, Void};
 
 /// A place in a space of which every hash has three, so that cuts fall between equal hashes too; 96 is the end.
@@ -33,12 +34,12 @@ fn shard(group: u64, owned: &[HashRange]) -> Shard {
 
 fn put(shard: &Shard, number: u8, value: &str) -> Result<Done, Refused> {
     let (hash, key) = key(number);
-    shard.run(hash, &key, Operation::Put(value.as_bytes()), None)
+    shard.run(hash, &key, Operation::put(value.as_bytes()), None)
 }
 
 fn get(shard: &Shard, number: u8) -> Result<Option<String>, Refused> {
     let (hash, key) = key(number);
-    shard.run(hash, &key, Operation::Get, None).map(|done| match done {
+    shard.run(hash, &key, Operation::GET, None).map(|done| match done {
         Done::Read(Some(held)) => Some(String::from_utf8(held.value().to_vec()).unwrap()),
         _ => None,
     })
@@ -46,7 +47,7 @@ fn get(shard: &Shard, number: u8) -> Result<Option<String>, Refused> {
 
 fn delete(shard: &Shard, number: u8) -> Result<Done, Refused> {
     let (hash, key) = key(number);
-    shard.run(hash, &key, Operation::Delete, None)
+    shard.run(hash, &key, Operation::DELETE, None)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is always given to `run`")]
@@ -290,20 +291,20 @@ fn a_request_that_is_sent_again_is_done_once_also_where_its_range_has_moved() {
     let (source, target, moved) = two();
     let (hash, name) = key(110);
     let delete =
-        |shard: &Shard, epoch: u64| shard.run(hash, &name, Operation::Delete, forwarded(7.into(), epoch));
-    assert!(matches!(delete(&source, 1), Ok(Done::Wrote(WriteOutcome::Deleted))));
+        |shard: &Shard, epoch: u64| shard.run(hash, &name, Operation::DELETE, forwarded(7.into(), epoch));
+    assert!(matches!(delete(&source, 1), Ok(Done::Wrote(Written { outcome: WriteOutcome::Deleted, .. }))));
     assert!(put(&source, 110, "2").is_ok());
-    assert!(matches!(delete(&source, 1), Ok(Done::Wrote(WriteOutcome::Deleted))));
+    assert!(matches!(delete(&source, 1), Ok(Done::Wrote(Written { outcome: WriteOutcome::Deleted, .. }))));
     assert_eq!(get(&source, 110), Ok(Some("2".to_owned())));
     prepare(&source, &target, &stamp(0, 1, 2), &moved).unwrap();
     target.learn(&directive(3, 2, &[moved, keys(128, 255)], &[]));
     // A sender that does not know the hand-over is sent to look again.
     assert_eq!(delete(&target, 1).err(), Some(Refused::NotOwned));
-    assert!(matches!(delete(&target, 2), Ok(Done::Wrote(WriteOutcome::Deleted))));
+    assert!(matches!(delete(&target, 2), Ok(Done::Wrote(Written { outcome: WriteOutcome::Deleted, .. }))));
     assert_eq!(get(&target, 110), Ok(Some("2".to_owned())));
     assert!(matches!(
-        target.run(hash, &name, Operation::Delete, forwarded(8.into(), 2)),
-        Ok(Done::Wrote(WriteOutcome::Deleted))
+        target.run(hash, &name, Operation::DELETE, forwarded(8.into(), 2)),
+        Ok(Done::Wrote(Written { outcome: WriteOutcome::Deleted, .. }))
     ));
     assert_eq!(get(&target, 110), Ok(None));
 }
@@ -325,7 +326,7 @@ fn versions_of_a_key_grow_from_shard_to_shard() {
     let (source, target, moved) = two();
     let version = |shard: &Shard| {
         let (hash, key) = key(110);
-        let Ok(Done::Read(Some(held))) = shard.run(hash, &key, Operation::Get, None) else {
+        let Ok(Done::Read(Some(held))) = shard.run(hash, &key, Operation::GET, None) else {
             panic!("it is there")
         };
         held.version()
@@ -472,4 +473,105 @@ fn audits_that_are_too_many_end_the_oldest_and_one_of_a_replica_that_begins_anew
     source.restore(&snapshot).unwrap();
     assert_eq!(ended(&source, 10), AuditState::Void(Void::Replaced));
     assert_eq!(ended(&source, 9), AuditState::Found(old), "it had ended before");
+}
+
+/// What an operation under a condition came to, and the version that it names.
+fn under(shard: &Shard, operation: Operation, condition: (Option<Versions>, Option<Versions>)) -> String {
+    let (if_match, if_none_match) = condition;
+    let condition = Condition { if_match, if_none_match };
+    let (hash, key) = key(1);
+    match shard.run(hash, &key, operation.under(Some(&condition)), None).unwrap() {
+        Done::Wrote(written) => format!("{:?} {}", written.outcome, written.version),
+        Done::Read(held) => format!("Read {:?}", held.map(|held| held.version())),
+        Done::Unread(why, version) => format!("{why:?} {version}"),
+    }
+}
+
+#[test]
+fn a_condition_counts_where_the_operation_would_succeed() {
+    let any = || Some(Versions::Any);
+    let these = |version| Some(Versions::These([version].into()));
+    let (get, put, delete) = (Operation::GET, Operation::put(b"2"), Operation::DELETE);
+    // Each on a shard of its own: the key is absent, or there with version 1.
+    let table = [
+        (false, get, (any(), None), "Read None"),
+        (false, get, (None, any()), "Read None"),
+        (false, delete, (any(), None), "Absent 0"),
+        (false, delete, (None, any()), "Absent 0"),
+        (false, put, (any(), None), "Unmet 0"),
+        (false, put, (these(1), None), "Unmet 0"),
+        (false, put, (None, any()), "Added 1"),
+        (false, put, (None, these(1)), "Added 1"),
+        (true, get, (any(), None), "Read Some(1)"),
+        (true, get, (these(1), None), "Read Some(1)"),
+        (true, get, (these(2), None), "Unmet 1"),
+        (true, get, (None, any()), "Unchanged 1"),
+        (true, get, (None, these(1)), "Unchanged 1"),
+        (true, get, (None, these(2)), "Read Some(1)"),
+        (true, get, (these(2), these(1)), "Unmet 1"),
+        (true, put, (any(), None), "Updated 2"),
+        (true, put, (these(1), None), "Updated 2"),
+        (true, put, (these(2), None), "Unmet 1"),
+        (true, put, (None, any()), "Unmet 1"),
+        (true, put, (None, these(1)), "Unmet 1"),
+        (true, put, (None, these(2)), "Updated 2"),
+        (true, put, (these(1), these(1)), "Unmet 1"),
+        (true, delete, (these(1), None), "Deleted 2"),
+        (true, delete, (these(2), None), "Unmet 1"),
+        (true, delete, (None, any()), "Unmet 1"),
+    ];
+    for (is_there, operation, condition, wanted) in table {
+        for value in ["1", &"1".repeat(5000)] {
+            let shard = shard(1, &[HashRange::all()]);
+            if is_there {
+                put_text(&shard, value);
+            }
+            let said = under(&shard, operation, condition.clone());
+            assert_eq!(said, wanted, "{operation:?} under {condition:?}, there: {is_there}");
+        }
+    }
+}
+
+fn put_text(shard: &Shard, value: &str) {
+    assert!(put(shard, 1, value).is_ok());
+}
+
+/// The versions of a key as it is written, deleted and written again, by each of its owners in turn.
+#[test]
+fn no_version_stands_for_two_values_of_a_key_that_moves_away_and_back() {
+    let (one, two) = (shard(1, &[HashRange::all()]), shard(2, &[]));
+    let version = |done: Result<Done, Refused>| match done {
+        Ok(Done::Wrote(written)) => written.version,
+        _ => panic!("it is a write that is done"),
+    };
+    let mut seen = Vec::new();
+    let mut owners = [&one, &two];
+    for round in 0..4 {
+        let [from, to] = owners;
+        for number in 0..5 {
+            seen.push(version(put(from, 1, &number.to_string())));
+        }
+        // What is deleted leaves no version behind but in the counter.
+        version(delete(from, 1));
+        let (at, state) = (stamp(0, 1, 3 * round + 2), 3 * round + 3);
+        prepare(from, to, &at, &HashRange::all()).unwrap();
+        to.learn(&directive(state, state, &[HashRange::all()], &[]));
+        from.learn(&directive(state, state, &[], &[]));
+        owners.swap(0, 1);
+    }
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+}
+
+#[test]
+fn versions_of_a_later_generation_are_above_all_before() {
+    let shard = shard(1, &[HashRange::all()]);
+    let version = || match put(&shard, 1, "1") {
+        Ok(Done::Wrote(written)) => written.version,
+        _ => panic!("it is a write that is done"),
+    };
+    assert_eq!(version(), 1);
+    shard.begin_generation(2);
+    assert_eq!(version(), first_of(2) + 1);
+    shard.begin_generation(1);
+    assert_eq!(version(), first_of(2) + 2, "an earlier one means nothing");
 }

@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use std::convert::Infallible;
 use std::iter::Sum;
 use std::ops::Add;
 
 use parking_lot::RwLock;
 
 use super::stripe::Stripe;
+use crate::model::condition::{Condition, Judgement};
 use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Record, SMALL_BYTES};
 use crate::model::pair::Pair;
@@ -66,6 +68,20 @@ impl StoredValue {
             Self::Large(pair) => pair.version(),
         }
     }
+}
+
+/// A condition does not hold for what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unmet {
+    /// Its version; nothing where the key is absent.
+    pub there: Option<u64>,
+}
+
+/// Whether there is no condition, or it holds.
+fn unless_unmet(condition: Option<&Condition>, there: impl FnOnce() -> Option<u64>) -> Result<(), Unmet> {
+    let Some(condition) = condition else { return Ok(()) };
+    let there = there();
+    if condition.judge(there) == Judgement::Holds { Ok(()) } else { Err(Unmet { there }) }
 }
 
 /// How much a store holds.
@@ -144,6 +160,22 @@ impl Store {
         self.set(hash, key, value, || self.next_version())
     }
 
+    /// The same if a condition holds.
+    ///
+    /// # Errors
+    /// [`Unmet`], and then nothing was done.
+    pub fn put_if(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        value: &[u8],
+        condition: Option<&Condition>,
+    ) -> Result<(bool, u64), Unmet> {
+        self.set_if(hash, key, value, |stripe| {
+            unless_unmet(condition, || stripe.version(hash, key)).map(|()| self.next_version())
+        })
+    }
+
     /// Inserts or replaces a pair that has its version already, whatever the version of the old one; true where one
     /// was replaced. All versions drawn later are greater.
     pub fn install(&self, hash: KeyHash, key: &[u8], value: &[u8], version: u64) -> bool {
@@ -155,12 +187,24 @@ impl Store {
     }
 
     fn set(&self, hash: KeyHash, key: &[u8], value: &[u8], version: impl FnOnce() -> u64) -> (bool, u64) {
+        let Ok(set) = self.set_if(hash, key, value, |_| Ok::<_, Infallible>(version()));
+        set
+    }
+
+    /// Sets a pair, unless whoever draws its version finds that it is not to be.
+    fn set_if<E>(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        value: &[u8],
+        version: impl FnOnce(&Stripe) -> Result<u64, E>,
+    ) -> Result<(bool, u64), E> {
         // A large value is copied before the lock is taken, and an old one is freed after it is let go.
         let large = (key.len() + value.len() > SMALL_BYTES).then(|| Pair::new(key, value));
         let mut stripe = self.stripe(hash).write();
         // The version is drawn under the lock: so the order of versions is the order in which writers of one key
         // passed the lock.
-        let version = version();
+        let version = version(&stripe)?;
         let (replaced, old) = match large {
             Some(mut pair) => {
                 pair.place(version, self.scrubs.load(Ordering::Relaxed));
@@ -171,7 +215,7 @@ impl Store {
         stripe.bytes += (key.len() + value.len()) as u64;
         drop(stripe);
         drop(old);
-        (replaced, version)
+        Ok((replaced, version))
     }
 
     fn next_version(&self) -> u64 {
@@ -180,12 +224,29 @@ impl Store {
 
     /// Deletes a key: the version that was drawn, where it was there.
     pub fn delete(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
+        self.delete_if(hash, key, None).unwrap_or_default()
+    }
+
+    /// The same if a condition holds. What is not there is under no condition.
+    ///
+    /// # Errors
+    /// [`Unmet`], and then nothing was done.
+    pub fn delete_if(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        condition: Option<&Condition>,
+    ) -> Result<Option<u64>, Unmet> {
         let mut stripe = self.stripe(hash).write();
+        if condition.is_some() {
+            let Some(there) = stripe.version(hash, key) else { return Ok(None) };
+            unless_unmet(condition, || Some(there))?;
+        }
         let (removed, old) = stripe.remove(hash, key);
         let version = removed.then(|| self.next_version());
         drop(stripe);
         drop(old);
-        version
+        Ok(version)
     }
 
     /// How much is held now: exact for each stripe at the moment it is looked at.

@@ -16,6 +16,6 @@ mod trial;
 
 pub use checksum::Checksum;
 pub use copy::StoreCopy;
-pub use map::{Size, Store, StoredValue};
+pub use map::{Size, Store, StoredValue, Unmet};
 pub use scan::{Batch, BatchLimit, Copied, Value};
 pub use scrub::{PIECE, Progress, Scrub, ScrubLimit, Scrubbed, Territory, Void};

@@ -151,6 +151,15 @@ impl Stripe {
         }
     }
 
+    /// The version of the pair of a key.
+    pub(super) fn version(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
+        let of_small = |place: &Place| self.pages.record(*place);
+        if let Some(place) = self.small.find(hash.low(), |place| of_small(place).key == key) {
+            return Some(of_small(place).version);
+        }
+        self.large.find(hash.low(), |pair| pair.key() == key).map(Pair::version)
+    }
+
     /// Whether a pair was replaced, and the old one where it was large.
     pub(super) fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
         let Self { small, pages, hash_key, scrubs, .. } = self;

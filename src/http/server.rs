@@ -601,11 +601,17 @@ impl Server {
             let is_sure = matches!(framing, Framing::OnItsWay { expect: false, upgrade: false, .. })
                 && declared.is_some_and(|length| length as u64 <= linger::MOST_BYTES);
             let close = close || !is_sure;
+            if close {
+                ticket.end_connection();
+            }
             let (stream, written) = answer::write_early(Answer { close, ..answer }, request);
             // After half an answer no other can be told apart from its rest.
             let close = close || written.is_err();
             self.linger.take(Rest { stream, declared, close, ticket });
         } else {
+            if close {
+                ticket.end_connection();
+            }
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request, self.idle_timeout)));
             if let Ok(Ok(Some(unwritten))) = written {
                 let since = now();

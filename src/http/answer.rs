@@ -134,7 +134,7 @@ impl Answer {
         match error {
             Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
             Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
-            Error::WrongProtocol(protocol) => answer.with("Upgrade", *protocol),
+            Error::WrongProtocol(protocol) => answer.with("Connection", "upgrade").with("Upgrade", *protocol),
             Error::ChangeRuns(_) => answer.with("Location", "/kv-store/view-change"),
             Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
                 answer.with("Retry-After", "1").with(wire::REASON_HEADER, header_text(reason))

@@ -184,6 +184,11 @@ impl Question {
     }
 }
 
+/// Whether it was sent, for all that is known.
+pub fn was_sent(told: &multiplex::Answer) -> bool {
+    told.as_ref().err().is_none_or(|error| error.kind.applied() != Applied::No)
+}
+
 /// What came of that; nothing where the main is to be asked by HTTP. That is so for a GET, too, whose connection broke: reading twice does no harm.
 pub fn conclude(onward: &Onward, told: multiplex::Answer) -> Option<Answer> {
     let frame = match told {
@@ -407,6 +412,20 @@ impl Read for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_refused_since_too_much_waits_was_not_sent() {
+        let answer = |kind| Err(NoAnswer { kind, reason: String::new() });
+        for (told, sent) in [
+            (Ok(Vec::new()), true),
+            (answer(NoAnswerKind::Full), false),
+            (answer(NoAnswerKind::NotSent), false),
+            (answer(NoAnswerKind::Broken), true),
+            (answer(NoAnswerKind::Late), true),
+        ] {
+            assert_eq!(was_sent(&told), sent, "{told:?}");
+        }
+    }
 
     #[test]
     fn the_target_stays_the_same_key() {

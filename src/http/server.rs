@@ -13,7 +13,7 @@ use tiny_http::Method;
 use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
-use super::conversation::{Unattended, Waits};
+use super::conversation::{Shared, Unattended, Waits};
 use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
@@ -117,20 +117,24 @@ impl Server {
         let dispatcher = Arc::new(dispatcher);
         let in_log = Unattended::new(limits.queue_length);
         let answering = Unattended::new(usize::MAX);
+        let shared = Shared {
+            metrics: Arc::clone(&dispatcher.metrics),
+            answering: Arc::clone(&answering),
+            idle_timeout: limits.idle_timeout,
+            port: listening.port(),
+        };
         let server = Arc::new(Self {
             multiplex: Multiplex {
                 node: Arc::clone(&node),
-                metrics: Arc::clone(&dispatcher.metrics),
                 in_log: Arc::clone(&in_log),
-                answering: Arc::clone(&answering),
-                port: listening.port(),
+                shared: shared.clone(),
             },
             in_log,
             passed_on: Unattended::new(limits.queue_length),
             relays: Relays {
                 dispatcher: Arc::clone(&dispatcher),
                 waiting: Unattended::new(usize::MAX),
-                answering: Arc::clone(&answering),
+                shared,
             },
             answering,
             linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
@@ -360,12 +364,15 @@ impl Server {
 
     /// Answers a request that the main was asked.
     fn conclude_onward(self: &Arc<Self>, lane: LaneId, onward: Onward, told: multiplex::Answer) {
+        let was_sent = relay::was_sent(&told);
         let concluded = catch_unwind(AssertUnwindSafe(|| relay::conclude(&onward, told)));
         match concluded
             .unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.request.method())))
         {
             Some(answer) => {
-                self.dispatcher.metrics.relayed.inc();
+                if was_sent {
+                    self.dispatcher.metrics.relayed.inc();
+                }
                 self.finish(lane, onward.route(), onward.job, answer);
             }
             None => self.go_by_http(lane, onward),
@@ -446,6 +453,10 @@ impl Server {
                 }
             }
             AskedBy::Http(http) => self.finish(lane, route, http, answer),
+            // It is answered by HTTP, and counted there.
+            AskedBy::Follower(asked) if relayed::is_too_long(&answer, &job.request.method()) => {
+                asked.answer(job.request.method(), None);
+            }
             AskedBy::Follower(asked) => {
                 self.count(lane, asked.arrived, route, &answer);
                 asked.answer(job.request.method(), Some(answer));

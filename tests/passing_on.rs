@@ -201,7 +201,7 @@ fn values_of_all_lengths_come_and_go_through_every_node() {
 
 /// Whoever waits for a leader that hangs goes on to the next one as soon as he hears of it, and not when he finds out that nothing comes any more: by then he would
 /// say that the node is down.
-fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
+fn a_hanging_leader_is_left(count: usize, asks_member: bool, length: usize) {
     let mut cluster = replicated(count, 3, &[]);
     let all = cluster.addresses();
     let view = support::replicated::try_view(&all[0]).unwrap();
@@ -211,7 +211,7 @@ fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
         is_of(&all[0], key, &members)
     });
     let key = key.expect("there are keys of each shard");
-    let mut was_left = false;
+    let (mut was_left, next) = (false, json!({ "value": "v".repeat(length) }).to_string());
     // On a machine that is busy with other things an election may take longer than finding out.
     for round in 1..=5 {
         let leader = wait_leader(&all[0], "1", |_| true);
@@ -224,7 +224,7 @@ fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
         let before = said();
         let node = cluster.nodes.iter().find(|node| node.address() == leader).unwrap();
         node.pause();
-        let answer = Http::new(&asked).put(&target(&key), r#"{"value":"next"}"#);
+        let answer = Http::new(&asked).put(&target(&key), &next);
         was_left = answer.status == 200 && said() == before;
         node.resume();
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -253,10 +253,16 @@ fn is_of(asked: &str, key: &str, members: &[String]) -> bool {
 
 #[test]
 fn a_member_does_not_wait_for_a_leader_that_hangs() {
-    a_hanging_leader_is_left(3, true);
+    a_hanging_leader_is_left(3, true, 1);
 }
 
 #[test]
 fn a_node_of_another_shard_does_not_wait_for_a_leader_that_hangs() {
-    a_hanging_leader_is_left(6, false);
+    a_hanging_leader_is_left(6, false, 1);
+}
+
+/// What is long goes by HTTP.
+#[test]
+fn a_long_value_does_not_wait_for_a_leader_that_hangs() {
+    a_hanging_leader_is_left(3, true, 100_000);
 }

@@ -218,7 +218,7 @@ fn pass_on(
 ) -> Result<Reply, NoAnswer> {
     match ask_connection(node, (to, addressed, group), request) {
         Some(answer) => answer,
-        None => ask_by_http(node, (to, addressed), request),
+        None => node.peers.at(to).ask_about(group, || ask_by_http(node, (to, addressed), request)),
     }
 }
 

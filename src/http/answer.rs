@@ -23,6 +23,9 @@ const SLOWEST_READER: u64 = 64 * 1024;
 /// How long a reader may take nothing at all.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The status of an answer that has no body.
+const NO_CONTENT: u16 = 204;
+
 /// Of a method that nobody knows an answer shows so many bytes.
 const SHOWN_METHOD: usize = 64;
 
@@ -85,6 +88,12 @@ impl Answer {
             body: Body::Bytes(body.into()),
             close: false,
         }
+    }
+
+    /// The answer to OPTIONS.
+    pub fn options(allow: &'static str) -> Self {
+        let answer = Self { content_type: Cow::Borrowed(""), ..Self::json(NO_CONTENT, &b""[..]) };
+        answer.with("Allow", allow)
     }
 
     /// Adds a header.
@@ -229,15 +238,13 @@ impl Answer {
         use std::fmt::Write;
         let mut head = String::with_capacity(512);
         // Nothing can go wrong when text is written into memory.
-        let _ = write!(
-            head,
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nDate: {}\r\n",
-            self.status,
-            reason_phrase(self.status),
-            self.content_type,
-            Date
-        );
-        if chunked {
+        let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {}\r\n", self.status, reason_phrase(self.status), Date);
+        if !self.content_type.is_empty() {
+            let _ = write!(head, "Content-Type: {}\r\n", self.content_type);
+        }
+        if self.status == NO_CONTENT {
+            // It has no body by its status, and must not have a length.
+        } else if chunked {
             head.push_str("Transfer-Encoding: chunked\r\n");
         } else if let Some(length) = self.body.length() {
             let _ = write!(head, "Content-Length: {length}\r\n");
@@ -524,6 +531,13 @@ mod tests {
         assert!(sent.ends_with("\r\n\r\nhello"), "{sent}");
         let broken = stream(Some(6)).write_to(&mut Vec::new(), &V11, false, Asked::Nothing);
         assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_answer_to_options_has_neither_length_nor_type() {
+        let sent = text(Answer::options("GET"), &V11, false);
+        assert!(sent.starts_with("HTTP/1.1 204 No Content\r\n") && sent.contains("Allow: GET\r\n"), "{sent}");
+        assert!(sent.ends_with("\r\n\r\n") && !sent.contains("Content-"), "{sent}");
     }
 
     #[test]

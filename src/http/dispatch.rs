@@ -62,6 +62,14 @@ impl Arrival {
         self.target.query(self.request.url())
     }
 
+    /// What is done and answered: HEAD is a GET whose body is not sent.
+    pub fn method(&self) -> &Method {
+        match self.request.method() {
+            Method::Head => &Method::Get,
+            method => method,
+        }
+    }
+
     /// The trace of followers that it has come through.
     pub fn hops(&self) -> Option<&str> {
         let trace = self.request.headers().iter().find(|header| header.field.equiv(wire::HOP_HEADER));

@@ -63,7 +63,7 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
     let headers = job.arrival.request.headers();
     let name = headers.iter().find(|header| header.field.equiv(IDEMPOTENCY_HEADER));
     let said = Said {
-        method: job.arrival.request.method().clone(),
+        method: job.arrival.method().clone(),
         query: job.arrival.query(),
         name: name.map(|header| header.value.as_str()),
         deadline: Deadline::after(job.complete, node.request_timeout),

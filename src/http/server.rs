@@ -51,6 +51,9 @@ use crate::threads;
 const SERVING_OUT: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(200);
 
+/// The path of a question for what there is at all (RFC 9110, section 9.3.7): of what is here, keys have all methods.
+const ALL_PATHS: &str = "*";
+
 /// The server, shared by all its threads.
 pub struct Server {
     /// The node it serves, and the handle of its coordinator.
@@ -197,7 +200,7 @@ impl Server {
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
-            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.request.method(), "");
+            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.method(), "");
             answer.close = self.controller.node.is_stopping();
             self.count(lane, job.arrival.arrived, None, &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
@@ -332,7 +335,7 @@ impl Server {
                 }
             }
             Err(_) => {
-                let answer = self.dispatcher.panicked(job.arrival.request.method());
+                let answer = self.dispatcher.panicked(job.arrival.method());
                 self.finish(lane, None, job, answer);
             }
         }
@@ -366,9 +369,7 @@ impl Server {
     fn conclude_onward(self: &Arc<Self>, lane: LaneId, onward: Onward, told: multiplex::Answer) {
         let was_sent = relay::was_sent(&told);
         let concluded = catch_unwind(AssertUnwindSafe(|| relay::conclude(&onward, told)));
-        match concluded
-            .unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.request.method())))
-        {
+        match concluded.unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.method()))) {
             Some(answer) => {
                 if was_sent {
                     self.dispatcher.metrics.relayed.inc();
@@ -382,7 +383,7 @@ impl Server {
     /// Asks the main by HTTP, and waits for that.
     fn go_by_http(self: &Arc<Self>, lane: LaneId, mut onward: Onward) {
         let answer = catch_unwind(AssertUnwindSafe(|| relay::answer(&self.controller.node, &mut onward)));
-        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.request.method()));
+        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.method()));
         self.finish(lane, onward.route(), onward.job, answer);
     }
 
@@ -497,7 +498,7 @@ impl Server {
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
         if let Framing::Refused { error, .. } = &job.arrival.framing {
-            return Found::Answer(None, Answer::error(error, job.arrival.request.method(), ""));
+            return Found::Answer(None, Answer::error(error, job.arrival.method(), ""));
         }
         let path = job.arrival.path();
         if self.dispatcher.is_follower() && routes::is_store(path) {
@@ -507,13 +508,20 @@ impl Server {
             };
         }
         let node = &self.controller.node;
+        let is_options = *job.arrival.request.method() == Method::Options;
+        if is_options && path == ALL_PATHS {
+            return Found::Answer(None, Answer::options(Route::Key.allow()));
+        }
         let (route, rest) = match key_handlers::find_route(node, path) {
             Ok(found) => found,
             Err(error) => {
                 let more = payload::causal_field(&job.small_body());
-                return Found::Answer(None, Answer::error(&error, job.arrival.request.method(), &more));
+                return Found::Answer(None, Answer::error(&error, job.arrival.method(), &more));
             }
         };
+        if is_options {
+            return Found::Answer(Some(route), Answer::options(route.allow()));
+        }
         let answer = match route {
             Route::Key | Route::NodeKey => {
                 let encoded = EncodedKey::of(rest);
@@ -557,7 +565,7 @@ impl Server {
 
     /// Answers a request for a connection of a follower that cannot be had so.
     fn refuse_relay(&self, job: &Job) -> Answer {
-        let method = job.arrival.request.method();
+        let method = job.arrival.method();
         if self.dispatcher.is_follower() {
             let error = Error::NotFound("A follower is asked by HTTP only".to_owned());
             return Answer::error(&error, method, "");
@@ -590,7 +598,7 @@ impl Server {
     /// What becomes of a large answer for which there is no place: a GET is refused, but what a write has done is told,
     /// even if that takes a while.
     fn write_late(self: &Arc<Self>, job: Box<Job>, answer: Answer) {
-        let method = job.arrival.request.method().clone();
+        let method = job.arrival.method().clone();
         let answer = if matches!(method, Method::Put | Method::Delete) {
             answer
         } else {

@@ -391,22 +391,93 @@ fn a_passive_node_that_knows_no_cluster_says_so() {
     }
 }
 
-#[test]
-fn head_has_no_body_and_leaves_the_connection_in_step() {
-    let node = Node::single(&[]);
-    let mut client = node.http();
-    assert_eq!(client.put("/kvs/keys/head", r#"{"value":"here"}"#).status, 201);
-    for (target, found) in [("/kvs/keys/head", 200), ("/kvs/keys/none", 404), ("/kvs/key-count", 200)] {
-        let head = client.request("HEAD", target, &[], b"");
-        match head.header("Allow") {
-            None => assert_eq!(head.status, found, "{target} as GET answers it"),
-            Some(allow) => {
-                assert_eq!(head.status, 405, "{target}");
-                assert!(allow.contains("GET") && !allow.contains("HEAD"), "{target}: {allow}");
+/// What an answer to HEAD has to have in common with that to GET.
+fn shown(answer: &Response) -> (u16, Vec<(String, String)>) {
+    let headers = answer.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+    // These change from one moment to the next.
+    let mut headers: Vec<_> = headers.filter(|(name, _)| name != "date").collect();
+    headers.sort();
+    (answer.status, headers)
+}
+
+/// HEAD wherever GET is, and OPTIONS everywhere, of a node and under a prefix; the key is owned by that node or by another one.
+fn check_head_and_options(client: &mut Http, context: &str, keys: &[String]) {
+    for key in keys {
+        assert_eq!(client.put(&format!("/kvs/keys/{key}"), r#"{"value":"here"}"#).status, 201, "{context}");
+        let long = format!("{key}-long");
+        let body = json!({ "value": "v".repeat(100_000) }).to_string();
+        assert_eq!(client.put(&format!("/kvs/keys/{long}"), &body).status, 201, "{context}");
+    }
+    let of_keys = keys.iter().flat_map(|key| {
+        let paths = ["", "-long", "-none"].map(|end| format!("/kvs/keys/{key}{end}"));
+        paths.into_iter().chain([format!("/kv-store/keys/{key}?consistency=other")])
+    });
+    let cluster =
+        ["key-count", "shards", "shards/1", "shards/4711", "view", "view-change", "audit", "view/x"];
+    let cluster = cluster.iter().map(|path| format!("/kvs/{path}"));
+    let own = ["/livez", "/readyz", "/metrics", "/nothing", "/kvs/keys/", "/kvs/keys/%zz"].map(str::to_owned);
+    let key = keys[0].clone();
+    for path in of_keys.chain(cluster).chain(own) {
+        let (get, head) = (client.get(&path), client.request("HEAD", &path, &[], b""));
+        assert_eq!(head.body, b"", "{context}: {path}");
+        let (mut wanted, mut got) = (shown(&get), shown(&head));
+        assert!(head.header("content-length").is_some(), "{context}: {path}");
+        if path == "/metrics" || path == "/kvs/audit" {
+            // The figures are others each time.
+            for shown in [&mut wanted, &mut got] {
+                shown.1.retain(|(name, _)| name != "content-length");
             }
         }
-        let next = client.get("/kvs/keys/head");
-        assert_eq!((next.status, &next.json()["value"]), (200, &json!("here")), "after HEAD {target}");
+        assert_eq!(got, wanted, "{context}: {path}");
+        let next = client.get(&format!("/kvs/keys/{key}"));
+        assert_eq!(
+            (next.status, &next.json()["value"]),
+            (200, &json!("here")),
+            "{context}: after HEAD {path}"
+        );
+    }
+    let all = "GET, PUT, DELETE, HEAD, OPTIONS";
+    let table = [
+        ("*", 204, all),
+        (&*format!("/kvs/keys/{key}"), 204, all),
+        ("/kv-store/keys/none", 204, all),
+        ("/kvs/view-change", 204, all),
+        ("/kvs/key-count", 204, "GET, HEAD, OPTIONS"),
+        ("/kv-store/shards/1", 204, "GET, HEAD, OPTIONS"),
+        ("/livez", 204, "GET, HEAD, OPTIONS"),
+        ("/metrics", 204, "GET, HEAD, OPTIONS"),
+        ("/node/news", 204, "POST, OPTIONS"),
+        ("/relay", 204, "GET, OPTIONS"),
+        ("/nothing", 404, ""),
+        ("/kvs/view/x", 404, ""),
+    ];
+    for (path, status, allow) in table {
+        let answer = client.request("OPTIONS", path, &[], b"");
+        assert_eq!(
+            (answer.status, answer.header("allow").unwrap_or_default()),
+            (status, allow),
+            "{context}: {path}"
+        );
+        if status == 204 {
+            assert_eq!(
+                (&answer.body[..], answer.header("content-length")),
+                (&b""[..], None),
+                "{context}: {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn head_is_wherever_get_is_and_options_everywhere() {
+    let main = Node::single(&[]);
+    check_head_and_options(&mut main.http(), "single", &["s".to_owned()]);
+    let follower = Node::follower(main.address(), &[]);
+    check_head_and_options(&mut follower.http(), "follower", &["f".to_owned()]);
+    let cluster = Cluster::of(2);
+    for (asked, node) in cluster.nodes.iter().enumerate() {
+        let keys = [0, 1].map(|owner| cluster.key_of(owner, &format!("c{asked}-")));
+        check_head_and_options(&mut node.http(), "cluster", &keys);
     }
 }
 

@@ -1,11 +1,17 @@
 //! Requests that one node passes on to another: on a connection for many at one time, by HTTP where there is none, and to whoever leads by now.
 
+#[path = "support/attack.rs"]
+mod attack;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
+use attack::prompt;
 use evenkv::model::shard::{Action, RequestId, WriteOutcome, Written};
 use evenkv::wire::Addressed;
 use evenkv::wire::frames::{self, Answer, Form, Frame, Question};
@@ -14,8 +20,9 @@ use support::change::target;
 use support::cluster::Cluster;
 use support::http::Http;
 use support::node::Node;
+use support::relay::connected;
 use support::replicated::{named, others, replicated, wait_agreed, wait_leader};
-use support::{START_DEADLINE, wait_until};
+use support::{START_DEADLINE, at_once, wait_until};
 
 /// A node that answers takes no longer for it; one that does not is found out.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -214,7 +221,7 @@ fn values_of_all_lengths_come_and_go_through_every_node() {
 
 /// Whoever waits for a leader that hangs goes on to the next one as soon as he hears of it, and not when he finds out that nothing comes any more: by then he would
 /// say that the node is down.
-fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
+fn a_hanging_leader_is_left(count: usize, asks_member: bool, length: usize) {
     let mut cluster = replicated(count, 3, &[]);
     let all = cluster.addresses();
     let view = support::replicated::try_view(&all[0]).unwrap();
@@ -224,7 +231,7 @@ fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
         is_of(&all[0], key, &members)
     });
     let key = key.expect("there are keys of each shard");
-    let mut was_left = false;
+    let (mut was_left, next) = (false, json!({ "value": "v".repeat(length) }).to_string());
     // On a machine that is busy with other things an election may take longer than finding out.
     for round in 1..=5 {
         let leader = wait_leader(&all[0], "1", |_| true);
@@ -237,7 +244,7 @@ fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
         let before = said();
         let node = cluster.nodes.iter().find(|node| node.address() == leader).unwrap();
         node.pause();
-        let answer = Http::new(&asked).put(&target(&key), r#"{"value":"next"}"#);
+        let answer = Http::new(&asked).put(&target(&key), &next);
         was_left = answer.status == 200 && said() == before;
         node.resume();
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -249,6 +256,127 @@ fn a_hanging_leader_is_left(count: usize, asks_member: bool) {
     let leader = wait_leader(&all[0], "1", |_| true);
     named(&mut cluster.nodes, &leader).wait_ready();
     wait_agreed(&all[0]);
+}
+
+/// What a node answers to one request: a success, a refusal after which the client may try again, or nothing.
+fn is_answered(client: &mut Http, key: &str, round: usize) -> Result<bool, String> {
+    let target = target(key);
+    // What goes together with others, what goes by HTTP, and what is large on every way.
+    let length = [10, 2_000, 40_000, 100_000][round % 4];
+    let body = json!({ "value": "v".repeat(length) }).to_string();
+    let answer = match round % 3 {
+        0 => client.try_request("GET", &target, &[], b""),
+        _ => client.try_request("PUT", &target, &[], body.as_bytes()),
+    };
+    match answer {
+        Ok(answer) if [200, 201, 404].contains(&answer.status) => Ok(true),
+        Ok(answer) if answer.status == 503 && answer.header("Retry-After").is_some() => Ok(false),
+        Ok(answer) => Err(format!("{key}: {} {}", answer.status, answer.text())),
+        Err(error) => Err(format!("{key} is not answered: {error}")),
+    }
+}
+
+/// Nodes with one worker for each class and short queues, that pass on to each other, and followers of theirs: while a view change runs, each of more clients than there are places for is answered,
+/// and afterwards nothing is left. A worker, or a thread that reads answers, that waits for a worker of another node would wait for itself before long.
+fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
+    let timeout = Duration::from_secs(3);
+    let one = "1";
+    let settings = [
+        ("CLIENT_WORKERS", one),
+        ("FORWARDED_WORKERS", one),
+        ("LARGE_WORKERS", one),
+        ("CONTROL_WORKERS", "2"),
+        ("HEALTH_WORKERS", one),
+        ("QUEUE_LENGTH", "4"),
+        ("REQUEST_TIMEOUT_MS", "3000"),
+    ];
+    let cluster = replicated(count, factor, &settings);
+    let all = cluster.addresses();
+    let followers: Vec<Node> = all.iter().take(2).map(|main| connected(main, &settings[..6])).collect();
+    let asked: Vec<String> =
+        all.iter().cloned().chain(followers.iter().map(|follower| follower.address().to_owned())).collect();
+    let (over, good) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let clients = 8 * asked.len();
+    let answers = at_once(clients + 1, |number| {
+        if number == clients {
+            let went_on = |what: &str| {
+                let before = good.load(Ordering::Relaxed);
+                wait_until(what, START_DEADLINE, || good.load(Ordering::Relaxed) >= before + 200);
+            };
+            let changed = panic::catch_unwind(AssertUnwindSafe(|| {
+                went_on("clients are answered");
+                for (view, what) in [(&all[..count - factor], "fewer nodes"), (&all[..], "all nodes")] {
+                    let changed = change_under_load(&all[0], view, factor);
+                    assert!(changed.is_ok(), "{what}: {changed:?}");
+                    went_on(what);
+                }
+            }));
+            over.store(true, Ordering::Release);
+            return changed
+                .err()
+                .map(|_| "the view could not be changed, or clients were not answered".to_owned());
+        }
+        // A little more than the node has for it.
+        let mut client = Http::with_patience(&asked[number % asked.len()], timeout + prompt() * 2);
+        for round in number.. {
+            if over.load(Ordering::Acquire) {
+                break;
+            }
+            match is_answered(&mut client, &format!("{}", (number * 7 + round) % 97), round) {
+                Ok(is_good) => good.fetch_add(usize::from(is_good), Ordering::Relaxed),
+                Err(wrong) => return Some(wrong),
+            };
+        }
+        None
+    });
+    let wrong: Vec<String> = answers.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for node in cluster.nodes.iter().chain(&followers) {
+        wait_until("nothing is left", START_DEADLINE, || {
+            let text = node.http().get("/metrics").text();
+            let left = text.lines().filter(|line| {
+                let waits = [
+                    "evenkv_queue_length{",
+                    "evenkv_parked_requests ",
+                    "evenkv_requests_in_log ",
+                    "evenkv_requests_passed_on ",
+                ];
+                waits.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0")
+            });
+            left.count() == 0
+        });
+        assert!(
+            is_answered(&mut node.http(), "afterwards", 0).is_ok_and(|is_good| is_good),
+            "{}",
+            node.address()
+        );
+    }
+}
+
+/// Changes the view while more is asked than there are places for: what is refused is asked again.
+fn change_under_load(asked: &str, view: &[String], factor: usize) -> Result<(), String> {
+    let mut last = String::new();
+    for _ in 0..200 {
+        let mut client = Http::with_patience(asked, Duration::from_mins(1));
+        let body = json!({ "view": view, "repl-factor": factor }).to_string();
+        match client.try_request("PUT", "/kvs/view-change", &[], body.as_bytes()) {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => last = answer.text(),
+            Err(error) => last = error.to_string(),
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Err(last)
+}
+
+#[test]
+fn nodes_that_pass_on_to_each_other_never_wait_in_a_circle() {
+    check_nobody_waits_in_a_circle(3, 1);
+}
+
+#[test]
+fn replicas_that_pass_on_to_each_other_never_wait_in_a_circle() {
+    check_nobody_waits_in_a_circle(6, 3);
 }
 
 fn named_log(cluster: &Cluster, address: &str) -> String {
@@ -266,10 +394,16 @@ fn is_of(asked: &str, key: &str, members: &[String]) -> bool {
 
 #[test]
 fn a_member_does_not_wait_for_a_leader_that_hangs() {
-    a_hanging_leader_is_left(3, true);
+    a_hanging_leader_is_left(3, true, 1);
 }
 
 #[test]
 fn a_node_of_another_shard_does_not_wait_for_a_leader_that_hangs() {
-    a_hanging_leader_is_left(6, false);
+    a_hanging_leader_is_left(6, false, 1);
+}
+
+/// What is long goes by HTTP.
+#[test]
+fn a_long_value_does_not_wait_for_a_leader_that_hangs() {
+    a_hanging_leader_is_left(3, true, 100_000);
 }

@@ -5,6 +5,7 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use evenkv::wire::frames;
@@ -168,6 +169,7 @@ fn a_follower_offers_no_such_connection_so_circles_are_found_as_ever() {
     // A main tells whoever asks by HTTP what the path is for.
     let answer = main.http().get("/relay");
     assert_eq!((answer.status, answer.header("Upgrade")), (426, Some(PROTOCOL)));
+    assert_eq!(answer.header("Connection"), Some("upgrade"), "{:?}", answer.headers);
     assert_eq!(main.http().put("/relay", BODY).status, 405);
 }
 
@@ -287,6 +289,75 @@ fn garbage_and_half_frames_harm_nobody() {
     assert_eq!(frames::coming(&frame), Ok(frames::Coming::Last));
     assert!(is_closed(&mut silent));
     wait_until("all have lost it", START_DEADLINE, || main.threads_named("relayed-by") <= 1);
+}
+
+#[test]
+fn bytes_that_are_no_whole_question_keep_no_place() {
+    let main = Node::single(&[("IDLE_TIMEOUT_MS", "1000")]);
+    let mut stream = opened(main.address());
+    let whole = question(7, Method::Put, "/kvs/keys/slow", &[b' '; 1000]);
+    let mut bytes = whole.iter();
+    wait_until("it has lost its place", START_DEADLINE, || {
+        // Sooner than the connection counts as silent; far fewer than the question has.
+        thread::sleep(Duration::from_millis(300));
+        let _ = stream.write_all(&[*bytes.next().unwrap()]);
+        main.threads_named("relayed-by") == 0
+    });
+}
+
+/// How many requests of clients about keys a node has answered.
+fn answered_keys(node: &Node) -> usize {
+    let text = node.http().get("/metrics").text();
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("evenkv_requests_total{") && line.contains("route=\"keys\""));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+}
+
+#[test]
+fn a_long_value_that_has_to_go_by_http_is_counted_once() {
+    let cluster = Cluster::of(2);
+    let main = &cluster.nodes[0];
+    let follower = connected(main.address(), &[]);
+    let value = json!({ "value": "v".repeat(40_000) }).to_string();
+    for owner in 0..2 {
+        let target = target(&cluster.key_of(owner, "long-"));
+        assert_eq!(main.http().put(&target, &value).status, 201);
+        let mut client = follower.http();
+        assert_eq!(client.get(&target).status, 200);
+        let before = answered_keys(main);
+        for _ in 0..10 {
+            assert_eq!(client.get(&target).status, 200);
+        }
+        assert_eq!(answered_keys(main) - before, 10, "owner {owner}");
+    }
+}
+
+/// What was told by other nodes is held for whoever does not take it, up to a bound.
+#[test]
+fn whoever_is_slow_to_read_what_others_answer_costs_little() {
+    let cluster = Cluster::of(2);
+    let main = &cluster.nodes[0];
+    let target = target(&cluster.key_of(1, "long-"));
+    let value = json!({ "value": "v".repeat(30_000) }).to_string();
+    assert_eq!(main.http().put(&target, &value).status, 201);
+    assert_eq!(connected(main.address(), &[]).http().get(&target).status, 200);
+    let questions = question(1, Method::Get, &target, b"").repeat(1000);
+    let before = main.peak_bytes();
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| opened(main.address())).collect();
+    for stream in &mut streams {
+        stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _ = stream.write_all(&questions);
+    }
+    let mut last = 0;
+    wait_until("all is told that will be", START_DEADLINE, || {
+        let told = answered_keys(main);
+        std::mem::replace(&mut last, told) == told && told >= 1000
+    });
+    let more = main.peak_bytes() - before;
+    eprintln!("{more} bytes, {last} answers");
+    // The answers to what one of them has asked are 30 MB.
+    assert!(more < 48 << 20, "{more} bytes");
 }
 
 /// tiny_http goes on with the connection where `Connection` does not say that it is upgraded: the request behind would wait for its end, and a worker with it.

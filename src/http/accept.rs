@@ -119,10 +119,11 @@ impl Acceptor {
             == Err(crossbeam_channel::RecvTimeoutError::Timeout)
         {
             refresh_date();
-            if now() - swept >= SWEEP {
+            let looks_for_closed = now() - swept >= SWEEP;
+            if looks_for_closed {
                 swept = now();
-                self.dispatcher.sweep(self.idle_timeout * 2);
             }
+            self.dispatcher.contain(|| self.dispatcher.settle(looks_for_closed, self.idle_timeout * 2));
             has_ended |= self.ended.1.try_recv().is_ok();
             if has_ended && self.dispatcher.node.is_leaving() {
                 // The port was closed on purpose.

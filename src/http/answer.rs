@@ -23,6 +23,9 @@ const SLOWEST_READER: u64 = 64 * 1024;
 /// How long a reader may take nothing at all.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The status of an answer that has no body.
+const NO_CONTENT: u16 = 204;
+
 /// Of a method that nobody knows an answer shows so many bytes.
 const SHOWN_METHOD: usize = 64;
 
@@ -87,6 +90,12 @@ impl Answer {
         }
     }
 
+    /// The answer to OPTIONS.
+    pub fn options(allow: &'static str) -> Self {
+        let answer = Self { content_type: Cow::Borrowed(""), ..Self::json(NO_CONTENT, &b""[..]) };
+        answer.with("Allow", allow)
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
@@ -135,7 +144,7 @@ impl Answer {
         match error {
             Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
             Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
-            Error::WrongProtocol(protocol) => answer.with("Upgrade", *protocol),
+            Error::WrongProtocol(protocol) => answer.with("Connection", "upgrade").with("Upgrade", *protocol),
             Error::ChangeRuns(_) => answer.with("Location", "/kv-store/view-change"),
             Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
                 answer.with("Retry-After", "1").with(wire::REASON_HEADER, header_text(reason))
@@ -236,11 +245,10 @@ impl Answer {
         use std::fmt::Write;
         let mut head = String::with_capacity(512);
         // Nothing can go wrong when text is written into memory.
-        let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status),);
+        let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {Date}\r\n", self.status, reason_phrase(self.status));
         if !self.has_no_content() {
             let _ = write!(head, "Content-Type: {}\r\n", self.content_type);
         }
-        let _ = write!(head, "Date: {Date}\r\n");
         if self.has_no_content() {
             // Neither a body nor what describes one: a length would be that of the answer to a GET.
         } else if chunked {
@@ -530,6 +538,13 @@ mod tests {
         assert!(sent.ends_with("\r\n\r\nhello"), "{sent}");
         let broken = stream(Some(6)).write_to(&mut Vec::new(), &V11, false, Asked::Nothing);
         assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_answer_to_options_has_neither_length_nor_type() {
+        let sent = text(Answer::options("GET"), &V11, false);
+        assert!(sent.starts_with("HTTP/1.1 204 No Content\r\n") && sent.contains("Allow: GET\r\n"), "{sent}");
+        assert!(sent.ends_with("\r\n\r\n") && !sent.contains("Content-"), "{sent}");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn answer(
     route: Route,
     id: &str,
 ) -> Result<Answer, Awaited> {
-    let method = job.arrival.request.method().clone();
+    let method = job.arrival.method().clone();
     let body = job.read_body(BODY, &controller.node.budget);
     let payload = body.as_ref().map_err(Clone::clone).and_then(|body| Payload::parse(&body.bytes));
     let causal = payload.as_ref().ok().and_then(|payload| payload.causal_context().ok().flatten());

@@ -1,6 +1,7 @@
 //! Connections on which many questions come at one time, whoever asks them. The thread that reads one answers what needs no waiting by itself; what has to wait is
 //! answered by a second thread when somebody has told what came of it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::metrics::Metrics;
 use super::sockets::Socket;
@@ -21,6 +22,10 @@ use crate::wire::frames;
 const PIECE: usize = 16 << 10;
 /// Answers go out at the latest when so many bytes wait.
 const BATCH: usize = 256 << 10;
+/// What was told waits in this number while whoever asks takes no answers; then no more questions are read.
+const MOST_TOLD: usize = 256;
+/// So many bytes of its own what waits may take; what is told beyond is let go.
+const MOST_TOLD_BYTES: usize = 1 << 20;
 /// Whoever takes nothing for this long takes nothing any more.
 const SENDING: Duration = Duration::from_secs(1);
 
@@ -35,10 +40,16 @@ pub trait Answers: Send + Sync + Sized + 'static {
     /// When it makes no sense: the connection ends.
     fn take(&self, conversation: &Arc<Conversation<Self>>, frame: &[u8]) -> io::Result<()>;
 
+    /// How many bytes of memory of its own what was told takes until it is answered: a value that is held by the store anyhow takes none.
+    fn own_bytes(told: &Self::Told) -> usize;
+
+    /// So much waits for whoever asks that what takes memory of its own is let go: it is answered in a way that takes none.
+    fn let_go(told: &mut Self::Told);
+
     /// Answers what was told.
     fn answer(&self, conversation: &Conversation<Self>, told: Self::Told);
 
-    /// Nothing has come for the listener's idle time.
+    /// No question has come for the listener's idle time.
     ///
     /// # Errors
     /// When the connection is not to be kept.
@@ -52,14 +63,30 @@ pub struct Conversation<A: Answers> {
     outbox: Outbox,
     told: Mutex<Told<A::Told>>,
     wake: Condvar,
-    metrics: Arc<Metrics>,
-    /// The connections on which something was read that is not answered yet.
-    answering: Arc<Unattended>,
+    /// Something that was told was answered.
+    taken: Condvar,
+    shared: Shared,
+}
+
+/// What all connections of a server have in common.
+#[derive(Clone)]
+pub struct Shared {
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// The connections on which something was read that is not answered yet, and what was told.
+    pub answering: Arc<Unattended>,
+    /// A connection on which no question has come for this time is idle.
+    pub idle_timeout: Duration,
+    /// The port that is listened on.
+    pub port: u16,
 }
 
 /// What was told, until it is answered.
 struct Told<T> {
-    waiting: Vec<T>,
+    waiting: VecDeque<T>,
+    /// The bytes that those take beyond what is held anyhow.
+    own_bytes: usize,
+    /// Nothing will be answered any more.
     has_ended: bool,
 }
 
@@ -101,15 +128,15 @@ impl Drop for Waits {
 
 impl<A: Answers> Conversation<A> {
     /// One that has not begun.
-    pub fn new(answers: A, socket: Socket, metrics: &Arc<Metrics>, answering: &Arc<Unattended>) -> Arc<Self> {
+    pub fn new(answers: A, socket: Socket, shared: &Shared) -> Arc<Self> {
         Arc::new(Self {
             answers,
             socket,
             outbox: Outbox::default(),
-            told: Mutex::new(Told { waiting: Vec::new(), has_ended: false }),
+            told: Mutex::new(Told { waiting: VecDeque::new(), own_bytes: 0, has_ended: false }),
             wake: Condvar::new(),
-            metrics: Arc::clone(metrics),
-            answering: Arc::clone(answering),
+            taken: Condvar::new(),
+            shared: shared.clone(),
         })
     }
 
@@ -123,7 +150,7 @@ impl<A: Answers> Conversation<A> {
         match catch_unwind(AssertUnwindSafe(|| self.read())) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::debug!("{client} asks nothing any more: {error}"),
-            Err(_) => self.metrics.panics.inc(),
+            Err(_) => self.shared.metrics.panics.inc(),
         }
         // Nobody writes any more when this has ended: then the connection may be closed.
         self.socket.shut();
@@ -133,8 +160,15 @@ impl<A: Answers> Conversation<A> {
     }
 
     /// Has something answered by the second thread. Nobody waits for that.
-    pub fn tell(&self, told: A::Told) {
-        self.told.lock().waiting.push(told);
+    pub fn tell(&self, mut told: A::Told) {
+        let mut waiting = self.told.lock();
+        let own_bytes = A::own_bytes(&told);
+        if waiting.own_bytes + own_bytes > MOST_TOLD_BYTES {
+            A::let_go(&mut told);
+        }
+        waiting.own_bytes += A::own_bytes(&told);
+        waiting.waiting.push_back(told);
+        drop(waiting);
         self.wake.notify_one();
     }
 
@@ -146,6 +180,7 @@ impl<A: Answers> Conversation<A> {
     /// Reads questions, and answers what can be answered at once.
     fn read(self: &Arc<Self>) -> io::Result<()> {
         let (mut buffer, mut filled) = (vec![0; PIECE], 0);
+        let mut last_question = now();
         loop {
             match self.socket.read(&mut buffer[filled..]) {
                 Ok(0) => return Ok(()),
@@ -158,8 +193,14 @@ impl<A: Answers> Conversation<A> {
                 }
                 Err(error) => return Err(error),
             }
-            let answering = self.answering.enter();
+            let answering = self.shared.answering.enter();
             let used = self.take_all(&buffer[..filled])?;
+            if used > 0 {
+                last_question = now();
+            } else if now() - last_question >= self.shared.idle_timeout {
+                // Bytes alone, now and then, keep nothing.
+                self.answers.idle(self)?;
+            }
             self.flush()?;
             drop(answering);
             buffer.copy_within(used..filled, 0);
@@ -177,35 +218,54 @@ impl<A: Answers> Conversation<A> {
             used += frames::HEAD + frame.len();
             self.answers.take(self, frame)?;
             // Whoever does not read his answers is not asked for more questions.
-            if self.outbox.waiting() > BATCH {
-                self.flush()?;
-                self.outbox.wait_below(BATCH)?;
+            self.make_room()?;
+            let mut told = self.told.lock();
+            while told.waiting.len() >= MOST_TOLD && !told.has_ended {
+                self.taken.wait(&mut told);
             }
         }
         Ok(used)
     }
 
-    /// Answers what was told, until the connection has ended.
+    /// Waits while too many bytes of answers wait to be taken.
+    fn make_room(&self) -> io::Result<()> {
+        if self.outbox.waiting() > BATCH {
+            self.flush()?;
+            self.outbox.wait_below(BATCH)?;
+        }
+        Ok(())
+    }
+
+    /// Answers what was told, until the connection has ended. What waits meanwhile is what was told, and not the bytes of its answers.
     fn answer_told(&self) {
-        loop {
-            let told = {
-                let mut told = self.told.lock();
-                while told.waiting.is_empty() && !told.has_ended {
-                    self.wake.wait(&mut told);
-                }
-                if told.has_ended {
-                    return;
-                }
-                std::mem::take(&mut told.waiting)
-            };
-            for told in told {
-                self.answers.answer(self, told);
-            }
-            if self.flush().is_err() {
-                // Whoever reads sees the end, and ends this.
-                self.socket.shut();
+        while let Some(told) = self.next_told() {
+            self.answers.answer(self, told);
+            if self.make_room().is_err() {
+                break;
             }
         }
+        // Whoever reads sees the end, and ends this.
+        self.socket.shut();
+        self.told.lock().has_ended = true;
+        self.taken.notify_one();
+    }
+
+    /// What is to be answered next; nothing when there is nothing more to be answered. What was answered before goes out first, where nothing else waits.
+    fn next_told(&self) -> Option<A::Told> {
+        let mut told = self.told.lock();
+        while told.waiting.is_empty() && !told.has_ended {
+            MutexGuard::unlocked(&mut told, || self.flush()).ok()?;
+            if told.waiting.is_empty() && !told.has_ended {
+                self.wake.wait(&mut told);
+            }
+        }
+        if told.has_ended {
+            return None;
+        }
+        let next = told.waiting.pop_front()?;
+        told.own_bytes -= A::own_bytes(&next);
+        self.taken.notify_one();
+        Some(next)
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::sys::socket::Shutdown;
+use parking_lot::Mutex;
 use tiny_http::{Method, Request};
 
 use super::answer::{Answer, Unwritten};
 use super::body::{self, BodyBytes, Limit};
-use super::connections::{Admission, Connections};
+use super::connections::{Admission, Connections, Settled};
 use super::framing::{BUFFERED_BYTES, Framing};
 use super::gate::Gate;
 use super::generation::Generation;
@@ -20,9 +22,10 @@ use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::relay::Onward;
 use super::relayed::Asked;
+use super::routes;
+use super::sockets::{self, Held, Known};
 use super::target::Target;
 use super::watchdog::{Watch, Watchdog};
-use super::{routes, sockets};
 use crate::budget::Budget;
 use crate::clock::now;
 use crate::config::ServerLimits;
@@ -57,6 +60,14 @@ impl Arrival {
     /// The query of the request's target, not decoded, where there is one.
     pub fn query(&self) -> Option<&str> {
         self.target.query(self.request.url())
+    }
+
+    /// What is done and answered: HEAD is a GET whose body is not sent.
+    pub fn method(&self) -> &Method {
+        match self.request.method() {
+            Method::Head => &Method::Get,
+            method => method,
+        }
     }
 
     /// The trace of followers that it has come through.
@@ -200,16 +211,35 @@ impl Ticket {
         self.client
     }
 
+    /// The connection; with the number of its socket, where that was noted when it was said that the connection ends.
+    pub fn connection(&self) -> Known {
+        (self.client, self.dispatcher.connections.socket(self.client))
+    }
+
     /// Reads what comes on the connection, as long as somebody holds the request.
     pub fn watch(&self) -> Watch {
         self.dispatcher.watchdog.watch(self.client)
     }
 
-    /// Nothing that comes on this connection after this request will be answered.
+    /// Nothing that comes on this connection after this request will be answered. It is called before the answer is written wherever that is possible: whoever has read it may come again
+    /// from the same address.
     pub fn end_connection(&self) {
-        for arrival in self.dispatcher.connections.end(self.client) {
-            self.dispatcher.throw_away(arrival);
+        let (arrivals, is_unseen) = self.dispatcher.connections.end(self.client);
+        for arrival in arrivals {
+            self.dispatcher.throw_away(self.client, arrival);
         }
+        if is_unseen
+            && let Some(held) = self.dispatcher.held_sockets()
+            && let Some(socket) = held.clients.get(&self.client)
+        {
+            self.dispatcher.connections.note(self.client, *socket);
+        }
+    }
+
+    /// The same where nobody will read the body of this request: then nothing can come, either.
+    pub fn park_connection(&self) {
+        self.end_connection();
+        self.dispatcher.park(self.client);
     }
 }
 
@@ -238,6 +268,29 @@ pub struct Dispatcher {
     pub watchdog: Arc<Watchdog>,
     /// The port that is listened on.
     pub port: u16,
+    looks: Mutex<Looks>,
+}
+
+/// Looking at the sockets of the process takes a part of a core at most, also where a client has many connections cut off: each look is paid for by a time without one, so many times as
+/// long as it takes.
+const LOOKS_APART: u32 = 20;
+/// So long it takes for each descriptor that is open, about. What it really took would say how busy the machine is.
+const LOOK_PER_DESCRIPTOR: Duration = Duration::from_micros(4);
+/// A time without a look counts only if it is no longer ago than this.
+const LOOKS_SAVED: Duration = Duration::from_secs(1);
+
+/// Up to when the looks at the sockets of the process are paid for.
+struct Looks(Instant);
+
+impl Looks {
+    fn may_look(&self) -> bool {
+        self.0 <= now()
+    }
+
+    fn pay(&mut self, took: Duration) {
+        let oldest = now().checked_sub(LOOKS_SAVED).unwrap_or(self.0);
+        self.0 = self.0.max(oldest) + took * LOOKS_APART;
+    }
 }
 
 impl Dispatcher {
@@ -254,6 +307,7 @@ impl Dispatcher {
             watchdog: Arc::new(Watchdog::new(port)),
             port,
             node,
+            looks: Mutex::new(Looks(now())),
         };
         (dispatcher, shed_queue)
     }
@@ -272,7 +326,7 @@ impl Dispatcher {
         match self.connections.admit(client, arrival) {
             Admission::Run(arrival) => self.dispatch(client, arrival),
             Admission::Waits => {}
-            Admission::CutOff(arrival) => self.throw_away(arrival),
+            Admission::CutOff(arrival) => self.throw_away(client, arrival),
         }
     }
 
@@ -340,26 +394,60 @@ impl Dispatcher {
             let (_, job) = error.into_inner();
             job.ticket.end_connection();
             let Job { arrival, ticket, .. } = *job;
-            self.throw_away(arrival);
+            ticket.dispatcher.throw_away(ticket.client, arrival);
             drop(ticket);
         }
     }
 
     /// Throws a request away without an answer. A body that is still on its way cannot be left without waiting for it.
-    fn throw_away(&self, arrival: Arrival) {
+    fn throw_away(self: &Arc<Self>, client: SocketAddr, arrival: Arrival) {
         self.metrics.cut_off.inc();
         if arrival.framing.is_on_its_way() {
             self.metrics.abandoned.inc();
             std::mem::forget(arrival.request);
+            self.park(client);
         } else {
             drop(arrival.request.into_writer());
         }
     }
 
-    /// Forgets connections that are closed by now.
-    pub fn sweep(&self, closed_after: Duration) {
-        if self.connections.has_cut_off() {
-            self.connections.sweep(sockets::open(self.port).ok().as_ref(), closed_after);
+    /// Nothing more can come of a connection. What has come under its address is of a new one.
+    fn park(self: &Arc<Self>, client: SocketAddr) {
+        if let Some(arrival) = self.connections.park(client) {
+            self.dispatch(client, arrival);
+        }
+    }
+
+    /// The sockets of the process, if they may be looked at again already.
+    fn held_sockets(&self) -> Option<Held> {
+        let mut looks = self.looks.lock();
+        if !looks.may_look() {
+            return None;
+        }
+        let held = sockets::held(self.port).ok();
+        let descriptors = held.as_ref().map_or(0, |held| held.descriptors);
+        looks.pay(LOOK_PER_DESCRIPTOR * u32::try_from(descriptors).unwrap_or(u32::MAX));
+        held
+    }
+
+    /// Decides of what has come under the addresses of connections that were cut off; forgets those that are closed by now, if they are to be looked for.
+    pub fn settle(self: &Arc<Self>, looks_for_closed: bool, closed_after: Duration) {
+        let (any, is_unclear) = self.connections.cut_off();
+        if !(is_unclear || (any && looks_for_closed)) {
+            return;
+        }
+        let held = self.held_sockets();
+        if held.is_none() && !looks_for_closed {
+            return;
+        }
+        let Settled { run, thrown, shut } = self.connections.settle(held.as_ref(), closed_after);
+        // What was thrown away is held until then, so no other connection has come in the place of one that is open.
+        self.watchdog.shut(&shut, Shutdown::Both);
+        for (client, arrival) in thrown {
+            self.throw_away(client, arrival);
+        }
+        for (client, arrival) in run {
+            self.dispatch(client, arrival);
         }
     }
 

@@ -97,7 +97,7 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
     let headers = job.arrival.request.headers().iter();
     let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let said = Said {
-        method: job.arrival.request.method().clone(),
+        method: job.arrival.method().clone(),
         query: job.arrival.query(),
         headers: KeyHeaders::among(headers),
         deadline: Deadline::after(job.complete, node.request_timeout),

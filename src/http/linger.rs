@@ -184,14 +184,18 @@ fn get_rid_of_all(queue: &Receiver<Done>, metrics: &Metrics, watchdog: &Watchdog
         // Whoever was told that the connection ends sees its end. And what follows a body that could not be read is not taken for a
         // request, to which tiny_http would give a second answer.
         let closing: Vec<_> =
-            all.iter().filter(|done| done.rest.close).map(|done| done.rest.ticket.client()).collect();
+            all.iter().filter(|done| done.rest.close).map(|done| done.rest.ticket.connection()).collect();
         let mut shut = watchdog.shut(&closing, Shutdown::Both).into_iter();
         for Done { rest, left } in all {
             let is_shut = rest.close && shut.next() == Some(true);
             match left {
                 Left::Nothing => discard(rest),
                 Left::Something if is_shut => discard(rest),
-                Left::Something | Left::TooMuch => forget(rest, metrics),
+                Left::Something | Left::TooMuch => {
+                    // tiny_http reads nothing behind a body that nobody reads.
+                    rest.ticket.park_connection();
+                    forget(rest, metrics);
+                }
             }
         }
     }

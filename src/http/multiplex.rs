@@ -6,10 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::conversation::{Answers, Conversation, Unattended, Waits};
+use super::conversation::{Answers, Conversation, Shared, Unattended, Waits};
 use super::dispatch::Job;
 use super::lane_id::LaneId;
-use super::metrics::Metrics;
 use super::node_handlers;
 use super::routes::Route;
 use super::streams::{self, Protocol, Refused};
@@ -29,14 +28,10 @@ use crate::wire::frames::{self, Answer, Form, Frame, Question};
 pub struct Multiplex {
     /// The node.
     pub node: Arc<Node>,
-    /// Where answers are counted.
-    pub metrics: Arc<Metrics>,
     /// The requests that wait for the log of a shard.
     pub in_log: Arc<Unattended>,
-    /// The connections on which something was read that is not answered yet.
-    pub answering: Arc<Unattended>,
-    /// The port that is listened on.
-    pub port: u16,
+    /// What all connections for many questions have in common.
+    pub shared: Shared,
 }
 
 /// A request that waits for the log of a shard.
@@ -49,19 +44,17 @@ struct Asked {
     condition: Option<Condition>,
     serving_state: Arc<ServingState>,
     began: Instant,
-    _waits: Waits,
 }
 
 /// What the log has told.
-pub struct LogTold(Asked, LogAnswer);
+pub struct LogTold(Asked, LogAnswer, Option<Waits>);
 
 impl Multiplex {
     /// Takes a connection; gives the request back with an error where that is not to be.
     pub fn take(&self, job: Box<Job>) -> Result<(), Refused> {
         failpoint!("requests-taken");
-        streams::prepare(&self.node, job, Protocol::Requests, self.port)?.answer("asked-by", |socket| {
-            Conversation::new(self.clone(), socket, &self.metrics, &self.answering)
-        });
+        streams::prepare(&self.node, job, Protocol::Requests, self.shared.port)?
+            .answer("asked-by", |socket| Conversation::new(self.clone(), socket, &self.shared));
         Ok(())
     }
 
@@ -93,10 +86,13 @@ impl Multiplex {
         };
         let is_read = operation.is_read();
         let condition = operation.condition.filter(|_| is_read).cloned();
-        let key = key.to_vec();
-        let asked = Asked { number, form, key, is_read, condition, serving_state, began, _waits: waits };
-        let conversation = Arc::clone(conversation);
-        node.ask_and(asking, move |answer| conversation.tell(LogTold(asked, answer)));
+        let asked = Asked { number, form, key: key.to_vec(), is_read, condition, serving_state, began };
+        let (conversation, answering) = (Arc::clone(conversation), Arc::clone(&self.shared.answering));
+        node.ask_and(asking, move |answer| {
+            // A node that is slow to take its answers keeps no place from others.
+            drop(waits);
+            conversation.tell(LogTold(asked, answer, answering.enter()));
+        });
         None
     }
 
@@ -108,7 +104,7 @@ impl Multiplex {
         reply: Reply,
     ) {
         let status = if reply.is_ok() { 200 } else { 503 };
-        self.metrics.answered(LaneId::Forwarded, Some(Route::NodeKey), status, now() - began);
+        self.shared.metrics.answered(LaneId::Forwarded, Some(Route::NodeKey), status, now() - began);
         conversation.put(|out| encode(reply, (number, form), out));
     }
 }
@@ -129,7 +125,7 @@ impl Answers for Multiplex {
         let work = || self.begin(conversation, (number, form), &question, began);
         let reply = catch_unwind(AssertUnwindSafe(work));
         let reply = reply.unwrap_or_else(|_| {
-            self.metrics.panics.inc();
+            self.shared.metrics.panics.inc();
             Some(Err(NotServed::Failed(Error::Internal)))
         });
         if let Some(reply) = reply {
@@ -138,14 +134,21 @@ impl Answers for Multiplex {
         Ok(())
     }
 
-    fn answer(&self, conversation: &Conversation<Self>, LogTold(asked, answer): LogTold) {
+    /// A value is read when it is answered.
+    fn own_bytes(_: &LogTold) -> usize {
+        0
+    }
+
+    fn let_go(_: &mut LogTold) {}
+
+    fn answer(&self, conversation: &Conversation<Self>, LogTold(asked, answer, _answering): LogTold) {
         let action = if asked.is_read { Action::Get } else { Action::Delete };
         let operation = Operation { action, condition: asked.condition.as_ref() };
         let reply = catch_unwind(AssertUnwindSafe(|| {
             self.node.conclude_forwarded(&asked.serving_state, &asked.key, operation, answer)
         }));
         let reply = reply.unwrap_or_else(|_| {
-            self.metrics.panics.inc();
+            self.shared.metrics.panics.inc();
             Err(NotServed::Failed(Error::Internal))
         });
         self.put(conversation, (asked.number, asked.form), asked.began, reply);

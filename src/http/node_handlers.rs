@@ -41,7 +41,7 @@ const FORWARDED_FAMILY: &str = "X-Forwarded-";
 
 /// Answers another node. Nothing is passed on from here.
 pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
-    let method = job.arrival.request.method().clone();
+    let method = job.arrival.method().clone();
     // Refused before the body is read: a stranger's is not.
     if let Err(error) = check_sender(&controller.node, &job.arrival.request, route) {
         return refusal(&error);
@@ -149,7 +149,7 @@ fn is_near(address: IpAddr) -> bool {
 }
 
 fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, NotServed> {
-    let method = job.arrival.request.method().clone();
+    let method = job.arrival.method().clone();
     let addressed = addressed(&job.arrival.request);
     // Refused before the body is read: a large one would be read for nothing.
     let serving_state = node.check_addressed(addressed.as_ref())?;

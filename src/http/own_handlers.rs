@@ -11,7 +11,7 @@ use crate::node::state::Node;
 
 /// Answers `/livez`, `/readyz` and `/metrics`, which is the text of the figures.
 pub fn answer(node: &Node, job: &Job, route: Route, figures: impl FnOnce() -> Vec<u8>) -> Answer {
-    let method = job.arrival.request.method();
+    let method = job.arrival.method();
     if *method != Method::Get {
         return Answer::error(&Error::MethodNotAllowed(route.allow()), method, "");
     }

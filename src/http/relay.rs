@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tiny_http::{Header, Method, Request};
-use ureq::http::{HeaderName, HeaderValue, Response, request};
+use ureq::http::{HeaderName, HeaderValue, Response, StatusCode, request};
 use ureq::{Body as PeerBody, SendBody};
 
 use super::answer::{Answer, Body};
@@ -79,7 +79,7 @@ pub struct Message {
 /// The answer to one that is not, and the route that is answered for.
 pub fn read(node: &Node, job: &mut Job) -> Result<Message, (Option<Route>, Box<Answer>)> {
     let route = routes::find(job.arrival.path(), true).ok().map(|(route, _)| route);
-    let method = job.arrival.request.method().clone();
+    let method = job.arrival.method().clone();
     let message = next_hops(&job.arrival, &node.trace).and_then(|hops| {
         let target = target(job.arrival.path(), job.arrival.query());
         Ok(Message { route, target, hops, held: read_short(node, job)? })
@@ -111,7 +111,7 @@ impl Onward {
     /// The answer of the follower itself: the one thing that it reads in a body is the context, which that has to give back, too.
     fn failed(&self, error: &Error) -> Answer {
         let held = self.message.held.as_ref().map_or(&[][..], |held| &held.bytes);
-        Answer::error(error, self.job.arrival.request.method(), &payload::causal_field(held))
+        Answer::error(error, self.job.arrival.method(), &payload::causal_field(held))
     }
 
     /// Whether it may be sent twice.
@@ -184,6 +184,11 @@ impl Question {
     }
 }
 
+/// Whether it was sent, for all that is known.
+pub fn was_sent(told: &multiplex::Answer) -> bool {
+    told.as_ref().err().is_none_or(|error| error.kind.applied() != Applied::No)
+}
+
 /// What came of that; nothing where the main is to be asked by HTTP. That is so for a GET, too, whose connection broke: reading twice does no harm.
 pub fn conclude(onward: &Onward, told: multiplex::Answer) -> Option<Answer> {
     let frame = match told {
@@ -219,7 +224,8 @@ pub fn answer(node: &Node, onward: &mut Onward) -> Answer {
         Some(_) => hold(onward, &main, onward.deadline(node)),
         None => stream(onward, &main, Patience::Streaming(node.request_timeout)),
     };
-    response.and_then(take_over).unwrap_or_else(|error| onward.failed(&error))
+    let is_head = *onward.job.arrival.request.method() == Method::Head;
+    response.and_then(|response| take_over(response, is_head)).unwrap_or_else(|error| onward.failed(&error))
 }
 
 impl Message {
@@ -318,10 +324,11 @@ fn not_passed_on(error: &NoAnswer) -> Error {
     }
 }
 
-/// Makes the main's answer ours.
-fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
+/// Makes the main's answer ours; that to HEAD has the length of what GET would have answered.
+fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Error> {
     let (parts, body) = response.into_parts();
-    let mut answer = Answer::json(parts.status.as_u16(), &b""[..]);
+    let mut answer =
+        Answer { content_type: Cow::Borrowed(""), ..Answer::json(parts.status.as_u16(), &b""[..]) };
     for (name, value) in &parts.headers {
         let Ok(value) = value.to_str() else { continue };
         match name.as_str() {
@@ -330,6 +337,15 @@ fn take_over(response: Response<PeerBody>) -> Result<Answer, Error> {
             name if is_of_the_connection(name) => {}
             name => answer.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned()))),
         }
+    }
+    if is_head {
+        let length =
+            parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+        answer.body = Body::Stream { reader: Box::new(std::io::empty()), length };
+        return Ok(answer);
+    }
+    if matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok(answer);
     }
     let length = body.content_length();
     answer.body = if length.is_some_and(|length| length <= HELD_BYTES as u64) {
@@ -407,6 +423,20 @@ impl Read for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_refused_since_too_much_waits_was_not_sent() {
+        let answer = |kind| Err(NoAnswer { kind, reason: String::new() });
+        for (told, sent) in [
+            (Ok(Vec::new()), true),
+            (answer(NoAnswerKind::Full), false),
+            (answer(NoAnswerKind::NotSent), false),
+            (answer(NoAnswerKind::Broken), true),
+            (answer(NoAnswerKind::Late), true),
+        ] {
+            assert_eq!(was_sent(&told), sent, "{told:?}");
+        }
+    }
 
     #[test]
     fn the_target_stays_the_same_key() {

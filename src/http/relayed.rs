@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tiny_http::Method;
 
 use super::answer::{Answer, Body};
-use super::conversation::{Answers, Conversation, Unattended, Waits};
+use super::conversation::{Answers, Conversation, Shared, Unattended, Waits};
 use super::dispatch::{AskedBy, Dispatcher, Job, KeyJob};
 use super::key_handlers::{self, KeyHeaders, Said};
 use super::lane_id::LaneId;
@@ -36,8 +36,8 @@ pub struct Relays {
     pub dispatcher: Arc<Dispatcher>,
     /// The questions that wait for anything.
     pub waiting: Arc<Unattended>,
-    /// The connections on which something was read that is not answered yet.
-    pub answering: Arc<Unattended>,
+    /// What all connections for many questions have in common.
+    pub shared: Shared,
 }
 
 /// Has a request done that cannot be done at once. It never waits.
@@ -86,7 +86,7 @@ impl Relays {
         job: Box<Job>,
         begin: impl Fn(Box<KeyJob>) + Send + Sync + 'static,
     ) -> Result<(), Refused> {
-        let Dispatcher { node, metrics, port, .. } = &*self.dispatcher;
+        let node = &self.dispatcher.node;
         if node.is_leaving() {
             return Err(streams::refuse(job, &Error::Overloaded("The node is stopping".to_owned())));
         }
@@ -96,8 +96,8 @@ impl Relays {
             waiting: Unattended::new(MOST_QUESTIONS),
             has_ended: AtomicBool::new(false),
         };
-        let prepared = streams::prepare(node, job, Protocol::Relay, *port)?;
-        prepared.answer("relayed-by", |socket| Conversation::new(relayed, socket, metrics, &self.answering));
+        let prepared = streams::prepare(node, job, Protocol::Relay, self.shared.port)?;
+        prepared.answer("relayed-by", |socket| Conversation::new(relayed, socket, &self.shared));
         Ok(())
     }
 }
@@ -158,6 +158,9 @@ impl Relayed {
         };
         if let Some(result) = request.run_at_once(node) {
             let answer = key_handlers::answer(&request, node, result);
+            if is_too_long(&answer, &method) {
+                return Begun::ByHttp;
+            }
             return Begun::Answered(Some(Route::Key), answer);
         }
         let waits = self.waiting.enter().zip(self.relays.waiting.enter());
@@ -209,6 +212,23 @@ impl Answers for Relayed {
         Ok(())
     }
 
+    fn own_bytes(told: &Told) -> usize {
+        told.answer.as_ref().map_or(0, |answer| {
+            if answer.is_stored() {
+                0
+            } else {
+                answer.body.length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0)
+            }
+        })
+    }
+
+    fn let_go(told: &mut Told) {
+        // What a write has done is told in any case, and is short.
+        if told.method == Method::Get {
+            told.answer = None;
+        }
+    }
+
     fn answer(&self, conversation: &Conversation<Self>, told: Told) {
         conversation.put(|out| match &told.answer {
             Some(answer) => encode(answer, &told.method, told.number, out),
@@ -233,22 +253,27 @@ fn method(method: frame::Method) -> Method {
     }
 }
 
-/// Appends an answer. A long one goes by HTTP: it is a value that was read, or says that nothing was done. What a write has done, and a context as long as a body may be here, is
+/// Whether an answer goes by HTTP, as it is too long: it is a value that was read, or says that nothing was done. What a write has done, and a context as long as a body may be here, is
 /// short enough.
+pub fn is_too_long(answer: &Answer, method: &Method) -> bool {
+    match &answer.body {
+        Body::Value { value, .. } if *method == Method::Get && value.as_bytes().len() > LONGEST_BODY => true,
+        body => body.length().is_none_or(|length| length > (LONGEST_BODY + ENVELOPE) as u64),
+    }
+}
+
+/// Appends an answer.
 fn encode(answer: &Answer, method: &Method, number: u64, out: &mut Vec<u8>) {
+    if is_too_long(answer, method) {
+        return frame::Answer::ByHttp.encode(number, out);
+    }
     let body = match &answer.body {
         Body::Bytes(bytes) => Cow::Borrowed(&bytes[..]),
-        Body::Value { value, .. } if *method == Method::Get && value.as_bytes().len() > LONGEST_BODY => {
-            return frame::Answer::ByHttp.encode(number, out);
-        }
         Body::Value { before, value, after } => {
             Cow::Owned([before.as_bytes(), value.as_bytes(), after.as_bytes()].concat())
         }
         Body::Stream { .. } => unreachable!("only a follower has such answers"),
     };
-    if body.len() > LONGEST_BODY + ENVELOPE {
-        return frame::Answer::ByHttp.encode(number, out);
-    }
     let headers = answer.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let given = Given { status: answer.status, content_type: &answer.content_type, headers, body: &body };
     frame::Answer::Given(given).encode(number, out);

@@ -88,39 +88,75 @@ const STORE_ALIAS: &str = "/kvs";
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
 const TABLE: [Row; 21] = [
-    row(Route::Key, ("/kv-store/keys/", Rest::Key), "keys", "GET, PUT, DELETE", LaneId::Client),
-    row(Route::KeyCount, ("/kv-store/key-count", Rest::Nothing), "key-count", "GET", LaneId::Client),
-    row(Route::Shards, ("/kv-store/shards", Rest::Nothing), "shards", "GET", LaneId::Client),
-    row(Route::Shard, ("/kv-store/shards/", Rest::Id), "shard", "GET", LaneId::Client),
-    row(Route::View, ("/kv-store/view", Rest::Nothing), "view", "GET", LaneId::Client),
+    row(
+        Route::Key,
+        ("/kv-store/keys/", Rest::Key),
+        "keys",
+        "GET, PUT, DELETE, HEAD, OPTIONS",
+        LaneId::Client,
+    ),
+    row(
+        Route::KeyCount,
+        ("/kv-store/key-count", Rest::Nothing),
+        "key-count",
+        "GET, HEAD, OPTIONS",
+        LaneId::Client,
+    ),
+    row(Route::Shards, ("/kv-store/shards", Rest::Nothing), "shards", "GET, HEAD, OPTIONS", LaneId::Client),
+    row(Route::Shard, ("/kv-store/shards/", Rest::Id), "shard", "GET, HEAD, OPTIONS", LaneId::Client),
+    row(Route::View, ("/kv-store/view", Rest::Nothing), "view", "GET, HEAD, OPTIONS", LaneId::Client),
     row(
         Route::ViewChange,
         ("/kv-store/view-change", Rest::Nothing),
         "view-change",
-        "GET, PUT, DELETE",
+        "GET, PUT, DELETE, HEAD, OPTIONS",
         LaneId::Client,
     ),
-    row(Route::Audit, ("/kv-store/audit", Rest::Nothing), "audit", "GET", LaneId::Client),
-    row(Route::Livez, ("/livez", Rest::Nothing), "livez", "GET", LaneId::Health),
-    row(Route::Readyz, ("/readyz", Rest::Nothing), "readyz", "GET", LaneId::Health),
-    row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET", LaneId::Health),
-    row(Route::Relay, (wire::RELAY, Rest::Nothing), "relay", "GET", LaneId::Client),
-    row(Route::NodeKey, (wire::KEYS, Rest::Key), "node-keys", "GET, PUT, DELETE", LaneId::Forwarded),
+    row(Route::Audit, ("/kv-store/audit", Rest::Nothing), "audit", "GET, HEAD, OPTIONS", LaneId::Client),
+    row(Route::Livez, ("/livez", Rest::Nothing), "livez", "GET, HEAD, OPTIONS", LaneId::Health),
+    row(Route::Readyz, ("/readyz", Rest::Nothing), "readyz", "GET, HEAD, OPTIONS", LaneId::Health),
+    row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET, HEAD, OPTIONS", LaneId::Health),
+    row(Route::Relay, (wire::RELAY, Rest::Nothing), "relay", "GET, OPTIONS", LaneId::Client),
+    row(
+        Route::NodeKey,
+        (wire::KEYS, Rest::Key),
+        "node-keys",
+        "GET, PUT, DELETE, HEAD, OPTIONS",
+        LaneId::Forwarded,
+    ),
     row(
         Route::NodeConditionalKey,
         (wire::CONDITIONAL_KEYS, Rest::Key),
         "node-conditional-keys",
-        "GET, PUT, DELETE",
+        "GET, PUT, DELETE, HEAD, OPTIONS",
         LaneId::Forwarded,
     ),
-    row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET", LaneId::Question),
-    row(Route::NodeNews, (wire::NEWS, Rest::Nothing), "node-news", "POST", LaneId::Question),
-    row(Route::NodeOrders, (wire::ORDERS, Rest::Nothing), "node-orders", "POST", LaneId::Control),
-    row(Route::NodeQuestions, (wire::QUESTIONS, Rest::Nothing), "node-questions", "POST", LaneId::Question),
-    row(Route::NodeTransfer, (wire::TRANSFER, Rest::Nothing), "node-transfer", "POST", LaneId::Transfer),
-    row(Route::NodeRaft, (wire::RAFT, Rest::Nothing), "node-raft", "GET, POST", LaneId::Raft),
-    row(Route::NodeRequests, (wire::REQUESTS, Rest::Nothing), "node-requests", "GET", LaneId::Question),
-    row(Route::NodeRecover, (wire::RECOVER, Rest::Nothing), "node-recover", "PUT", LaneId::Control),
+    row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET, HEAD, OPTIONS", LaneId::Question),
+    row(Route::NodeNews, (wire::NEWS, Rest::Nothing), "node-news", "POST, OPTIONS", LaneId::Question),
+    row(Route::NodeOrders, (wire::ORDERS, Rest::Nothing), "node-orders", "POST, OPTIONS", LaneId::Control),
+    row(
+        Route::NodeQuestions,
+        (wire::QUESTIONS, Rest::Nothing),
+        "node-questions",
+        "POST, OPTIONS",
+        LaneId::Question,
+    ),
+    row(
+        Route::NodeTransfer,
+        (wire::TRANSFER, Rest::Nothing),
+        "node-transfer",
+        "POST, OPTIONS",
+        LaneId::Transfer,
+    ),
+    row(Route::NodeRaft, (wire::RAFT, Rest::Nothing), "node-raft", "GET, POST, OPTIONS", LaneId::Raft),
+    row(
+        Route::NodeRequests,
+        (wire::REQUESTS, Rest::Nothing),
+        "node-requests",
+        "GET, OPTIONS",
+        LaneId::Question,
+    ),
+    row(Route::NodeRecover, (wire::RECOVER, Rest::Nothing), "node-recover", "PUT, OPTIONS", LaneId::Control),
 ];
 
 impl Route {
@@ -136,7 +172,7 @@ impl Route {
         route.map_or("none", |route| route.row().name)
     }
 
-    /// The methods that the route takes, as `Allow` names them.
+    /// The methods that the route takes, as `Allow` names them. HEAD is wherever GET is, but for streams; OPTIONS is everywhere.
     pub fn allow(self) -> &'static str {
         self.row().allow
     }

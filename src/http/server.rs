@@ -13,7 +13,7 @@ use tiny_http::Method;
 use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
-use super::conversation::{Unattended, Waits};
+use super::conversation::{Shared, Unattended, Waits};
 use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
@@ -50,6 +50,9 @@ use crate::threads;
 /// second time.
 const SERVING_OUT: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(200);
+
+/// The path of a question for what there is at all (RFC 9110, section 9.3.7): of what is here, keys have all methods.
+const ALL_PATHS: &str = "*";
 
 /// The server, shared by all its threads.
 pub struct Server {
@@ -117,20 +120,24 @@ impl Server {
         let dispatcher = Arc::new(dispatcher);
         let in_log = Unattended::new(limits.queue_length);
         let answering = Unattended::new(usize::MAX);
+        let shared = Shared {
+            metrics: Arc::clone(&dispatcher.metrics),
+            answering: Arc::clone(&answering),
+            idle_timeout: limits.idle_timeout,
+            port: listening.port(),
+        };
         let server = Arc::new(Self {
             multiplex: Multiplex {
                 node: Arc::clone(&node),
-                metrics: Arc::clone(&dispatcher.metrics),
                 in_log: Arc::clone(&in_log),
-                answering: Arc::clone(&answering),
-                port: listening.port(),
+                shared: shared.clone(),
             },
             in_log,
             passed_on: Unattended::new(limits.queue_length),
             relays: Relays {
                 dispatcher: Arc::clone(&dispatcher),
                 waiting: Unattended::new(usize::MAX),
-                answering: Arc::clone(&answering),
+                shared,
             },
             answering,
             linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
@@ -193,7 +200,7 @@ impl Server {
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
-            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.request.method(), "");
+            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.method(), "");
             answer.close = self.controller.node.is_stopping();
             self.count(lane, job.arrival.arrived, None, &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
@@ -333,7 +340,7 @@ impl Server {
                 }
             }
             Err(_) => {
-                let answer = self.dispatcher.panicked(job.arrival.request.method());
+                let answer = self.dispatcher.panicked(job.arrival.method());
                 self.finish(lane, None, job, answer);
             }
         }
@@ -365,12 +372,13 @@ impl Server {
 
     /// Answers a request that the main was asked.
     fn conclude_onward(self: &Arc<Self>, lane: LaneId, onward: Onward, told: multiplex::Answer) {
+        let was_sent = relay::was_sent(&told);
         let concluded = catch_unwind(AssertUnwindSafe(|| relay::conclude(&onward, told)));
-        match concluded
-            .unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.request.method())))
-        {
+        match concluded.unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.method()))) {
             Some(answer) => {
-                self.dispatcher.metrics.relayed.inc();
+                if was_sent {
+                    self.dispatcher.metrics.relayed.inc();
+                }
                 self.finish(lane, onward.route(), onward.job, answer);
             }
             None => self.go_by_http(lane, onward),
@@ -380,7 +388,7 @@ impl Server {
     /// Asks the main by HTTP, and waits for that.
     fn go_by_http(self: &Arc<Self>, lane: LaneId, mut onward: Onward) {
         let answer = catch_unwind(AssertUnwindSafe(|| relay::answer(&self.controller.node, &mut onward)));
-        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.request.method()));
+        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.method()));
         self.finish(lane, onward.route(), onward.job, answer);
     }
 
@@ -451,6 +459,10 @@ impl Server {
                 }
             }
             AskedBy::Http(http) => self.finish(lane, route, http, answer),
+            // It is answered by HTTP, and counted there.
+            AskedBy::Follower(asked) if relayed::is_too_long(&answer, &job.request.method()) => {
+                asked.answer(job.request.method(), None);
+            }
             AskedBy::Follower(asked) => {
                 self.count(lane, asked.arrived, route, &answer);
                 asked.answer(job.request.method(), Some(answer));
@@ -491,7 +503,7 @@ impl Server {
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
         if let Framing::Refused { error, .. } = &job.arrival.framing {
-            return Found::Answer(None, Answer::error(error, job.arrival.request.method(), ""));
+            return Found::Answer(None, Answer::error(error, job.arrival.method(), ""));
         }
         let path = job.arrival.path();
         if self.dispatcher.is_follower() && routes::is_store(path) {
@@ -501,13 +513,20 @@ impl Server {
             };
         }
         let node = &self.controller.node;
+        let is_options = *job.arrival.request.method() == Method::Options;
+        if is_options && path == ALL_PATHS {
+            return Found::Answer(None, Answer::options(Route::Key.allow()));
+        }
         let (route, rest) = match key_handlers::find_route(node, path) {
             Ok(found) => found,
             Err(error) => {
                 let more = payload::causal_field(&job.small_body());
-                return Found::Answer(None, Answer::error(&error, job.arrival.request.method(), &more));
+                return Found::Answer(None, Answer::error(&error, job.arrival.method(), &more));
             }
         };
+        if is_options {
+            return Found::Answer(Some(route), Answer::options(route.allow()));
+        }
         let answer = match route {
             Route::Key | Route::NodeKey | Route::NodeConditionalKey => {
                 let encoded = EncodedKey::of(rest);
@@ -551,7 +570,7 @@ impl Server {
 
     /// Answers a request for a connection of a follower that cannot be had so.
     fn refuse_relay(&self, job: &Job) -> Answer {
-        let method = job.arrival.request.method();
+        let method = job.arrival.method();
         if self.dispatcher.is_follower() {
             let error = Error::NotFound("A follower is asked by HTTP only".to_owned());
             return Answer::error(&error, method, "");
@@ -584,7 +603,7 @@ impl Server {
     /// What becomes of a large answer for which there is no place: a GET is refused, but what a write has done is told,
     /// even if that takes a while.
     fn write_late(self: &Arc<Self>, job: Box<Job>, answer: Answer) {
-        let method = job.arrival.request.method().clone();
+        let method = job.arrival.method().clone();
         let answer = if matches!(method, Method::Put | Method::Delete) {
             answer
         } else {
@@ -606,11 +625,17 @@ impl Server {
             let is_sure = matches!(framing, Framing::OnItsWay { expect: false, upgrade: false, .. })
                 && declared.is_some_and(|length| length as u64 <= linger::MOST_BYTES);
             let close = close || !is_sure;
+            if close {
+                ticket.end_connection();
+            }
             let (stream, written) = answer::write_early(Answer { close, ..answer }, request);
             // After half an answer no other can be told apart from its rest.
             let close = close || written.is_err();
             self.linger.take(Rest { stream, declared, close, ticket });
         } else {
+            if close {
+                ticket.end_connection();
+            }
             let written = catch_unwind(AssertUnwindSafe(|| answer.write(request, self.idle_timeout)));
             if let Ok(Ok(Some(unwritten))) = written {
                 let since = now();

@@ -1,18 +1,22 @@
 //! The connections to a port as the kernel lists them, and as this process has them open: tiny_http hides its sockets, and does not tell when
-//! one has closed.
+//! one has closed. A connection has a number of its own for as long as a descriptor stands for it, by which it is told apart from a later one with the same addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
 
 use nix::sys::socket::{
     self, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname,
     recvmsg, sendmsg,
 };
 use nix::unistd::close;
+
+use crate::clock::now;
 
 /// States of a connection as they stand in a row: established,
 const ESTABLISHED: &str = " 01 ";
@@ -77,24 +81,34 @@ fn address(text: &str) -> Option<SocketAddr> {
 /// Where the numbers are listed of all that this process has open.
 const NUMBERS: &str = "/proc/self/fd";
 
-/// Shuts connections of these clients to a local port, and says of each whether it was found.
+/// A connection by the address of its client, and by the number of its socket where that is known.
+pub type Known = (SocketAddr, Option<u64>);
+
+/// Shuts connections to a local port, and says of each whether it was found.
 ///
-/// Whoever calls this holds the writer of a request of each meanwhile: so each is still open, and no other connection has the same addresses.
-pub fn shut(port: u16, clients: &[SocketAddr], how: Shutdown) -> Vec<bool> {
-    let Ok(ends) = UnixDatagram::pair() else { return vec![false; clients.len()] };
-    let found = numbers(port, &clients.iter().copied().collect());
-    let shut = |client| {
+/// Whoever calls this holds the writer of a request of each meanwhile. So each is still open, and no other connection has the same addresses, unless its client has reset it: then there
+/// may be another one, which is told apart by the number of its socket.
+pub fn shut(port: u16, connections: &[Known], how: Shutdown) -> Vec<bool> {
+    let Ok(ends) = UnixDatagram::pair() else { return vec![false; connections.len()] };
+    let found = numbers(port, &connections.iter().map(|(client, _)| *client).collect());
+    let shut = |(client, socket): &Known| {
         let Some((local, numbers)) = found.get(client) else { return false };
         let mut duplicates = numbers.iter().filter_map(|number| Duplicate::of(*number, &ends));
-        let Some(duplicate) = duplicates.find(|duplicate| addresses(duplicate.0) == Some((*client, *local)))
-        else {
-            return false;
+        let is_it = |duplicate: &Duplicate| {
+            addresses(duplicate.0) == Some((*client, *local))
+                && socket.is_none_or(|socket| socket_number(duplicate.0) == Some(socket))
         };
+        let Some(duplicate) = duplicates.find(is_it) else { return false };
         // One that the client has reset meanwhile is as good as shut.
         let _ = socket::shutdown(duplicate.0, how);
         true
     };
-    clients.iter().map(shut).collect()
+    connections.iter().map(shut).collect()
+}
+
+/// The number that the system has given to the socket that a descriptor stands for.
+fn socket_number(descriptor: RawFd) -> Option<u64> {
+    Some(fs::metadata(format!("{NUMBERS}/{descriptor}")).ok()?.ino())
 }
 
 /// The numbers of each client's connection, and the local address of that. A client who has two of them from one port, to two addresses
@@ -115,6 +129,41 @@ fn numbers(port: u16, clients: &HashSet<SocketAddr>) -> HashMap<SocketAddr, (Soc
     }
     found.retain(|client, _| !unclear.contains(client));
     found
+}
+
+/// The sockets that this process has open.
+#[derive(Debug)]
+pub struct Held {
+    /// Since when: what was open from then on for as long as it was looked is among them.
+    pub looked: Instant,
+    /// The connections to a local port, by the addresses of their clients.
+    pub clients: HashMap<SocketAddr, u64>,
+    /// All of them, also those whose connection has ended. The system gives each a number of its own.
+    pub numbers: HashSet<u64>,
+    /// How many descriptors there were, of sockets and others.
+    pub descriptors: usize,
+}
+
+/// The sockets that are open.
+///
+/// # Errors
+/// Where the system has no such list.
+pub fn held(port: u16) -> io::Result<Held> {
+    let mut held = Held { looked: now(), clients: HashMap::new(), numbers: HashSet::new(), descriptors: 0 };
+    for entry in fs::read_dir(NUMBERS)? {
+        let Ok(entry) = entry else { continue };
+        held.descriptors += 1;
+        // What was closed meanwhile has neither.
+        let Ok(number) = fs::metadata(entry.path()).map(|file| file.ino()) else { continue };
+        held.numbers.insert(number);
+        let descriptor = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some((client, local)) = descriptor.and_then(addresses)
+            && local.port() == port
+        {
+            held.clients.insert(client, number);
+        }
+    }
+    Ok(held)
 }
 
 /// A number of its own for what another number stood for at one moment; it is closed when this is dropped.
@@ -195,6 +244,9 @@ fn internet(address: &SockaddrStorage) -> Option<SocketAddr> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use socket2::SockRef;
 
     use super::*;
 
@@ -217,6 +269,27 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_held_until_the_last_descriptor_of_it_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let address = client.local_addr().unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let twin = server.try_clone().unwrap();
+        let number = open(port).unwrap()[&address];
+        let seen = held(port).unwrap();
+        assert_eq!((seen.clients.get(&address), seen.numbers.contains(&number)), (Some(&number), true));
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert!(server.read(&mut [0]).is_err(), "it was reset");
+        drop(server);
+        let seen = held(port).unwrap();
+        assert_eq!((seen.clients.get(&address), seen.numbers.contains(&number)), (None, true));
+        drop(twin);
+        assert!(!held(port).unwrap().numbers.contains(&number));
+    }
+
+    #[test]
     fn a_connection_is_shut_by_the_address_of_its_client() {
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(host) else { continue };
@@ -226,7 +299,11 @@ mod tests {
             let addresses = [servers[1].peer_addr().unwrap(), "127.0.0.1:1".parse().unwrap()];
             // Two numbers stand for one connection, as in tiny_http.
             let twin = servers[1].try_clone().unwrap();
-            assert_eq!(shut(port, &addresses, Shutdown::Both), [true, false]);
+            let number = open(port).unwrap()[&addresses[0]];
+            let other = (addresses[0], Some(number + 1));
+            assert_eq!(shut(port, &[other], Shutdown::Both), [false], "it is another one by now");
+            let known = [(addresses[0], Some(number)), (addresses[1], None)];
+            assert_eq!(shut(port, &known, Shutdown::Both), [true, false]);
             assert_eq!(clients[1].read(&mut [0]).unwrap(), 0, "its client sees the end");
             assert_eq!(servers[1].read(&mut [0]).unwrap(), 0, "and so does whoever reads");
             drop(twin);
@@ -274,6 +351,6 @@ mod tests {
         let client = first.local_addr().unwrap();
         let _second = connect(client, [127, 0, 0, 2]).unwrap();
         let _servers = [listener.accept().unwrap(), listener.accept().unwrap()];
-        assert_eq!(shut(port, &[client], Shutdown::Both), [false]);
+        assert_eq!(shut(port, &[(client, None)], Shutdown::Both), [false]);
     }
 }

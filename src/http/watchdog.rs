@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::Shutdown;
 use parking_lot::Mutex;
 
-use super::sockets;
+use super::sockets::{self, Known};
 use crate::clock::now;
 
 /// A socket that was not found is looked for again after this time: there may have been no descriptor left to do so.
@@ -80,16 +80,16 @@ impl Watchdog {
         let start = now();
         let states = notes.iter().map(|note| (note.client, note.state.lock()));
         let mut late: Vec<_> = states.filter(|(_, state)| state.is_late(start)).collect();
-        let clients: Vec<SocketAddr> = late.iter().map(|(client, _)| *client).collect();
+        let clients: Vec<_> = late.iter().map(|(client, _)| (*client, None)).collect();
         let shut = self.shut(&clients, Shutdown::Read);
         for ((_, state), shut) in late.iter_mut().zip(shut) {
             **state = if shut { State::Shut } else { State::Reading(start + RETRY) };
         }
     }
 
-    /// Shuts connections of these clients, and says of each whether it was found; see [`sockets::shut`] for what the caller has to hold.
-    pub fn shut(&self, clients: &[SocketAddr], how: Shutdown) -> Vec<bool> {
-        if clients.is_empty() { Vec::new() } else { sockets::shut(self.port, clients, how) }
+    /// Shuts connections, and says of each whether it was found; see [`sockets::shut`] for what the caller has to hold.
+    pub fn shut(&self, connections: &[Known], how: Shutdown) -> Vec<bool> {
+        if connections.is_empty() { Vec::new() } else { sockets::shut(self.port, connections, how) }
     }
 }
 

@@ -224,7 +224,7 @@ fn pass_on(
     }
     match ask_connection(node, (to, addressed, group), request) {
         Some(answer) => answer,
-        None => ask_by_http(node, (to, addressed), request),
+        None => node.peers.at(to).ask_about(group, || ask_by_http(node, (to, addressed), request)),
     }
 }
 

@@ -11,6 +11,7 @@ use ureq::config::AutoHeaderValue;
 use ureq::http::{Method, Request, Response, request};
 use ureq::{Agent, AsSendBody, Body};
 
+use super::elsewhere::ByHttp;
 use super::long_target::{LongTarget, send_with};
 use super::multiplex::{Connection, Multiplex, Purpose};
 use super::no_answer::{NoAnswer, NoAnswerKind};
@@ -49,6 +50,8 @@ pub struct Peer {
     /// The connection for many requests of nodes at one time, and that for those of a follower's clients.
     multiplex: Arc<Multiplex>,
     relay: Arc<Multiplex>,
+    /// What is asked about keys by HTTP.
+    by_http: ByHttp,
 }
 
 impl Peers {
@@ -89,6 +92,7 @@ impl Peers {
                 secret: self.secret.clone(),
                 multiplex: Arc::new(Multiplex::new(address, Purpose::Nodes, self.secret.clone())),
                 relay: Arc::new(Multiplex::new(address, Purpose::Relay, None)),
+                by_http: ByHttp::default(),
             })
         });
         Arc::clone(peer)
@@ -97,7 +101,7 @@ impl Peers {
     /// What waits for an answer about a group is asked again elsewhere, unless it waits for the node that leads it by now.
     pub fn abandon(&self, group: u64, leader: &Address) {
         for peer in self.known.read().values().filter(|peer| peer.address != *leader) {
-            peer.multiplex.abandon(|asked| asked == group);
+            peer.abandon(|asked| asked == group);
         }
     }
 
@@ -105,7 +109,7 @@ impl Peers {
     pub fn abandon_others(&self, nodes: &[Address]) {
         let nodes: HashSet<&Address> = nodes.iter().collect();
         for peer in self.known.read().values().filter(|peer| !nodes.contains(&peer.address)) {
-            peer.multiplex.abandon(|_| true);
+            peer.abandon(|_| true);
         }
     }
 
@@ -159,6 +163,16 @@ impl Peer {
     /// The same for requests of a follower's clients, where the node is its main.
     pub fn relay_connection(&self) -> Option<Arc<Connection>> {
         if self.is_down() { None } else { self.relay.connection() }
+    }
+
+    /// Has this thread ask about a group by HTTP: it is told at once when another node is to be asked.
+    pub fn ask_about<T>(&self, group: u64, ask: impl FnOnce() -> T) -> T {
+        self.by_http.ask(group, ask)
+    }
+
+    fn abandon(&self, is_elsewhere: impl Fn(u64) -> bool) {
+        self.multiplex.abandon(&is_elsewhere);
+        self.by_http.abandon(is_elsewhere);
     }
 
     /// Sends a frame that has no answer on that connection, in a moment and without waiting, if there is one.
@@ -317,8 +331,11 @@ pub fn read_body(response: Response<Body>, limit: u64) -> Result<Vec<u8>, NoAnsw
     match reader.read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),
         Err(error) => {
-            let late = error.kind() == io::ErrorKind::TimedOut;
-            let kind = if late { NoAnswerKind::Late } else { NoAnswerKind::Broken };
+            let kind = match Failure::of_io(&error) {
+                Some(Failure::Elsewhere) => NoAnswerKind::Elsewhere,
+                _ if error.kind() == io::ErrorKind::TimedOut => NoAnswerKind::Late,
+                _ => NoAnswerKind::Broken,
+            };
             Err(NoAnswer { kind, reason: format!("the answer broke off: {error}") })
         }
     }
@@ -330,6 +347,7 @@ fn no_answer(error: &ureq::Error) -> NoAnswer {
         (Some(Failure::NoTime), _) => NoAnswerKind::NoTime,
         (None, ureq::Error::Timeout(_)) => NoAnswerKind::Late,
         (Some(Failure::Silent), _) => NoAnswerKind::Silent,
+        (Some(Failure::Elsewhere), _) => NoAnswerKind::Elsewhere,
         (None, ureq::Error::Io(_)) => NoAnswerKind::Broken,
         (None, _) => NoAnswerKind::Senseless,
     };

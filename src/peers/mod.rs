@@ -1,6 +1,7 @@
 //! Talking to other nodes: one HTTP client with our own resolver and transport, and what is known of each node.
 
 pub mod client;
+mod elsewhere;
 mod long_target;
 pub mod multiplex;
 pub mod no_answer;

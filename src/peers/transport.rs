@@ -17,7 +17,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::resolver::CachedNames;
-use super::{long_target, probe};
+use super::{elsewhere, long_target, probe};
 use crate::clock::{Deadline, now};
 
 /// `MSG_PEEK` and `MSG_DONTWAIT` of Linux.
@@ -27,6 +27,8 @@ pub(super) const MSG_DONTWAIT: i32 = 0x40;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node from which nothing came for this long is asked whether it is alive.
 pub const SILENCE: Duration = Duration::from_secs(1);
+/// Whoever waits looks this often whether that is of any use still.
+const SLICE: Duration = Duration::from_millis(50);
 /// Where an exchange has no deadline of its own (a streamed body), a silent but living node is given up after this.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
@@ -39,6 +41,8 @@ pub enum Failure {
     NoTime,
     /// Neither the exchange nor `/livez` was answered.
     Silent,
+    /// It was sent, or a part of it, and is not waited for any more.
+    Elsewhere,
 }
 
 impl fmt::Display for Failure {
@@ -46,6 +50,7 @@ impl fmt::Display for Failure {
         match self {
             Self::NotConnected(kind) => write!(f, "no connection ({kind})"),
             Self::NoTime => f.write_str("no connection in the time that was left"),
+            Self::Elsewhere => f.write_str("another replica leads the shard by now"),
             Self::Silent => write!(f, "no byte for {} ms and /livez is not answered", SILENCE.as_millis()),
         }
     }
@@ -61,6 +66,11 @@ impl Failure {
     /// Finds the failure in ureq's error.
     pub fn of(error: &ureq::Error) -> Option<Self> {
         let ureq::Error::Io(error) = error else { return None };
+        Self::of_io(error)
+    }
+
+    /// The same in an error of reading or writing.
+    pub fn of_io(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()
     }
 }
@@ -136,8 +146,9 @@ impl NodeTransport {
             return Err(ureq::Error::Timeout(timeout.reason));
         }
         let deadline = Deadline::after(now(), (*timeout.after).min(LONGEST_WAIT));
+        let mut silent_since = now();
         loop {
-            self.set_timeout(SILENCE.min(deadline.left()))?;
+            self.set_timeout(SLICE.min(deadline.left()))?;
             match step(self) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -145,8 +156,14 @@ impl NodeTransport {
                     if deadline.is_over() {
                         return Err(ureq::Error::Timeout(timeout.reason));
                     }
-                    if !probe::is_alive(self.node) {
-                        return Err(Failure::Silent.into_error());
+                    if elsewhere::is_elsewhere() {
+                        return Err(Failure::Elsewhere.into_error());
+                    }
+                    if now() - silent_since >= SILENCE {
+                        if !probe::is_alive(self.node) {
+                            return Err(Failure::Silent.into_error());
+                        }
+                        silent_since = now();
                     }
                 }
                 Err(error) => return Err(error.into()),

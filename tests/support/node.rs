@@ -256,6 +256,13 @@ impl Node {
         kilobytes.parse::<u64>().expect("a number of kilobytes") * 1024
     }
 
+    /// The memory that the process has taken at most in RAM, in bytes.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let line = self.status_line("VmHWM").expect("Linux tells the resident size");
+        let kilobytes = line.trim_end_matches(" kB").trim();
+        kilobytes.parse::<u64>().expect("a number of kilobytes") * 1024
+    }
+
     pub(crate) fn thread_count(&self) -> usize {
         self.status_line("Threads").and_then(|line| line.parse().ok()).expect("Linux tells the threads")
     }

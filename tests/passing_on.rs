@@ -299,7 +299,7 @@ fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
                 .err()
                 .map(|_| "the view could not be changed, or clients were not answered".to_owned());
         }
-        let patience = allowed(Duration::from_secs(8)).min(timeout - Duration::from_secs(2));
+        let patience = allowed(Duration::from_secs(8)).min(timeout / 10 * 9);
         let mut client = Http::with_patience(&asked[number % asked.len()], patience);
         for round in number.. {
             if over.load(Ordering::Acquire) {

@@ -1,22 +1,18 @@
 //! Requests that one node passes on to another: on a connection for many at one time, by HTTP where there is none, and to whoever leads by now.
 
-#[path = "support/attack.rs"]
-mod attack;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use attack::prompt;
 use evenkv::model::shard::{Action, RequestId, WriteOutcome, Written};
 use evenkv::wire::Addressed;
 use evenkv::wire::frames::{self, Answer, Form, Frame, Question};
 use serde_json::json;
-use support::change::target;
+use support::change::{allowed, target};
 use support::cluster::Cluster;
 use support::http::Http;
 use support::node::Node;
@@ -279,7 +275,8 @@ fn is_answered(client: &mut Http, key: &str, round: usize) -> Result<bool, Strin
 /// Nodes with one worker for each class and short queues, that pass on to each other, and followers of theirs: while a view change runs, each of more clients than there are places for is answered,
 /// and afterwards nothing is left. A worker, or a thread that reads answers, that waits for a worker of another node would wait for itself before long.
 fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
-    let timeout = Duration::from_secs(3);
+    // What waits in a circle waits until its time is over, so that is long; whoever waits for nobody is answered far sooner.
+    let timeout = Duration::from_secs(30);
     let one = "1";
     let settings = [
         ("CLIENT_WORKERS", one),
@@ -288,11 +285,11 @@ fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
         ("CONTROL_WORKERS", "2"),
         ("HEALTH_WORKERS", one),
         ("QUEUE_LENGTH", "4"),
-        ("REQUEST_TIMEOUT_MS", "3000"),
+        ("REQUEST_TIMEOUT_MS", "30000"),
     ];
     let cluster = replicated(count, factor, &settings);
     let all = cluster.addresses();
-    let followers: Vec<Node> = all.iter().take(2).map(|main| connected(main, &settings[..6])).collect();
+    let followers: Vec<Node> = all.iter().take(2).map(|main| connected(main, &settings)).collect();
     let asked: Vec<String> =
         all.iter().cloned().chain(followers.iter().map(|follower| follower.address().to_owned())).collect();
     let (over, good) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -306,8 +303,7 @@ fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
             let changed = panic::catch_unwind(AssertUnwindSafe(|| {
                 went_on("clients are answered");
                 for (view, what) in [(&all[..count - factor], "fewer nodes"), (&all[..], "all nodes")] {
-                    let changed = change_under_load(&all[0], view, factor);
-                    assert!(changed.is_ok(), "{what}: {changed:?}");
+                    change_under_load(&all[0], view, factor);
                     went_on(what);
                 }
             }));
@@ -316,8 +312,8 @@ fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
                 .err()
                 .map(|_| "the view could not be changed, or clients were not answered".to_owned());
         }
-        // A little more than the node has for it.
-        let mut client = Http::with_patience(&asked[number % asked.len()], timeout + prompt() * 2);
+        let patience = allowed(Duration::from_secs(8)).min(timeout / 10 * 9);
+        let mut client = Http::with_patience(&asked[number % asked.len()], patience);
         for round in number.. {
             if over.load(Ordering::Acquire) {
                 break;
@@ -354,19 +350,14 @@ fn check_nobody_waits_in_a_circle(count: usize, factor: usize) {
 }
 
 /// Changes the view while more is asked than there are places for: what is refused is asked again.
-fn change_under_load(asked: &str, view: &[String], factor: usize) -> Result<(), String> {
-    let mut last = String::new();
-    for _ in 0..200 {
+fn change_under_load(asked: &str, view: &[String], factor: usize) {
+    let body = json!({ "view": view, "repl-factor": factor }).to_string();
+    wait_until("the view is changed", START_DEADLINE * 2, || {
         let mut client = Http::with_patience(asked, Duration::from_mins(1));
-        let body = json!({ "view": view, "repl-factor": factor }).to_string();
-        match client.try_request("PUT", "/kvs/view-change", &[], body.as_bytes()) {
-            Ok(answer) if answer.status == 200 => return Ok(()),
-            Ok(answer) => last = answer.text(),
-            Err(error) => last = error.to_string(),
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    Err(last)
+        client
+            .try_request("PUT", "/kvs/view-change", &[], body.as_bytes())
+            .is_ok_and(|answer| answer.status == 200)
+    });
 }
 
 #[test]

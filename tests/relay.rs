@@ -5,7 +5,6 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use evenkv::wire::frames;
@@ -295,11 +294,10 @@ fn garbage_and_half_frames_harm_nobody() {
 fn bytes_that_are_no_whole_question_keep_no_place() {
     let main = Node::single(&[("IDLE_TIMEOUT_MS", "1000")]);
     let mut stream = opened(main.address());
-    let whole = question(7, Method::Put, "/kvs/keys/slow", &[b' '; 1000]);
+    let whole = question(7, Method::Put, "/kvs/keys/slow", &vec![b' '; 30_000]);
     let mut bytes = whole.iter();
     wait_until("it has lost its place", START_DEADLINE, || {
-        // Sooner than the connection counts as silent; far fewer than the question has.
-        thread::sleep(Duration::from_millis(300));
+        // Sooner than the connection counts as silent, and fewer than the question has.
         let _ = stream.write_all(&[*bytes.next().unwrap()]);
         main.threads_named("relayed-by") == 0
     });

@@ -275,7 +275,7 @@ pub struct Dispatcher {
 /// long as it takes.
 const LOOKS_APART: u32 = 20;
 /// So long it takes for each descriptor that is open, about. What it really took would say how busy the machine is.
-const LOOK_PER_DESCRIPTOR: Duration = Duration::from_micros(4);
+const LOOK_PER_DESCRIPTOR: Duration = Duration::from_micros(6);
 /// A time without a look counts only if it is no longer ago than this.
 const LOOKS_SAVED: Duration = Duration::from_secs(1);
 

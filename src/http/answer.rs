@@ -236,7 +236,7 @@ impl Answer {
         use std::fmt::Write;
         let mut head = String::with_capacity(512);
         // Nothing can go wrong when text is written into memory.
-        let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status),);
+        let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
         if !self.has_no_content() {
             push_line(&mut head, "Content-Type", &self.content_type);
         }

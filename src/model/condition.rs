@@ -322,6 +322,7 @@ mod tests {
         Stated::parse(if_match, if_none_match).unwrap().unwrap().within(SPACE)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a condition has it")]
     fn these(versions: &[u64]) -> Option<Versions> {
         Some(Versions::These(versions.into()))
     }

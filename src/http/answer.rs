@@ -247,7 +247,7 @@ impl Answer {
         // Nothing can go wrong when text is written into memory.
         let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {Date}\r\n", self.status, reason_phrase(self.status));
         if !self.has_no_content() {
-            let _ = write!(head, "Content-Type: {}\r\n", self.content_type);
+            push_line(&mut head, "Content-Type", &self.content_type);
         }
         if self.has_no_content() {
             // Neither a body nor what describes one: a length would be that of the answer to a GET.
@@ -266,7 +266,7 @@ impl Answer {
             let _ = write!(head, "Keep-Alive: timeout={}\r\n", idle_timeout.as_secs());
         }
         for (name, value) in &self.headers {
-            let _ = write!(head, "{name}: {value}\r\n");
+            push_line(&mut head, name, value);
         }
         head.push_str("\r\n");
         head.into_bytes()
@@ -386,6 +386,12 @@ impl Asked {
         } else {
             Self::Nothing
         }
+    }
+}
+
+fn push_line(head: &mut String, name: &str, value: &str) {
+    for part in [name, ": ", value, "\r\n"] {
+        head.push_str(part);
     }
 }
 

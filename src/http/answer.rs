@@ -182,7 +182,7 @@ impl Answer {
         // Nothing can go wrong when text is written into memory.
         let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
         if !self.has_no_content() && !self.content_type.is_empty() {
-            let _ = write!(head, "Content-Type: {}\r\n", self.content_type);
+            push_line(&mut head, "Content-Type", &self.content_type);
         }
         let _ = write!(head, "Date: {Date}\r\n");
         if self.has_no_content() {
@@ -202,7 +202,7 @@ impl Answer {
             let _ = write!(head, "Keep-Alive: timeout={}\r\n", idle_timeout.as_secs());
         }
         for (name, value) in &self.headers {
-            let _ = write!(head, "{name}: {value}\r\n");
+            push_line(&mut head, name, value);
         }
         head.push_str("\r\n");
         head.into_bytes()
@@ -322,6 +322,12 @@ impl Asked {
         } else {
             Self::Nothing
         }
+    }
+}
+
+fn push_line(head: &mut String, name: &str, value: &str) {
+    for part in [name, ": ", value, "\r\n"] {
+        head.push_str(part);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::model::hash::HashKey;
 use crate::model::meta::{Command, End, MetaState, Void};
 use crate::model::shard::{RequestId, WriteOutcome, Written};
 use crate::model::store::Checksum;
+use crate::model::value::{Content, ContentType};
 
 /// What a key holds after a write, with its version; nothing where that is not to be seen.
 pub(super) type Post = Option<Option<(Vec<u8>, u64)>>;
@@ -512,7 +513,21 @@ fn sound_receipt(receipt: &str) -> Result<(), String> {
 
 /// The number that a value is.
 pub(super) fn number_in(value: &[u8]) -> u64 {
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).expect("only numbers are put")
+    let content = Content::of(value).expect("what was put can be read");
+    let number = std::str::from_utf8(&value[content.place]).ok().and_then(|text| text.parse().ok());
+    let number = number.expect("only numbers are put");
+    assert_eq!(value, value_of(number), "a value is what was put, with its type");
+    number
+}
+
+/// The value that a number stands for; some are not JSON.
+pub(super) fn value_of(number: u64) -> Vec<u8> {
+    let head = if number.is_multiple_of(3) {
+        ContentType::new("text/plain").expect("a type").head()
+    } else {
+        Vec::new()
+    };
+    [head, number.to_string().into_bytes()].concat()
 }
 
 /// What one command may make of a meta state.

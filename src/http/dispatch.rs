@@ -243,16 +243,28 @@ impl Ticket {
     /// Nothing that comes on this connection after this request will be answered. It is called before the answer is written wherever that is possible: whoever has read it may come again
     /// from the same address.
     pub fn end_connection(&self) {
-        let (arrivals, is_unseen) = self.dispatcher.connections.end(self.client);
-        for arrival in arrivals {
-            self.dispatcher.throw_away(self.client, arrival);
-        }
-        if is_unseen
+        if self.end()
             && let Some(held) = self.dispatcher.held_sockets()
             && let Some(socket) = held.clients.get(&self.client)
         {
             self.dispatcher.connections.note(self.client, *socket);
         }
+    }
+
+    /// The same for one whose socket has just been seen.
+    pub fn end_connection_of(&self, socket: u64) {
+        if self.end() {
+            self.dispatcher.connections.note(self.client, socket);
+        }
+    }
+
+    /// Whether its socket was not seen yet.
+    fn end(&self) -> bool {
+        let (arrivals, is_unseen) = self.dispatcher.connections.end(self.client);
+        for arrival in arrivals {
+            self.dispatcher.throw_away(self.client, arrival);
+        }
+        is_unseen
     }
 
     /// The same where nobody will read the body of this request: then nothing can come, either.

@@ -187,10 +187,13 @@ fn get_rid_of_all(queue: &Receiver<Done>, metrics: &Metrics, watchdog: &Watchdog
             all.iter().filter(|done| done.rest.close).map(|done| done.rest.ticket.connection()).collect();
         let mut shut = watchdog.shut(&closing, Shutdown::Both).into_iter();
         for Done { rest, left } in all {
-            let is_shut = rest.close && shut.next() == Some(true);
+            let socket = if rest.close { shut.next().flatten() } else { None };
+            if let Some(socket) = socket {
+                rest.ticket.end_connection_of(socket);
+            }
             match left {
                 Left::Nothing => discard(rest),
-                Left::Something if is_shut => discard(rest),
+                Left::Something if socket.is_some() => discard(rest),
                 Left::Something | Left::TooMuch => {
                     // tiny_http reads nothing behind a body that nobody reads.
                     rest.ticket.park_connection();

@@ -84,24 +84,24 @@ const NUMBERS: &str = "/proc/self/fd";
 /// A connection by the address of its client, and by the number of its socket where that is known.
 pub type Known = (SocketAddr, Option<u64>);
 
-/// Shuts connections to a local port, and says of each whether it was found.
+/// Shuts connections to a local port, and says of each which number its socket has, if it was found.
 ///
 /// Whoever calls this holds the writer of a request of each meanwhile. So each is still open, and no other connection has the same addresses, unless its client has reset it: then there
 /// may be another one, which is told apart by the number of its socket.
-pub fn shut(port: u16, connections: &[Known], how: Shutdown) -> Vec<bool> {
-    let Ok(ends) = UnixDatagram::pair() else { return vec![false; connections.len()] };
+pub fn shut(port: u16, connections: &[Known], how: Shutdown) -> Vec<Option<u64>> {
+    let Ok(ends) = UnixDatagram::pair() else { return vec![None; connections.len()] };
     let found = numbers(port, &connections.iter().map(|(client, _)| *client).collect());
     let shut = |(client, socket): &Known| {
-        let Some((local, numbers)) = found.get(client) else { return false };
+        let (local, numbers) = found.get(client)?;
         let mut duplicates = numbers.iter().filter_map(|number| Duplicate::of(*number, &ends));
         let is_it = |duplicate: &Duplicate| {
             addresses(duplicate.0) == Some((*client, *local))
                 && socket.is_none_or(|socket| socket_number(duplicate.0) == Some(socket))
         };
-        let Some(duplicate) = duplicates.find(is_it) else { return false };
+        let duplicate = duplicates.find(is_it)?;
         // One that the client has reset meanwhile is as good as shut.
         let _ = socket::shutdown(duplicate.0, how);
-        true
+        socket_number(duplicate.0)
     };
     connections.iter().map(shut).collect()
 }
@@ -301,9 +301,9 @@ mod tests {
             let twin = servers[1].try_clone().unwrap();
             let number = open(port).unwrap()[&addresses[0]];
             let other = (addresses[0], Some(number + 1));
-            assert_eq!(shut(port, &[other], Shutdown::Both), [false], "it is another one by now");
+            assert_eq!(shut(port, &[other], Shutdown::Both), [None], "it is another one by now");
             let known = [(addresses[0], Some(number)), (addresses[1], None)];
-            assert_eq!(shut(port, &known, Shutdown::Both), [true, false]);
+            assert_eq!(shut(port, &known, Shutdown::Both), [Some(number), None]);
             assert_eq!(clients[1].read(&mut [0]).unwrap(), 0, "its client sees the end");
             assert_eq!(servers[1].read(&mut [0]).unwrap(), 0, "and so does whoever reads");
             drop(twin);
@@ -351,6 +351,6 @@ mod tests {
         let client = first.local_addr().unwrap();
         let _second = connect(client, [127, 0, 0, 2]).unwrap();
         let _servers = [listener.accept().unwrap(), listener.accept().unwrap()];
-        assert_eq!(shut(port, &[(client, None)], Shutdown::Both), [false]);
+        assert_eq!(shut(port, &[(client, None)], Shutdown::Both), [None]);
     }
 }

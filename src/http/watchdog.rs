@@ -83,12 +83,12 @@ impl Watchdog {
         let clients: Vec<_> = late.iter().map(|(client, _)| (*client, None)).collect();
         let shut = self.shut(&clients, Shutdown::Read);
         for ((_, state), shut) in late.iter_mut().zip(shut) {
-            **state = if shut { State::Shut } else { State::Reading(start + RETRY) };
+            **state = if shut.is_some() { State::Shut } else { State::Reading(start + RETRY) };
         }
     }
 
-    /// Shuts connections, and says of each whether it was found; see [`sockets::shut`] for what the caller has to hold.
-    pub fn shut(&self, connections: &[Known], how: Shutdown) -> Vec<bool> {
+    /// Shuts connections, and says of each which number its socket has, if it was found; see [`sockets::shut`] for what the caller has to hold.
+    pub fn shut(&self, connections: &[Known], how: Shutdown) -> Vec<Option<u64>> {
         if connections.is_empty() { Vec::new() } else { sockets::shut(self.port, connections, how) }
     }
 }

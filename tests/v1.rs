@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use support::change::{allowed, ask};
+use support::change::{allowed, ask, ask_with};
 use support::cluster::Cluster;
 use support::http::{Http, Response, chunked, percent_encoded};
 use support::node::Node;
@@ -414,6 +414,9 @@ fn any_key_is_the_same_in_both_interfaces() {
     }
 }
 
+/// Target and headers of a PUT, its body, and what comes of it.
+type Wrong<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+
 #[test]
 fn checks_are_made_in_their_order_and_every_error_is_a_problem() {
     let settings = [LIMIT, ("MAX_KEY_LENGTH", "8")];
@@ -424,8 +427,6 @@ fn checks_are_made_in_their_order_and_every_error_is_a_problem() {
     let too_large = vec![b'{'; LONGEST + 1];
     let json = ("Content-Type", "application/json");
     let (long_type, wrong_match) = ("x".repeat(256), ("If-Match", "x"));
-    /// Target and headers of a PUT, its body, and what comes of it.
-    type Wrong<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
     let table: [Wrong; 10] = [
         ("/v1/kv/123456789", &[json, wrong_match], &too_large, 400, "key-too-long"),
         ("/v1/kv/", &[json, wrong_match], &too_large, 400, "bad-request"),
@@ -553,8 +554,20 @@ struct Put {
     tag: String,
 }
 
+/// Whether a write may be refused for a moment: its leader was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Never,
+    ForAMoment,
+}
+
 /// Writes values of all lengths and types until it is told to stop, each once, and says what was acknowledged.
-fn write_values(through: &[String], writer: usize, stop: &AtomicBool, count: &AtomicUsize) -> Vec<Put> {
+fn write_values(
+    through: &[String],
+    (writer, refused): (usize, Refused),
+    stop: &AtomicBool,
+    count: &AtomicUsize,
+) -> Vec<Put> {
     let mut done = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) && number > 0 {
@@ -574,7 +587,8 @@ fn write_values(through: &[String], writer: usize, stop: &AtomicBool, count: &At
                 client = Http::new(&through[(writer + number + 1) % through.len()]);
                 return false;
             };
-            assert!([201, 503].contains(&answer.status), "{target}: {} {}", answer.status, answer.text());
+            let is_taken = answer.status == 201 || refused == Refused::ForAMoment && answer.status == 503;
+            assert!(is_taken, "{target}: {} {}", answer.status, answer.text());
             tag = answer.header("ETag").map(str::to_owned);
             answer.status == 201
         });
@@ -600,13 +614,13 @@ fn check_values(through: &[String], values: &[Put]) {
 }
 
 /// Writes while something is done, and checks everything afterwards.
-fn write_while(through: &[String], work: impl FnOnce(&dyn Fn(usize))) -> Vec<Put> {
+fn write_while(through: &[String], refused: Refused, work: impl FnOnce(&dyn Fn(usize))) -> Vec<Put> {
     let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..3)
             .map(|writer| {
                 let (stop, count) = (&stop, &count);
-                scope.spawn(move || write_values(through, writer, stop, count))
+                scope.spawn(move || write_values(through, (writer, refused), stop, count))
             })
             .collect();
         let wait_more = |more: usize| {
@@ -625,7 +639,7 @@ fn write_while(through: &[String], work: impl FnOnce(&dyn Fn(usize))) -> Vec<Put
 fn values_of_any_type_go_along_with_a_view_change() {
     let cluster = Cluster::of(4);
     let all = cluster.addresses();
-    let values = write_while(&all, |wait_more| {
+    let values = write_while(&all, Refused::Never, |wait_more| {
         wait_more(24);
         for view in [&all[..2], &all[1..], &all[..]] {
             let changed = ask(&all[1], view);
@@ -637,11 +651,28 @@ fn values_of_any_type_go_along_with_a_view_change() {
     check_values(&all, &values);
 }
 
+/// Nobody takes a replica that was just added for one of an older version.
+#[test]
+fn values_of_any_type_are_taken_while_replicas_come_and_go() {
+    let cluster = replicated(4, 2, &[]);
+    let all = cluster.addresses();
+    let values = write_while(&all, Refused::Never, |wait_more| {
+        wait_more(8);
+        for (view, factor) in [(&all[..3], 3), (&all[1..], 3), (&all[..], 2), (&all[..], 4)] {
+            let changed = ask_with(&all[1], &[], &json!({"view": view, "repl-factor": factor}));
+            assert_eq!(changed.status, 200, "{}", changed.text());
+            wait_more(8);
+        }
+    });
+    wait_agreed(&all[0]);
+    check_values(&all, &values);
+}
+
 #[test]
 fn values_of_any_type_outlive_their_leaders() {
     let mut cluster = replicated(3, 3, &[]);
     let all = cluster.addresses();
-    let values = write_while(&all, |wait_more| {
+    let values = write_while(&all, Refused::ForAMoment, |wait_more| {
         for _ in 0..3 {
             wait_more(16);
             let leader = wait_leader(&all[0], "1", |_| true);

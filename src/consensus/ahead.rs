@@ -32,14 +32,16 @@ impl<W> Group<W> {
         self.formats.get(&replica).copied().unwrap_or(format::FIRST)
     }
 
-    /// Why no command that needs this format can be proposed: a member has not said that it knows it, or one may just be added.
+    /// Why no command that needs this format can be proposed: a member does not know it, or has not said what it knows, or one may just be added.
     pub(super) fn refuses(&self, needs: u32) -> Option<Refusal> {
         if needs == format::FIRST {
             return None;
         }
         let mut others = self.members.keys().copied().filter(|replica| *replica != self.replica());
         match others.find(|replica| self.format_of(*replica) < needs) {
-            Some(replica) => Some(Refusal::NotKnown { replica }),
+            Some(replica) if self.formats.contains_key(&replica) => Some(Refusal::NotKnown { replica }),
+            // Whoever has just been added, or was never heard by who leads now, says it with its first message.
+            Some(replica) => Some(Refusal::NotHeard { replica }),
             None if self.changing() => Some(Refusal::ChangeRefused),
             None => None,
         }

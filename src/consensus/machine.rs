@@ -92,8 +92,13 @@ pub enum Refusal {
     Busy,
     /// The command is longer than any may be: never try again.
     TooLarge,
-    /// A member does not know what the command needs, or has not said yet that it does: try again when its node is of a newer version.
+    /// A member does not know what the command needs: try again when its node is of a newer version.
     NotKnown {
+        /// The replica id of the member.
+        replica: u64,
+    },
+    /// A member that was never heard has not said whether it knows what the command needs: try again soon.
+    NotHeard {
         /// The replica id of the member.
         replica: u64,
     },

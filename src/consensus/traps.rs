@@ -698,14 +698,14 @@ fn a_command_is_proposed_only_where_every_member_says_that_it_knows_it() {
     cluster.node(1).propose(GROUP, needs(format::CURRENT + 1), "too new");
     cluster.settle();
     assert_eq!(cluster.answers["too new"], Answer::NotApplied(Refusal::NotKnown { replica: 2 }));
-    // A learner counts, and one that has said nothing yet.
+    // A learner counts, also one that has said nothing yet: nobody says that it is old.
     cluster.join(4);
     cluster.passes = |envelope| envelope.from != 4;
     cluster.node(1).change(GROUP, &add(4), "add");
     cluster.settle();
     cluster.node(1).propose(GROUP, needs(format::CURRENT), "too early");
     cluster.settle();
-    assert_eq!(cluster.answers["too early"], Answer::NotApplied(Refusal::NotKnown { replica: 4 }));
+    assert_eq!(cluster.answers["too early"], Answer::NotApplied(Refusal::NotHeard { replica: 4 }));
     cluster.passes = |_| true;
     cluster.wait_until(|cluster| cluster.status(4).applied == cluster.status(1).applied);
     cluster.node(1).propose(GROUP, needs(format::CURRENT), "known");

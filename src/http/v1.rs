@@ -157,9 +157,13 @@ fn found(value: Value, wanted: Option<&Wanted>, tag: Option<&str>) -> Result<Ans
 mod tests {
     use super::*;
 
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+
     fn headers<'a>(lines: &[(&str, &'a str)]) -> ValueHeaders<'a> {
         let mut found = ValueHeaders::default();
-        lines.iter().for_each(|(name, value)| found.take(name, value));
+        for (name, value) in lines {
+            found.take(name, value);
+        }
         found
     }
 
@@ -168,7 +172,7 @@ mod tests {
         let long = "a".repeat(LONGEST_TYPE + 1);
         let head = |lines: &[(&str, &str)]| headers(lines).content_type().map(|found| found.head()).ok();
         let typed = |text: &str| Some(ContentType::new(text).unwrap().head());
-        let table: [(&[(&str, &str)], Option<Vec<u8>>); 9] = [
+        let table: [(Lines, Option<Vec<u8>>); 9] = [
             (&[], typed(BYTES)),
             (&[("Content-Type", " ")], typed(BYTES)),
             (&[("content-type", "text/plain; a=b")], typed("text/plain; a=b")),

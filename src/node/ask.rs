@@ -71,9 +71,12 @@ impl From<NotDone> for OrderError {
         match error {
             NotDone::NotLeader(leader) => Self::NotLeader(leader, reason),
             NotDone::Unknown => Self::NotReached(reason),
-            NotDone::Again | NotDone::Busy | NotDone::TooLarge | NotDone::NotKnown(_) | NotDone::Full => {
-                Self::Refused(reason)
-            }
+            NotDone::Again
+            | NotDone::Busy
+            | NotDone::TooLarge
+            | NotDone::NotKnown(_)
+            | NotDone::NotHeard(_)
+            | NotDone::Full => Self::Refused(reason),
         }
     }
 }

@@ -63,8 +63,10 @@ pub enum NotDone {
     Busy,
     /// Nothing was done: a command of this length is never taken.
     TooLarge,
-    /// Nothing was done: this node, which is a member of the shard's group, does not know what it needs, or has not said yet that it does.
+    /// Nothing was done: this node, which is a member of the shard's group, does not know what it needs.
     NotKnown(Option<Address>),
+    /// Nothing was done: this node, which is a member of the shard's group, has not said yet whether it knows what it needs. In a moment it may have.
+    NotHeard(Option<Address>),
     /// Nothing was done: the shard can remember no more named writes.
     Full,
     /// It may have been done, or may yet be. Asked again under the same id it is done once.
@@ -86,6 +88,12 @@ impl std::fmt::Display for NotDone {
                     f,
                     "{node} is of a version that does not know this: once it runs a newer one, send it again"
                 )
+            }
+            Self::NotHeard(Some(node)) => {
+                write!(f, "{node}, a replica of the shard, has not said yet whether it knows this")
+            }
+            Self::NotHeard(None) => {
+                f.write_str("a replica of the shard has not said yet whether it knows this")
             }
             Self::NotKnown(None) => {
                 f.write_str("a replica of the shard is of a version that does not know this")
@@ -279,8 +287,10 @@ impl Node {
             NotProposed::Refused(Refusal::Busy) => NotDone::Busy,
             NotProposed::Refused(Refusal::TooLarge) => NotDone::TooLarge,
             NotProposed::Refused(Refusal::NotKnown { replica }) => {
-                let local = self.groups.local(group);
-                NotDone::NotKnown(local.and_then(|local| local.status.members.get(&replica).cloned()))
+                NotDone::NotKnown(self.member(group, replica))
+            }
+            NotProposed::Refused(Refusal::NotHeard { replica }) => {
+                NotDone::NotHeard(self.member(group, replica))
             }
             NotProposed::Refused(Refusal::Superseded | Refusal::ChangeRefused | Refusal::NotCaughtUp) => {
                 NotDone::Again
@@ -295,6 +305,11 @@ impl Node {
             let local = self.groups.local(shard.group()).filter(|_| operation.is_read());
             if local.is_some_and(|local| local.status.answers_reads) { Ok(()) } else { Err(not_done) }
         })
+    }
+
+    /// The node of a replica of a group, as this node's replica knows it.
+    fn member(&self, group: u64, replica: u64) -> Option<Address> {
+        self.groups.local(group)?.status.members.get(&replica).cloned()
     }
 
     /// Whether this node leads a shard, by whose clock the group's time goes on then; the leader where it does not and one is known.

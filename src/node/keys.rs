@@ -518,6 +518,11 @@ impl Node {
             NotDone::Busy => NotServed::Failed(Error::Overloaded(
                 "Too much waits for the shard's replicas: try again later".to_owned(),
             )),
+            // In a moment it may be done: it is asked again.
+            error @ NotDone::NotHeard(_) => NotServed::Failed(Error::Unavailable {
+                reason: format!("shard {}: {error}", shard.id),
+                applied: Applied::No,
+            }),
             error @ NotDone::NotKnown(_) => NotServed::Failed(Error::Overloaded(error.to_string())),
             NotDone::TooLarge => {
                 NotServed::Failed(Error::TooLarge("The value is too large for the shard's log".to_owned()))

@@ -44,6 +44,8 @@ struct After<T> {
     socket: Option<u64>,
     /// Nothing can come from it any more: tiny_http waits for a body that nobody will read.
     is_parked: bool,
+    /// Something was thrown away, which may even have been of a new connection: its client is to see the end.
+    has_thrown: bool,
     /// What has come since under its address, be it of this connection or of a new one.
     later: VecDeque<T>,
 }
@@ -91,8 +93,9 @@ enum Verdict {
 }
 
 impl<T> Settled<T> {
-    fn shut_if_any(&mut self, client: SocketAddr, socket: Option<u64>, later: &VecDeque<T>) {
-        if !later.is_empty() {
+    /// Shuts what is there under a client's address, if anything of it is or was thrown away.
+    fn shut_if_any(&mut self, client: SocketAddr, socket: Option<u64>, after: &mut After<T>) {
+        if !after.later.is_empty() || std::mem::take(&mut after.has_thrown) {
             self.shut.push((client, socket));
         }
     }
@@ -100,7 +103,7 @@ impl<T> Settled<T> {
 
 impl<T> After<T> {
     fn new() -> Self {
-        Self { since: now(), socket: None, is_parked: false, later: VecDeque::new() }
+        Self { since: now(), socket: None, is_parked: false, has_thrown: false, later: VecDeque::new() }
     }
 
     fn judge(&mut self, held: &Held, client: SocketAddr) -> Verdict {
@@ -145,7 +148,8 @@ impl<T> Connections<T> {
             }
             Connection::Busy(waiting) => {
                 // Those that wait came before this one, so their answers still find their requests.
-                *connection = Connection::Ending(std::mem::take(waiting), After::new());
+                let after = After { has_thrown: true, ..After::new() };
+                *connection = Connection::Ending(std::mem::take(waiting), after);
                 drop(known);
                 log::debug!("{client} is cut off: it sent more than {} requests ahead", self.depth);
                 return Admission::CutOff(request);
@@ -155,6 +159,7 @@ impl<T> Connections<T> {
         after.since = now();
         // A new connection has at least one request.
         if after.later.len() >= self.depth.max(1) {
+            after.has_thrown = true;
             return Admission::CutOff(request);
         }
         after.later.push_back(request);
@@ -193,10 +198,14 @@ impl<T> Connections<T> {
     pub fn end(&self, client: SocketAddr) -> (VecDeque<T>, bool) {
         let mut known = self.known.lock();
         match known.get_mut(&client) {
-            Some(Connection::Ending(waiting, after)) => (std::mem::take(waiting), after.socket.is_none()),
+            Some(Connection::Ending(waiting, after)) => {
+                after.has_thrown |= !waiting.is_empty();
+                (std::mem::take(waiting), after.socket.is_none())
+            }
             Some(Connection::Busy(waiting)) => {
                 let waiting = std::mem::take(waiting);
-                known.insert(client, Connection::Ending(VecDeque::new(), After::new()));
+                let after = After { has_thrown: !waiting.is_empty(), ..After::new() };
+                known.insert(client, Connection::Ending(VecDeque::new(), after));
                 (waiting, true)
             }
             Some(Connection::CutOff(_)) | None => (VecDeque::new(), false),
@@ -243,7 +252,7 @@ impl<T> Connections<T> {
                 Connection::Ending(_, after) => unclear |= after.socket.is_none(),
                 Connection::CutOff(after) => {
                     any = true;
-                    unclear |= after.socket.is_none() || !after.later.is_empty();
+                    unclear |= after.socket.is_none() || after.has_thrown || !after.later.is_empty();
                 }
             }
         }
@@ -271,15 +280,18 @@ impl<T> Connections<T> {
                 Verdict::Gone => gone.push(*client),
                 Verdict::Unclear if !is_over => {}
                 Verdict::Unclear => settled.thrown.extend(after.later.drain(..).map(|late| (*client, late))),
-                Verdict::Dead => settled.thrown.extend(after.later.drain(..).map(|late| (*client, late))),
+                Verdict::Dead => {
+                    after.has_thrown = false;
+                    settled.thrown.extend(after.later.drain(..).map(|late| (*client, late)));
+                }
                 Verdict::Old => {
-                    settled.shut_if_any(*client, live, &after.later);
+                    settled.shut_if_any(*client, live, after);
                     settled.thrown.extend(after.later.drain(..).map(|late| (*client, late)));
                 }
                 // As soon as its socket is gone, the rest is of another connection; if it never is, that is shut when nothing is left of it.
                 Verdict::HeldByFirst => {
                     if after.later.len() == 1 {
-                        settled.shut_if_any(*client, live, &after.later);
+                        settled.shut_if_any(*client, live, after);
                     }
                     settled.thrown.extend(after.later.pop_front().map(|first| (*client, first)));
                 }
@@ -400,12 +412,19 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_behind_the_last_request_is_thrown_away() {
+    fn what_waits_behind_the_last_request_is_thrown_away_and_the_connection_shut() {
         let (connections, client) = (Connections::new(2), client());
         assert_eq!(connections.admit(client, 1), Admission::Run(1));
         assert_eq!(connections.admit(client, 2), Admission::Waits);
         assert_eq!(connections.end(client), (VecDeque::from([2]), true));
         assert_eq!(connections.answered(client), None);
+        // It may have been of a new connection, whose client would wait.
+        simulated::stop();
+        assert_eq!(connections.cut_off(), (true, true));
+        let open = held(&[17], Some(17));
+        assert_eq!(connections.settle(Some(&open), LONG), settled(&[], &[], Some(17)));
+        assert_eq!(connections.settle(Some(&open), LONG), settled(&[], &[], None), "once is enough");
+        simulated::end();
     }
 
     #[test]

@@ -115,7 +115,10 @@ pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyReques
 }
 
 fn said_in<'a>(node: &Node, job: &'a Job) -> Said<'a> {
+    // A range is a part of what GET answers, and of nothing else (RFC 9110, section 14.2).
+    let is_head = *job.arrival.request.method() == Method::Head;
     let headers = job.arrival.request.headers().iter();
+    let headers = headers.filter(|header| !is_head || !header.field.equiv("Range"));
     let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     Said {
         interface: job.arrival.interface(),

@@ -109,7 +109,11 @@ impl<'a> KeyHeaders<'a> {
 /// The answer to one that is refused.
 pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
     let limits = limits_for(node, job, encoded.length);
-    let head = said_in(node, job).head();
+    let head = match job.arrival.interface() {
+        Interface::Classic => Vec::new(),
+        // The body is read behind it, so what the headers say is looked for once more afterwards.
+        Interface::V1 => said_in(node, job).head(),
+    };
     let body = read_body(node, job, limits, head);
     check(node, said_in(node, job), encoded, limits, body)
 }

@@ -238,7 +238,9 @@ impl<A: Answers> Conversation<A> {
 
     /// Answers what was told, until the connection has ended. What waits meanwhile is what was told, and not the bytes of its answers.
     fn answer_told(&self) {
-        while let Some(told) = self.next_told() {
+        // A node that stops waits until what was answered has gone out.
+        let mut unsent = None;
+        while let Some(told) = self.next_told(&mut unsent) {
             self.answers.answer(self, told);
             if self.make_room().is_err() {
                 break;
@@ -251,10 +253,11 @@ impl<A: Answers> Conversation<A> {
     }
 
     /// What is to be answered next; nothing when there is nothing more to be answered. What was answered before goes out first, where nothing else waits.
-    fn next_told(&self) -> Option<A::Told> {
+    fn next_told(&self, unsent: &mut Option<Waits>) -> Option<A::Told> {
         let mut told = self.told.lock();
         while told.waiting.is_empty() && !told.has_ended {
             MutexGuard::unlocked(&mut told, || self.flush()).ok()?;
+            *unsent = None;
             if told.waiting.is_empty() && !told.has_ended {
                 self.wake.wait(&mut told);
             }
@@ -264,6 +267,9 @@ impl<A: Answers> Conversation<A> {
         }
         let next = told.waiting.pop_front()?;
         told.own_bytes -= A::own_bytes(&next);
+        if unsent.is_none() {
+            *unsent = self.shared.answering.enter();
+        }
         self.taken.notify_one();
         Some(next)
     }

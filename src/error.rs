@@ -59,6 +59,13 @@ pub enum Error {
     OtherRequest,
     /// What the request says has to be there is not. Look what is, and ask again by that.
     Unmet,
+    /// The key is not there.
+    Absent,
+    /// The part of the value that is asked for begins beyond its end. Ask for another.
+    Unsatisfiable {
+        /// The length of the value in bytes.
+        length: usize,
+    },
     /// There is nothing under this path, or no such thing.
     NotFound(String),
     /// The path is for connections that are upgraded to the protocol given.
@@ -148,6 +155,10 @@ impl fmt::Display for Error {
                  send that request unchanged, or this one with another Idempotency-Key",
             ),
             Self::Unmet => f.write_str("Precondition failed"),
+            Self::Absent => f.write_str("Key does not exist"),
+            Self::Unsatisfiable { length } => {
+                write!(f, "The range begins beyond the value, which has {length} bytes")
+            }
             Self::MethodNotAllowed(allow) => {
                 write!(f, "This path does not take this method: allowed is {allow}")
             }

@@ -433,12 +433,12 @@ fn no_tag_stands_for_two_values_where_a_minority_goes_on() {
         cluster.nodes[number].kill();
     }
     let recovered =
-        Http::with_patience(&kept, Duration::from_secs(60)).request("PUT", "/node/recover", &[], b"{}");
+        Http::with_patience(&kept, Duration::from_mins(1)).request("PUT", "/node/recover", &[], b"{}");
     assert_eq!(recovered.status, 200, "{}", recovered.text());
     wait_until("it serves", allowed(START_DEADLINE), || {
         Http::new(&kept).put("/kvs/keys/there", "{\"value\":1}").status < 300
     });
-    seen.write(&[kept.clone()], &keys, 7);
+    seen.write(std::slice::from_ref(&kept), &keys, 7);
     for number in dead {
         restart_ready(&mut cluster.nodes[number]);
     }

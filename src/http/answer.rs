@@ -1,13 +1,17 @@
 //! Answers, and how they are written: one write for head and body.
 
 use std::borrow::Cow;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tiny_http::{HTTPVersion, Method, Request};
 
+use super::answer_body::Body;
+use super::error_form::{ErrorForm, is_write, kind_of};
 use super::framing::Framing;
+use super::routes;
+use super::target::Target;
 use crate::clock::{now, wall};
 use crate::error::Error;
 use crate::node::keys::Value;
@@ -43,41 +47,6 @@ pub struct Answer {
     pub close: bool,
 }
 
-/// The body of an answer.
-pub enum Body {
-    /// Bytes in memory.
-    Bytes(Cow<'static, [u8]>),
-    /// A value in its JSON envelope; never copied together when it is large.
-    Value {
-        /// What comes before the value.
-        before: &'static str,
-        /// The value.
-        value: Value,
-        /// What comes after it.
-        after: String,
-    },
-    /// A stream from another node, of a known length in bytes or chunked.
-    Stream {
-        /// Where it comes from.
-        reader: Box<dyn Read + Send>,
-        /// How long it is.
-        length: Option<u64>,
-    },
-}
-
-impl Body {
-    /// The length in bytes, where it is known.
-    pub fn length(&self) -> Option<u64> {
-        match self {
-            Self::Bytes(bytes) => Some(bytes.len() as u64),
-            Self::Value { before, value, after, .. } => {
-                Some((before.len() + value.as_bytes().len() + after.len()) as u64)
-            }
-            Self::Stream { length, .. } => *length,
-        }
-    }
-}
-
 impl Answer {
     /// A JSON answer.
     pub fn json(status: u16, body: impl Into<Cow<'static, [u8]>>) -> Self {
@@ -103,47 +72,26 @@ impl Answer {
         self
     }
 
-    /// The answer to a request that failed. This is the one place where an error becomes a status.
-    ///
-    /// `more` is what the body has beyond `error` and `message`: empty, or JSON fields that begin with a comma.
-    pub fn error(error: &Error, method: &Method, more: &str) -> Self {
-        let status = match error {
-            Error::Framing(_) | Error::BadRequest(_) | Error::KeyTooLong { .. } | Error::ValueMissing => 400,
-            Error::Forbidden(_) => 403,
-            Error::NotFound(_) => 404,
-            Error::MethodNotAllowed(_) => 405,
-            Error::TooSlow(_) => 408,
-            Error::Unmet => 412,
-            Error::TooLarge(_) => 413,
-            Error::TargetTooLong { .. } => 414,
-            Error::OtherRequest => 422,
-            Error::WrongProtocol(_) => 426,
-            Error::Internal => 500,
-            Error::ChangeRuns(_) | Error::Conflict(_) => 409,
-            Error::Overloaded(_)
-            | Error::Unavailable { .. }
-            | Error::MainDown { .. }
-            | Error::Unclear(_)
-            | Error::NotServing(_) => 503,
-            Error::Loop => 508,
-        };
-        let error_text = serde_json::to_string(&error.to_string()).expect("a string is JSON");
-        let method_text = method.as_str().get(..SHOWN_METHOD).unwrap_or(method.as_str());
-        let message = serde_json::to_string(&format!("Error in {method_text}")).expect("a string is JSON");
-        let id = match error {
-            Error::ChangeRuns(id) => format!(",\"change-id\":\"{id}\""),
-            _ => String::new(),
-        };
-        let body = format!("{{\"error\":{error_text},\"message\":{message}{id}{more}}}");
-        let mut answer = Self::json(status, body.into_bytes());
+    /// An answer without a body, and without what would describe one.
+    pub fn empty(status: u16) -> Self {
+        Self { content_type: Cow::Borrowed(""), ..Self::json(status, &b""[..]) }
+    }
+
+    /// The answer to a request that failed.
+    pub fn error<'a>(error: &Error, method: &Method, form: impl Into<ErrorForm<'a>>) -> Self {
+        let (status, ..) = kind_of(error);
+        let (content_type, body) = form.into().body(error, method);
+        let content_type = Cow::Borrowed(content_type);
+        let mut answer = Self { content_type, ..Self::json(status, body.into_bytes()) };
         // What is left of a body that came too slowly is not waited for.
         answer.close = matches!(error, Error::Framing(_) | Error::TargetTooLong { .. } | Error::TooSlow(_));
-        if matches!(method, Method::Put | Method::Delete) {
+        if is_write(method) {
             answer = answer.with(wire::OUTCOME_HEADER, error.applied().as_str());
         }
         match error {
             Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
             Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
+            Error::Unsatisfiable { length } => answer.with("Content-Range", format!("bytes */{length}")),
             Error::WrongProtocol(protocol) => answer.with("Connection", "upgrade").with("Upgrade", *protocol),
             Error::ChangeRuns(_) => answer.with("Location", "/kv-store/view-change"),
             Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => {
@@ -216,23 +164,22 @@ impl Answer {
         }
         let small = self.body.length().is_some_and(|length| length <= LARGE_ANSWER as u64);
         match self.body {
-            Body::Bytes(bytes) if small => head.extend_from_slice(&bytes),
-            Body::Value { before, value, after, .. } if small => {
-                for part in [before.as_bytes(), value.as_bytes(), after.as_bytes()] {
-                    head.extend_from_slice(part);
-                }
-            }
-            Body::Bytes(bytes) => return write_parts(writer, &[&head, &bytes]),
-            Body::Value { before, value, after } => {
-                head.extend_from_slice(before.as_bytes());
-                return write_parts(writer, &[&head, value.as_bytes(), after.as_bytes()]);
-            }
             Body::Stream { reader, length } => {
                 writer.write_all(&head)?;
                 return copy(writer, reader, length, chunked);
             }
+            body if small => {
+                body.append_to(&mut head);
+                writer.write_all(&head)?;
+            }
+            body => {
+                // What is short goes together with what comes after it; what is long goes through it without a copy.
+                let mut together = BufWriter::new(&mut *writer);
+                together.write_all(&head)?;
+                body.pieces(|piece| together.write_all(piece))?;
+                together.flush()?;
+            }
         }
-        writer.write_all(&head)?;
         writer.flush()
     }
 
@@ -246,8 +193,8 @@ impl Answer {
         let mut head = String::with_capacity(512);
         // Nothing can go wrong when text is written into memory.
         let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {Date}\r\n", self.status, reason_phrase(self.status));
-        if !self.has_no_content() {
-            let _ = write!(head, "Content-Type: {}\r\n", self.content_type);
+        if !self.has_no_content() && !self.content_type.is_empty() {
+            push_line(&mut head, "Content-Type", &self.content_type);
         }
         if self.has_no_content() {
             // Neither a body nor what describes one: a length would be that of the answer to a GET.
@@ -266,7 +213,7 @@ impl Answer {
             let _ = write!(head, "Keep-Alive: timeout={}\r\n", idle_timeout.as_secs());
         }
         for (name, value) in &self.headers {
-            let _ = write!(head, "{name}: {value}\r\n");
+            push_line(&mut head, name, value);
         }
         head.push_str("\r\n");
         head.into_bytes()
@@ -389,9 +336,10 @@ impl Asked {
     }
 }
 
-fn write_parts(writer: &mut dyn Write, parts: &[&[u8]]) -> io::Result<()> {
-    parts.iter().try_for_each(|part| writer.write_all(part))?;
-    writer.flush()
+fn push_line(head: &mut String, name: &str, value: &str) {
+    for part in [name, ": ", value, "\r\n"] {
+        head.push_str(part);
+    }
 }
 
 fn copy(
@@ -439,9 +387,11 @@ pub fn write_early(
 ) -> (Box<dyn tiny_http::ReadWrite + Send>, io::Result<()>) {
     let no_body = *request.method() == Method::Head;
     // An early answer is an error, and those are short; only another node could send a longer one.
-    let answer = match answer.body {
-        Body::Bytes(_) => answer,
-        _ => Answer { close: true, ..Answer::error(&Error::Internal, request.method(), "") },
+    let answer = if matches!(answer.body, Body::Bytes(_)) {
+        answer
+    } else {
+        let interface = routes::interface(Target::of(request.url()).path(request.url()));
+        Answer { close: true, ..Answer::error(&Error::Internal, request.method(), interface) }
     };
     let mut rest = answer.content_type.into_owned();
     if answer.close {

@@ -45,7 +45,7 @@ pub struct Limit {
     pub allowed: usize,
 }
 
-/// Reads the whole body of a request, up to a limit.
+/// Reads the whole body of a request, up to a limit, behind a head that does not count.
 ///
 /// # Errors
 /// [`Error::TooLarge`], [`Error::TooSlow`], [`Error::Overloaded`], or [`Error::BadRequest`] where it ends too soon.
@@ -55,23 +55,27 @@ pub fn read(
     limit: Limit,
     budget: &Budget,
     watch: Option<Watch>,
+    head: Vec<u8>,
 ) -> Result<BodyBytes, Error> {
     match framing {
-        Framing::Empty => Ok(BodyBytes::default()),
+        Framing::Empty => Ok(BodyBytes::small(head)),
         Framing::Buffered(length) => {
             if *length > limit.bytes {
-                return Err(too_large(limit));
+                return Err(too_large(limit.allowed));
             }
-            let mut bytes = Vec::with_capacity(*length);
+            let mut bytes = head;
+            bytes.reserve_exact(*length);
             request.as_reader().read_to_end(&mut bytes).map_err(|error| broken(&error))?;
             Ok(BodyBytes { bytes, _permit: None })
         }
-        Framing::OnItsWay { length: Some(length), .. } if *length > limit.bytes => Err(too_large(limit)),
+        Framing::OnItsWay { length: Some(length), .. } if *length > limit.bytes => {
+            Err(too_large(limit.allowed))
+        }
         Framing::OnItsWay { length, .. } => {
             // tiny_http does not stop at the declared length where the client wants to upgrade.
             let reader = request.as_reader();
             let allowed = length.unwrap_or(limit.bytes + 1) as u64;
-            read_paced(&mut Paced::new(reader, watch).take(allowed), *length, limit, budget)
+            read_paced(&mut Paced::new(reader, watch).take(allowed), *length, limit, budget, head)
         }
         Framing::Refused { error, .. } => Err(error.clone()),
     }
@@ -82,21 +86,23 @@ fn read_paced(
     length: Option<usize>,
     limit: Limit,
     budget: &Budget,
+    head: Vec<u8>,
 ) -> Result<BodyBytes, Error> {
     let full = || Error::Overloaded("The memory for large bodies is in use: try again later".to_owned());
     let mut permit = budget.take(PIECE).ok_or_else(full)?;
-    let (mut bytes, mut taken) = (Vec::new(), PIECE);
-    while length != Some(bytes.len()) {
-        if bytes.len() == taken {
+    let (mut taken, start) = (PIECE, head.len());
+    let mut bytes = head;
+    while length != Some(bytes.len() - start) {
+        if bytes.len() - start == taken {
             let more = length.map_or(taken, |length| taken.min(length - taken));
             if !permit.grow(more) {
                 return Err(full());
             }
             taken += more;
         }
-        let before = bytes.len();
+        let before = bytes.len() - start;
         match reader.by_ref().take((taken - before) as u64).read_to_end(&mut bytes) {
-            Ok(_) if bytes.len() > limit.bytes => return Err(too_large(limit)),
+            Ok(_) if bytes.len() - start > limit.bytes => return Err(too_large(limit.allowed)),
             Ok(0) if length.is_some() => {
                 return Err(Error::BadRequest(format!("The body ended after {before} bytes: send it whole")));
             }
@@ -108,9 +114,9 @@ fn read_paced(
     Ok(BodyBytes { bytes, _permit: Some(permit) })
 }
 
-/// What is said of a value that is longer than a limit.
-pub fn too_large(limit: Limit) -> Error {
-    Error::TooLarge(format!("The value is too large: allowed are {} bytes", limit.allowed))
+/// What is said of a value that is longer than so many bytes.
+pub fn too_large(allowed: usize) -> Error {
+    Error::TooLarge(format!("The value is too large: allowed are {allowed} bytes"))
 }
 
 /// What a client is told whose body could not be read.
@@ -208,8 +214,15 @@ mod tests {
     fn read_with(framing: &Framing, limit: usize, budget: usize) -> Result<usize, Error> {
         let body: &'static str = Box::leak("x".repeat(5000).into_boxed_str());
         let mut request: Request = TestRequest::new().with_body(body).into();
-        read(&mut request, framing, Limit { bytes: limit, allowed: limit }, &Budget::new(budget), None)
-            .map(|body| body.bytes.len())
+        read(
+            &mut request,
+            framing,
+            Limit { bytes: limit, allowed: limit },
+            &Budget::new(budget),
+            None,
+            b"head".to_vec(),
+        )
+        .map(|body| body.bytes.strip_prefix(b"head").expect("it is before the body").len())
     }
 
     #[test]

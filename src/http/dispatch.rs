@@ -22,7 +22,7 @@ use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::relay::Onward;
 use super::relayed::Asked;
-use super::routes;
+use super::routes::{self, Interface};
 use super::sockets::{self, Held, Known};
 use super::target::Target;
 use super::watchdog::{Watch, Watchdog};
@@ -55,6 +55,11 @@ impl Arrival {
     /// The path of the request's target, not decoded.
     pub fn path(&self) -> &str {
         self.target.path(self.request.url())
+    }
+
+    /// The interface whose words it is answered in.
+    pub fn interface(&self) -> Interface {
+        routes::interface(self.path())
     }
 
     /// The query of the request's target, not decoded, where there is one.
@@ -145,8 +150,22 @@ impl Job {
     /// # Errors
     /// See [`body::read`].
     pub fn read_body(&mut self, limit: Limit, budget: &Budget) -> Result<BodyBytes, Error> {
+        self.read_body_behind(Vec::new(), limit, budget)
+    }
+
+    /// The same behind a head that does not count.
+    ///
+    /// # Errors
+    /// See [`body::read`].
+    pub fn read_body_behind(
+        &mut self,
+        head: Vec<u8>,
+        limit: Limit,
+        budget: &Budget,
+    ) -> Result<BodyBytes, Error> {
         let watch = self.arrival.framing.is_on_its_way().then(|| self.ticket.watch());
-        let body = body::read(&mut self.arrival.request, &self.arrival.framing, limit, budget, watch)?;
+        let Arrival { request, framing, .. } = &mut self.arrival;
+        let body = body::read(request, framing, limit, budget, watch, head)?;
         self.body_was_read = true;
         if self.arrival.framing.is_on_its_way() {
             self.complete = now();
@@ -350,7 +369,7 @@ impl Dispatcher {
                 AskedBy::Http(job) => self.refuse(lane, job),
                 AskedBy::Follower(asked) => {
                     let method = job.request.method();
-                    let answer = Answer::error(&self.refusal(), &method, "");
+                    let answer = Answer::error(&self.refusal(), &method, job.request.interface());
                     self.metrics.answered(lane, None, answer.status, now() - asked.arrived);
                     asked.answer(method, Some(answer));
                 }
@@ -362,9 +381,9 @@ impl Dispatcher {
     }
 
     /// The answer to a request whose handler has panicked.
-    pub fn panicked(&self, method: &Method) -> Answer {
+    pub fn panicked(&self, method: &Method, interface: Interface) -> Answer {
         self.metrics.panics.inc();
-        Answer::error(&Error::Internal, method, "")
+        Answer::error(&Error::Internal, method, interface)
     }
 
     /// What whoever is refused is told.

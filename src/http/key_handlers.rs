@@ -8,21 +8,24 @@ use std::time::Duration;
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use tiny_http::Method;
 
-use super::answer::{Answer, Body};
-use super::body::{BodyBytes, Limit};
+use super::answer::Answer;
+use super::answer_body::{Body, Coding};
+use super::body::{BodyBytes, Limit, too_large};
 use super::dispatch::Job;
 use super::framing::Framing;
 use super::key_request::{Asker, Causal, KeyRequest, Kind, Progress};
 use super::payload::Payload;
-use super::routes::{self, EncodedKey, Route};
+use super::routes::{self, EncodedKey, Interface, Route};
+use super::v1::{self, ValueHeaders};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::condition::{Condition, ETAG, IF_MATCH, IF_NONE_MATCH, Stated};
 use crate::model::limits::Limits;
 use crate::model::shard::{Done, RequestId, Unread, WriteOutcome, Written};
+use crate::model::value::{self, Content};
 use crate::node::host;
-use crate::node::keys::{Action, Operation, Outcome, Owner};
+use crate::node::keys::{Action, Operation, Outcome, Owner, Value};
 use crate::node::state::Node;
 use crate::wire::{STALE, STALENESS_HEADER};
 
@@ -31,6 +34,13 @@ const ENVELOPE: usize = 64 * 1024;
 
 /// By this header a client names a write, so that sent again it is done once.
 pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
+
+/// What is before a value that was found.
+const FOUND: &str = "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":";
+/// The same before one that is not JSON.
+const FOUND_BYTES: &str = "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":\"";
+/// This header says how a value is written that is not JSON.
+const ENCODING_HEADER: &str = "Evenkv-Encoding";
 
 /// Finds the route of a path, and what the path has beyond it.
 ///
@@ -44,6 +54,8 @@ pub fn find_route<'a>(node: &Node, path: &'a str) -> Result<(Route, &'a str), Er
 
 /// What a client's request about a key says beside its key and its body, however it has come.
 pub struct Said<'a> {
+    /// In which words it is answered, and whether the body is the value or has it as a field.
+    pub interface: Interface,
     /// The method.
     pub method: Method,
     /// The query of its target, not decoded, where there is one.
@@ -63,6 +75,8 @@ pub struct KeyHeaders<'a> {
     if_match: Vec<&'a str>,
     /// The lines of [`IF_NONE_MATCH`].
     if_none_match: Vec<&'a str>,
+    /// Those that mean something where the value is the body.
+    value: ValueHeaders<'a>,
 }
 
 impl<'a> KeyHeaders<'a> {
@@ -76,6 +90,8 @@ impl<'a> KeyHeaders<'a> {
                 found.if_match.push(value);
             } else if name.eq_ignore_ascii_case(IF_NONE_MATCH) {
                 found.if_none_match.push(value);
+            } else {
+                found.value.take(name, value);
             }
         }
         found
@@ -93,16 +109,31 @@ impl<'a> KeyHeaders<'a> {
 /// The answer to one that is refused.
 pub fn read(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
     let limits = limits_for(node, job, encoded.length);
-    let body = read_body(node, job, limits);
+    let head = said_in(node, job).head();
+    let body = read_body(node, job, limits, head);
+    check(node, said_in(node, job), encoded, limits, body)
+}
+
+fn said_in<'a>(node: &Node, job: &'a Job) -> Said<'a> {
     let headers = job.arrival.request.headers().iter();
     let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
-    let said = Said {
+    Said {
+        interface: job.arrival.interface(),
         method: job.arrival.method().clone(),
         query: job.arrival.query(),
         headers: KeyHeaders::among(headers),
         deadline: Deadline::after(job.complete, node.request_timeout),
-    };
-    check(node, said, encoded, limits, body)
+    }
+}
+
+impl Said<'_> {
+    /// What is stored before the body, where the value is the body and has a type of its own. One that is no type is refused later.
+    fn head(&self) -> Vec<u8> {
+        if self.interface == Interface::Classic || self.method != Method::Put {
+            return Vec::new();
+        }
+        self.headers.value.content_type().map(|content_type| content_type.head()).unwrap_or_default()
+    }
 }
 
 /// The same for one whose body is there. Nothing where that would have to wait, since what is asked may be beyond limits that the node has not heard of yet.
@@ -117,11 +148,78 @@ pub fn read_held(
 ) -> Option<Result<KeyRequest, Box<Answer>>> {
     let limits = node.limits();
     let may_fit = fits(limits, encoded.length, body.len());
-    may_fit.then(|| check(node, said, encoded, limits, Ok(BodyBytes::small(body.to_vec()))))
+    may_fit.then(|| {
+        let body = BodyBytes::small([&said.head(), body].concat());
+        check(node, said, encoded, limits, Ok(body))
+    })
+}
+
+fn check(
+    node: &Node,
+    said: Said,
+    encoded: EncodedKey,
+    limits: Limits,
+    body: Result<BodyBytes, Error>,
+) -> Result<KeyRequest, Box<Answer>> {
+    match said.interface {
+        Interface::Classic => check_classic(node, said, encoded, limits, body),
+        Interface::V1 => {
+            let method = said.method.clone();
+            let checked = check_v1(node, said, encoded, limits, body);
+            checked.map_err(|error| Answer::error(&error, &method, Interface::V1).into())
+        }
+    }
+}
+
+/// Checks a request whose body is the value, in the order of the contract: framing (checked before), key, size, headers and query, JSON.
+fn check_v1(
+    node: &Node,
+    said: Said,
+    encoded: EncodedKey,
+    limits: Limits,
+    body: Result<BodyBytes, Error>,
+) -> Result<KeyRequest, Error> {
+    let Said { method, headers, .. } = said;
+    let key = encoded.key?;
+    check_key(limits, &key)?;
+    if !matches!(method, Method::Get | Method::Put | Method::Delete) {
+        return Err(Error::MethodNotAllowed(Route::V1Key.allow()));
+    }
+    let body = match body {
+        // A GET or DELETE may have any body.
+        Err(Error::BadRequest(_)) if method != Method::Put => BodyBytes::default(),
+        body => body?,
+    };
+    check_length(limits, &body.bytes)?;
+    let stated = headers.condition()?;
+    let content_type = if method == Method::Put { Some(headers.value.content_type()?) } else { None };
+    let is_stale = wants_stale(said.query.unwrap_or_default())? && method == Method::Get;
+    let (kind, operation) = match method {
+        Method::Get => (Kind::Get, Operation::GET),
+        Method::Delete => (Kind::Delete, Operation::DELETE),
+        _ => (Kind::Put(0..body.bytes.len()), Operation::put(&body.bytes)),
+    };
+    if let Some(content_type) = content_type {
+        content_type.check(&body.bytes)?;
+    }
+    let condition = stated.as_ref().map(|stated| versions(node, stated)).transpose()?;
+    let id = headers.name.and_then(|name| named(name, &key, operation, stated.as_ref()));
+    let wanted = headers.value.wanted().filter(|_| method == Method::Get);
+    Ok(KeyRequest {
+        key,
+        kind,
+        condition: condition.map(Box::new),
+        id,
+        is_stale,
+        deadline: said.deadline,
+        asker: Asker::V1(wanted.map(Box::new)),
+        progress: Progress::None,
+        body,
+    })
 }
 
 /// Checks a request. The order of the checks is part of the contract: framing (checked before), key length, size, headers and query, JSON, value.
-fn check(
+fn check_classic(
     node: &Node,
     said: Said,
     encoded: EncodedKey,
@@ -199,6 +297,15 @@ fn place_in(body: &[u8], part: &str) -> Option<Range<usize>> {
 /// Tells a client what came of its request.
 pub fn answer(request: &KeyRequest, node: &Node, result: Result<Outcome, Error>) -> Answer {
     let (method, causal) = (&request.method(), request.causal());
+    if let Asker::V1(wanted) = &request.asker {
+        return match result {
+            Ok(outcome) => {
+                let age = outcome.age;
+                with_age(v1::done(method, outcome, wanted.as_deref()), age)
+            }
+            Err(error) => Answer::error(&error, method, Interface::V1),
+        };
+    }
     match result {
         Ok(outcome) => done(method, outcome, causal),
         // The owner has judged the request, and is named: it may not have heard yet that the limits were raised.
@@ -249,10 +356,13 @@ fn fits(limits: Limits, encoded: usize, body: usize) -> bool {
     encoded <= limits.max_key_length && body <= limits.max_value_length
 }
 
-fn read_body(node: &Node, job: &mut Job, limits: Limits) -> Result<BodyBytes, Error> {
+fn read_body(node: &Node, job: &mut Job, limits: Limits, head: Vec<u8>) -> Result<BodyBytes, Error> {
     let allowed = limits.max_value_length;
-    let limit = Limit { bytes: allowed + ENVELOPE, allowed };
-    job.read_body(limit, &node.budget)
+    let around = match job.arrival.interface() {
+        Interface::Classic => ENVELOPE,
+        Interface::V1 => 0,
+    };
+    job.read_body_behind(head, Limit { bytes: allowed + around, allowed }, &node.budget)
 }
 
 /// Checks the length of a key.
@@ -276,7 +386,7 @@ fn operation<'a>(
             let payload = payload.as_ref().map_err(Clone::clone)?;
             payload.causal_context()?;
             let value = payload.value.ok_or(Error::ValueMissing)?.as_bytes();
-            check_value(limits, value)?;
+            check_length(limits, value)?;
             return Ok(Operation::put(value));
         }
         _ => return Err(Error::MethodNotAllowed(Route::Key.allow())),
@@ -289,16 +399,13 @@ fn operation<'a>(
     }
 }
 
-/// Checks the length of a value.
+/// Checks the length of a value, without what is stored beside it.
 ///
 /// # Errors
 /// [`Error::TooLarge`].
-fn check_value(limits: Limits, value: &[u8]) -> Result<(), Error> {
-    let limit = limits.max_value_length;
-    if value.len() > limit {
-        return Err(Error::TooLarge(format!("The value is too large: allowed are {limit} bytes")));
-    }
-    Ok(())
+pub fn check_length(limits: Limits, stored: &[u8]) -> Result<(), Error> {
+    let allowed = limits.max_value_length;
+    if value::length(stored) > allowed { Err(too_large(allowed)) } else { Ok(()) }
 }
 
 /// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. The id is a hash of
@@ -365,9 +472,7 @@ fn done(method: &Method, outcome: Outcome, causal: Option<&[u8]>) -> Answer {
             WriteOutcome::Unmet => Answer::error(&Error::Unmet, method, &more),
         },
         Done::Read(Some(value)) => {
-            let before = "{\"doesExist\":true,\"message\":\"Retrieved successfully\",\"value\":";
-            let body = Body::Value { before, value, after: more + "}" };
-            Answer { body, ..Answer::json(200, &b""[..]) }
+            found(value, &more).unwrap_or_else(|error| Answer::error(&error, method, &more))
         }
         Done::Read(None) => absent(method, &more),
         Done::Unread(Unread::Unchanged, _) => Answer::json(304, &b""[..]),
@@ -378,6 +483,22 @@ fn done(method: &Method, outcome: Outcome, causal: Option<&[u8]>) -> Answer {
         Some(tag) => answer.with(ETAG, tag),
         None => answer,
     }
+}
+
+/// A value in its envelope: JSON as it is, and anything else in base64.
+fn found(value: Value, more: &str) -> Result<Answer, Error> {
+    let is_typed = value::is_typed(value.as_bytes());
+    let content = Content::of(value.as_bytes()).map_err(|malformed| {
+        log::error!("what is stored cannot be read: {malformed}");
+        Error::Internal
+    })?;
+    let part = content.place;
+    let (before, coding, end) =
+        if is_typed { (FOUND_BYTES, Coding::Base64, "\"") } else { (FOUND, Coding::Plain, "") };
+    let after = [end, more, "}"].concat();
+    let body = Body::Value { before, value, part, coding, after };
+    let answer = Answer { body, ..Answer::json(200, &b""[..]) };
+    Ok(if is_typed { answer.with(ENCODING_HEADER, "base64") } else { answer })
 }
 
 /// An answer whose object goes on with more fields.
@@ -394,12 +515,5 @@ pub fn with_age(answer: Answer, age: Option<Duration>) -> Answer {
 }
 
 fn absent(method: &Method, more: &str) -> Answer {
-    let body = format!(
-        "{{\"doesExist\":false,\"error\":\"Key does not exist\",\"message\":\"Error in {method}\"{more}}}"
-    );
-    let answer = Answer::json(404, body.into_bytes());
-    if *method == Method::Delete {
-        return answer.with(crate::wire::OUTCOME_HEADER, Applied::No.as_str());
-    }
-    answer
+    Answer::error(&Error::Absent, method, more)
 }

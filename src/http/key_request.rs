@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tiny_http::Method;
 
 use super::body::BodyBytes;
-use super::routes::Route;
+use super::routes::{Interface, Route};
+use super::v1::Wanted;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::condition::Condition;
@@ -53,13 +54,23 @@ pub enum Kind {
 pub enum Asker {
     /// A client: the part of the body that is the causal context to give back, or an empty one.
     Client(Option<Causal>),
+    /// A client of `/v1`, and the part of the value that it wants, if that is not all.
+    V1(Option<Box<Wanted>>),
     /// Another node.
     Node {
         /// The state of serving under which it was found to be of this cluster.
         serving_state: Arc<ServingState>,
         /// The epoch of its view.
         epoch: u64,
+        /// The format that it knows: see [`format`](crate::model::format).
+        format: u32,
     },
+}
+
+impl Asker {
+    fn is_client(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::V1(_))
+    }
 }
 
 /// A causal context.
@@ -86,8 +97,8 @@ pub enum Progress {
 pub enum KeyReply {
     /// For a client.
     Client(Result<Outcome, Error>),
-    /// For another node.
-    Node(keys::Reply),
+    /// For another node, and the format that it knows.
+    Node(keys::Reply, u32),
 }
 
 impl KeyRequest {
@@ -95,7 +106,16 @@ impl KeyRequest {
     pub fn route(&self) -> Route {
         match self.asker {
             Asker::Client(_) => Route::Key,
+            Asker::V1(_) => Route::V1Key,
             Asker::Node { .. } => Route::NodeKey,
+        }
+    }
+
+    /// The interface whose words it is answered in.
+    pub fn interface(&self) -> Interface {
+        match self.asker {
+            Asker::V1(_) => Interface::V1,
+            Asker::Client(_) | Asker::Node { .. } => Interface::Classic,
         }
     }
 
@@ -128,7 +148,7 @@ impl KeyRequest {
             return None;
         }
         let epoch = match self.asker {
-            Asker::Client(_) => None,
+            Asker::Client(_) | Asker::V1(_) => None,
             Asker::Node { epoch, .. } => Some(epoch),
         };
         node.asking(&self.key, self.operation(), (self.id, epoch), self.deadline)
@@ -136,7 +156,7 @@ impl KeyRequest {
 
     /// The same as it can be passed on without waiting, if another node has to do it for a client and there is a connection for that.
     pub fn passed_on(&self, node: &Node) -> Option<PassedOn> {
-        if self.is_stale || !matches!((&self.progress, &self.asker), (Progress::None, Asker::Client(_))) {
+        if self.is_stale || !self.asker.is_client() || !matches!(self.progress, Progress::None) {
             return None;
         }
         let onward = node.onward(&self.key, self.operation(), self.id)?;
@@ -180,7 +200,7 @@ impl KeyRequest {
         match &self.asker {
             Asker::Client(Some(Causal::Empty)) => Some(b"{}"),
             Asker::Client(Some(Causal::Given(range))) => Some(&self.body.bytes[range.clone()]),
-            Asker::Client(None) | Asker::Node { .. } => None,
+            Asker::Client(None) | Asker::V1(_) | Asker::Node { .. } => None,
         }
     }
 
@@ -192,13 +212,13 @@ impl KeyRequest {
             Progress::None | Progress::Waits | Progress::ByHttp => None,
         };
         match &self.asker {
-            Asker::Client(_) => KeyReply::Client(self.run_here(node, told, by_http)),
-            Asker::Node { serving_state, epoch } => {
+            Asker::Client(_) | Asker::V1(_) => KeyReply::Client(self.run_here(node, told, by_http)),
+            Asker::Node { serving_state, epoch, format } => {
                 let told = match told {
                     Some(Told::Log(told)) => Some(told),
                     Some(Told::Node(..)) | None => None,
                 };
-                KeyReply::Node(self.run_forwarded(node, (serving_state, *epoch), told))
+                KeyReply::Node(self.run_forwarded(node, (serving_state, *epoch), told), *format)
             }
         }
     }

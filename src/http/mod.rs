@@ -5,9 +5,15 @@ pub mod framing;
 pub mod lane_id;
 pub mod target;
 
-pub mod answer;
 pub mod payload;
 pub mod routes;
+
+pub mod answer_body;
+pub mod error_form;
+
+pub mod answer;
+pub mod byte_range;
+pub mod v1;
 
 pub mod sockets;
 pub mod watchdog;

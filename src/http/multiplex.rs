@@ -67,7 +67,7 @@ impl Multiplex {
         began: Instant,
     ) -> Option<Reply> {
         let node = &self.node;
-        let serving_state = match node_handlers::check_question(node, question) {
+        let serving_state = match node_handlers::check_question(node, question, form) {
             Ok(serving_state) => serving_state,
             Err(not_served) => return Some(Err(not_served)),
         };
@@ -162,7 +162,7 @@ impl Answers for Multiplex {
 
 /// Appends the answer that a reply is.
 fn encode(reply: Reply, (number, form): (u64, Form), out: &mut Vec<u8>) {
-    let answer = match reply {
+    let answer = match node_handlers::as_known(reply, form.format()) {
         Ok(outcome) => match outcome.done {
             Done::Wrote(wrote) => Answer::Wrote(wrote),
             Done::Read(None) => Answer::Missing(outcome.age),

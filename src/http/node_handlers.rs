@@ -7,10 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tiny_http::{Method, Request};
 
-use super::answer::{Answer, Body};
-use super::body::{BodyBytes, Limit, too_large};
+use super::answer::Answer;
+use super::answer_body::Body;
+use super::body::{BodyBytes, Limit};
 use super::dispatch::Job;
-use super::key_handlers::{check_key, with_age};
+use super::key_handlers::{check_key, check_length, with_age};
 use super::key_request::{Asker, KeyRequest, Kind, Progress};
 use super::payload::is_json;
 use super::routes::{EncodedKey, Route};
@@ -20,15 +21,17 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader};
 use crate::model::condition::Condition;
+use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Action, Done, RequestId};
+use crate::model::value::{self, Content};
 use crate::node::ask::OrderError;
 use crate::node::host;
-use crate::node::keys::{NotServed, Reply};
+use crate::node::keys::{NotServed, Outcome, Reply};
 use crate::node::state::{Node, ServingState};
 use crate::reshard::controller::Controller;
 use crate::reshard::{pieces, recover};
-use crate::wire::frames::Question;
+use crate::wire::frames::{Form, Question};
 use crate::wire::orders::Order;
 use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer};
 
@@ -76,7 +79,7 @@ pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
 pub fn read_key(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<KeyRequest, Box<Answer>> {
     let checked = check_sender(node, &job.arrival.request, Route::NodeKey).map_err(NotServed::Failed);
     let read = checked.and_then(|()| read_addressed(node, job, encoded));
-    read.map_err(|not_served| Box::new(answer_key(Err(not_served))))
+    read.map_err(|not_served| Box::new(answer_key(Err(not_served), format::FIRST)))
 }
 
 /// The first request that is refused since it came through a proxy is said in the log.
@@ -156,6 +159,7 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
     let id = header(&job.arrival.request, wire::REQUEST_HEADER).and_then(|id| RequestId::parse(&id));
     let condition = condition(&job.arrival.request, job.arrival.path()).map_err(NotServed::Failed)?;
+    let format = format_of(&job.arrival.request);
     let key = encoded.key.map_err(NotServed::Failed)?;
     let body =
         read_within_limits(node, job, &key).map_err(|error| beyond_limits(error, &serving_state, epoch))?;
@@ -163,7 +167,8 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
         Method::Get => Kind::Get,
         Method::Delete => Kind::Delete,
         Method::Put => {
-            check_value(&body.bytes)?;
+            let takes_types = job.arrival.path().starts_with(wire::TYPED_KEYS);
+            check_value(&body.bytes, takes_types)?;
             Kind::Put(0..body.bytes.len())
         }
         _ => return Err(NotServed::Failed(Error::MethodNotAllowed(Route::NodeKey.allow()))),
@@ -178,17 +183,25 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
         id,
         is_stale,
         deadline: Deadline::after(job.complete, node.request_timeout),
-        asker: Asker::Node { serving_state, epoch },
+        asker: Asker::Node { serving_state, epoch, format },
         progress: Progress::None,
     })
 }
 
-/// What a request of a node says has to be there. One that comes by a path for conditions has one.
+/// The format that a node knows which asks by HTTP.
+fn format_of(request: &Request) -> u32 {
+    let format = header(request, wire::FORMAT_HEADER).and_then(|format| format.parse().ok());
+    format.unwrap_or(format::FIRST)
+}
+
+/// What a request of a node says has to be there. One that comes by a path for conditions has one, and one by that for values with types may.
 fn condition(request: &Request, path: &str) -> Result<Option<Box<Condition>>, Error> {
-    if !path.starts_with(wire::CONDITIONAL_KEYS) {
+    let text = header(request, wire::CONDITION_HEADER);
+    let may_have = path.starts_with(wire::TYPED_KEYS) && text.is_some();
+    if !may_have && !path.starts_with(wire::CONDITIONAL_KEYS) {
         return Ok(None);
     }
-    let condition = header(request, wire::CONDITION_HEADER).and_then(|text| Condition::parse(&text));
+    let condition = text.and_then(|text| Condition::parse(&text));
     let condition = condition.ok_or_else(|| {
         Error::BadRequest(format!(
             "A request of a node under {path} has its condition in {}",
@@ -202,17 +215,16 @@ fn condition(request: &Request, path: &str) -> Result<Option<Box<Condition>>, Er
 ///
 /// # Errors
 /// What the other node is answered.
-pub fn check_question(node: &Node, question: &Question) -> Result<Arc<ServingState>, NotServed> {
+pub fn check_question(node: &Node, question: &Question, form: Form) -> Result<Arc<ServingState>, NotServed> {
     let serving_state = node.check_addressed(Some(&question.addressed))?;
     let limits = node.limits();
-    let allowed = limits.max_value_length;
     let within = check_key(limits, question.key).and_then(|()| match question.action {
-        Action::Put(value) if value.len() > allowed => Err(too_large(Limit { bytes: allowed, allowed })),
+        Action::Put(value) => check_length(limits, value),
         _ => Ok(()),
     });
     within.map_err(|error| beyond_limits(error, &serving_state, question.addressed.epoch))?;
     if let Action::Put(value) = question.action {
-        check_value(value)?;
+        check_value(value, form.format() >= format::TYPES)?;
     }
     if node.is_stopping() || question.left_ms == 0 {
         let reason = if node.is_stopping() { "the node is stopping" } else { "it came too late" };
@@ -231,11 +243,29 @@ fn beyond_limits(error: Error, serving_state: &ServingState, epoch: u64) -> NotS
     }
 }
 
-fn check_value(value: &[u8]) -> Result<(), NotServed> {
-    if is_json(value) {
+/// Checks that a value can be read again as what it is: JSON, or what has a type of its own, where such may come.
+fn check_value(stored: &[u8], takes_types: bool) -> Result<(), NotServed> {
+    let is_sound =
+        if value::is_typed(stored) { takes_types && Content::of(stored).is_ok() } else { is_json(stored) };
+    if is_sound {
         return Ok(());
     }
-    Err(NotServed::Failed(Error::BadRequest("The body is not one JSON value".to_owned())))
+    Err(NotServed::Failed(Error::BadRequest("The body is not one value".to_owned())))
+}
+
+/// A reply as a node may get it that knows forms up to a format: it would take a value with a type of its own for JSON.
+pub fn as_known(reply: Reply, knows: u32) -> Reply {
+    match &reply {
+        Ok(Outcome { done: Done::Read(Some(read)), .. })
+            if knows < format::TYPES && value::is_typed(read.as_bytes()) =>
+        {
+            Err(NotServed::Failed(Error::Overloaded(
+                "The value is not JSON, and the node that was asked is of a version that does not know such: ask a node of a newer version"
+                    .to_owned(),
+            )))
+        }
+        _ => reply,
+    }
 }
 
 /// The body of a request about a key, which is the value itself.
@@ -243,12 +273,15 @@ fn read_within_limits(node: &Node, job: &mut Job, key: &[u8]) -> Result<BodyByte
     let limits = node.limits();
     check_key(limits, key)?;
     let allowed = limits.max_value_length;
-    job.read_body(Limit { bytes: allowed, allowed }, &node.budget)
+    // A value with a type of its own has that before it.
+    let limit = Limit { bytes: allowed + value::LONGEST_HEAD, allowed };
+    let body = job.read_body(limit, &node.budget)?;
+    check_length(limits, &body.bytes).map(|()| body)
 }
 
-/// Tells the node that has passed a request on what came of it.
-pub fn answer_key(reply: Reply) -> Answer {
-    let outcome = match reply {
+/// Tells the node that has passed a request on what came of it, by forms up to a format that it knows.
+pub fn answer_key(reply: Reply, knows: u32) -> Answer {
+    let outcome = match as_known(reply, knows) {
         Ok(outcome) => outcome,
         Err(NotServed::NotLeader(leader, reason)) => return not_leader(leader, &reason),
         Err(NotServed::Failed(error)) => return refusal(&error),
@@ -273,7 +306,7 @@ pub fn answer_key(reply: Reply) -> Answer {
         answer = answer.with(wire::VERSION_HEADER, version.to_string());
     }
     if let Some(value) = value {
-        answer.body = Body::Value { before: "", value, after: String::new() };
+        answer.body = Body::stored(value);
     }
     with_age(answer, outcome.age)
 }
@@ -330,7 +363,8 @@ fn orders(controller: &Controller, job: &mut Job) -> Result<Answer, Error> {
 fn transfer(node: &Node, job: &mut Job) -> Result<Answer, Error> {
     let addressed = addressed(&job.arrival.request);
     let transfer: Transfer = read_json(node, job)?;
-    match host::run(pieces::give_sender(node, addressed.as_ref(), &transfer)) {
+    let knows = format_of(&job.arrival.request);
+    match host::run(pieces::give_sender(node, addressed.as_ref(), &transfer, knows)) {
         Ok(parcel) => Ok(Answer::json(200, parcel.encode())),
         Err(error) => Ok(not_obeyed(error)),
     }

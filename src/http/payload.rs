@@ -116,6 +116,19 @@ impl<'a> de::Deserialize<'a> for Name<'a> {
     }
 }
 
+/// Checks that a body is one JSON value.
+///
+/// # Errors
+/// [`Error::BadRequest`] that says where it is not.
+pub fn check_json(body: &[u8]) -> Result<(), Error> {
+    match serde_json::from_slice::<&RawValue>(body) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(Error::BadRequest(format!("The body is not JSON, as its Content-Type says: {error}")))
+        }
+    }
+}
+
 /// Whether a text is exactly one JSON value: what another node passed on has been read once already, but is
 /// stored only if it can be given out again.
 pub fn is_json(text: &[u8]) -> bool {

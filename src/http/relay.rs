@@ -9,12 +9,14 @@ use tiny_http::{Header, Method, Request};
 use ureq::http::{HeaderName, HeaderValue, Response, StatusCode, request};
 use ureq::{Body as PeerBody, SendBody};
 
-use super::answer::{Answer, Body};
+use super::answer::Answer;
+use super::answer_body::Body;
 use super::body::{self, BodyBytes, Limit, Paced};
 use super::dispatch::{Arrival, Job};
+use super::error_form::ErrorForm;
 use super::framing::Framing;
 use super::payload;
-use super::routes::{self, Route};
+use super::routes::{self, Interface, Route};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::node::state::Node;
@@ -84,7 +86,8 @@ pub fn read(node: &Node, job: &mut Job) -> Result<Message, (Option<Route>, Box<A
         let target = target(job.arrival.path(), job.arrival.query());
         Ok(Message { route, target, hops, held: read_short(node, job)? })
     });
-    message.map_err(|error| (route, Box::new(Answer::error(&error, &method, ""))))
+    let interface = job.arrival.interface();
+    message.map_err(|error| (route, Box::new(Answer::error(&error, &method, interface))))
 }
 
 /// The body, unless it is too long to be held.
@@ -110,8 +113,12 @@ impl Onward {
 
     /// The answer of the follower itself: the one thing that it reads in a body is the context, which that has to give back, too.
     fn failed(&self, error: &Error) -> Answer {
+        let method = self.job.arrival.method();
+        if self.job.arrival.interface() == Interface::V1 {
+            return Answer::error(error, method, ErrorForm::Problem);
+        }
         let held = self.message.held.as_ref().map_or(&[][..], |held| &held.bytes);
-        Answer::error(error, self.job.arrival.method(), &payload::causal_field(held))
+        Answer::error(error, method, &payload::causal_field(held))
     }
 
     /// Whether it may be sent twice.
@@ -143,7 +150,8 @@ pub fn question(node: &Node, onward: &Onward) -> Option<Question> {
         Method::Delete => relayed::Method::Delete,
         _ => return None,
     };
-    let body = &onward.message.held.as_ref().filter(|_| onward.message.route == Some(Route::Key))?.bytes;
+    let is_of_key = onward.message.route.is_some_and(Route::is_of_client_key);
+    let body = &onward.message.held.as_ref().filter(|_| is_of_key)?.bytes;
     let deadline = onward.deadline(node);
     if body.len() > relayed::LONGEST_BODY || deadline.is_over() {
         return None;
@@ -327,8 +335,7 @@ fn not_passed_on(error: &NoAnswer) -> Error {
 /// Makes the main's answer ours; that to HEAD has the length of what GET would have answered.
 fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Error> {
     let (parts, body) = response.into_parts();
-    let mut answer =
-        Answer { content_type: Cow::Borrowed(""), ..Answer::json(parts.status.as_u16(), &b""[..]) };
+    let mut answer = Answer::empty(parts.status.as_u16());
     for (name, value) in &parts.headers {
         let Ok(value) = value.to_str() else { continue };
         match name.as_str() {
@@ -338,16 +345,16 @@ fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Erro
             name => answer.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned()))),
         }
     }
+    // Not asked of the body alone: one of length 0 says that it has none.
+    let length = parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     if is_head {
-        let length =
-            parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
         answer.body = Body::Stream { reader: Box::new(std::io::empty()), length };
         return Ok(answer);
     }
     if matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(answer);
     }
-    let length = body.content_length();
+    let length = length.or_else(|| body.content_length());
     answer.body = if length.is_some_and(|length| length <= HELD_BYTES as u64) {
         // Read before the answer begins, so that a main which breaks off in the middle is still told to the client.
         let held =

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Method;
 
-use super::answer::{Answer, Body};
+use super::answer::Answer;
+use super::answer_body::Body;
 use super::conversation::{Answers, Conversation, Shared, Unattended, Waits};
 use super::dispatch::{AskedBy, Dispatcher, Job, KeyJob};
+use super::error_form::ErrorForm;
 use super::key_handlers::{self, KeyHeaders, Said};
 use super::lane_id::LaneId;
 use super::payload;
-use super::routes::{self, EncodedKey, Route};
+use super::routes::{self, EncodedKey, Interface, Route};
 use super::streams::{self, Protocol, Refused};
 use super::target::Target;
 use crate::clock::{Deadline, now};
@@ -124,15 +126,16 @@ impl Relayed {
         arrived: Instant,
     ) -> Begun {
         let (node, method) = (&self.relays.dispatcher.node, method(question.method));
+        let target = Target::of(question.target);
+        let interface = routes::interface(target.path(question.target));
         if node.is_stopping() {
-            return Begun::Answered(None, self.refusal(&method));
+            return Begun::Answered(None, self.refusal(&method, interface));
         }
         if question.body.len() > LONGEST_BODY {
             return Begun::ByHttp;
         }
-        let target = Target::of(question.target);
-        let encoded = match key_handlers::find_route(node, target.path(question.target)) {
-            Ok((Route::Key, rest)) => EncodedKey::of(rest),
+        let (route, encoded) = match key_handlers::find_route(node, target.path(question.target)) {
+            Ok((route, rest)) if route.is_of_client_key() => (route, EncodedKey::of(rest)),
             // The others may take long, and are few.
             Ok(_) if routes::is_store(target.path(question.target)) => return Begun::ByHttp,
             Ok(_) => {
@@ -141,11 +144,13 @@ impl Relayed {
             }
             Err(error) => {
                 let more = payload::causal_field(question.body);
-                return Begun::Answered(None, Answer::error(&error, &method, &more));
+                let form = ErrorForm::of(interface, &more);
+                return Begun::Answered(None, Answer::error(&error, &method, form));
             }
         };
         let patience = node.request_timeout.min(Duration::from_millis(question.left_ms));
         let said = Said {
+            interface,
             method: method.clone(),
             query: target.query(question.target),
             headers: KeyHeaders::among(question.headers.iter().copied()),
@@ -153,7 +158,7 @@ impl Relayed {
         };
         let request = match key_handlers::read_held(node, said, encoded, question.body) {
             None => return Begun::ByHttp,
-            Some(Err(answer)) => return Begun::Answered(Some(Route::Key), *answer),
+            Some(Err(answer)) => return Begun::Answered(Some(route), *answer),
             Some(Ok(request)) => request,
         };
         if let Some(result) = request.run_at_once(node) {
@@ -161,19 +166,19 @@ impl Relayed {
             if is_too_long(&answer, &method) {
                 return Begun::ByHttp;
             }
-            return Begun::Answered(Some(Route::Key), answer);
+            return Begun::Answered(Some(route), answer);
         }
         let waits = self.waiting.enter().zip(self.relays.waiting.enter());
         let Some((own, all)) = waits else {
-            return Begun::Answered(None, self.refusal(&method));
+            return Begun::Answered(None, self.refusal(&method, interface));
         };
         let asked = Asked { conversation: Arc::clone(conversation), number, arrived, waits: [own, all] };
         (self.begin)(Box::new(KeyJob { request, asked_by: AskedBy::Follower(asked) }));
         Begun::Waits
     }
 
-    fn refusal(&self, method: &Method) -> Answer {
-        Answer::error(&self.relays.dispatcher.refusal(), method, "")
+    fn refusal(&self, method: &Method, interface: Interface) -> Answer {
+        Answer::error(&self.relays.dispatcher.refusal(), method, interface)
     }
 
     /// Says that no more is to be asked, once; whether it was said before.
@@ -198,7 +203,8 @@ impl Answers for Relayed {
         }
         let begun = catch_unwind(AssertUnwindSafe(|| self.begin(conversation, (number, &question), arrived)));
         let begun = begun.unwrap_or_else(|_| {
-            let answer = dispatcher.panicked(&method(question.method));
+            let interface = routes::interface(Target::of(question.target).path(question.target));
+            let answer = dispatcher.panicked(&method(question.method), interface);
             Begun::Answered(None, answer)
         });
         match begun {
@@ -257,7 +263,7 @@ fn method(method: frame::Method) -> Method {
 /// short enough.
 pub fn is_too_long(answer: &Answer, method: &Method) -> bool {
     match &answer.body {
-        Body::Value { value, .. } if *method == Method::Get && value.as_bytes().len() > LONGEST_BODY => true,
+        Body::Value { part, .. } if *method == Method::Get && part.len() > LONGEST_BODY => true,
         body => body.length().is_none_or(|length| length > (LONGEST_BODY + ENVELOPE) as u64),
     }
 }
@@ -269,8 +275,10 @@ fn encode(answer: &Answer, method: &Method, number: u64, out: &mut Vec<u8>) {
     }
     let body = match &answer.body {
         Body::Bytes(bytes) => Cow::Borrowed(&bytes[..]),
-        Body::Value { before, value, after } => {
-            Cow::Owned([before.as_bytes(), value.as_bytes(), after.as_bytes()].concat())
+        body @ Body::Value { .. } => {
+            let mut bytes = Vec::new();
+            body.append_to(&mut bytes);
+            Cow::Owned(bytes)
         }
         Body::Stream { .. } => unreachable!("only a follower has such answers"),
     };

@@ -11,6 +11,8 @@ use crate::wire;
 pub enum Route {
     /// A key of a client.
     Key,
+    /// The same where the value is the body.
+    V1Key,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -35,6 +37,8 @@ pub enum Route {
     NodeKey,
     /// The same under a condition.
     NodeConditionalKey,
+    /// The same with a value that has a type of its own.
+    NodeTypedKey,
     /// Who is this node?
     NodeHello,
     /// The news of the cluster.
@@ -85,13 +89,37 @@ const fn row(
 /// Where clients find the store, and what it is called for short.
 const STORE: &str = "/kv-store";
 const STORE_ALIAS: &str = "/kvs";
+/// What is under this has the words of the second interface.
+const V1: &str = "/v1";
+
+/// In which words a client is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// JSON objects with fixed sentences in them.
+    Classic,
+    /// Values as bodies, and errors as problem details.
+    V1,
+}
+
+/// The interface that a path belongs to, whether there is anything under it or not.
+pub fn interface(path: &str) -> Interface {
+    let is_v1 = path.strip_prefix(V1).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if is_v1 { Interface::V1 } else { Interface::Classic }
+}
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 21] = [
+const TABLE: [Row; 23] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
         "keys",
+        "GET, PUT, DELETE, HEAD, OPTIONS",
+        LaneId::Client,
+    ),
+    row(
+        Route::V1Key,
+        ("/v1/kv/", Rest::Key),
+        "v1-kv",
         "GET, PUT, DELETE, HEAD, OPTIONS",
         LaneId::Client,
     ),
@@ -129,6 +157,13 @@ const TABLE: [Row; 21] = [
         (wire::CONDITIONAL_KEYS, Rest::Key),
         "node-conditional-keys",
         "GET, PUT, DELETE, HEAD, OPTIONS",
+        LaneId::Forwarded,
+    ),
+    row(
+        Route::NodeTypedKey,
+        (wire::TYPED_KEYS, Rest::Key),
+        "node-typed-keys",
+        "PUT, OPTIONS",
         LaneId::Forwarded,
     ),
     row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET, HEAD, OPTIONS", LaneId::Question),
@@ -177,15 +212,20 @@ impl Route {
         self.row().allow
     }
 
+    /// Whether it is about a key that a client asks about.
+    pub fn is_of_client_key(self) -> bool {
+        matches!(self, Self::Key | Self::V1Key)
+    }
+
     /// The lane of its requests, but for those with large bodies.
     pub fn lane(self) -> LaneId {
         self.row().lane
     }
 }
 
-/// Whether a path is one of the store's: what a follower passes on.
+/// Whether a path is one of the store's, in either interface: what a follower passes on.
 pub fn is_store(path: &str) -> bool {
-    under_store(path).is_some()
+    under_store(path).is_some() || interface(path) == Interface::V1
 }
 
 /// What comes after the store's name.
@@ -331,9 +371,33 @@ mod tests {
             ("*", true, None),
             ("/node/keys/a%2Fb", false, Some((Route::NodeKey, "a%2Fb"))),
             ("/node/conditional-keys/a", false, Some((Route::NodeConditionalKey, "a"))),
+            ("/node/typed-keys/a", false, Some((Route::NodeTypedKey, "a"))),
+            ("/v1/kv/a/b//%2F", false, Some((Route::V1Key, "a/b//%2F"))),
+            ("/v1/kv/", true, Some((Route::V1Key, ""))),
+            ("/v1/kv", true, None),
+            ("/v1", true, None),
+            ("/v1kv/a", true, None),
+            ("/kvs/v1/kv/a", true, Some((Route::Key, "v1/kv/a"))),
         ];
         for (path, short_form, wanted) in table {
             assert_eq!(find(path, short_form).ok(), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_interface_follows_from_the_path() {
+        let table = [
+            ("/v1/kv/a", Interface::V1),
+            ("/v1/nothing", Interface::V1),
+            ("/v1", Interface::V1),
+            ("/v1a", Interface::Classic),
+            ("/kvs/keys/v1/kv/a", Interface::Classic),
+            ("/livez", Interface::Classic),
+            ("", Interface::Classic),
+        ];
+        for (path, wanted) in table {
+            assert_eq!(interface(path), wanted, "{path}");
+            assert_eq!(is_store(path), wanted == Interface::V1 || path.starts_with("/kvs"), "{path}");
         }
     }
 

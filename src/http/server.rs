@@ -15,6 +15,7 @@ use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
 use super::conversation::{Shared, Unattended, Waits};
 use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
+use super::error_form::ErrorForm;
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
 use super::key_request::{KeyReply, KeyRequest, Kind};
@@ -200,7 +201,8 @@ impl Server {
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {
         for (lane, job) in queue {
-            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.method(), "");
+            let interface = job.arrival.interface();
+            let mut answer = Answer::error(&self.dispatcher.refusal(), job.arrival.method(), interface);
             answer.close = self.controller.node.is_stopping();
             self.count(lane, job.arrival.arrived, None, &answer);
             // As if it came from the small lane: what the client does not take at once, the large one has to finish.
@@ -296,7 +298,10 @@ impl Server {
         if self.controller.node.serving_state().serving().is_ok_and(Serving::owns_all) {
             return None;
         }
-        let Ok((Route::Key, encoded)) = routes::find(job.arrival.path(), true) else { return None };
+        let (route, encoded) = routes::find(job.arrival.path(), true).ok()?;
+        if !route.is_of_client_key() {
+            return None;
+        }
         let key = routes::decode_key(encoded).ok()?;
         let is_read = *job.arrival.request.method() == Method::Get;
         self.controller.node.waits_for(&key, is_read)
@@ -306,7 +311,7 @@ impl Server {
     fn key_destination(&self, request: &KeyRequest) -> Option<Address> {
         let node = &self.controller.node;
         let is_alone = node.serving_state().serving().is_ok_and(Serving::owns_all);
-        if is_alone || request.route() != Route::Key {
+        if is_alone || !request.route().is_of_client_key() {
             None
         } else {
             node.waits_for(&request.key, matches!(request.kind, Kind::Get))
@@ -340,7 +345,7 @@ impl Server {
                 }
             }
             Err(_) => {
-                let answer = self.dispatcher.panicked(job.arrival.method());
+                let answer = self.dispatcher.panicked(job.arrival.method(), job.arrival.interface());
                 self.finish(lane, None, job, answer);
             }
         }
@@ -374,7 +379,7 @@ impl Server {
     fn conclude_onward(self: &Arc<Self>, lane: LaneId, onward: Onward, told: multiplex::Answer) {
         let was_sent = relay::was_sent(&told);
         let concluded = catch_unwind(AssertUnwindSafe(|| relay::conclude(&onward, told)));
-        match concluded.unwrap_or_else(|_| Some(self.dispatcher.panicked(onward.job.arrival.method()))) {
+        match concluded.unwrap_or_else(|_| Some(self.panicked_onward(&onward))) {
             Some(answer) => {
                 if was_sent {
                     self.dispatcher.metrics.relayed.inc();
@@ -388,8 +393,13 @@ impl Server {
     /// Asks the main by HTTP, and waits for that.
     fn go_by_http(self: &Arc<Self>, lane: LaneId, mut onward: Onward) {
         let answer = catch_unwind(AssertUnwindSafe(|| relay::answer(&self.controller.node, &mut onward)));
-        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(onward.job.arrival.method()));
+        let answer = answer.unwrap_or_else(|_| self.panicked_onward(&onward));
         self.finish(lane, onward.route(), onward.job, answer);
+    }
+
+    fn panicked_onward(&self, onward: &Onward) -> Answer {
+        let arrival = &onward.job.arrival;
+        self.dispatcher.panicked(arrival.request.method(), arrival.interface())
     }
 
     /// Answers a request about a key; where that has to wait for the log of a shard, or for another node, without a worker waiting for it.
@@ -447,9 +457,10 @@ impl Server {
         }
         let answer = catch_unwind(AssertUnwindSafe(|| match job.request.run(node) {
             KeyReply::Client(result) => key_handlers::answer(&job.request, node, result),
-            KeyReply::Node(reply) => node_handlers::answer_key(reply),
+            KeyReply::Node(reply, knows) => node_handlers::answer_key(reply, knows),
         }));
-        let answer = answer.unwrap_or_else(|_| self.dispatcher.panicked(&job.request.method()));
+        let answer = answer
+            .unwrap_or_else(|_| self.dispatcher.panicked(&job.request.method(), job.request.interface()));
         match job.asked_by {
             // A large value that waits to be written would be held meanwhile, and any number of them could wait. So it is
             // the request that waits: reading it once more does no harm.
@@ -503,7 +514,8 @@ impl Server {
 
     fn find_answer(self: &Arc<Self>, job: &mut Job) -> Found {
         if let Framing::Refused { error, .. } = &job.arrival.framing {
-            return Found::Answer(None, Answer::error(error, job.arrival.method(), ""));
+            let interface = job.arrival.interface();
+            return Found::Answer(None, Answer::error(error, job.arrival.method(), interface));
         }
         let path = job.arrival.path();
         if self.dispatcher.is_follower() && routes::is_store(path) {
@@ -520,17 +532,19 @@ impl Server {
         let (route, rest) = match key_handlers::find_route(node, path) {
             Ok(found) => found,
             Err(error) => {
+                let interface = job.arrival.interface();
                 let more = payload::causal_field(&job.small_body());
-                return Found::Answer(None, Answer::error(&error, job.arrival.method(), &more));
+                let form = ErrorForm::of(interface, &more);
+                return Found::Answer(None, Answer::error(&error, job.arrival.method(), form));
             }
         };
         if is_options {
             return Found::Answer(Some(route), Answer::options(route.allow()));
         }
         let answer = match route {
-            Route::Key | Route::NodeKey | Route::NodeConditionalKey => {
+            Route::Key | Route::V1Key | Route::NodeKey | Route::NodeConditionalKey | Route::NodeTypedKey => {
                 let encoded = EncodedKey::of(rest);
-                let request = if route == Route::Key {
+                let request = if route.is_of_client_key() {
                     key_handlers::read(node, job, encoded)
                 } else {
                     node_handlers::read_key(node, job, encoded)
@@ -609,7 +623,7 @@ impl Server {
         } else {
             let error =
                 Error::Overloaded("Too many large answers are being sent: try again later".to_owned());
-            Answer::error(&error, &method, "")
+            Answer::error(&error, &method, job.arrival.interface())
         };
         self.write_now(LaneId::ClientLarge, job, answer);
     }

@@ -103,7 +103,9 @@ impl Protocol {
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Messages => &[wire::MESSAGES],
-            Self::Requests => const { &[Form::Conditions.protocol(), Form::First.protocol()] },
+            Self::Requests => {
+                const { &[Form::Types.protocol(), Form::Conditions.protocol(), Form::First.protocol()] }
+            }
             Self::Relay => &[relayed::PROTOCOL],
         }
     }

@@ -31,7 +31,14 @@ impl TagSpace {
 
     /// The tag of a version, as headers have it.
     pub fn tag(self, version: u64) -> String {
-        format!("\"{:016x}-{version:x}\"", self.0)
+        // Every answer has one, and formatting takes as long as reading a small pair.
+        let mut text = String::with_capacity(2 + 2 * DIGITS + 1);
+        text.push('"');
+        put_digits(&mut text, self.0, DIGITS);
+        text.push('-');
+        put_digits(&mut text, version, version_digits(version));
+        text.push('"');
+        text
     }
 
     /// The version that a tag without its quotes names, if this cluster may have given it.
@@ -40,6 +47,22 @@ impl TagSpace {
         let number = u64::from_str_radix(version, 16).ok()?;
         // Only what is written just so is the same tag.
         (space == format!("{:016x}", self.0) && version == format!("{number:x}")).then_some(number)
+    }
+}
+
+/// Hexadecimal digits of 64 bits.
+const DIGITS: usize = 16;
+
+/// The digits of a number without zeros before it.
+fn version_digits(number: u64) -> usize {
+    DIGITS - (number | 1).leading_zeros() as usize / 4
+}
+
+/// Appends the last so many hexadecimal digits of a number.
+fn put_digits(out: &mut String, number: u64, digits: usize) {
+    for place in (0..digits).rev() {
+        let digit = u8::try_from(number >> (4 * place) & 0xf).expect("a digit");
+        out.push(char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }));
     }
 }
 
@@ -299,8 +322,19 @@ mod tests {
         Stated::parse(if_match, if_none_match).unwrap().unwrap().within(SPACE)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a condition has it")]
     fn these(versions: &[u64]) -> Option<Versions> {
         Some(Versions::These(versions.into()))
+    }
+
+    #[test]
+    fn a_tag_is_the_id_of_its_cluster_and_the_version_in_hexadecimal_digits() {
+        for version in [0, 1, 9, 10, 15, 16, 0xabc, 1 << 44, u64::MAX] {
+            for space in [0, 0xab, u64::MAX] {
+                assert_eq!(TagSpace(space).tag(version), format!("\"{space:016x}-{version:x}\""));
+            }
+        }
+        assert_eq!(TagSpace::of("00000000000000ab"), SPACE);
     }
 
     #[test]

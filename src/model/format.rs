@@ -12,5 +12,7 @@ pub const STAGING: u32 = 2;
 pub const REPLICA_READS: u32 = 3;
 /// Writes have conditions, and what is remembered of a write may be that its condition did not hold.
 pub const CONDITIONS: u32 = 4;
+/// Values have types of their own, and need not be JSON.
+pub const TYPES: u32 = 5;
 /// That of this version of the program.
-pub const CURRENT: u32 = CONDITIONS;
+pub const CURRENT: u32 = TYPES;

@@ -19,7 +19,7 @@ const VALUES_IN_MEMORY: usize = 2;
 pub struct Limits {
     /// Longest key, in bytes.
     pub max_key_length: usize,
-    /// Longest value, in bytes of JSON text.
+    /// Longest value, in bytes: those of a JSON text, or of what has another type.
     pub max_value_length: usize,
 }
 

@@ -23,5 +23,6 @@ pub mod range;
 mod runs;
 pub mod shard;
 pub mod store;
+pub mod value;
 pub mod verdict;
 pub mod view;

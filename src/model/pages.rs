@@ -39,7 +39,7 @@ pub struct Record<'a> {
     pub version: u64,
     /// The key.
     pub key: &'a [u8],
-    /// The raw JSON text of the value.
+    /// The value, as [`value`](crate::model::value) stores it.
     pub value: &'a [u8],
 }
 

@@ -2,7 +2,7 @@
 
 use triomphe::{Arc, ThinArc};
 
-/// A key, the raw JSON text of its value, and its version, in one shared allocation.
+/// A key, its value, and its version, in one shared allocation.
 ///
 /// A reader clones the handle (one pointer) and lets go of the stripe lock before it copies anything, so a
 /// large value never holds up a writer.
@@ -47,7 +47,7 @@ impl Pair {
         &self.0.slice[..self.0.header.header.key_length as usize]
     }
 
-    /// The raw JSON text of the value.
+    /// The value, as [`value`](crate::model::value) stores it.
     pub fn value(&self) -> &[u8] {
         &self.0.slice[self.0.header.header.key_length as usize..]
     }

@@ -19,6 +19,7 @@ use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::condition::TagSpace;
+use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Written};
 use crate::peers::client::{Patience, Peer, complete, read_body};
@@ -207,6 +208,8 @@ fn send(
 ) -> Result<Vec<u8>, OrderError> {
     let peer = node.peers.at(to);
     let request = peer.request(Method::POST, path).header(wire::VIEW_HEADER, addressed.to_string());
+    // Whoever gives a piece has to know what this node takes.
+    let request = request.header(wire::FORMAT_HEADER, format::CURRENT);
     let answer =
         complete(request, body).and_then(|request| peer.exchange(request, Patience::Until(deadline)));
     let answer = answer.map_err(|error| OrderError::unanswered(&error));
@@ -218,9 +221,10 @@ fn pass_on(
     (to, addressed, group): (&Address, &Addressed, u64),
     request: &Request,
 ) -> Result<Reply, NoAnswer> {
-    let is_old = |connection: Arc<Connection>| connection.form() == Form::First;
-    if request.operation.condition.is_some() && node.peers.at(to).connection().is_some_and(is_old) {
-        return Ok(Err(no_conditions(to)));
+    let needs = request.operation.needs();
+    let is_old = |connection: Arc<Connection>| connection.form().format() < needs;
+    if needs > format::FIRST && node.peers.at(to).connection().is_some_and(is_old) {
+        return Ok(Err(not_known(to, needs)));
     }
     match ask_connection(node, (to, addressed, group), request) {
         Some(answer) => answer,
@@ -249,7 +253,9 @@ fn ask_connection(
         action,
         condition: condition.map(Cow::Borrowed),
     };
-    let Some(frame) = frame(&question, connection.form()) else { return Some(Ok(Err(no_conditions(to)))) };
+    let Some(frame) = frame(&question, connection.form()) else {
+        return Some(Ok(Err(not_known(to, request.operation.needs()))));
+    };
     let answer = connection.ask(group, request.deadline, frame)?;
     read_frame(&peer, answer, TagSpace::of(&addressed.cluster))
 }
@@ -290,10 +296,11 @@ fn frame(question: &Question<&Addressed>, form: Form) -> Option<Vec<u8>> {
     question.encode(form, 0, &mut frame).map(|()| frame)
 }
 
-/// A node does not know conditions, so nothing was sent to it: it would have done the request without.
-fn no_conditions(node: &Address) -> NotServed {
+/// A node does not know what a request needs, so nothing was sent to it: it would have done the request without its condition, or have taken the value for JSON.
+fn not_known(node: &Address, needs: u32) -> NotServed {
+    let what = if needs >= format::TYPES { "values that are not JSON" } else { "conditions" };
     NotServed::Failed(Error::Overloaded(format!(
-        "{node} is of a version that does not know conditions: once it runs a newer one, send it again"
+        "{node} is of a version that does not know {what}: once it runs a newer one, send it again"
     )))
 }
 
@@ -381,9 +388,8 @@ fn ask_by_http(
     (to, addressed): (&Address, &Addressed),
     request: &Request,
 ) -> Result<Reply, NoAnswer> {
-    let condition = request.operation.condition;
-    let keys = if condition.is_some() { wire::CONDITIONAL_KEYS } else { wire::KEYS };
-    let path = format!("{keys}{}", wire::encode_key(request.key));
+    let (condition, needs) = (request.operation.condition, request.operation.needs());
+    let path = format!("{}{}", wire::keys_of(needs), wire::encode_key(request.key));
     let (method, body) = match request.operation.action {
         Action::Get => (Method::GET, None),
         Action::Put(value) => (Method::PUT, Some(value)),
@@ -391,6 +397,7 @@ fn ask_by_http(
     };
     let peer = node.peers.at(to);
     let mut head = peer.request(method, &path).header(wire::VIEW_HEADER, addressed.to_string());
+    head = head.header(wire::FORMAT_HEADER, format::CURRENT);
     if let Some(id) = request.id() {
         head = head.header(wire::REQUEST_HEADER, id.to_string());
     }
@@ -405,9 +412,9 @@ fn ask_by_http(
         Some(value) => peer.exchange(complete(head, value)?, patience),
         None => peer.exchange(complete(head, SendBody::none())?, patience),
     }?;
-    if condition.is_some() && is_unknown_path(&response) {
+    if needs > format::FIRST && is_unknown_path(&response) {
         let _ = read_body(response, SHORT_ANSWER);
-        return Ok(Err(no_conditions(to)));
+        return Ok(Err(not_known(to, needs)));
     }
     let tags = TagSpace::of(&addressed.cluster);
     read_reply(node, (to, tags), request.operation.is_read(), response)

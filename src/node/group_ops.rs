@@ -14,7 +14,6 @@ use crate::model::format;
 use crate::model::hash::KeyHash;
 use crate::model::shard::{
     Action, Done, Forwarded, Operation, Refused, RequestId, Shard, ShardCommand, ShardOutcome, encode_write,
-    format_of_writes,
 };
 
 /// What is asked of the log of a shard.
@@ -43,7 +42,7 @@ fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Command {
 fn needed_by(operation: Operation) -> u32 {
     #[cfg(feature = "failpoints")]
     fail::fail_point!("write-of-next-format", |_| format::CURRENT + 1);
-    format_of_writes(operation.condition)
+    operation.needs()
 }
 
 impl LogAnswer {

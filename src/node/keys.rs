@@ -74,7 +74,7 @@ pub enum Value {
     Stored(StoredValue),
     /// From another node.
     Received {
-        /// The raw JSON text.
+        /// As [`value`](crate::model::value) stores it.
         bytes: Vec<u8>,
         /// The version, where the owner tells it.
         version: Option<u64>,
@@ -84,7 +84,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The raw JSON text.
+    /// As [`value`](crate::model::value) stores it.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Stored(held) => held.value(),

@@ -67,8 +67,11 @@ impl Purpose {
     fn protocols(self) -> (&'static str, &'static [(&'static str, Form)]) {
         match self {
             Self::Nodes => {
-                const ALL: [(&str, Form); 2] =
-                    [(Form::Conditions.protocol(), Form::Conditions), (Form::First.protocol(), Form::First)];
+                const ALL: [(&str, Form); 3] = [
+                    (Form::Types.protocol(), Form::Types),
+                    (Form::Conditions.protocol(), Form::Conditions),
+                    (Form::First.protocol(), Form::First),
+                ];
                 (wire::REQUESTS, &ALL)
             }
             Self::Relay => (wire::RELAY, &[(relayed::PROTOCOL, Form::First)]),
@@ -559,7 +562,8 @@ mod tests {
                 asked.push(byte[0]);
             }
             let asked = String::from_utf8(asked).unwrap();
-            assert!(asked.contains("\r\nUpgrade: evenkv-requests/2\r\n"), "{asked}");
+            let upgrade = format!("\r\nUpgrade: {}\r\n", Form::NEWEST.protocol());
+            assert!(asked.contains(&upgrade), "{asked}");
             assert!(asked.contains("\r\nEvenkv-Secret: hush\r\n"), "{asked}");
             stream.write_all(head.as_bytes()).unwrap();
             serve(&mut stream);
@@ -582,7 +586,7 @@ mod tests {
         let addressed = Addressed { cluster: "c".to_owned(), epoch: 1, incarnation: None };
         let (action, condition, mut frame) = (Action::Get, None, Vec::new());
         let question = Question { addressed, left_ms: 1, id: None, is_stale: false, key, action, condition };
-        question.encode(Form::Conditions, 0, &mut frame).unwrap();
+        question.encode(Form::NEWEST, 0, &mut frame).unwrap();
         frame
     }
 
@@ -600,7 +604,7 @@ mod tests {
 
     fn found(number: u64, value: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
-        Said::Found(None, Some(1), value).encode(Form::Conditions, number, &mut frame);
+        Said::Found(None, Some(1), value).encode(Form::NEWEST, number, &mut frame);
         frame
     }
 
@@ -679,7 +683,7 @@ mod tests {
         for unread in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let connection = Connection::of(stream, Purpose::Nodes, Form::Conditions).unwrap();
+            let connection = Connection::of(stream, Purpose::Nodes, Form::NEWEST).unwrap();
             let (mut node, _) = listener.accept().unwrap();
             assert!(!is_closed(&connection.stream));
             // Nobody reads here, so nobody has seen the end; nor does an answer before it hide it.
@@ -806,7 +810,7 @@ mod tests {
         for (purpose, ends) in [(Purpose::Relay, true), (Purpose::Nodes, false)] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let connection = Arc::new(Connection::of(stream, purpose, Form::Conditions).unwrap());
+            let connection = Arc::new(Connection::of(stream, purpose, Form::NEWEST).unwrap());
             let has_ended = || connection.asked.lock().ended.is_some();
             let later = ticks_ms() + u64::try_from(UNUSED.as_millis()).unwrap();
             assert!(matches!(connection.look(later - 1000), Ok(false)) && !has_ended());

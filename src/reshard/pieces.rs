@@ -29,7 +29,7 @@ const FEW_CHANGES: usize = 64;
 /// While clients use the source or the target, copying rests for so many times as long as it works.
 const REST: u32 = 9;
 
-/// The part of the source: answers what the target asks, another node.
+/// The part of the source: answers what the target asks, another node, which knows forms up to a format.
 ///
 /// # Errors
 /// Why it does not.
@@ -37,12 +37,20 @@ pub async fn give_sender(
     node: &Node,
     addressed: Option<&Addressed>,
     transfer: &Transfer,
+    knows: u32,
 ) -> Result<Parcel, OrderError> {
     node.check_addressed(addressed).map_err(|error| match error {
         NotMeant::Gone(reason) => OrderError::Gone(reason),
         NotMeant::NotYet(reason) | NotMeant::Unclear(reason) => OrderError::Refused(reason),
     })?;
-    give(node, transfer).await
+    let parcel = give(node, transfer).await?;
+    if parcel.delta.needs() > knows {
+        return Err(OrderError::Refused(format!(
+            "{}: the range has values that are not JSON, and the node that is to take it is of a version that does not know them: run a newer one there",
+            node.address
+        )));
+    }
+    Ok(parcel)
 }
 
 async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {

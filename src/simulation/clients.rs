@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::oracle::{Began, Oracle, number_in};
+use super::oracle::{Began, Oracle, number_in, value_of};
 use super::tasks::{at, pause, pause_for};
 use super::world::{World, place_of};
 use crate::clock::{Deadline, now};
@@ -202,7 +202,7 @@ fn note_read(oracle: &mut Oracle, request: &Request, answer: Answer, began: Bega
 async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, Option<RequestId>)> {
     let deadline = Deadline::after(now(), REQUEST);
     let text = match request.kind {
-        Kind::Put(value) => value.to_string().into_bytes(),
+        Kind::Put(number) => value_of(number),
         Kind::Get | Kind::Delete => Vec::new(),
     };
     let operation = match request.kind {

@@ -17,6 +17,7 @@ use crate::clock::{Deadline, now};
 use crate::consensus::StateMachine;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
+use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Operation, RequestId, Shard};
 use crate::node::ask::OrderError;
@@ -86,7 +87,7 @@ impl Host for Simulated {
         let (addressed, transfer) = (addressed.clone(), transfer.clone());
         Box::pin(async move {
             let work = |controller: Rc<Controller>| async move {
-                pieces::give_sender(&controller.node, Some(&addressed), &transfer).await
+                pieces::give_sender(&controller.node, Some(&addressed), &transfer, format::CURRENT).await
             };
             let answer = self.exchange(node, from, deadline, work).await;
             answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(from))

@@ -12,6 +12,7 @@ use crate::model::hash::HashKey;
 use crate::model::meta::{Command, End, MetaState, Void};
 use crate::model::shard::{RequestId, WriteOutcome, Written};
 use crate::model::store::Checksum;
+use crate::model::value::{Content, ContentType};
 
 /// What a key holds after a write, with its version; nothing where that is not to be seen.
 pub(super) type Post = Option<Option<(Vec<u8>, u64)>>;
@@ -71,6 +72,14 @@ pub(super) enum Event {
     },
 }
 
+/// What is known of the pair that a key has.
+#[derive(Debug, Clone, Copy)]
+enum Held {
+    Unknown,
+    /// Its version, or that it is absent.
+    Known(Option<u64>),
+}
+
 /// A key, as a register.
 struct Register {
     /// What it has held, the oldest first.
@@ -81,8 +90,8 @@ struct Register {
     is_open: bool,
     /// So many times what it holds was open and was seen then.
     settled: u64,
-    /// The version of what it holds, or that it is absent, where that is known.
-    version: Option<Option<u64>>,
+    /// The pair that it has.
+    held: Held,
 }
 
 /// What a key was known to hold when a request about it began.
@@ -142,8 +151,8 @@ pub(super) struct Oracle {
 impl Oracle {
     pub(super) fn new(keys: Vec<Vec<u8>>) -> Self {
         let register = |key| {
-            let version = Some(None);
-            (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0, version })
+            let held = Held::Known(None);
+            (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0, held })
         };
         Self {
             registers: keys.into_iter().map(register).collect(),
@@ -267,7 +276,7 @@ impl Oracle {
                 (register.is_open, register.floor) = (true, 0);
                 self.forgotten += 1;
                 self.begun = None;
-                register.version = None;
+                register.held = Held::Unknown;
                 let of_key = |(of, ..): &(Vec<u8>, usize, Written)| of == key;
                 self.doubtful.extend(self.done.iter().filter(|(_, done)| of_key(done)).map(|(id, _)| *id));
                 self.done.retain(|_, done| !of_key(done));
@@ -321,7 +330,7 @@ impl Oracle {
                 return Err(format!("request {request} was not applied, and then was"));
             }
             let was_open = register.is_open || self.doubtful.contains(request);
-            if let (Some(condition), Some(there), false) = (condition, register.version, was_open) {
+            if let (Some(condition), Held::Known(there), false) = (condition, register.held, was_open) {
                 // What is not there is not deleted, whatever the condition is.
                 let counts = value.is_some() || there.is_some();
                 let is_met = !counts || condition.judge(there) == Judgement::Holds;
@@ -345,7 +354,7 @@ impl Oracle {
                 (None, false) => (WriteOutcome::Absent, None),
             };
             register.values.push(value);
-            register.version = Some(done.there());
+            register.held = Held::Known(done.there());
             self.done.insert(*request, (key.clone(), register.values.len() - 1, *done));
             if post.is_some() && outcome != expected && !was_open {
                 return Err(format!(
@@ -362,7 +371,7 @@ impl Oracle {
         let register = self.registers.get_mut(&write.key).expect("it is there");
         let got = post.as_ref().map(|(value, _)| number_in(value));
         register.settle(got)?;
-        register.version = Some(post.as_ref().map(|(_, version)| *version));
+        register.held = Held::Known(post.as_ref().map(|(_, version)| *version));
         let last = register.values.last().copied().flatten();
         if got == last { Ok(()) } else { Err(format!("after {write:?} there is {post:?} and not {last:?}")) }
     }
@@ -504,7 +513,21 @@ fn sound_receipt(receipt: &str) -> Result<(), String> {
 
 /// The number that a value is.
 pub(super) fn number_in(value: &[u8]) -> u64 {
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).expect("only numbers are put")
+    let content = Content::of(value).expect("what was put can be read");
+    let number = std::str::from_utf8(&value[content.place]).ok().and_then(|text| text.parse().ok());
+    let number = number.expect("only numbers are put");
+    assert_eq!(value, value_of(number), "a value is what was put, with its type");
+    number
+}
+
+/// The value that a number stands for; some are not JSON.
+pub(super) fn value_of(number: u64) -> Vec<u8> {
+    let head = if number.is_multiple_of(3) {
+        ContentType::new("text/plain").expect("a type").head()
+    } else {
+        Vec::new()
+    };
+    [head, number.to_string().into_bytes()].concat()
 }
 
 /// What one command may make of a meta state.

@@ -12,27 +12,42 @@ use crate::error::Applied;
 use crate::model::address::Address;
 use crate::model::binary::{Malformed, Reader, put_bytes, put_number, put_option};
 use crate::model::condition::Condition;
+use crate::model::format;
 use crate::model::shard::{Action, Operation, RequestId, Unread, WriteOutcome, Written};
 
 /// The form of the frames of questions and answers: the first byte of each. A connection is upgraded to the newest that both nodes know; a node that knows none is
 /// asked by HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Form {
     /// Without conditions and versions.
     First = 1,
     /// Questions may have conditions, and answers tell the version of what is there.
     Conditions = 2,
+    /// The same, and values may have types of their own.
+    Types = 3,
 }
 
 impl Form {
     /// The forms, the newest first.
-    pub const ALL: [Self; 2] = [Self::Conditions, Self::First];
+    pub const ALL: [Self; 3] = [Self::Types, Self::Conditions, Self::First];
+    /// The newest.
+    pub const NEWEST: Self = Self::Types;
 
     /// The protocol that a connection is upgraded to.
     pub const fn protocol(self) -> &'static str {
         match self {
             Self::First => "evenkv-requests/1",
             Self::Conditions => "evenkv-requests/2",
+            Self::Types => "evenkv-requests/3",
+        }
+    }
+
+    /// The format that a node knows which takes it: see [`format`].
+    pub const fn format(self) -> u32 {
+        match self {
+            Self::First => format::FIRST,
+            Self::Conditions => format::CONDITIONS,
+            Self::Types => format::TYPES,
         }
     }
 }
@@ -213,7 +228,7 @@ pub fn put_last(out: &mut Vec<u8>) {
 pub(super) fn head(reader: &mut Reader<'_>) -> Result<(u8, u64), Malformed> {
     match formed_head(reader)? {
         (Form::First, kind, number) => Ok((kind, number)),
-        (Form::Conditions, ..) => Err(Malformed("a frame of another version")),
+        (Form::Conditions | Form::Types, ..) => Err(Malformed("a frame of another version")),
     }
 }
 
@@ -252,7 +267,7 @@ impl<A: Borrow<Addressed>> Question<'_, A> {
     /// Appends a frame of a form; nothing where that has no room for what is asked.
     #[must_use]
     pub fn encode(&self, form: Form, number: u64, out: &mut Vec<u8>) -> Option<()> {
-        if form == Form::First && self.condition.is_some() {
+        if self.operation().needs() > form.format() {
             return None;
         }
         let addressed = self.addressed.borrow();
@@ -265,7 +280,7 @@ impl<A: Borrow<Addressed>> Question<'_, A> {
             put_number(out, self.left_ms);
             put_option(out, self.id.as_ref(), RequestId::encode);
             put_bytes(out, self.key);
-            if form == Form::Conditions {
+            if form >= Form::Conditions {
                 put_option(out, self.condition.as_deref(), Condition::encode);
             }
             match self.action {
@@ -293,7 +308,7 @@ impl<'a> Question<'a> {
         let key = reader.bytes(LONGEST)?;
         let condition = match form {
             Form::First => None,
-            Form::Conditions => reader.option(Condition::decode)?.map(Cow::Owned),
+            Form::Conditions | Form::Types => reader.option(Condition::decode)?.map(Cow::Owned),
         };
         let (action, is_stale) = match reader.byte()? {
             GET => (Action::Get, false),
@@ -328,7 +343,7 @@ const UNMET: u8 = 14;
 impl<'a> Answer<'a> {
     /// Appends a frame of the form that the question had.
     pub fn encode(&self, form: Form, number: u64, out: &mut Vec<u8>) {
-        let tells_version = form == Form::Conditions;
+        let tells_version = form >= Form::Conditions;
         put_formed(out, (form, ANSWER), number, |out| match self {
             Self::Wrote(written) => {
                 out.extend_from_slice(&[WROTE, written.outcome.to_byte()]);
@@ -469,6 +484,7 @@ mod tests {
             (Action::Delete, false),
             (Action::Put(b""), false),
             (Action::Put(b"{\"a\":1}"), false),
+            (Action::Put(b"\0\x01xyz"), false),
         ]
         .into_iter()
         .flat_map(|asked| [(asked, false), (asked, true)])
@@ -532,15 +548,15 @@ mod tests {
     fn frames_survive_a_round_trip() {
         let mut bytes = Vec::new();
         for (number, question) in questions().iter().enumerate() {
-            question.encode(Form::Conditions, number as u64 * 1000, &mut bytes).unwrap();
+            question.encode(Form::NEWEST, number as u64 * 1000, &mut bytes).unwrap();
         }
         for (number, (frame, question)) in split(&bytes).into_iter().zip(questions()).enumerate() {
-            let read = Frame::Question(number as u64 * 1000, Form::Conditions, question);
+            let read = Frame::Question(number as u64 * 1000, Form::NEWEST, question);
             assert_eq!(Frame::decode(frame), Ok(read));
         }
         bytes.clear();
         for answer in answers() {
-            answer.encode(Form::Conditions, 7, &mut bytes);
+            answer.encode(Form::NEWEST, 7, &mut bytes);
         }
         for (frame, answer) in split(&bytes).into_iter().zip(answers()) {
             assert_eq!(Frame::decode(frame), Ok(Frame::Answer(7, answer)));
@@ -553,13 +569,18 @@ mod tests {
 
     /// The bytes are those that nodes before conditions write and read.
     #[test]
-    fn frames_of_the_first_form_have_neither_conditions_nor_versions() {
+    fn frames_of_the_first_form_have_neither_conditions_nor_versions_nor_types() {
         let mut bytes = Vec::new();
         for question in questions() {
             let written = question.encode(Form::First, 7, &mut bytes);
-            assert_eq!(written.is_some(), question.condition.is_none(), "{question:?}");
+            let is_plain = question.operation().needs() == format::FIRST;
+            assert_eq!(written.is_some(), is_plain, "{question:?}");
+            let without_types = question.encode(Form::Conditions, 7, &mut Vec::new());
+            let is_typed = question.operation().needs() == format::TYPES;
+            assert_eq!(without_types.is_none(), is_typed, "{question:?}");
         }
-        let unconditional = questions().into_iter().filter(|question| question.condition.is_none());
+        let unconditional = questions().into_iter();
+        let unconditional = unconditional.filter(|question| question.operation().needs() == format::FIRST);
         for (frame, question) in split(&bytes).into_iter().zip(unconditional) {
             assert_eq!(Frame::decode(frame), Ok(Frame::Question(7, Form::First, question)));
         }
@@ -580,10 +601,10 @@ mod tests {
     fn a_frame_that_is_cut_anywhere_is_refused_or_has_a_shorter_value() {
         let mut bytes = Vec::new();
         for question in questions() {
-            question.encode(Form::Conditions, 300, &mut bytes).unwrap();
+            question.encode(Form::NEWEST, 300, &mut bytes).unwrap();
         }
         for answer in answers() {
-            answer.encode(Form::Conditions, 300, &mut bytes);
+            answer.encode(Form::NEWEST, 300, &mut bytes);
         }
         Leader { group: 300, term: 7, node: "n1:80".parse().unwrap() }.encode(&mut bytes);
         for frame in split(&bytes) {
@@ -615,7 +636,7 @@ mod tests {
         let mut bytes = Vec::new();
         Answer::Again.encode(Form::First, 1, &mut bytes);
         let inside = &bytes[HEAD..];
-        for (at, byte) in [(0, Form::ALL[0] as u8 + 1), (0, 0), (1, 0), (1, 9), (10, 99)] {
+        for (at, byte) in [(0, Form::NEWEST as u8 + 1), (0, 0), (1, 0), (1, 9), (10, 99)] {
             let mut other = inside.to_vec();
             other[at] = byte;
             assert!(Frame::decode(&other).is_err(), "{other:?}");

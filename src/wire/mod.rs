@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip128::SipHasher24;
 
 use crate::model::address::Address;
+use crate::model::format;
 use crate::model::range::HashRange;
 use crate::model::shard::{Audit, Claims, Stamp, Tally, Unread, WriteOutcome};
 
@@ -19,6 +20,8 @@ use crate::model::shard::{Audit, Claims, Stamp, Tally, Unread, WriteOutcome};
 pub const KEYS: &str = "/node/keys/";
 /// The same of requests with a condition: a node that does not know this path does not know conditions, either, and does nothing.
 pub const CONDITIONAL_KEYS: &str = "/node/conditional-keys/";
+/// The same of requests that store a value with a type of its own, which may have a condition, too: a node that does not know this path would take such a value for JSON.
+pub const TYPED_KEYS: &str = "/node/typed-keys/";
 /// Where a node says who it is: [`Hello`].
 pub const HELLO: &str = "/node/hello";
 /// Where a node takes the news of its cluster: a [`MetaState`](crate::model::meta::MetaState).
@@ -41,7 +44,7 @@ pub const REQUESTS: &str = "/node/requests";
 pub const RELAY: &str = "/relay";
 /// In the request that opens a connection for messages: the address of the sender.
 pub const FROM_HEADER: &str = "Evenkv-From";
-/// The newest format that the sender of messages knows: see [`format`](crate::model::format).
+/// The newest format that the sender knows, of messages, of what is asked about keys, or of pieces: see [`format`]. Whoever does not say it knows the first one.
 pub const FORMAT_HEADER: &str = "Evenkv-Format";
 /// Where an operator makes a survivor the first of a cluster whose meta group is lost.
 pub const RECOVER: &str = "/node/recover";
@@ -59,7 +62,7 @@ pub const SENDER_HEADER: &str = "Evenkv-Sender";
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
 pub const RESULT_HEADER: &str = "Evenkv-Result";
-/// In a request under [`CONDITIONAL_KEYS`]: the [`Condition`](crate::model::condition::Condition).
+/// In a request under [`CONDITIONAL_KEYS`] or [`TYPED_KEYS`]: the [`Condition`](crate::model::condition::Condition).
 pub const CONDITION_HEADER: &str = "Evenkv-Condition";
 /// In the answer to a forwarded key operation: the version of what is there, if anything is.
 pub const VERSION_HEADER: &str = "Evenkv-Version";
@@ -85,7 +88,7 @@ pub const HOP_HEADER: &str = "Evenkv-Hop";
 pub enum KeyResult {
     /// PUT or DELETE: what the write did.
     Wrote(WriteOutcome),
-    /// GET: the body is the raw JSON text of the value.
+    /// GET: the body is the value, as [`value`](crate::model::value) stores it.
     Found,
     /// GET: the key is absent.
     Missing,
@@ -137,6 +140,15 @@ impl KeyResult {
             _ => true,
         };
         Self::ALL.iter().find(|(result, name)| *name == text && fits(*result)).map(|(result, _)| *result)
+    }
+}
+
+/// The path of requests about keys that need a format.
+pub const fn keys_of(needs: u32) -> &'static str {
+    match needs {
+        format::TYPES.. => TYPED_KEYS,
+        format::CONDITIONS.. => CONDITIONAL_KEYS,
+        _ => KEYS,
     }
 }
 

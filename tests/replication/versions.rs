@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::alone;
 use crate::support::audit::audit;
-use crate::support::change::ask_with;
+use crate::support::change::{ask, ask_with, target};
 use crate::support::cluster::Cluster;
 use crate::support::history;
 use crate::support::http::Http;
@@ -165,6 +165,90 @@ fn a_condition_is_never_dropped_on_the_way_to_a_node_of_an_older_version() {
             refused > 0 && (factor == "3" || done > 0),
             "factor {factor}: {done} done, {refused} refused"
         );
+    }
+}
+
+/// What is not JSON is stored only where everybody knows such values who keeps it, and is read only through nodes that do.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn a_value_that_is_not_json_never_comes_to_a_node_of_an_older_version() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    for factor in ["1", "3"] {
+        let mut cluster = Cluster::of_program(3, &older, &[("REPL_FACTOR", factor)]);
+        let all = cluster.addresses();
+        if factor == "3" {
+            replace(&mut cluster, 0, None);
+        } else {
+            cluster.nodes[0].kill();
+            cluster.nodes[0].run_program(None);
+            cluster.nodes[0].restart();
+            cluster.nodes[0].wait_live();
+            let lost = json!({"view": all, "accept-loss": ["1"]});
+            assert_eq!(ask_with(&all[1], &[], &lost).status, 200);
+        }
+        let (mut done, mut refused) = (0, 0);
+        for number in 0..20 {
+            // Small ones go on a connection, large ones by HTTP.
+            for bytes in [10, 60_000] {
+                let (v1, classic) =
+                    (format!("/v1/kv/{number}-{bytes}"), target(&format!("{number}-{bytes}")));
+                let mut newer = Http::new(&all[0]);
+                let body = vec![0xff; bytes];
+                let put =
+                    newer.request("PUT", &v1, &[("Content-Type", "image/x"), ("If-None-Match", "*")], &body);
+                if put.status == 201 {
+                    done += 1;
+                    assert_eq!((newer.get(&v1).body, factor), (body, "1"));
+                    for node in &all[1..] {
+                        let through = Http::new(node).get(&classic);
+                        assert_eq!(through.status, 503, "an older node cannot read it: {}", through.text());
+                    }
+                } else {
+                    refused += 1;
+                    let text = put.text();
+                    let named = all[1..].iter().any(|node| text.contains(node.as_str()));
+                    assert!(put.status == 503 && named && text.contains("version"), "{}: {text}", put.status);
+                    assert_eq!(put.header("Evenkv-Outcome"), Some("not-applied"));
+                    assert!(put.header("Retry-After").is_some());
+                    assert_eq!(newer.get(&v1).status, 404, "nothing was done");
+                }
+                // JSON is what it was.
+                let put = newer.request("PUT", &v1, &[("Content-Type", "application/json")], b"[1]");
+                assert!(put.status < 300, "{}", put.text());
+                for node in &all {
+                    assert_eq!(Http::new(node).get(&classic).json()["value"], json!([1]));
+                }
+                let back = newer.request("PUT", &v1, &[], b"x");
+                let is_refused = back.header("Evenkv-Outcome") == Some("not-applied");
+                assert!(back.status == 200 || is_refused, "{}: {}", back.status, back.text());
+            }
+        }
+        assert!(refused > 0 && (factor == "3" || done > 0), "factor {factor}: {done}, {refused}");
+        if factor == "1" {
+            // Its values that are not JSON stay where they are known.
+            let moved = ask(&all[0], &all[1..]);
+            assert_eq!(moved.status, 503, "{}", moved.text());
+            assert!(moved.text().contains("version"), "{}", moved.text());
+            let kept =
+                (0..20).find(|number| Http::new(&all[0]).get(&format!("/v1/kv/{number}-10")).text() == "x");
+            assert!(kept.is_some());
+        } else {
+            for number in 1..3 {
+                replace(&mut cluster, number, None);
+            }
+            wait_agreed(&all[0]);
+            for node in &all {
+                wait_until("it is known everywhere", START_DEADLINE, || {
+                    Http::new(node).request("PUT", "/v1/kv/a", &[], b"x").status < 300
+                });
+            }
+            for node in &all {
+                let found = Http::new(node).get("/v1/kv/a");
+                assert_eq!((found.status, found.text().as_str()), (200, "x"));
+            }
+        }
     }
 }
 

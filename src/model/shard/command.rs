@@ -18,7 +18,7 @@ pub enum ShardCommand {
     Write {
         /// The key.
         key: Box<[u8]>,
-        /// The raw JSON text of the value; nothing to delete the key.
+        /// The value; nothing to delete the key.
         value: Option<Box<[u8]>>,
         /// What has to be there.
         condition: Option<Box<Condition>>,
@@ -159,7 +159,8 @@ impl ShardCommand {
     /// The format that a node has to know to apply it.
     pub fn needs(&self) -> u32 {
         match self {
-            Self::Write { condition, .. } => format_of_writes(condition.as_deref()),
+            Self::Write { value, condition, .. } => operation(value.as_deref(), condition.as_deref()).needs(),
+            Self::Install { delta, .. } => delta.needs(),
             Self::Prepare { frozen, .. } => frozen.remembered.needs(),
             _ => format::FIRST,
         }
@@ -327,11 +328,6 @@ impl ShardOutcome {
 
 fn operation<'a>(value: Option<&'a [u8]>, condition: Option<&'a Condition>) -> Operation<'a> {
     value.map_or(Operation::DELETE, Operation::put).under(condition)
-}
-
-/// The format that a node has to know to apply a write.
-pub fn format_of_writes(condition: Option<&Condition>) -> u32 {
-    if condition.is_some() { format::CONDITIONS } else { format::FIRST }
 }
 
 fn read_refused(reader: &mut Reader<'_>) -> Result<Refused, Malformed> {

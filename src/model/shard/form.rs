@@ -5,10 +5,18 @@ use super::{Checksum, Delta, Directive, Frozen, HashRange, PieceId, Remembered, 
 use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
 };
+use crate::model::format;
 use crate::model::pages::Record;
 use crate::model::store::{Copied, Value};
+use crate::model::value;
 
 impl Delta {
+    /// The format that a node has to know to take it.
+    pub fn needs(&self) -> u32 {
+        let has_types = self.pairs.iter().any(|pair| value::is_typed(pair.value.bytes()));
+        if has_types { format::TYPES } else { format::FIRST }
+    }
+
     /// Appends its binary form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_list(out, self.pairs.iter(), |pair, out| {

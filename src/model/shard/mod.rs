@@ -32,14 +32,16 @@ use self::starts::Starts;
 use self::timed::Timed;
 use super::changes::Changes;
 use super::condition::{Condition, Judgement};
+use super::format;
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
 use super::store::{Checksum, Size, Store, StoredValue};
+use super::value;
 
 pub use self::audit::{Audit, AuditBegun, AuditState};
 pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
-pub use self::command::{ShardCommand, ShardOutcome, encode_write, format_of_writes};
+pub use self::command::{ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{
@@ -62,7 +64,7 @@ pub struct Operation<'a> {
 pub enum Action<'a> {
     /// Read it.
     Get,
-    /// Insert or replace it; the raw JSON text of the value.
+    /// Insert or replace it; the value as [`value`] stores it.
     Put(&'a [u8]),
     /// Delete it.
     Delete,
@@ -74,7 +76,7 @@ impl<'a> Operation<'a> {
     /// Deletes, under no condition.
     pub const DELETE: Self = Self { action: Action::Delete, condition: None };
 
-    /// Inserts or replaces, under no condition; the raw JSON text of the value.
+    /// Inserts or replaces, under no condition; the value as [`value`] stores it.
     pub const fn put(value: &'a [u8]) -> Self {
         Self { action: Action::Put(value), condition: None }
     }
@@ -88,6 +90,15 @@ impl<'a> Operation<'a> {
     /// Whether it changes nothing.
     pub const fn is_read(&self) -> bool {
         matches!(self.action, Action::Get)
+    }
+
+    /// The format that a node has to know to do it: one that does not would leave something of it out.
+    pub const fn needs(&self) -> u32 {
+        match (self.action, self.condition) {
+            (Action::Put(value), _) if value::is_typed(value) => format::TYPES,
+            (_, Some(_)) => format::CONDITIONS,
+            (_, None) => format::FIRST,
+        }
     }
 
     /// The value of a PUT.

@@ -12,11 +12,13 @@ use crate::model::condition::Versions;
 use crate::model::format;
 use crate::model::pages::Record;
 use crate::model::store::{Copied, Value};
+use crate::model::value::ContentType;
 
 const HASH_KEY: HashKey = HashKey::FIRST_BYTE;
 /// The space is cut into as many ranges, of which each is a piece.
 const RANGES: u8 = 4;
 const KEYS: u8 = 32;
+const TYPED: u8 = 13;
 
 fn range(number: u8) -> HashRange {
     let cut = |number: u8| Point::before_hash(HASH_KEY.hash(&[number * (KEYS / RANGES)]).0);
@@ -28,8 +30,11 @@ fn key(number: u8) -> Box<[u8]> {
     [&[number / 2 * 2][..], if number.is_multiple_of(2) { b"" } else { b"b" }].concat().into()
 }
 
-/// Short ones lie in pages, the others by themselves.
+/// Short ones lie in pages, the others by themselves. One has a type of its own.
 fn value(number: u8) -> Box<[u8]> {
+    if number == TYPED {
+        return [ContentType::new("text/plain").unwrap().head(), b"x".to_vec()].concat().into();
+    }
     let length = if number.is_multiple_of(5) { 2100 } else { usize::from(number) };
     vec![b'0' + number % 10; length].into()
 }
@@ -475,12 +480,12 @@ fn only_a_snapshot_that_remembers_an_unmet_condition_has_a_form_that_nodes_befor
     };
     let unmet = ShardOutcome::Write(Ok(Written { outcome: WriteOutcome::Unmet, version: 1 }));
     assert_eq!((shard.apply(&command(8)), command(8).needs()), (unmet.clone(), format::CONDITIONS));
-    assert_eq!(form_of(&snapshot(&shard)), Ok(SNAPSHOT_FORM));
+    assert_eq!(form_of(&snapshot(&shard)), Ok(3));
     let other = restored(&shard);
     write(&other, 1, Some(2), 9);
     assert_eq!(other.apply(&command(8)), unmet, "as the first time");
     let mut unknown = snapshot(&shard);
-    unknown[0] = 4;
+    unknown[0] = 5;
     assert!(other.restore(&unknown).is_err());
     // What goes along with a range needs it, too.
     let frozen = |remembered| Frozen { remembered, ..Frozen::default() };
@@ -493,6 +498,40 @@ fn only_a_snapshot_that_remembers_an_unmet_condition_has_a_form_that_nodes_befor
     let all = shard.remembered(&table, &HashRange::all());
     assert_eq!(prepare(all).needs(), format::CONDITIONS);
     assert_eq!(prepare(Remembered::default()).needs(), format::FIRST);
+}
+
+#[test]
+fn what_has_a_value_with_a_type_is_nothing_for_nodes_before() {
+    let shard = founded();
+    write(&shard, 1, Some(1), 7);
+    let typed = value(TYPED);
+    let put = |request: u64| ShardCommand::Write {
+        key: key(2),
+        value: Some(typed.clone()),
+        condition: None,
+        forwarded: Forwarded { request: request.into(), epoch: 1, now_ms: 1, keep_ms: 1000 },
+    };
+    assert_eq!(put(8).needs(), format::TYPES);
+    assert_eq!(form_of(&snapshot(&shard)), Ok(2));
+    shard.apply(&put(8));
+    assert_eq!(form_of(&snapshot(&shard)), Ok(SNAPSHOT_FORM));
+    // Replicas agree on it, whenever they were filled, also when it is gone again.
+    let early = restored(&shard);
+    for replica in [&shard, &early] {
+        write(replica, 2, None, 9);
+    }
+    let late = restored(&shard);
+    for replica in [&shard, &early, &late] {
+        assert_eq!(snapshot(replica), snapshot(&shard));
+        assert_eq!(form_of(&snapshot(replica)), Ok(SNAPSHOT_FORM));
+    }
+    // What is moved needs it, too.
+    let install = |value: &[u8]| {
+        let copied = Copied { key: key(2), value: Value::Small(value.into()), version: 3 };
+        let delta = Delta { pairs: vec![copied], deleted: Vec::new() };
+        ShardCommand::Install { stamp: stamp(0, 0, 1, 1), delta }.needs()
+    };
+    assert_eq!((install(&typed), install(b"1")), (format::TYPES, format::FIRST));
 }
 
 #[test]

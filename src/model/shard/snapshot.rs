@@ -26,8 +26,10 @@ use crate::model::pages::Record;
 use crate::model::store::StoreCopy;
 
 /// The number of the newest form: a replica of another version of the program does not guess.
-pub const SNAPSHOT_FORM: u64 = 3;
-/// That of a snapshot in which nothing is remembered of writes whose condition did not hold: replicas before there were any read it, too.
+pub const SNAPSHOT_FORM: u64 = 4;
+/// That of a snapshot without values that have types of their own: replicas before there were any read it, too.
+const WITHOUT_TYPES: u64 = 3;
+/// That of a snapshot in which, besides, nothing is remembered of writes whose condition did not hold: replicas before there were conditions read it, too.
 const WITHOUT_CONDITIONS: u64 = 2;
 /// A piece ends after so many bytes of pairs; with a large pair it is longer.
 const PIECE_BYTES: usize = 256 << 10;
@@ -100,8 +102,15 @@ impl Shard {
         let records = self.remembered(table, &HashRange::all()).records;
         let prepared = table.incoming.iter().filter_map(|one| one.prepared.as_ref());
         let needs = records.iter().map(RetryRecord::needs).chain(prepared.map(Remembered::needs));
-        let is_old = needs.max().is_none_or(|needs| needs < format::CONDITIONS);
-        put_number(&mut head, if is_old { WITHOUT_CONDITIONS } else { SNAPSHOT_FORM });
+        let has_conditions = needs.max().is_some_and(|needs| needs >= format::CONDITIONS);
+        put_number(
+            &mut head,
+            match (self.store.has_types(), has_conditions) {
+                (true, _) => SNAPSHOT_FORM,
+                (false, true) => WITHOUT_TYPES,
+                (false, false) => WITHOUT_CONDITIONS,
+            },
+        );
         put_wide(&mut head, self.store.hash_key().number());
         put_number(&mut head, self.store.index());
         put_number(&mut head, self.clock.time());
@@ -123,7 +132,8 @@ impl Shard {
     /// When the bytes are no snapshot, or one of a shard with another hash key; then nothing has changed.
     pub fn restore(&self, snapshot: &[u8]) -> Result<(), Malformed> {
         let reader = &mut Reader::new(snapshot);
-        if !is_known(reader.number()?) {
+        let form = reader.number()?;
+        if !is_known(form) {
             return Err(Malformed("a snapshot of another version of the program"));
         }
         let hash_key = self.store.hash_key();
@@ -137,6 +147,9 @@ impl Shard {
         let timed = read_records(reader, &mut fresh.starts)?;
         let store = read_pairs(reader, hash_key)?;
         store.raise_index(index);
+        if form > WITHOUT_TYPES {
+            store.note_types();
+        }
         reader.end()?;
         for one in &fresh.incoming {
             one.pairs.store(store.size_of(&one.range).pairs, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! The map from keys to pairs.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use std::convert::Infallible;
 use std::iter::Sum;
@@ -13,6 +13,7 @@ use crate::model::condition::{Condition, Judgement};
 use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Record, SMALL_BYTES};
 use crate::model::pair::Pair;
+use crate::model::value;
 
 /// Enough stripes that threads seldom meet at one lock.
 pub(super) const STRIPES: u32 = 256;
@@ -37,6 +38,8 @@ pub struct Store {
     versions: AtomicU64,
     /// How many scrubs were begun.
     scrubs: AtomicU32,
+    /// Whether there has been a value with a type of its own.
+    has_types: AtomicBool,
 }
 
 /// A pair that was read.
@@ -45,7 +48,7 @@ pub enum StoredValue {
     Small {
         /// The version: greater than that of every earlier pair with this key.
         version: u64,
-        /// The raw JSON text of the value.
+        /// The value, as [`value`](crate::model::value) stores it.
         value: Box<[u8]>,
     },
     /// A handle on a large one.
@@ -53,7 +56,7 @@ pub enum StoredValue {
 }
 
 impl StoredValue {
-    /// The raw JSON text of the value.
+    /// The value, as [`value`](crate::model::value) stores it.
     pub fn value(&self) -> &[u8] {
         match self {
             Self::Small { value, .. } => value,
@@ -118,7 +121,8 @@ impl Store {
     pub fn new(hash_key: HashKey) -> Self {
         let stripes = (0..STRIPES).map(|_| RwLock::new(Stripe::new(hash_key))).collect();
         let (versions, scrubs) = (AtomicU64::new(0), AtomicU32::new(0));
-        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs }
+        let has_types = AtomicBool::new(false);
+        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs, has_types }
     }
 
     /// What the keys are hashed with.
@@ -134,6 +138,21 @@ impl Store {
     /// Makes all later versions greater than this one.
     pub fn raise_index(&self, at_least: u64) {
         self.versions.fetch_max(at_least, Ordering::Relaxed);
+    }
+
+    /// Whether there has been a value with a type of its own, here or where all of this came from. It stays so: replicas that have applied the same agree on it, whenever
+    /// they were filled.
+    pub fn has_types(&self) -> bool {
+        self.has_types.load(Ordering::Relaxed)
+    }
+
+    /// Notes that there has been one.
+    pub fn note_types(&self) {
+        self.has_types.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_has_types(&self, has_types: bool) {
+        self.has_types.store(has_types, Ordering::Relaxed);
     }
 
     pub(super) fn set_index(&self, index: u64) {
@@ -205,6 +224,9 @@ impl Store {
         // The version is drawn under the lock: so the order of versions is the order in which writers of one key
         // passed the lock.
         let version = version(&stripe)?;
+        if value::is_typed(value) && !self.has_types() {
+            self.note_types();
+        }
         let (replaced, old) = match large {
             Some(mut pair) => {
                 pair.place(version, self.scrubs.load(Ordering::Relaxed));

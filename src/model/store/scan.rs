@@ -33,7 +33,7 @@ pub struct Batch {
 pub struct Copied {
     /// The key.
     pub key: Box<[u8]>,
-    /// The raw JSON text of the value.
+    /// The value, as [`value`](crate::model::value) stores it.
     pub value: Value,
     /// The version: greater than that of every earlier pair with this key.
     pub version: u64,
@@ -49,7 +49,7 @@ impl Copied {
     }
 }
 
-/// The raw JSON text of a value.
+/// A value, as [`value`](crate::model::value) stores it.
 pub enum Value {
     /// A copy of a small one.
     Small(Box<[u8]>),

@@ -30,9 +30,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The status of an answer that has no body.
 const NO_CONTENT: u16 = 204;
 
-/// Of a method that nobody knows an answer shows so many bytes.
-const SHOWN_METHOD: usize = 64;
-
 /// An answer to one request.
 pub struct Answer {
     /// The status code.
@@ -113,7 +110,7 @@ impl Answer {
 
     /// Whether the body is a value of this node's own, which can be read again.
     pub fn is_stored(&self) -> bool {
-        matches!(self.body, Body::Value { value: Value::Stored(_), .. })
+        matches!(self.body, Body::Value { value: Value::Stored { .. }, .. })
     }
 
     /// Whether the body is written by a lane of its own.

@@ -184,6 +184,8 @@ fn rows_of_conditions(body: &[u8]) -> Vec<Row> {
         row("DELETE", 412).with("If-None-Match", "*").problem("precondition-failed", "Precondition failed"),
         row("GET", 412).with("If-Match", "\"x\"").problem("precondition-failed", "Precondition failed"),
         row("GET", 304).with("If-None-Match", "*").tells_no("Content-Length").tells_no("Content-Type"),
+        row("HEAD", 304).with("If-None-Match", "*").tells_no("Content-Length").tells_no("Content-Type"),
+        row("HEAD", 412).with("If-Match", "\"x\"").tells("Content-Type", "application/problem+json"),
         put(200, body).with("If-Match", "*").with("Content-Type", "a/b"),
     ]
 }
@@ -221,6 +223,11 @@ fn rows_of_ranges(body: &[u8]) -> Vec<Row> {
             .with("If-Range", "Sat, 28 Nov 2026 19:43:31 GMT")
             .answers("a/b", body),
         row("GET", 304).with("Range", "bytes=0-0").with("If-None-Match", "*").tells_no("Content-Range"),
+        row("HEAD", 200)
+            .with("Range", "bytes=0-0")
+            .tells("Content-Type", "a/b")
+            .tells("Content-Length", &length.to_string())
+            .tells_no("Content-Range"),
         row("GET", 412)
             .with("Range", "bytes=0-0")
             .with("If-Match", "\"x\"")
@@ -253,7 +260,7 @@ impl Row {
             Some(wanted) => check_problem(&answer, self.method, wanted, &context),
             None => assert!(answer.body == self.answer, "the body: {context}"),
         }
-        let has_tag = matches!((self.method, self.status), ("GET" | "PUT", 200 | 201 | 206 | 304));
+        let has_tag = matches!((self.method, self.status), ("GET" | "HEAD" | "PUT", 200 | 201 | 206 | 304));
         assert!(answer.header("ETag").is_some() || !has_tag, "ETag: {context}");
     }
 }

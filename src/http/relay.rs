@@ -345,17 +345,15 @@ fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Erro
             name => answer.headers.push((Cow::Owned(name.to_owned()), Cow::Owned(value.to_owned()))),
         }
     }
+    // Not asked of the body alone: one of length 0 says that it has none.
+    let length = parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     if is_head {
-        let length =
-            parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
         answer.body = Body::Stream { reader: Box::new(std::io::empty()), length };
         return Ok(answer);
     }
     if matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(answer);
     }
-    // Not asked of the body alone: one of length 0 says that it has none.
-    let length = parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     let length = length.or_else(|| body.content_length());
     answer.body = if length.is_some_and(|length| length <= HELD_BYTES as u64) {
         // Read before the answer begins, so that a main which breaks off in the middle is still told to the client.

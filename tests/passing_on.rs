@@ -165,7 +165,7 @@ fn a_stranger_or_another_protocol_gets_no_such_connection() {
     for (headers, wanted) in [
         (protocol.clone(), 403),
         (format!("{protocol}Evenkv-Secret: other\r\n"), 403),
-        ("Upgrade: evenkv-requests/3\r\nEvenkv-Secret: hush\r\n".to_owned(), 405),
+        ("Upgrade: evenkv-requests/99\r\nEvenkv-Secret: hush\r\n".to_owned(), 405),
         // Nodes before conditions are served on.
         ("Upgrade: evenkv-requests/1\r\nEvenkv-Secret: hush\r\n".to_owned(), 101),
         (format!("{protocol}Evenkv-Secret: hush\r\n"), 101),

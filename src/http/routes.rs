@@ -118,7 +118,6 @@ const TABLE: [Row; 24] = [
         "GET, PUT, DELETE, HEAD, OPTIONS",
         LaneId::Client,
     ),
-    row(Route::V1Key, ("/v1/kv/", Rest::Key), "v1-kv", "GET, PUT, DELETE, HEAD, OPTIONS", LaneId::Client),
     row(
         Route::V1Key,
         ("/v1/kv/", Rest::Key),

@@ -118,7 +118,8 @@ fn check_v1(place: &str, client: &mut Http, key: &str, length: usize) {
     let put = client.request("PUT", &target, &text, &value);
     assert_eq!(put.status, 201, "{place}: {}", put.text());
     let tag = put.header("ETag").expect("a tag").to_owned();
-    let rows: [(&str, &[(&str, &str)], u16, Option<f64>); 9] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let rows: [(&str, Headers, u16, Option<f64>); 9] = [
         ("?ttl=50", &[], 204, Some(50.0)),
         ("?ttl=none", &[], 204, None),
         ("?ttl=100", &[("If-Match", &tag)], 204, Some(100.0)),
@@ -332,10 +333,14 @@ fn pairs_live_for_their_time_through_a_view_change_and_the_death_of_a_leader() {
             Http::new(&living[0]).put(&target("kept-0"), "{\"value\":1}").status == 200
         });
         *lives.leaderless.lock().unwrap() = killed.elapsed();
-        writers.into_iter().for_each(|writer| writer.join().expect("it writes"));
+        for writer in writers {
+            writer.join().expect("it writes");
+        }
         wait_until("all have gone", allowed(START_DEADLINE), || count(&living[1]) == Some(kept));
         lives.is_over.store(true, Ordering::Relaxed);
-        readers.into_iter().for_each(|reader| reader.join().expect("it reads"));
+        for reader in readers {
+            reader.join().expect("it reads");
+        }
     });
     let faults = lives.faults.lock().unwrap();
     let figure = |count: &AtomicUsize| count.load(Ordering::Relaxed);

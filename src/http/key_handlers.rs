@@ -221,7 +221,7 @@ fn check(
     body: Result<BodyBytes, Error>,
 ) -> Result<KeyRequest, Box<Answer>> {
     match said.interface {
-        Interface::Classic => check_classic(node, said, encoded, limits, body),
+        Interface::Classic => check_classic(node, &said, encoded, limits, body),
         Interface::V1 => {
             let method = said.method.clone();
             let checked = check_v1(node, said, encoded, limits, body);
@@ -284,7 +284,7 @@ fn check_v1(
 /// Checks a request. The order of the checks is part of the contract: framing (checked before), key length, size, headers and query, JSON, value.
 fn check_classic(
     node: &Node,
-    said: Said,
+    said: &Said,
     encoded: EncodedKey,
     limits: Limits,
     body: Result<BodyBytes, Error>,

@@ -58,7 +58,7 @@ impl Shard {
                 version: 0,
             }
         };
-        self.noted(table, hash, key, end).outcome == WriteOutcome::Deleted
+        table.noted(hash, key, end).outcome == WriteOutcome::Deleted
     }
 }
 

@@ -367,20 +367,7 @@ impl Shard {
                 done.unwrap_or_else(|unmet| (WriteOutcome::Unmet, unmet.there.unwrap_or(0)));
             Written { outcome, version }
         };
-        self.noted(table, hash, key, write)
-    }
-
-    /// Does something to a pair, and has noted what that came to whoever counts or moves it.
-    fn noted(&self, table: &Table, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Written) -> Written {
-        let written = match &table.tallying {
-            Some(tallying) => tallying.note(hash, key, write),
-            None => write(),
-        };
-        let has_changed = !matches!(written.outcome, WriteOutcome::Absent | WriteOutcome::Unmet);
-        if let Some(piece) = table.outgoing_piece(hash, key).filter(|_| has_changed) {
-            piece.note(key);
-        }
-        written
+        table.noted(hash, key, write)
     }
 
     /// How many pairs the owned ranges hold, and the bytes of everything that lies here.
@@ -442,6 +429,19 @@ impl Table {
         };
         let frozen = self.outgoing_piece(hash, key).is_some_and(Outgoing::is_frozen);
         if frozen { Err(Refused::Moving) } else { Ok(gained) }
+    }
+
+    /// Does something to a pair, and has noted what that came to whoever counts or moves it.
+    fn noted(&self, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Written) -> Written {
+        let written = match &self.tallying {
+            Some(tallying) => tallying.note(hash, key, write),
+            None => write(),
+        };
+        let has_changed = !matches!(written.outcome, WriteOutcome::Absent | WriteOutcome::Unmet);
+        if let Some(piece) = self.outgoing_piece(hash, key).filter(|_| has_changed) {
+            piece.note(key);
+        }
+        written
     }
 
     fn outgoing_piece(&self, hash: KeyHash, key: &[u8]) -> Option<&Outgoing> {

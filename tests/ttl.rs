@@ -105,6 +105,9 @@ fn check_classic(place: &str, client: &mut Http, target: &str) {
     assert_eq!(client.delete(target).status, 200, "{place}");
 }
 
+/// The headers of a request.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// What `/v1` says of them, and `PATCH`.
 fn check_v1(place: &str, client: &mut Http, key: &str, length: usize) {
     let target = format!("/v1/kv/{key}");
@@ -118,7 +121,6 @@ fn check_v1(place: &str, client: &mut Http, key: &str, length: usize) {
     let put = client.request("PUT", &target, &text, &value);
     assert_eq!(put.status, 201, "{place}: {}", put.text());
     let tag = put.header("ETag").expect("a tag").to_owned();
-    type Headers<'a> = &'a [(&'a str, &'a str)];
     let rows: [(&str, Headers, u16, Option<f64>); 9] = [
         ("?ttl=50", &[], 204, Some(50.0)),
         ("?ttl=none", &[], 204, None),

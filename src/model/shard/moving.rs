@@ -490,6 +490,10 @@ impl Shard {
             return Err(MoveError::NotUnderWay);
         }
         let remembered = frozen.remembered.clone().counted_from(self.clock.time());
+        if shift_ms.is_some() {
+            // The snapshot has to have room for it.
+            self.store.note_ends();
+        }
         incoming.prepared = Some(Prepared { remembered, shift_ms });
         Ok(received)
     }

@@ -23,6 +23,7 @@ pub(crate) mod simulated {
         pub(super) static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
         static START: Cell<Option<Instant>> = const { Cell::new(None) };
         static UPTIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+        static PER_MILLE: Cell<u32> = const { Cell::new(1000) };
         static WALL: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
@@ -33,13 +34,14 @@ pub(crate) mod simulated {
         START.set(NOW.get());
     }
 
-    /// The processes that run from now on were started so long before the simulation.
-    pub(crate) fn set_uptime(uptime: Duration) {
+    /// The processes that run from now on were started so long before the simulation, and the clock that counts for them shows so many seconds after 1,000.
+    pub(crate) fn set_ticks(uptime: Duration, per_mille: u32) {
         UPTIME.set(uptime);
+        PER_MILLE.set(per_mille);
     }
 
     pub(super) fn ticks() -> Option<Duration> {
-        Some(NOW.get()? - START.get()? + UPTIME.get())
+        Some((NOW.get()? - START.get()?) * PER_MILLE.get() / 1000 + UPTIME.get())
     }
 
     /// The clock goes on.
@@ -62,16 +64,34 @@ pub(crate) mod simulated {
     }
 }
 
-/// Milliseconds of the monotonic clock since this process has first asked for them. On Linux it goes on while a process is stopped, and
-/// stands still while the machine sleeps: what is kept for a while is then kept for longer.
+/// Milliseconds of a monotonic clock since this process has first asked for them. On Linux it goes on while a process is stopped or the machine sleeps. Elsewhere it may stand
+/// still while the machine sleeps: what is kept for a while is then kept for longer.
 pub fn ticks_ms() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
+    static START: OnceLock<Duration> = OnceLock::new();
     #[cfg(test)]
     if let Some(ticks) = simulated::ticks() {
         return u64::try_from(ticks.as_millis()).expect("a simulation is short");
     }
-    let since = now() - *START.get_or_init(now);
+    let now = uptime();
+    let since = now.saturating_sub(*START.get_or_init(|| now));
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time since the machine was started, with what it has slept.
+#[cfg(target_os = "linux")]
+fn uptime() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or_else(|_| monotonic(), Duration::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn uptime() -> Duration {
+    monotonic()
+}
+
+/// The time since this process has first asked for it.
+fn monotonic() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    now() - *START.get_or_init(now)
 }
 
 /// The wall clock, for what people and HTTP headers read, and for nothing else.

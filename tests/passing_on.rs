@@ -72,7 +72,8 @@ fn question(
     number: u64,
 ) -> Vec<u8> {
     let mut frame = Vec::new();
-    let question = Question { addressed, left_ms, id, is_stale: false, key, action, condition: None };
+    let question =
+        Question { addressed, left_ms, id, is_stale: false, key, action, condition: None, ttl: None };
     question.encode(FORM, number, &mut frame).expect("it has no condition");
     frame
 }

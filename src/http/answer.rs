@@ -106,7 +106,7 @@ impl Answer {
 
     /// Whether the body is a value of this node's own, which can be read again.
     pub fn is_stored(&self) -> bool {
-        matches!(self.body, Body::Value { value: Value::Stored(_), .. })
+        matches!(self.body, Body::Value { value: Value::Stored { .. }, .. })
     }
 
     /// Whether the body is written by a lane of its own.

@@ -196,7 +196,8 @@ impl Work {
             Self::Key(job) => job.may_be_late(),
             Self::Relayed(..) => None,
             Self::Write(job, _) => {
-                let is_write = matches!(job.arrival.request.method(), Method::Put | Method::Delete);
+                let is_write =
+                    matches!(job.arrival.request.method(), Method::Put | Method::Delete | Method::Patch);
                 (!is_write).then_some(job.arrival.arrived)
             }
             Self::Finish(rest) => Some(rest.since),

@@ -80,7 +80,7 @@ const PROBLEMS: &str = "tag:evenkv,2026:";
 
 /// Whether requests of this method change something, so that an error has to say whether they did.
 pub const fn is_write(method: &Method) -> bool {
-    matches!(method, Method::Put | Method::Delete)
+    matches!(method, Method::Put | Method::Delete | Method::Patch)
 }
 
 fn json_text(text: &str) -> String {

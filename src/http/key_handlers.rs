@@ -1,6 +1,6 @@
 //! Key operations of clients.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::hash::Hasher;
 use std::ops::Range;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use crate::model::address::Address;
 use crate::model::condition::{Condition, ETAG, IF_MATCH, IF_NONE_MATCH, Stated};
 use crate::model::limits::Limits;
 use crate::model::shard::{Done, RequestId, Unread, WriteOutcome, Written};
+use crate::model::ttl::{TTL_HEADER, TTL_PARAMETER, Ttl};
 use crate::model::value::{self, Content};
 use crate::node::host;
 use crate::node::keys::{Action, Operation, Outcome, Owner, Value};
@@ -31,6 +32,9 @@ use crate::wire::{STALE, STALENESS_HEADER};
 
 /// What a body may have beyond the value, in bytes: the names, other fields, blanks.
 const ENVELOPE: usize = 64 * 1024;
+
+/// What a client says in place of a time to live to take it away.
+const FOR_EVER: &str = "none";
 
 /// By this header a client names a write, so that sent again it is done once.
 pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
@@ -75,6 +79,8 @@ pub struct KeyHeaders<'a> {
     if_match: Vec<&'a str>,
     /// The lines of [`IF_NONE_MATCH`].
     if_none_match: Vec<&'a str>,
+    /// The lines of [`TTL_HEADER`].
+    ttl: Vec<&'a str>,
     /// Those that mean something where the value is the body.
     value: ValueHeaders<'a>,
 }
@@ -90,6 +96,8 @@ impl<'a> KeyHeaders<'a> {
                 found.if_match.push(value);
             } else if name.eq_ignore_ascii_case(IF_NONE_MATCH) {
                 found.if_none_match.push(value);
+            } else if name.eq_ignore_ascii_case(TTL_HEADER) {
+                found.ttl.push(value);
             } else {
                 found.value.take(name, value);
             }
@@ -133,7 +141,55 @@ fn said_in<'a>(node: &Node, job: &'a Job) -> Said<'a> {
     }
 }
 
+/// For how long something is to live, as a client says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    For(Ttl),
+    ForEver,
+}
+
+impl Life {
+    fn ttl(self) -> Option<Ttl> {
+        match self {
+            Self::For(ttl) => Some(ttl),
+            Self::ForEver => None,
+        }
+    }
+}
+
 impl Said<'_> {
+    /// For how long what is written is to live; nothing where nothing is said of that.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] where it is no time, or two that differ are said.
+    fn life(&self) -> Result<Option<Life>, Error> {
+        let wrong = |why: &dyn fmt::Display| {
+            Error::BadRequest(format!("The time to live, ?{TTL_PARAMETER}= or {TTL_HEADER}, is wrong: {why}"))
+        };
+        let parameters = self.query.unwrap_or_default().split('&');
+        let by_query = parameters.filter_map(|parameter| match parameter.split_once('=') {
+            Some((TTL_PARAMETER, value)) => Some(value),
+            None if parameter == TTL_PARAMETER => Some(""),
+            _ => None,
+        });
+        let by_header = self.headers.ttl.iter().map(|line| line.trim_matches([' ', '\t']));
+        let mut life = None;
+        for text in by_query.chain(by_header) {
+            let said = match text {
+                FOR_EVER if self.method == Method::Patch => Life::ForEver,
+                text => Life::For(Ttl::parse(text).map_err(|error| wrong(&error))?),
+            };
+            if life.is_some_and(|before| before != said) {
+                return Err(wrong(&"two are said that differ"));
+            }
+            life = Some(said);
+        }
+        match (life, &self.method) {
+            (None, Method::Patch) => Err(wrong(&format!("none is said; allowed is {FOR_EVER}, too"))),
+            _ => Ok(life),
+        }
+    }
+
     /// What is stored before the body, where the value is the body and has a type of its own. One that is no type is refused later.
     fn head(&self) -> Vec<u8> {
         if self.interface == Interface::Classic || self.method != Method::Put {
@@ -169,7 +225,7 @@ fn check(
     body: Result<BodyBytes, Error>,
 ) -> Result<KeyRequest, Box<Answer>> {
     match said.interface {
-        Interface::Classic => check_classic(node, said, encoded, limits, body),
+        Interface::Classic => check_classic(node, &said, encoded, limits, body),
         Interface::V1 => {
             let method = said.method.clone();
             let checked = check_v1(node, said, encoded, limits, body);
@@ -186,14 +242,15 @@ fn check_v1(
     limits: Limits,
     body: Result<BodyBytes, Error>,
 ) -> Result<KeyRequest, Error> {
+    let life = if matches!(said.method, Method::Put | Method::Patch) { said.life() } else { Ok(None) };
     let Said { method, headers, .. } = said;
     let key = encoded.key?;
     check_key(limits, &key)?;
-    if !matches!(method, Method::Get | Method::Put | Method::Delete) {
+    if !matches!(method, Method::Get | Method::Put | Method::Delete | Method::Patch) {
         return Err(Error::MethodNotAllowed(Route::V1Key.allow()));
     }
     let body = match body {
-        // A GET or DELETE may have any body.
+        // Any but a PUT may have any body.
         Err(Error::BadRequest(_)) if method != Method::Put => BodyBytes::default(),
         body => body?,
     };
@@ -201,21 +258,24 @@ fn check_v1(
     let stated = headers.condition()?;
     let content_type = if method == Method::Put { Some(headers.value.content_type()?) } else { None };
     let is_stale = wants_stale(said.query.unwrap_or_default())? && method == Method::Get;
+    let ttl = life?.and_then(Life::ttl);
     let (kind, operation) = match method {
         Method::Get => (Kind::Get, Operation::GET),
         Method::Delete => (Kind::Delete, Operation::DELETE),
+        Method::Patch => (Kind::Touch, Operation::TOUCH),
         _ => (Kind::Put(0..body.bytes.len()), Operation::put(&body.bytes)),
     };
     if let Some(content_type) = content_type {
         content_type.check(&body.bytes)?;
     }
     let condition = stated.as_ref().map(|stated| versions(node, stated)).transpose()?;
-    let id = headers.name.and_then(|name| named(name, &key, operation, stated.as_ref()));
+    let id = headers.name.and_then(|name| named(name, &key, operation.living(ttl), stated.as_ref()));
     let wanted = headers.value.wanted().filter(|_| method == Method::Get);
     Ok(KeyRequest {
         key,
         kind,
         condition: condition.map(Box::new),
+        ttl,
         id,
         is_stale,
         deadline: said.deadline,
@@ -228,12 +288,12 @@ fn check_v1(
 /// Checks a request. The order of the checks is part of the contract: framing (checked before), key length, size, headers and query, JSON, value.
 fn check_classic(
     node: &Node,
-    said: Said,
+    said: &Said,
     encoded: EncodedKey,
     limits: Limits,
     body: Result<BodyBytes, Error>,
 ) -> Result<KeyRequest, Box<Answer>> {
-    let method = said.method;
+    let method = said.method.clone();
     let payload = match &body {
         Ok(body) => Payload::parse(&body.bytes),
         Err(error) => Err(error.clone()),
@@ -257,7 +317,8 @@ fn check_classic(
         }
         let stated = if takes_key { said.headers.condition()? } else { None };
         let condition = stated.as_ref().map(|stated| versions(node, stated)).transpose()?;
-        let operation = operation(limits, &method, &payload)?;
+        let life = if method == Method::Put { said.life()? } else { None };
+        let operation = operation(limits, &method, &payload)?.living(life.and_then(Life::ttl));
         let is_stale = wants_stale(said.query.unwrap_or_default())? && method == Method::Get;
         let id = said.headers.name.and_then(|name| named(name, &key, operation, stated.as_ref()));
         Ok((key, operation, condition, id, is_stale))
@@ -278,13 +339,16 @@ fn check_classic(
             Kind::Put(value.unwrap_or_default())
         }
         Action::Delete => Kind::Delete,
+        Action::Touch => Kind::Touch,
     };
+    let ttl = operation.ttl;
     // One that was not given is not in the body.
     let causal = context.map(|context| place(context).map_or(Causal::Empty, Causal::Given));
     Ok(KeyRequest {
         key,
         kind,
         condition: condition.map(Box::new),
+        ttl,
         id,
         is_stale,
         deadline: said.deadline,
@@ -307,8 +371,8 @@ pub fn answer(request: &KeyRequest, node: &Node, result: Result<Outcome, Error>)
     if let Asker::V1(wanted) = &request.asker {
         return match result {
             Ok(outcome) => {
-                let age = outcome.age;
-                with_age(v1::done(method, outcome, wanted.as_deref()), age)
+                let (age, left) = (outcome.age, outcome.left());
+                with_left(with_age(v1::done(method, outcome, wanted.as_deref()), age), left)
             }
             Err(error) => Answer::error(&error, method, Interface::V1),
         };
@@ -422,13 +486,13 @@ fn named(name: &str, key: &[u8], operation: Operation, stated: Option<&Stated>) 
         Action::Get => return None,
         Action::Put(value) => (&b"PUT"[..], value),
         Action::Delete => (&b"DELETE"[..], &b""[..]),
+        Action::Touch => (&b"PATCH"[..], &b""[..]),
     };
     let id = hash_of(&[name.as_bytes(), key]);
-    let fingerprint = match stated {
-        None => hash_of(&[method, value]),
-        Some(stated) => hash_of(&[method, value, &stated.fingerprint()]),
-    };
-    let fingerprint = fingerprint.h1;
+    let (stated, ttl) = (stated.map(Stated::fingerprint), operation.ttl.map(|ttl| ttl.to_string()));
+    let parts = [Some(method), Some(value), stated.as_deref(), ttl.as_ref().map(String::as_bytes)];
+    // A condition begins with a byte that is no digit.
+    let fingerprint = hash_of(&parts.into_iter().flatten().collect::<Vec<_>>()).h1;
     Some(RequestId::Timed { id: id.as_u128(), fingerprint })
 }
 
@@ -465,7 +529,7 @@ fn more_fields(address: Option<&Address>, causal: Option<&[u8]>) -> String {
 
 fn done(method: &Method, outcome: Outcome, causal: Option<&[u8]>) -> Answer {
     let more = more_fields(outcome.by.as_ref(), causal);
-    let (tag, age) = (outcome.tag(), outcome.age);
+    let (tag, age, left) = (outcome.tag(), outcome.age, outcome.left());
     let answer = match outcome.done {
         Done::Wrote(Written { outcome, .. }) => match outcome {
             WriteOutcome::Added => said(201, "{\"message\":\"Added successfully\",\"replaced\":false", &more),
@@ -485,7 +549,7 @@ fn done(method: &Method, outcome: Outcome, causal: Option<&[u8]>) -> Answer {
         Done::Unread(Unread::Unchanged, _) => Answer::json(304, &b""[..]),
         Done::Unread(Unread::Unmet, _) => Answer::error(&Error::Unmet, method, &more),
     };
-    let answer = with_age(answer, age);
+    let answer = with_left(with_age(answer, age), left);
     match tag {
         Some(tag) => answer.with(ETAG, tag),
         None => answer,
@@ -517,6 +581,14 @@ fn said(status: u16, body: &str, more: &str) -> Answer {
 pub fn with_age(answer: Answer, age: Option<Duration>) -> Answer {
     match age {
         Some(age) => answer.with(STALENESS_HEADER, age.as_millis().to_string()),
+        None => answer,
+    }
+}
+
+/// Says how much is left of the time to live of what was read, if it has one.
+pub fn with_left(answer: Answer, left: Option<Ttl>) -> Answer {
+    match left {
+        Some(left) => answer.with(TTL_HEADER, left.to_string()),
         None => answer,
     }
 }

@@ -12,6 +12,7 @@ use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::condition::Condition;
 use crate::model::shard::RequestId;
+use crate::model::ttl::Ttl;
 use crate::node::calls::PassedOn;
 use crate::node::group_ops::{Asking, LogAnswer};
 use crate::node::host;
@@ -28,6 +29,8 @@ pub struct KeyRequest {
     pub body: BodyBytes,
     /// What has to be there.
     pub condition: Option<Box<Condition>>,
+    /// For how long what is written lives.
+    pub ttl: Option<Ttl>,
     /// The id under which it is done once, where it has one.
     pub id: Option<RequestId>,
     /// Any replica may answer a read.
@@ -48,6 +51,8 @@ pub enum Kind {
     Put(Range<usize>),
     /// Delete it.
     Delete,
+    /// Let it live for another time.
+    Touch,
 }
 
 /// Who asks, and what the answer needs of the question.
@@ -125,6 +130,7 @@ impl KeyRequest {
             Kind::Get => Method::Get,
             Kind::Put(_) => Method::Put,
             Kind::Delete => Method::Delete,
+            Kind::Touch => Method::Patch,
         }
     }
 
@@ -133,8 +139,9 @@ impl KeyRequest {
             Kind::Get => Operation::GET,
             Kind::Put(value) => Operation::put(&self.body.bytes[value.clone()]),
             Kind::Delete => Operation::DELETE,
+            Kind::Touch => Operation::TOUCH,
         };
-        operation.under(self.condition.as_deref())
+        operation.under(self.condition.as_deref()).living(self.ttl)
     }
 
     /// Has it done for a client if that can be done at once.

@@ -21,7 +21,7 @@ use crate::node::forwarded::Begun;
 use crate::node::group_ops::LogAnswer;
 use crate::node::keys::{NotServed, Reply};
 use crate::node::state::{Node, ServingState};
-use crate::wire::frames::{self, Answer, Form, Frame, Question};
+use crate::wire::frames::{self, Answer, Form, Frame, Question, Version};
 
 /// What such connections need of the node that is asked.
 #[derive(Clone)]
@@ -143,7 +143,7 @@ impl Answers for Multiplex {
 
     fn answer(&self, conversation: &Conversation<Self>, LogTold(asked, answer, _answering): LogTold) {
         let action = if asked.is_read { Action::Get } else { Action::Delete };
-        let operation = Operation { action, condition: asked.condition.as_ref() };
+        let operation = Operation { action, condition: asked.condition.as_ref(), ttl: None };
         let reply = catch_unwind(AssertUnwindSafe(|| {
             self.node.conclude_forwarded(&asked.serving_state, &asked.key, operation, answer)
         }));
@@ -168,7 +168,8 @@ fn encode(reply: Reply, (number, form): (u64, Form), out: &mut Vec<u8>) {
             Done::Read(None) => Answer::Missing(outcome.age),
             Done::Read(Some(value)) if value.as_bytes().len() > frames::LONGEST_VALUE => Answer::ByHttp,
             Done::Read(Some(value)) => {
-                let found = Answer::Found(outcome.age, value.version(), value.as_bytes());
+                let version = Version { number: value.version(), left: value.left() };
+                let found = Answer::Found(outcome.age, version, value.as_bytes());
                 return found.encode(form, number, out);
             }
             Done::Unread(unread, version) => Answer::Unread(outcome.age, unread, version),

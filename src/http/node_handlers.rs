@@ -24,6 +24,7 @@ use crate::model::condition::Condition;
 use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Action, Done, RequestId};
+use crate::model::ttl::{TTL_HEADER, Ttl};
 use crate::model::value::{self, Content};
 use crate::node::ask::OrderError;
 use crate::node::host;
@@ -159,6 +160,7 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
     let epoch = addressed.map_or(0, |addressed| addressed.epoch);
     let id = header(&job.arrival.request, wire::REQUEST_HEADER).and_then(|id| RequestId::parse(&id));
     let condition = condition(&job.arrival.request, job.arrival.path()).map_err(NotServed::Failed)?;
+    let ttl = ttl(&job.arrival.request, job.arrival.path()).map_err(NotServed::Failed)?;
     let format = format_of(&job.arrival.request);
     let key = encoded.key.map_err(NotServed::Failed)?;
     let body =
@@ -166,8 +168,9 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
     let kind = match method {
         Method::Get => Kind::Get,
         Method::Delete => Kind::Delete,
+        Method::Patch if job.arrival.path().starts_with(wire::TIMED_KEYS) => Kind::Touch,
         Method::Put => {
-            let takes_types = job.arrival.path().starts_with(wire::TYPED_KEYS);
+            let takes_types = has_types(job.arrival.path());
             check_value(&body.bytes, takes_types)?;
             Kind::Put(0..body.bytes.len())
         }
@@ -180,6 +183,7 @@ fn read_addressed(node: &Node, job: &mut Job, encoded: EncodedKey) -> Result<Key
         kind,
         body,
         condition,
+        ttl,
         id,
         is_stale,
         deadline: Deadline::after(job.complete, node.request_timeout),
@@ -197,7 +201,7 @@ fn format_of(request: &Request) -> u32 {
 /// What a request of a node says has to be there. One that comes by a path for conditions has one, and one by that for values with types may.
 fn condition(request: &Request, path: &str) -> Result<Option<Box<Condition>>, Error> {
     let text = header(request, wire::CONDITION_HEADER);
-    let may_have = path.starts_with(wire::TYPED_KEYS) && text.is_some();
+    let may_have = has_types(path) && text.is_some();
     if !may_have && !path.starts_with(wire::CONDITIONAL_KEYS) {
         return Ok(None);
     }
@@ -209,6 +213,18 @@ fn condition(request: &Request, path: &str) -> Result<Option<Box<Condition>>, Er
         ))
     })?;
     Ok(Some(condition.into()))
+}
+
+/// Whether what comes by a path may have a value with a type of its own.
+fn has_types(path: &str) -> bool {
+    path.starts_with(wire::TYPED_KEYS) || path.starts_with(wire::TIMED_KEYS)
+}
+
+/// For how long what is written lives, as a request of a node says it: only one that comes by the path for that.
+fn ttl(request: &Request, path: &str) -> Result<Option<Ttl>, Error> {
+    let text = header(request, TTL_HEADER).filter(|_| path.starts_with(wire::TIMED_KEYS));
+    let ttl = text.map(|text| Ttl::parse(&text)).transpose();
+    ttl.map_err(|error| Error::BadRequest(format!("{TTL_HEADER} is wrong: {error}")))
 }
 
 /// Checks a request about a key that another node passes on by a frame: the state of serving under which it is answered.
@@ -295,6 +311,7 @@ pub fn answer_key(reply: Reply, knows: u32) -> Answer {
             return refusal(&not_served.into()).with(wire::RESULT_HEADER, result.as_str());
         }
     };
+    let left = outcome.left();
     let (result, version, value) = match outcome.done {
         Done::Wrote(written) => (KeyResult::Wrote(written.outcome), written.version, None),
         Done::Read(None) => (KeyResult::Missing, 0, None),
@@ -304,6 +321,9 @@ pub fn answer_key(reply: Reply, knows: u32) -> Answer {
     let mut answer = Answer::json(200, &b""[..]).with(wire::RESULT_HEADER, result.as_str());
     if version > 0 {
         answer = answer.with(wire::VERSION_HEADER, version.to_string());
+    }
+    if let Some(left) = left {
+        answer = answer.with(TTL_HEADER, left.to_string());
     }
     if let Some(value) = value {
         answer.body = Body::stored(value);

@@ -39,6 +39,8 @@ pub enum Route {
     NodeConditionalKey,
     /// The same with a value that has a type of its own.
     NodeTypedKey,
+    /// The same with a time to live.
+    NodeTimedKey,
     /// Who is this node?
     NodeHello,
     /// The news of the cluster.
@@ -108,7 +110,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 23] = [
+const TABLE: [Row; 24] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -116,7 +118,13 @@ const TABLE: [Row; 23] = [
         "GET, PUT, DELETE, HEAD, OPTIONS",
         LaneId::Client,
     ),
-    row(Route::V1Key, ("/v1/kv/", Rest::Key), "v1-kv", "GET, PUT, DELETE, HEAD, OPTIONS", LaneId::Client),
+    row(
+        Route::V1Key,
+        ("/v1/kv/", Rest::Key),
+        "v1-kv",
+        "GET, PUT, DELETE, PATCH, HEAD, OPTIONS",
+        LaneId::Client,
+    ),
     row(
         Route::KeyCount,
         ("/kv-store/key-count", Rest::Nothing),
@@ -158,6 +166,13 @@ const TABLE: [Row; 23] = [
         (wire::TYPED_KEYS, Rest::Key),
         "node-typed-keys",
         "PUT, OPTIONS",
+        LaneId::Forwarded,
+    ),
+    row(
+        Route::NodeTimedKey,
+        (wire::TIMED_KEYS, Rest::Key),
+        "node-timed-keys",
+        "PUT, PATCH, OPTIONS",
         LaneId::Forwarded,
     ),
     row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET, HEAD, OPTIONS", LaneId::Question),

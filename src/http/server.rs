@@ -41,6 +41,7 @@ use crate::node::duplicates;
 use crate::node::group_ops::Asking;
 use crate::node::host;
 use crate::node::state::{Node, Serving};
+use crate::node::timekeeping;
 use crate::node::transport::Messages;
 use crate::peers::multiplex;
 use crate::reshard::controller::Controller;
@@ -102,7 +103,7 @@ pub struct Running {
     /// The thread that watches the accept loops ends when this is dropped.
     stop_accept: Option<Sender<()>>,
     /// The threads that watch end when these are dropped.
-    _stop: [Sender<()>; 7],
+    _stop: [Sender<()>; 8],
 }
 
 impl Server {
@@ -187,6 +188,9 @@ impl Server {
         let (stop_audit, stopped) = bounded(0);
         let node = Arc::clone(&server.controller.node);
         threads::spawn("audit", move || audits::run(&node, &stopped))?;
+        let (stop_time, stopped) = bounded(0);
+        let node = Arc::clone(&server.controller.node);
+        threads::spawn("time", move || timekeeping::run(&node, &stopped))?;
         let stop = [
             stop_looking,
             stop_discovery,
@@ -195,6 +199,7 @@ impl Server {
             stop_reshard,
             stop_reconciler,
             stop_audit,
+            stop_time,
         ];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
@@ -542,7 +547,12 @@ impl Server {
             return Found::Answer(Some(route), Answer::options(route.allow()));
         }
         let answer = match route {
-            Route::Key | Route::V1Key | Route::NodeKey | Route::NodeConditionalKey | Route::NodeTypedKey => {
+            Route::Key
+            | Route::V1Key
+            | Route::NodeKey
+            | Route::NodeConditionalKey
+            | Route::NodeTypedKey
+            | Route::NodeTimedKey => {
                 let encoded = EncodedKey::of(rest);
                 let request = if route.is_of_client_key() {
                     key_handlers::read(node, job, encoded)
@@ -618,7 +628,7 @@ impl Server {
     /// even if that takes a while.
     fn write_late(self: &Arc<Self>, job: Box<Job>, answer: Answer) {
         let method = job.arrival.method().clone();
-        let answer = if matches!(method, Method::Put | Method::Delete) {
+        let answer = if matches!(method, Method::Put | Method::Delete | Method::Patch) {
             answer
         } else {
             let error =

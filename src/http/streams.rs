@@ -104,7 +104,14 @@ impl Protocol {
         match self {
             Self::Messages => &[wire::MESSAGES],
             Self::Requests => {
-                const { &[Form::Types.protocol(), Form::Conditions.protocol(), Form::First.protocol()] }
+                const {
+                    &[
+                        Form::Ttl.protocol(),
+                        Form::Types.protocol(),
+                        Form::Conditions.protocol(),
+                        Form::First.protocol(),
+                    ]
+                }
             }
             Self::Relay => &[relayed::PROTOCOL],
         }

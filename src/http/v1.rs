@@ -113,7 +113,7 @@ pub fn done(method: &Method, outcome: Outcome, wanted: Option<&Wanted>) -> Answe
     let answer = match outcome.done {
         Done::Wrote(Written { outcome, .. }) => match outcome {
             WriteOutcome::Added => Answer::empty(201),
-            WriteOutcome::Updated => Answer::empty(200),
+            WriteOutcome::Updated => Answer::empty(if *method == Method::Patch { 204 } else { 200 }),
             WriteOutcome::Deleted => Answer::empty(204),
             WriteOutcome::Absent => refused(&Error::Absent),
             WriteOutcome::Unmet => refused(&Error::Unmet),

@@ -14,5 +14,7 @@ pub const REPLICA_READS: u32 = 3;
 pub const CONDITIONS: u32 = 4;
 /// Values have types of their own, and need not be JSON.
 pub const TYPES: u32 = 5;
+/// Pairs have a time to live, and entries of the log say how late it is.
+pub const TTL: u32 = 6;
 /// That of this version of the program.
-pub const CURRENT: u32 = TYPES;
+pub const CURRENT: u32 = TTL;

@@ -23,6 +23,7 @@ pub mod range;
 mod runs;
 pub mod shard;
 pub mod store;
+pub mod ttl;
 pub mod value;
 pub mod verdict;
 pub mod view;

@@ -22,10 +22,11 @@ use crate::model::condition::TagSpace;
 use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Written};
+use crate::model::ttl::{TTL_HEADER, Ttl};
 use crate::peers::client::{Patience, Peer, complete, read_body};
 use crate::peers::multiplex::Connection;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
-use crate::wire::frames::{self, Answer, Form, Frame, Question};
+use crate::wire::frames::{self, Answer, Form, Frame, Question, Version};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Sender, Transfer};
@@ -243,7 +244,7 @@ fn ask_connection(
     }
     let peer = node.peers.at(to);
     let connection = peer.connection()?;
-    let Operation { action, condition } = request.operation;
+    let Operation { action, condition, ttl } = request.operation;
     let question = Question {
         addressed,
         left_ms: left_ms(request.deadline),
@@ -252,6 +253,7 @@ fn ask_connection(
         key: request.key,
         action,
         condition: condition.map(Cow::Borrowed),
+        ttl,
     };
     let Some(frame) = frame(&question, connection.form()) else {
         return Some(Ok(Err(not_known(to, request.operation.needs()))));
@@ -296,9 +298,13 @@ fn frame(question: &Question<&Addressed>, form: Form) -> Option<Vec<u8>> {
     question.encode(form, 0, &mut frame).map(|()| frame)
 }
 
-/// A node does not know what a request needs, so nothing was sent to it: it would have done the request without its condition, or have taken the value for JSON.
+/// A node does not know what a request needs, so nothing was sent to it: it would have left something of it out.
 fn not_known(node: &Address, needs: u32) -> NotServed {
-    let what = if needs >= format::TYPES { "values that are not JSON" } else { "conditions" };
+    let what = match needs {
+        format::TTL.. => "times to live",
+        format::TYPES.. => "values that are not JSON",
+        _ => "conditions",
+    };
     NotServed::Failed(Error::Overloaded(format!(
         "{node} is of a version that does not know {what}: once it runs a newer one, send it again"
     )))
@@ -333,6 +339,7 @@ impl PassedOn {
             key,
             action: operation.action,
             condition: operation.condition.map(Cow::Borrowed),
+            ttl: operation.ttl,
         };
         let frame = frame(&question, connection.form())?;
         Some(Self { connection, peer, onward, frame, deadline })
@@ -366,7 +373,8 @@ fn reply(owner: &Address, answer: Answer, tags: TagSpace) -> Reply {
         Answer::Wrote(written) => return done(Done::Wrote(written), None),
         Answer::Missing(age) => return done(Done::Read(None), age),
         Answer::Found(age, version, value) => {
-            let value = Value::Received { bytes: value.to_vec(), version, permit: None };
+            let Version { number: version, left } = version;
+            let value = Value::Received { bytes: value.to_vec(), version, left, permit: None };
             return done(Done::Read(Some(value)), age);
         }
         Answer::Unread(age, unread, version) => return done(Done::Unread(unread, version), age),
@@ -394,6 +402,7 @@ fn ask_by_http(
         Action::Get => (Method::GET, None),
         Action::Put(value) => (Method::PUT, Some(value)),
         Action::Delete => (Method::DELETE, None),
+        Action::Touch => (Method::PATCH, None),
     };
     let peer = node.peers.at(to);
     let mut head = peer.request(method, &path).header(wire::VIEW_HEADER, addressed.to_string());
@@ -403,6 +412,9 @@ fn ask_by_http(
     }
     if let Some(condition) = condition {
         head = head.header(wire::CONDITION_HEADER, condition.to_string());
+    }
+    if let Some(ttl) = request.operation.ttl {
+        head = head.header(TTL_HEADER, ttl.to_string());
     }
     if request.is_stale {
         head = head.header(wire::CONSISTENCY_HEADER, wire::STALE);
@@ -434,6 +446,7 @@ fn read_reply(
     let result = header(response.headers(), wire::RESULT_HEADER);
     let result = result.and_then(|text| KeyResult::parse(text, is_read));
     let version = header(response.headers(), wire::VERSION_HEADER).and_then(|text| text.parse().ok());
+    let left = header(response.headers(), TTL_HEADER).and_then(|text| Ttl::parse(text).ok());
     let short = |response| {
         // Reading the body to its end gives the connection back.
         let _ = read_body(response, SHORT_ANSWER);
@@ -469,7 +482,8 @@ fn read_reply(
             let (age, room) = (age(&response), make_room(node, of, &response));
             return Ok(match room {
                 Ok((length, permit)) => {
-                    let value = Value::Received { bytes: read_body(response, length)?, version, permit };
+                    let value =
+                        Value::Received { bytes: read_body(response, length)?, version, left, permit };
                     Ok(Outcome { age, ..Outcome::new(Done::Read(Some(value)), tags) })
                 }
                 Err(error) => Err(NotServed::Failed(error)),

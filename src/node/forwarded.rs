@@ -112,7 +112,7 @@ impl Node {
         // Whoever asks takes the node that answers for the leader, and will send it writes, too.
         match self.leads(own).and_then(|()| self.asking_of(own, (hash, key), operation, write)) {
             Ok(asking) => Begun::Asks(asking),
-            Err(error) => Begun::Done(self.reply(serving, shard, Err(error), operation)),
+            Err(error) => Begun::Done(self.reply(serving, (shard, own), Err(error), operation)),
         }
     }
 
@@ -126,7 +126,8 @@ impl Node {
     ) -> Reply {
         let serving = serving_state.serving().map_err(|_| NotServed::Again)?;
         let (hash, shard) = serving.shard_of(key);
-        self.reply(serving, shard, self.conclude(told, (hash, key), operation), operation)
+        let own = Arc::clone(told.shard());
+        self.reply(serving, (shard, &own), self.conclude(told, (hash, key), operation), operation)
     }
 }
 

@@ -46,6 +46,11 @@ fn needed_by(operation: Operation) -> u32 {
 }
 
 impl LogAnswer {
+    /// The shard that was asked.
+    pub(super) fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
     /// Whether the log was not asked at all, since another node leads.
     pub fn is_elsewhere(&self) -> bool {
         matches!(self.answer, Answer::NotApplied(Refusal::NotLeader { .. } | Refusal::NoGroup))
@@ -233,6 +238,10 @@ impl Node {
         request: Option<RequestId>,
         forwarded: Option<Forwarded>,
     ) -> Result<Done, Refused> {
+        if operation.ttl.is_some() {
+            // What lives for a time lives from now on.
+            self.pass_time(shard);
+        }
         let done = shard.run(hash, key, operation, forwarded)?;
         self.host.done(shard, key, operation, request, &done);
         Ok(done)

@@ -93,6 +93,9 @@ pub trait Host: Send + Sync {
 
     /// Sees what was done to a shard that has no log.
     fn done(&self, _: &Shard, _key: &[u8], _: Operation, _: Option<RequestId>, _done: &Done) {}
+
+    /// Sees which pairs of a shard that has no log have ended.
+    fn ended(&self, _: &Shard, _keys: &[Box<[u8]>]) {}
 }
 
 /// Whose state a machine keeps.

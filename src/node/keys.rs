@@ -8,7 +8,7 @@ use super::group_ops::{LogAnswer, NotDone};
 use super::passing::{Passed, full};
 use super::state::{Node, Serving, ServingState, advice, lost_shard};
 use crate::budget::Permit;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, ticks_ms};
 use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -17,6 +17,7 @@ use crate::model::hash::KeyHash;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Forwarded, Refused, RequestId, Shard};
 use crate::model::store::StoredValue;
+use crate::model::ttl::Ttl;
 use crate::model::view;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire::Addressed;
@@ -47,10 +48,14 @@ impl Outcome {
     }
 
     /// The same of this node's own shard.
-    pub(super) fn of_own(done: Done, tags: TagSpace) -> Self {
+    pub(super) fn of_own(done: Done, shard: &Shard, tags: TagSpace) -> Self {
+        let stored = |held: StoredValue| {
+            let left_ms = held.end_ms().map(|end_ms| end_ms.saturating_sub(shard.time(ticks_ms())));
+            Value::Stored { left: left_ms.map(Ttl::left), held }
+        };
         let done = match done {
             Done::Wrote(written) => Done::Wrote(written),
-            Done::Read(held) => Done::Read(held.map(Value::Stored)),
+            Done::Read(held) => Done::Read(held.map(stored)),
             Done::Unread(unread, version) => Done::Unread(unread, version),
         };
         Self::new(done, tags)
@@ -66,18 +71,33 @@ impl Outcome {
         };
         version.map(|version| self.tags.tag(version))
     }
+
+    /// How much is left of the time to live of what was read, if it has one.
+    pub fn left(&self) -> Option<Ttl> {
+        match &self.done {
+            Done::Read(Some(value)) => value.left(),
+            _ => None,
+        }
+    }
 }
 
 /// A value that was read.
 pub enum Value {
     /// From this node's own map.
-    Stored(StoredValue),
+    Stored {
+        /// The pair.
+        held: StoredValue,
+        /// How much is left of its time to live, if it has one.
+        left: Option<Ttl>,
+    },
     /// From another node.
     Received {
         /// As [`value`](crate::model::value) stores it.
         bytes: Vec<u8>,
         /// The version, where the owner tells it.
         version: Option<u64>,
+        /// How much is left of its time to live, if it has one.
+        left: Option<Ttl>,
         /// The part of the memory for large answers that it takes, if it is large.
         permit: Option<Permit>,
     },
@@ -87,7 +107,7 @@ impl Value {
     /// As [`value`](crate::model::value) stores it.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Stored(held) => held.value(),
+            Self::Stored { held, .. } => held.value(),
             Self::Received { bytes, .. } => bytes,
         }
     }
@@ -95,9 +115,15 @@ impl Value {
     /// Its version, where that is known.
     pub fn version(&self) -> Option<u64> {
         match self {
-            Self::Stored(held) => Some(held.version()),
+            Self::Stored { held, .. } => Some(held.version()),
             Self::Received { version, .. } => *version,
         }
+    }
+
+    /// How much is left of its time to live, if it has one.
+    pub fn left(&self) -> Option<Ttl> {
+        let (Self::Stored { left, .. } | Self::Received { left, .. }) = self;
+        *left
     }
 }
 
@@ -467,7 +493,7 @@ impl Node {
             Whom::Replica(own) => {
                 let write = self.stamp_own(serving, own, request);
                 let done = self.run_in_group(own, place, request.operation, write, request.deadline).await;
-                self.reply(serving, shard, done, request.operation)
+                self.reply(serving, (shard, own), done, request.operation)
             }
         }
     }
@@ -485,19 +511,19 @@ impl Node {
             return Err(NotServed::Full);
         }
         let done = self.run_alone(own, (hash, key), operation, request, forwarded);
-        self.reply(serving, shard, Ok(done), operation)
+        self.reply(serving, (shard, own), Ok(done), operation)
     }
 
     /// What came of an operation on a key of a shard that this node holds a replica of, for client and forwarding node alike.
     pub(super) fn reply(
         &self,
         serving: &Serving,
-        shard: &view::Shard,
+        (shard, own): (&view::Shard, &Shard),
         done: Result<Result<Done, Refused>, NotDone>,
         operation: Operation,
     ) -> Reply {
         let error = match done {
-            Ok(Ok(done)) => return Ok(Outcome::of_own(done, serving.tags())),
+            Ok(Ok(done)) => return Ok(Outcome::of_own(done, own, serving.tags())),
             Ok(Err(Refused::OtherRequest)) => return Err(NotServed::OtherRequest),
             Ok(Err(Refused::Sealed)) => {
                 let reason = "the node is about to become part of another cluster".to_owned();
@@ -556,8 +582,9 @@ impl Node {
         let (hash, shard) = serving.shard_of(request.key);
         match told {
             Told::Log(told) => {
+                let own = Arc::clone(told.shard());
                 let done = self.conclude(told, (hash, request.key), request.operation);
-                self.reply(serving, shard, done, request.operation)
+                self.reply(serving, (shard, &own), done, request.operation)
             }
             Told::Node(answer) => {
                 let (Onward { to, addressed, group, .. }, reply) = *answer;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::{Node, Serving, ServingState};
-use crate::clock::{Deadline, now, ticks_ms};
+use crate::clock::{Deadline, now};
 use crate::dice;
 use crate::failpoints::failpoint;
 use crate::model::address::Address;
@@ -129,7 +129,7 @@ impl Node {
         let Ok(serving) = serving_state.serving() else { return };
         let mut dropped = false;
         for (_, shard) in &serving.own {
-            shard.pass_time(shard.time(ticks_ms()));
+            self.pass_time(shard);
             shard.forget_old();
             while shard.sweep() {
                 dropped = true;

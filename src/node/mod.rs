@@ -24,6 +24,7 @@ pub mod shard_machine;
 pub mod stale;
 pub mod state;
 mod strangers;
+pub mod timekeeping;
 pub mod transport;
 pub mod troubles;
 

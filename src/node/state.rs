@@ -17,6 +17,7 @@ use super::replicas::Replicas;
 use super::reservation::Reservations;
 use super::stale::Freshness;
 use super::strangers::Strangers;
+use super::timekeeping::Timekeeping;
 use super::transport::Posts;
 use crate::budget::Budget;
 use crate::clock::{Deadline, now};
@@ -83,6 +84,8 @@ pub struct Node {
     pub(super) freshness: Freshness,
     /// The writes that it passes on.
     pub(super) passing: Arc<Passing>,
+    /// Which logs are asked to take the time.
+    pub(super) timekeeping: Arc<Timekeeping>,
     /// What other nodes are sent without waiting for it.
     pub posts: Posts,
     /// What the node is reserved for.
@@ -163,6 +166,7 @@ impl Node {
             leaders: Leaders::default(),
             freshness: Freshness::default(),
             passing: Arc::default(),
+            timekeeping: Arc::default(),
             posts: Posts::default(),
             reservations: Reservations::default(),
             unowned: Unowned::default(),

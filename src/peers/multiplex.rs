@@ -67,7 +67,8 @@ impl Purpose {
     fn protocols(self) -> (&'static str, &'static [(&'static str, Form)]) {
         match self {
             Self::Nodes => {
-                const ALL: [(&str, Form); 3] = [
+                const ALL: [(&str, Form); 4] = [
+                    (Form::Ttl.protocol(), Form::Ttl),
                     (Form::Types.protocol(), Form::Types),
                     (Form::Conditions.protocol(), Form::Conditions),
                     (Form::First.protocol(), Form::First),
@@ -543,7 +544,7 @@ mod tests {
     use super::*;
     use crate::model::shard::Action;
     use crate::wire::Addressed;
-    use crate::wire::frames::{Answer as Said, Frame, Question};
+    use crate::wire::frames::{Answer as Said, Frame, Question, Version};
 
     /// A node that takes one connection, and does with it as it is told.
     fn node(
@@ -585,7 +586,8 @@ mod tests {
     fn question(key: &[u8]) -> Vec<u8> {
         let addressed = Addressed { cluster: "c".to_owned(), epoch: 1, incarnation: None };
         let (action, condition, mut frame) = (Action::Get, None, Vec::new());
-        let question = Question { addressed, left_ms: 1, id: None, is_stale: false, key, action, condition };
+        let question =
+            Question { addressed, left_ms: 1, id: None, is_stale: false, key, action, condition, ttl: None };
         question.encode(Form::NEWEST, 0, &mut frame).unwrap();
         frame
     }
@@ -604,7 +606,11 @@ mod tests {
 
     fn found(number: u64, value: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
-        Said::Found(None, Some(1), value).encode(Form::NEWEST, number, &mut frame);
+        Said::Found(None, Version { number: Some(1), left: None }, value).encode(
+            Form::NEWEST,
+            number,
+            &mut frame,
+        );
         frame
     }
 

@@ -46,7 +46,7 @@ pub async fn give_sender(
     let parcel = give(node, transfer).await?;
     if parcel.delta.needs() > knows {
         return Err(OrderError::Refused(format!(
-            "{}: the range has values that are not JSON, and the node that is to take it is of a version that does not know them: run a newer one there",
+            "{}: the range has values that are not JSON or pairs that end, and the node that is to take it is of a version that does not know them: run a newer one there",
             node.address
         )));
     }
@@ -82,7 +82,9 @@ async fn give(node: &Node, transfer: &Transfer) -> Result<Parcel, OrderError> {
             let frozen = change(node, &shard, &ShardCommand::Freeze { stamp: *stamp }).await;
             failpoint!("source-frozen");
             frozen?;
-            let (delta, frozen) = shard.frozen_parcel(stamp, shard.time(ticks_ms())).map_err(own)?;
+            let (delta, mut frozen) = shard.frozen_parcel(stamp, shard.time(ticks_ms())).map_err(own)?;
+            // It has taken a while, and is not to count as being on the way.
+            frozen.time_ms = frozen.time_ms.map(|_| shard.time(ticks_ms()));
             (parcel.delta, parcel.frozen) = (delta, Some(frozen));
         }
     }
@@ -172,17 +174,21 @@ pub async fn prepare(
 ) -> Result<Prepared, OrderError> {
     let shard = led(node, group)?;
     let start = now();
-    let frozen = match from {
+    let (frozen, shift_ms) = match from {
         // What versions the range has had nobody knows any more, but none of a later generation.
-        Origin::GivenUp { generation } => Frozen { index: first_of(generation), ..Frozen::default() },
+        Origin::GivenUp { generation } => (Frozen { index: first_of(generation), ..Frozen::default() }, None),
         Origin::Shard(source) => {
             let freeze = Transfer::Freeze { stamp, group: source.group };
             let parcel = ask(node, source, &freeze, limit).await?;
+            let came_ms = shard.time(ticks_ms());
             install(node, &shard, stamp, parcel.delta).await?;
-            parcel.frozen.ok_or_else(|| format!("{}: the last parcel is missing", source.node))?
+            let frozen = parcel.frozen;
+            let frozen = frozen.ok_or_else(|| format!("{}: the last parcel is missing", source.node))?;
+            let shift_ms = frozen.shift_at(came_ms);
+            (frozen, shift_ms)
         }
     };
-    let prepared = ShardCommand::Prepare { stamp, frozen, now_ms: shard.time(ticks_ms()) };
+    let prepared = ShardCommand::Prepare { stamp, frozen, now_ms: shard.time(ticks_ms()), shift_ms };
     let received = match node.apply(&shard, &prepared, Deadline::after(now(), CHANGE_TIMEOUT)).await? {
         ShardOutcome::Prepared(Ok(received)) => received,
         ShardOutcome::Prepared(Err(error)) => {

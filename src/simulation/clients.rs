@@ -14,6 +14,7 @@ use crate::clock::{Deadline, now};
 use crate::error::{Applied, Error};
 use crate::model::condition::{Condition, Judgement, Versions};
 use crate::model::shard::{Done, Operation, RequestId, Unread, Written};
+use crate::model::ttl::Ttl;
 use crate::node::group_ops::LogAnswer;
 use crate::node::keys::{Outcome, Request as Asking, Told};
 use crate::node::state::Node;
@@ -28,7 +29,7 @@ const ATTEMPTS: u64 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Get,
-    Put(u64),
+    Put(u64, Option<Ttl>),
     Delete,
 }
 
@@ -99,12 +100,17 @@ fn condition(world: &Shared, seen: Option<u64>) -> Option<Condition> {
 async fn use_key(world: &Shared, seen: &mut HashMap<Rc<[u8]>, u64>) {
     let key: Rc<[u8]> = world.keys[world.draw(0..world.keys.len())].as_slice().into();
     let number = world.number();
-    let kind = [Kind::Get, Kind::Get, Kind::Put(number), Kind::Put(number), Kind::Delete][world.draw(0..5)];
+    let ttl = world.chance(40).then(|| Ttl::from_ms(world.draw(200..6_000))).flatten();
+    let put = Kind::Put(number, ttl);
+    let kind = [Kind::Get, Kind::Get, put, put, Kind::Delete][world.draw(0..5)];
     let is_named = world.chance(60);
     let name = is_named.then(|| RequestId::from(number));
     let condition = condition(world, seen.get(&key).copied());
     let request = Request { key: Rc::clone(&key), kind, condition, name };
     let began = world.oracle.borrow().floor(&key);
+    if let Some(name) = name {
+        world.oracle.borrow_mut().asks(name);
+    }
     let (mut end, mut id) = (End::NotDone, name);
     for attempt in 1.. {
         let place = world.draw(0..world.nodes.len());
@@ -202,12 +208,12 @@ fn note_read(oracle: &mut Oracle, request: &Request, answer: Answer, began: Bega
 async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, Option<RequestId>)> {
     let deadline = Deadline::after(now(), REQUEST);
     let text = match request.kind {
-        Kind::Put(number) => value_of(number),
+        Kind::Put(number, _) => value_of(number),
         Kind::Get | Kind::Delete => Vec::new(),
     };
     let operation = match request.kind {
         Kind::Get => Operation::GET,
-        Kind::Put(_) => Operation::put(&text),
+        Kind::Put(_, ttl) => Operation::put(&text).living(ttl),
         Kind::Delete => Operation::DELETE,
     };
     let operation = operation.under(request.condition.as_ref());

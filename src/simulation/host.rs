@@ -117,7 +117,7 @@ impl Host for Simulated {
         let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id());
         let (deadline, is_read) = (request.deadline, request.operation.is_read());
         let value = request.operation.value().map(<[u8]>::to_vec);
-        let condition = request.operation.condition.cloned();
+        let (condition, ttl) = (request.operation.condition.cloned(), request.operation.ttl);
         Box::pin(async move {
             let work = move |controller: Rc<Controller>| async move {
                 let operation = match &value {
@@ -125,7 +125,7 @@ impl Host for Simulated {
                     Some(value) => Operation::put(value),
                     None => Operation::DELETE,
                 };
-                let operation = operation.under(condition.as_ref());
+                let operation = operation.under(condition.as_ref()).living(ttl);
                 serve(&controller.node, &addressed, &key, operation, id, deadline).await
             };
             self.exchange(node, to, deadline, work).await
@@ -170,11 +170,22 @@ impl Host for Simulated {
             key: key.to_vec(),
             value: operation.value().map(<[u8]>::to_vec),
             condition: operation.condition.cloned(),
+            ttl: operation.ttl,
             request,
             written: *written,
         };
         let event = Event::Alone { write, post: post(shard, key) };
         let verdict = world.oracle.borrow_mut().judge(event);
+        world.judge(verdict);
+    }
+
+    fn ended(&self, _: &Shard, keys: &[Box<[u8]>]) {
+        let world = here();
+        world.touched.set(true);
+        if world.nodes[self.place].node().is_none_or(|node| !world.is_ours(&node)) {
+            return;
+        }
+        let verdict = world.oracle.borrow_mut().judge(Event::Ended(keys.to_vec()));
         world.judge(verdict);
     }
 }
@@ -297,8 +308,13 @@ async fn serve(
     let outcome = node.run_forwarded(&serving_state, key, operation, asked, None, deadline).await?;
     let done = match outcome.done {
         Done::Read(Some(value)) => {
-            let version = value.version();
-            Done::Read(Some(Value::Received { bytes: value.as_bytes().to_vec(), version, permit: None }))
+            let (version, left) = (value.version(), value.left());
+            Done::Read(Some(Value::Received {
+                bytes: value.as_bytes().to_vec(),
+                version,
+                left,
+                permit: None,
+            }))
         }
         done => done,
     };

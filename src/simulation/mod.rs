@@ -64,20 +64,48 @@ struct Tally {
     aborted: u64,
     receipts: u64,
     unmet: u64,
+    ended: u64,
+    judged_late: u64,
     trace: u64,
 }
 
 impl Tally {
     /// All figures but the last, which is no sum.
-    fn figures(&mut self) -> [&mut u64; 27] {
+    fn figures(&mut self) -> [&mut u64; 29] {
         let Self { steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, .. } = self;
         let Self { stops, rejoined, partitions, pauses, slowed, jumps, hand_overs, restores, .. } = self;
         let Self { begun, finished, superseded, accepted, recovered, forgotten, pieces, .. } = self;
-        let Self { aborted, receipts, unmet, .. } = self;
+        let Self { aborted, receipts, unmet, ended, judged_late, .. } = self;
         [
-            steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, stops, rejoined,
-            partitions, pauses, slowed, jumps, hand_overs, restores, begun, finished, superseded, accepted,
-            recovered, forgotten, pieces, aborted, receipts, unmet,
+            steps,
+            writes,
+            reads,
+            unknown,
+            refused,
+            retried,
+            terms,
+            crashes,
+            disasters,
+            stops,
+            rejoined,
+            partitions,
+            pauses,
+            slowed,
+            jumps,
+            hand_overs,
+            restores,
+            begun,
+            finished,
+            superseded,
+            accepted,
+            recovered,
+            forgotten,
+            pieces,
+            aborted,
+            receipts,
+            unmet,
+            ended,
+            judged_late,
         ]
     }
 

@@ -12,6 +12,7 @@ use crate::model::hash::HashKey;
 use crate::model::meta::{Command, End, MetaState, Void};
 use crate::model::shard::{RequestId, WriteOutcome, Written};
 use crate::model::store::Checksum;
+use crate::model::ttl::Ttl;
 use crate::model::value::{Content, ContentType};
 
 /// What a key holds after a write, with its version; nothing where that is not to be seen.
@@ -24,6 +25,7 @@ pub(super) struct Write {
     /// Nothing to delete the key.
     pub(super) value: Option<Vec<u8>>,
     pub(super) condition: Option<Condition>,
+    pub(super) ttl: Option<Ttl>,
     pub(super) request: RequestId,
     pub(super) written: Written,
 }
@@ -45,6 +47,8 @@ pub(super) struct Applied {
     pub(super) command: Option<Vec<u8>>,
     pub(super) outcome: Vec<u8>,
     pub(super) write: Option<Write>,
+    /// The keys of pairs that it has ended.
+    pub(super) ended: Vec<Box<[u8]>>,
     pub(super) post: Post,
     pub(super) digest: Option<Digest>,
 }
@@ -58,6 +62,8 @@ pub(super) enum Event {
         write: Write,
         post: Post,
     },
+    /// Pairs of such a shard have ended.
+    Ended(Vec<Box<[u8]>>),
     Meta {
         group: u64,
         at: (u64, u64),
@@ -92,6 +98,43 @@ struct Register {
     settled: u64,
     /// The pair that it has.
     held: Held,
+    /// For how long what it holds lives, where that is known.
+    life: Option<Life>,
+}
+
+/// How long a pair lives, by the clock of the simulation.
+#[derive(Clone, Copy)]
+struct Life {
+    ttl_ms: u64,
+    /// Its client has begun to ask for it then, if that is known.
+    asked_ms: Option<u64>,
+    /// By then it was written.
+    written_ms: u64,
+    /// The group that has done so by its log, and how long that had stood still by then.
+    by: Option<(u64, u64)>,
+    /// The view change that was begun last by then.
+    begun: Option<(u64, u64, u64)>,
+}
+
+/// The clocks of nodes are right up to so many parts of a thousand, to either side.
+const WRONG_PER_MILLE: u64 = 12;
+/// A pair goes at most so much later than its time.
+const LATEST_MS: u64 = 1000;
+/// A log of a group with pairs that end has an entry at least this often, while there is a leader that gets on.
+const LONGEST_REST_MS: u64 = 700;
+
+/// How a log gets on.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    last_ms: u64,
+    /// For so long it has stood still in all.
+    still_ms: u64,
+}
+
+impl Progress {
+    fn still_ms(self, now_ms: u64) -> u64 {
+        self.still_ms + (now_ms - self.last_ms).saturating_sub(LONGEST_REST_MS)
+    }
 }
 
 /// What a key was known to hold when a request about it began.
@@ -99,6 +142,7 @@ struct Register {
 pub(super) struct Began {
     floor: usize,
     settled: u64,
+    at_ms: u64,
 }
 
 impl Register {
@@ -146,13 +190,24 @@ pub(super) struct Oracle {
     receipts: u64,
     /// The view change that was begun last, and under whom. Another leader counts anew: then the figures of its receipt are of two cuts.
     begun: Option<(u64, u64, u64)>,
+    /// The time, which no node knows.
+    pub(super) now_ms: u64,
+    /// When requests were asked for first.
+    asked: HashMap<RequestId, u64>,
+    /// By group.
+    progress: HashMap<u64, Progress>,
+    /// Pairs that have ended, and whether any has since the last view change was begun.
+    ended: u64,
+    has_ended: bool,
+    /// Reads that were compared with the latest that a pair may be seen.
+    judged_late: u64,
 }
 
 impl Oracle {
     pub(super) fn new(keys: Vec<Vec<u8>>) -> Self {
         let register = |key| {
             let held = Held::Known(None);
-            (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0, held })
+            (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0, held, life: None })
         };
         Self {
             registers: keys.into_iter().map(register).collect(),
@@ -171,6 +226,12 @@ impl Oracle {
             accepted: 0,
             receipts: 0,
             begun: None,
+            now_ms: 0,
+            asked: HashMap::new(),
+            progress: HashMap::new(),
+            ended: 0,
+            has_ended: false,
+            judged_late: 0,
         }
     }
 
@@ -192,7 +253,8 @@ impl Oracle {
                 self.restores += 1;
                 Ok(())
             }
-            Event::Alone { write, post, .. } => self.written(&write, &post),
+            Event::Alone { write, post, .. } => self.written(&write, &post, None),
+            Event::Ended(keys) => keys.iter().try_for_each(|key| self.has_ended(key)),
             Event::MetaRestored { group, state } => {
                 let known =
                     self.meta.range((group, 0)..(group + 1, 0)).rev().any(|(_, (_, known))| *known == state);
@@ -211,7 +273,10 @@ impl Oracle {
                 sound_transition(&before, &after, &command, &outcome)?;
                 self.note_groups(&before, &after)?;
                 match (&outcome, &*command) {
-                    (Ok(()), Command::Begin { id, .. }) => self.begun = Some((*id, group, term)),
+                    (Ok(()), Command::Begin { id, .. }) => {
+                        self.begun = Some((*id, group, term));
+                        self.has_ended = false;
+                    }
                     (Ok(()), Command::End { id, end: End::Finished(receipt), .. })
                         if self.begun == Some((*id, group, term)) =>
                     {
@@ -276,7 +341,7 @@ impl Oracle {
                 (register.is_open, register.floor) = (true, 0);
                 self.forgotten += 1;
                 self.begun = None;
-                register.held = Held::Unknown;
+                (register.held, register.life) = (Held::Unknown, None);
                 let of_key = |(of, ..): &(Vec<u8>, usize, Written)| of == key;
                 self.doubtful.extend(self.done.iter().filter(|(_, done)| of_key(done)).map(|(id, _)| *id));
                 self.done.retain(|_, done| !of_key(done));
@@ -301,14 +366,20 @@ impl Oracle {
         if let Some(digest) = applied.digest.as_ref().filter(|digest| digest.stray > 0) {
             return Err(format!("group {} at index {index}: {} stray pairs", applied.group, digest.stray));
         }
-        let (write, post) = (applied.write.clone(), applied.post.clone());
+        let (group, write, post) = (applied.group, applied.write.clone(), applied.post.clone());
+        let ended = applied.ended.clone();
         log.insert(index, applied);
-        write.map_or(Ok(()), |write| self.written(&write, &post))
+        let now_ms = self.now_ms;
+        let progress = self.progress.entry(group).or_insert(Progress { last_ms: now_ms, still_ms: 0 });
+        *progress = Progress { last_ms: now_ms, still_ms: progress.still_ms(now_ms) };
+        let by = Some((group, progress.still_ms));
+        ended.iter().try_for_each(|key| self.has_ended(key))?;
+        write.map_or(Ok(()), |write| self.written(&write, &post, by))
     }
 
     /// A write was done, by whichever shard, for the first time or because it was asked for again.
-    fn written(&mut self, write: &Write, post: &Post) -> Result<(), String> {
-        let Write { key, value, condition, request, written: done } = write;
+    fn written(&mut self, write: &Write, post: &Post, by: Option<(u64, u64)>) -> Result<(), String> {
+        let Write { key, value, condition, ttl, request, written: done } = write;
         let outcome = done.outcome;
         log::trace!("written: {write:?}, and then {post:?}");
         if let Some(Some((value, version))) = post {
@@ -355,6 +426,9 @@ impl Oracle {
             };
             register.values.push(value);
             register.held = Held::Known(done.there());
+            let (asked_ms, written_ms) = (self.asked.get(request).copied(), self.now_ms);
+            let begun = self.begun;
+            register.life = ttl.map(|ttl| Life { ttl_ms: ttl.ms(), asked_ms, written_ms, by, begun });
             self.done.insert(*request, (key.clone(), register.values.len() - 1, *done));
             if post.is_some() && outcome != expected && !was_open {
                 return Err(format!(
@@ -363,6 +437,65 @@ impl Oracle {
             }
         }
         self.is_then(write, post)
+    }
+
+    /// A client asks for a write for the first time.
+    pub(super) fn asks(&mut self, request: RequestId) {
+        self.asked.entry(request).or_insert(self.now_ms);
+    }
+
+    /// A pair has ended, by whichever shard.
+    fn has_ended(&mut self, key: &[u8]) -> Result<(), String> {
+        log::trace!("{key:?} has ended");
+        (self.ended, self.has_ended) = (self.ended + 1, true);
+        let register = self.registers.get_mut(key).expect("it is there");
+        let life = register.life.take();
+        let last = register.values.last().copied().flatten();
+        register.values.push(None);
+        if std::mem::take(&mut register.is_open) {
+            register.settled += 1;
+        } else if last.is_none() {
+            return Err(format!("{key:?} has ended and was not there"));
+        } else if matches!(register.held, Held::Known(_)) {
+            let life = life.ok_or_else(|| format!("{key:?} has ended and was to stay"))?;
+            let lived_ms = life.asked_ms.map(|asked_ms| self.now_ms - asked_ms);
+            if lived_ms.is_some_and(|lived_ms| lived_ms < life.ttl_ms - life.ttl_ms * WRONG_PER_MILLE / 1000)
+            {
+                return Err(format!(
+                    "{key:?} was to live for {} ms, and did so for {lived_ms:?}",
+                    life.ttl_ms
+                ));
+            }
+        }
+        register.held = Held::Known(None);
+        Ok(())
+    }
+
+    /// What a read that began at a time has found may be there still.
+    fn may_live(&mut self, key: &[u8], began_ms: u64) -> Result<(), String> {
+        let Some(life) = self.registers[key].life else { return Ok(()) };
+        let (Some((group, still_ms)), Some(state)) = (life.by, &self.newest) else { return Ok(()) };
+        // On its way it is not over, and has to be looked for again.
+        let owner = state.view.shards[state.view.owner(state.hash_key.hash(key), key)].group;
+        if owner != group || state.change.is_some() || self.begun != life.begun {
+            return Ok(());
+        }
+        self.judged_late += 1;
+        let still_ms = self.progress[&group].still_ms(self.now_ms) - still_ms;
+        let most_ms = life.ttl_ms + life.ttl_ms * WRONG_PER_MILLE / 1000 + LATEST_MS + still_ms;
+        let lived_ms = began_ms.saturating_sub(life.written_ms);
+        if lived_ms <= most_ms {
+            return Ok(());
+        }
+        Err(format!(
+            "{key:?} was to live for {} ms and is there after {lived_ms}, {still_ms} without a leader",
+            life.ttl_ms
+        ))
+    }
+
+    /// Whether pairs have ended since the last view change was begun.
+    pub(super) fn have_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Whether after a write there is what there should be.
@@ -393,7 +526,7 @@ impl Oracle {
     /// What somebody who asks about a key from now on must see at least.
     pub(super) fn floor(&self, key: &[u8]) -> Began {
         let Register { floor, settled, .. } = self.registers[key];
-        Began { floor, settled }
+        Began { floor, settled, at_ms: self.now_ms }
     }
 
     /// A read that began when the key had this floor.
@@ -407,7 +540,7 @@ impl Oracle {
                 Err(format!("{key:?} was read as {got:?}, which was never written"))
             };
         }
-        let began = began.floor;
+        let (began, at_ms) = (began.floor, began.at_ms);
         let at = register.values.iter().skip(began).position(|value| *value == got).map(|at| at + began);
         let Some(at) = at else {
             let values = &register.values[began.saturating_sub(3).min(register.values.len())..];
@@ -416,7 +549,8 @@ impl Oracle {
             ));
         };
         register.floor = register.floor.max(at);
-        Ok(())
+        let is_last = at + 1 == register.values.len();
+        if got.is_some() && is_last { self.may_live(key, at_ms) } else { Ok(()) }
     }
 
     /// A write that began when the key had this floor was acknowledged.
@@ -475,6 +609,7 @@ impl Oracle {
         (tally.terms, tally.restores) = (self.leaders.len() as u64, self.restores);
         (tally.forgotten, tally.accepted, tally.receipts) = (self.forgotten, self.accepted, self.receipts);
         tally.unmet = self.unmet;
+        (tally.ended, tally.judged_late) = (self.ended, self.judged_late);
         let states: Vec<&MetaState> = self.meta.values().map(|(_, state)| &**state).collect();
         for two in states.windows(2).filter(|two| two[0].group == two[1].group) {
             let id = |state: &MetaState| state.change.as_ref().map(|change| change.id);

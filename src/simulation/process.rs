@@ -23,6 +23,7 @@ use crate::model::shard::Shard;
 use crate::node::discovery::{self, Discovery};
 use crate::node::raft::{Raft, Transport};
 use crate::node::state::{Node, ServingState};
+use crate::node::timekeeping;
 use crate::reshard::controller::Controller;
 use crate::reshard::leave::leave;
 use crate::reshard::{Coordinator, Reconciler};
@@ -198,6 +199,7 @@ pub(super) fn start(world: &Shared, place: usize) {
     *process.raft.borrow_mut() = Some(raft);
     discovery::begin(&node);
     world.spawn_at(place, greet(Rc::clone(world), Discovery::new(&node)));
+    world.spawn_at(place, keep_time(Rc::clone(&controller)));
     world.spawn_at(place, keep(Reconciler::new(&controller)));
     world.spawn_at(place, coordinate(Coordinator::new(&controller)));
 }
@@ -207,6 +209,15 @@ async fn greet(world: Shared, mut discovery: Discovery) {
     loop {
         discovery.round().await;
         pause_for(steps + world.draw(0..3)).await;
+    }
+}
+
+async fn keep_time(controller: Rc<Controller>) {
+    let steps =
+        u64::try_from(timekeeping::ROUND.as_millis().div_ceil(STEP.as_millis())).expect("a short round");
+    loop {
+        controller.node.keep_time();
+        pause_for(steps).await;
     }
 }
 

@@ -48,17 +48,24 @@ impl WatchedShard {
 
 impl StateMachine for WatchedShard {
     fn apply(&mut self, index: u64, term: u64, bytes: &[u8]) -> Vec<u8> {
-        let outcome = self.machine.apply(index, term, bytes);
         let command = ShardCommand::decode(bytes).expect("only commands are proposed");
+        let ended = match command {
+            ShardCommand::PassTime { now_ms } => self.shard.over_at(now_ms),
+            _ => Vec::new(),
+        };
+        let outcome = self.machine.apply(index, term, bytes);
         let done = ShardOutcome::decode(&outcome).expect("the machine answers by outcomes");
         let (mut write, mut after) = (None, None);
-        if let (ShardCommand::Write { key, value, condition, forwarded }, ShardOutcome::Write(Ok(written))) =
-            (&command, &done)
+        if let (
+            ShardCommand::Write { key, change, condition, ttl, forwarded },
+            ShardOutcome::Write(Ok(written)),
+        ) = (&command, &done)
         {
             write = Some(Write {
                 key: key.to_vec(),
-                value: value.as_deref().map(<[u8]>::to_vec),
+                value: change.value().map(<[u8]>::to_vec),
                 condition: condition.as_deref().cloned(),
+                ttl: *ttl,
                 request: forwarded.request,
                 written: *written,
             });
@@ -69,7 +76,8 @@ impl StateMachine for WatchedShard {
         let digest = is_compared.then(|| self.digest());
         let command = if is_write { write.is_none().then(|| bytes.to_vec()) } else { Some(bytes.to_vec()) };
         let (group, at) = (self.group, (index, term));
-        let applied = Applied { group, at, command, outcome: outcome.clone(), write, post: after, digest };
+        let applied =
+            Applied { group, at, command, outcome: outcome.clone(), write, ended, post: after, digest };
         self.told.lock().push(Event::Applied(Box::new(applied)));
         outcome
     }

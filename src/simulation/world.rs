@@ -163,6 +163,7 @@ impl World {
     pub(super) fn step(self: &Rc<Self>, tasks: &mut Vec<Task>) -> Result<(), String> {
         self.now.set(self.now.get() + 1);
         simulated::advance(STEP);
+        self.oracle.borrow_mut().now_ms += u64::try_from(STEP.as_millis()).expect("a short step");
         self.count(|tally| tally.steps += 1);
         harm::step(self);
         let arriving = self.network.borrow_mut().arriving(self.now.get(), &mut self.random.borrow_mut());
@@ -187,8 +188,10 @@ impl World {
     pub(super) fn show_clock(&self, place: usize) {
         let steps = u32::try_from(self.now.get()).expect("a short run");
         simulated::set_wall(EPOCH + STEP * steps + self.nodes[place].wall.get());
-        // The monotonic clock of each start of a node begins anywhere within a week.
-        simulated::set_uptime(Duration::from_secs(self.nodes[place].life.get() % (7 * 24 * 3600)));
+        // The monotonic clock of each start of a node begins anywhere within a week, and no two run alike.
+        let life = self.nodes[place].life.get();
+        let per_mille = [995, 1000, 1005][usize::try_from(life % 3).expect("small")];
+        simulated::set_ticks(Duration::from_secs(life % (7 * 24 * 3600)), per_mille);
     }
 
     pub(super) fn send(&self, from: usize, to: usize, packet: Packet) {

@@ -14,6 +14,7 @@ use crate::model::binary::{Malformed, Reader, put_bytes, put_number, put_option}
 use crate::model::condition::Condition;
 use crate::model::format;
 use crate::model::shard::{Action, Operation, RequestId, Unread, WriteOutcome, Written};
+use crate::model::ttl::Ttl;
 
 /// The form of the frames of questions and answers: the first byte of each. A connection is upgraded to the newest that both nodes know; a node that knows none is
 /// asked by HTTP.
@@ -25,13 +26,15 @@ pub enum Form {
     Conditions = 2,
     /// The same, and values may have types of their own.
     Types = 3,
+    /// The same, and questions may have a time to live, and answers tell how much of it is left.
+    Ttl = 4,
 }
 
 impl Form {
     /// The forms, the newest first.
-    pub const ALL: [Self; 3] = [Self::Types, Self::Conditions, Self::First];
+    pub const ALL: [Self; 4] = [Self::Ttl, Self::Types, Self::Conditions, Self::First];
     /// The newest.
-    pub const NEWEST: Self = Self::Types;
+    pub const NEWEST: Self = Self::Ttl;
 
     /// The protocol that a connection is upgraded to.
     pub const fn protocol(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Form {
             Self::First => "evenkv-requests/1",
             Self::Conditions => "evenkv-requests/2",
             Self::Types => "evenkv-requests/3",
+            Self::Ttl => "evenkv-requests/4",
         }
     }
 
@@ -48,6 +52,7 @@ impl Form {
             Self::First => format::FIRST,
             Self::Conditions => format::CONDITIONS,
             Self::Types => format::TYPES,
+            Self::Ttl => format::TTL,
         }
     }
 }
@@ -68,6 +73,7 @@ const GET: u8 = 0;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const STALE: u8 = 3;
+const TOUCH: u8 = 4;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,12 +92,14 @@ pub struct Question<'a, A = Addressed> {
     pub action: Action<'a>,
     /// What has to be there.
     pub condition: Option<Cow<'a, Condition>>,
+    /// For how long what is written lives.
+    pub ttl: Option<Ttl>,
 }
 
 impl<A> Question<'_, A> {
     /// What is asked of the key.
     pub fn operation(&self) -> Operation<'_> {
-        Operation { action: self.action, condition: self.condition.as_deref() }
+        Operation { action: self.action, condition: self.condition.as_deref(), ttl: self.ttl }
     }
 }
 
@@ -103,7 +111,7 @@ pub enum Answer<'a> {
     /// The key is absent; how old that may be, where any replica might answer.
     Missing(Option<Duration>),
     /// The value, how old it may be, and its version, where that is told.
-    Found(Option<Duration>, Option<u64>, &'a [u8]),
+    Found(Option<Duration>, Version, &'a [u8]),
     /// The value of this version was not read, since the condition does not hold; how old that may be.
     Unread(Option<Duration>, Unread, u64),
     /// Nothing was done: look at the newest view and ask again.
@@ -126,6 +134,15 @@ pub enum Answer<'a> {
     ByHttp,
     /// Nothing was done: the node has more to do than it can.
     Busy(String),
+}
+
+/// What is told of a value beside it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Its version, where that is told.
+    pub number: Option<u64>,
+    /// How much is left of its time to live, if it has one.
+    pub left: Option<Ttl>,
 }
 
 /// A frame as it was read.
@@ -228,7 +245,7 @@ pub fn put_last(out: &mut Vec<u8>) {
 pub(super) fn head(reader: &mut Reader<'_>) -> Result<(u8, u64), Malformed> {
     match formed_head(reader)? {
         (Form::First, kind, number) => Ok((kind, number)),
-        (Form::Conditions | Form::Types, ..) => Err(Malformed("a frame of another version")),
+        (Form::Conditions | Form::Types | Form::Ttl, ..) => Err(Malformed("a frame of another version")),
     }
 }
 
@@ -283,9 +300,13 @@ impl<A: Borrow<Addressed>> Question<'_, A> {
             if form >= Form::Conditions {
                 put_option(out, self.condition.as_deref(), Condition::encode);
             }
+            if form >= Form::Ttl {
+                put_ttl(out, self.ttl);
+            }
             match self.action {
                 Action::Get => out.push(if self.is_stale { STALE } else { GET }),
                 Action::Delete => out.push(DELETE),
+                Action::Touch => out.push(TOUCH),
                 Action::Put(value) => {
                     out.push(PUT);
                     out.extend_from_slice(value);
@@ -308,19 +329,21 @@ impl<'a> Question<'a> {
         let key = reader.bytes(LONGEST)?;
         let condition = match form {
             Form::First => None,
-            Form::Conditions | Form::Types => reader.option(Condition::decode)?.map(Cow::Owned),
+            Form::Conditions | Form::Types | Form::Ttl => reader.option(Condition::decode)?.map(Cow::Owned),
         };
+        let ttl = if form >= Form::Ttl { reader.option(ttl)? } else { None };
         let (action, is_stale) = match reader.byte()? {
             GET => (Action::Get, false),
             STALE => (Action::Get, true),
             DELETE => (Action::Delete, false),
+            TOUCH if form >= Form::Ttl => (Action::Touch, false),
             PUT => (Action::Put(reader.rest()), false),
             _ => return Err(Malformed("an unknown operation")),
         };
         if !matches!(action, Action::Put(_)) {
             reader.end()?;
         }
-        Ok(Self { addressed, left_ms, id, is_stale, key, action, condition })
+        Ok(Self { addressed, left_ms, id, is_stale, key, action, condition, ttl })
     }
 }
 
@@ -364,7 +387,10 @@ impl<'a> Answer<'a> {
                 out.push(FOUND);
                 put_age(out, *age);
                 if tells_version {
-                    put_number(out, version.unwrap_or(0));
+                    put_number(out, version.number.unwrap_or(0));
+                }
+                if form >= Form::Ttl {
+                    put_ttl(out, version.left);
                 }
                 out.extend_from_slice(value);
             }
@@ -410,7 +436,9 @@ impl<'a> Answer<'a> {
             MISSING => Self::Missing(age(&mut reader)?),
             FOUND => {
                 let (age, version) = (age(&mut reader)?, version(&mut reader)?);
-                return Ok(Self::Found(age, Some(version).filter(|version| *version > 0), reader.rest()));
+                let left = if form >= Form::Ttl { reader.option(ttl)? } else { None };
+                let version = Version { number: Some(version).filter(|version| *version > 0), left };
+                return Ok(Self::Found(age, version, reader.rest()));
             }
             AGAIN => Self::Again,
             GONE => Self::Gone,
@@ -429,6 +457,14 @@ impl<'a> Answer<'a> {
         reader.end()?;
         Ok(answer)
     }
+}
+
+fn put_ttl(out: &mut Vec<u8>, ttl: Option<Ttl>) {
+    put_option(out, ttl.as_ref(), |ttl, out| put_number(out, ttl.ms()));
+}
+
+fn ttl(reader: &mut Reader<'_>) -> Result<Ttl, Malformed> {
+    Ttl::from_ms(reader.number()?).ok_or(Malformed("not a time to live"))
 }
 
 /// A text that is for people, cut where it is longer than any should be.
@@ -478,13 +514,18 @@ mod tests {
             if_match: Some(Versions::Any),
             if_none_match: Some(Versions::These([300].into())),
         };
-        for ((action, is_stale), is_conditional) in [
-            (Action::Get, false),
-            (Action::Get, true),
-            (Action::Delete, false),
-            (Action::Put(b""), false),
-            (Action::Put(b"{\"a\":1}"), false),
-            (Action::Put(b"\0\x01xyz"), false),
+        let ttl = Ttl::from_ms(300);
+        for ((action, is_stale, ttl), is_conditional) in [
+            (Action::Get, false, None),
+            (Action::Get, true, None),
+            (Action::Delete, false, None),
+            (Action::Put(b""), false, None),
+            (Action::Put(b"{\"a\":1}"), false, None),
+            (Action::Put(b"{\"a\":1}"), false, ttl),
+            (Action::Put(b"\0\x01xyz"), false, None),
+            (Action::Put(b"\0\x01xyz"), false, ttl),
+            (Action::Touch, false, None),
+            (Action::Touch, false, ttl),
         ]
         .into_iter()
         .flat_map(|asked| [(asked, false), (asked, true)])
@@ -500,6 +541,7 @@ mod tests {
                         key: b"\0key",
                         action,
                         condition: is_conditional.then(|| Cow::Owned(condition())),
+                        ttl,
                     });
                 }
             }
@@ -517,8 +559,9 @@ mod tests {
             Answer::Unread(age, Unread::Unmet, u64::MAX),
             Answer::Missing(None),
             Answer::Missing(age),
-            Answer::Found(None, None, b""),
-            Answer::Found(age, Some(300), b"[1]"),
+            Answer::Found(None, Version::default(), b""),
+            Answer::Found(age, Version { number: Some(300), left: None }, b"[1]"),
+            Answer::Found(None, Version { number: Some(300), left: Ttl::from_ms(70_000) }, b"[1]"),
             Answer::Again,
             Answer::Gone,
             Answer::NotLeader(None, "no leader".to_owned()),
@@ -569,15 +612,17 @@ mod tests {
 
     /// The bytes are those that nodes before conditions write and read.
     #[test]
-    fn frames_of_the_first_form_have_neither_conditions_nor_versions_nor_types() {
+    fn frames_of_the_first_form_have_neither_conditions_nor_versions_nor_types_nor_times() {
         let mut bytes = Vec::new();
         for question in questions() {
             let written = question.encode(Form::First, 7, &mut bytes);
             let is_plain = question.operation().needs() == format::FIRST;
             assert_eq!(written.is_some(), is_plain, "{question:?}");
             let without_types = question.encode(Form::Conditions, 7, &mut Vec::new());
-            let is_typed = question.operation().needs() == format::TYPES;
-            assert_eq!(without_types.is_none(), is_typed, "{question:?}");
+            let needs = question.operation().needs();
+            assert_eq!(without_types.is_none(), needs >= format::TYPES, "{question:?}");
+            let without_times = question.encode(Form::Types, 7, &mut Vec::new());
+            assert_eq!(without_times.is_none(), needs >= format::TTL, "{question:?}");
         }
         let unconditional = questions().into_iter();
         let unconditional = unconditional.filter(|question| question.operation().needs() == format::FIRST);
@@ -586,14 +631,17 @@ mod tests {
         }
         let table = [
             (Answer::Wrote(Written { outcome: WriteOutcome::Updated, version: 300 }), &[WROTE, 1][..]),
-            (Answer::Found(None, Some(300), b"1"), &[FOUND, 0, b'1']),
+            (
+                Answer::Found(None, Version { number: Some(300), left: Ttl::from_ms(9) }, b"1"),
+                &[FOUND, 0, b'1'],
+            ),
         ];
         for (answer, wanted) in table {
             bytes.clear();
             answer.encode(Form::First, 0, &mut bytes);
             assert_eq!(&bytes[HEAD..], [&[1, ANSWER], &[0; 8][..], wanted].concat(), "{answer:?}");
         }
-        let untold = Answer::Found(None, None, b"1");
+        let untold = Answer::Found(None, Version::default(), b"1");
         assert_eq!(Frame::decode(&bytes[HEAD..]), Ok(Frame::Answer(0, untold)));
     }
 

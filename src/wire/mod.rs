@@ -22,6 +22,9 @@ pub const KEYS: &str = "/node/keys/";
 pub const CONDITIONAL_KEYS: &str = "/node/conditional-keys/";
 /// The same of requests that store a value with a type of its own, which may have a condition, too: a node that does not know this path would take such a value for JSON.
 pub const TYPED_KEYS: &str = "/node/typed-keys/";
+/// The same of requests that give a pair a time to live or change that, which may have a condition and a value of any type, too: a node that does not know this path would
+/// let the pair live for ever.
+pub const TIMED_KEYS: &str = "/node/timed-keys/";
 /// Where a node says who it is: [`Hello`].
 pub const HELLO: &str = "/node/hello";
 /// Where a node takes the news of its cluster: a [`MetaState`](crate::model::meta::MetaState).
@@ -62,7 +65,7 @@ pub const SENDER_HEADER: &str = "Evenkv-Sender";
 pub const REQUEST_HEADER: &str = "Evenkv-Request";
 /// In the answer to a forwarded key operation: what came of it, a [`KeyResult`].
 pub const RESULT_HEADER: &str = "Evenkv-Result";
-/// In a request under [`CONDITIONAL_KEYS`] or [`TYPED_KEYS`]: the [`Condition`](crate::model::condition::Condition).
+/// In a request under [`CONDITIONAL_KEYS`], [`TYPED_KEYS`] or [`TIMED_KEYS`]: the [`Condition`](crate::model::condition::Condition).
 pub const CONDITION_HEADER: &str = "Evenkv-Condition";
 /// In the answer to a forwarded key operation: the version of what is there, if anything is.
 pub const VERSION_HEADER: &str = "Evenkv-Version";
@@ -146,6 +149,7 @@ impl KeyResult {
 /// The path of requests about keys that need a format.
 pub const fn keys_of(needs: u32) -> &'static str {
     match needs {
+        format::TTL.. => TIMED_KEYS,
         format::TYPES.. => TYPED_KEYS,
         format::CONDITIONS.. => CONDITIONAL_KEYS,
         _ => KEYS,

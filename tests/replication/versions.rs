@@ -168,6 +168,48 @@ fn a_condition_is_never_dropped_on_the_way_to_a_node_of_an_older_version() {
     }
 }
 
+/// A pair that is to end is stored where it will, or not at all.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn a_time_to_live_is_never_dropped_on_the_way_to_a_node_of_an_older_version() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    let mut cluster = Cluster::of_program(3, &older, &[("REPL_FACTOR", "3")]);
+    let all = cluster.addresses();
+    replace(&mut cluster, 0, None);
+    let put = |number: usize, bytes: usize| {
+        let target = format!("/kv-store/keys/{number}-{bytes}");
+        let body = format!("{{\"value\":\"{}\"}}", "x".repeat(bytes));
+        (Http::new(&all[0]).request("PUT", &format!("{target}?ttl=1000"), &[], body.as_bytes()), target)
+    };
+    for number in 0..9 {
+        // Small ones go on a connection, large ones by HTTP.
+        for bytes in [10, 60_000] {
+            let (answer, target) = put(number, bytes);
+            let text = answer.text();
+            assert_eq!(
+                (answer.status, answer.header("Evenkv-Outcome")),
+                (503, Some("not-applied")),
+                "{text}"
+            );
+            assert!(all[1..].iter().any(|node| text.contains(node)) && text.contains("version"), "{text}");
+            assert_eq!(Http::new(&all[0]).get(&target).status, 404);
+        }
+    }
+    for number in 1..3 {
+        replace(&mut cluster, number, None);
+    }
+    wait_agreed(&all[0]);
+    for bytes in [10, 60_000] {
+        wait_until("times to live are known everywhere", START_DEADLINE, || put(99, bytes).0.status < 300);
+        for address in &all {
+            let kept = Http::new(address).get(&put(99, bytes).1);
+            assert!(kept.status == 200 && kept.header("Evenkv-TTL").is_some(), "{:?}", kept.headers);
+        }
+    }
+}
+
 /// What is not JSON is stored only where everybody knows such values who keeps it, and is read only through nodes that do.
 #[test]
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]

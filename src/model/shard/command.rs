@@ -5,12 +5,13 @@
 
 use super::form::{put_checksum, read_checksum};
 use super::{
-    AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange, MoveError,
-    Operation, Refused, RequestId, Shard, Stamp, WriteOutcome, Written,
+    Action, AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange,
+    MoveError, Operation, Refused, RequestId, Shard, Stamp, WriteOutcome, Written,
 };
-use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number};
+use crate::model::binary::{LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option};
 use crate::model::condition::Condition;
 use crate::model::format;
+use crate::model::ttl::Ttl;
 
 /// A change of a shard.
 pub enum ShardCommand {
@@ -18,10 +19,12 @@ pub enum ShardCommand {
     Write {
         /// The key.
         key: Box<[u8]>,
-        /// The value; nothing to delete the key.
-        value: Option<Box<[u8]>>,
+        /// What is to be done.
+        change: Change,
         /// What has to be there.
         condition: Option<Box<Condition>>,
+        /// For how long what is written lives from then on.
+        ttl: Option<Ttl>,
         /// The request, the epoch it was routed by, and the times by which it is remembered.
         forwarded: Forwarded,
     },
@@ -64,6 +67,8 @@ pub enum ShardCommand {
         frozen: Frozen,
         /// The group's time in milliseconds: what goes along is as old as it was when it came.
         now_ms: u64,
+        /// The times of the pairs that end are moved by so many milliseconds, where there are such pairs: those of the source show so much less.
+        shift_ms: Option<i64>,
     },
     /// [`Shard::learn`].
     Learn(Directive),
@@ -84,6 +89,40 @@ pub enum ShardCommand {
         /// The audit.
         id: u64,
     },
+    /// So late it is: pairs whose time is over end.
+    PassTime {
+        /// The group's time in milliseconds.
+        now_ms: u64,
+    },
+}
+
+/// What a write does to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Insert or replace it; the value as [`value`](crate::model::value) stores it.
+    Put(Box<[u8]>),
+    /// Delete it.
+    Delete,
+    /// Let it live for another time.
+    Touch,
+}
+
+impl Change {
+    /// The value of one that puts it.
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::Put(value) => Some(value),
+            Self::Delete | Self::Touch => None,
+        }
+    }
+
+    fn action(&self) -> Action<'_> {
+        match self {
+            Self::Put(value) => Action::Put(value),
+            Self::Delete => Action::Delete,
+            Self::Touch => Action::Touch,
+        }
+    }
 }
 
 /// What applying a command came to.
@@ -119,21 +158,36 @@ const CLOSE_CENSUS: u8 = 10;
 const BEGIN_AUDIT: u8 = 11;
 const PUT_IF: u8 = 12;
 const DELETE_IF: u8 = 13;
+/// A write that has a time to live, or gives one.
+const TIMED_WRITE: u8 = 14;
+const PASS_TIME: u8 = 15;
+/// To prepare a piece in which pairs end.
+const PREPARE_SHIFTED: u8 = 16;
+
+/// What a [`TIMED_WRITE`] does.
+const TOUCH: u8 = 0;
+const TIMED_PUT: u8 = 1;
 
 /// The binary form of [`ShardCommand::Write`], without copying key and value into one first.
 pub fn encode_write(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Vec<u8> {
-    let Operation { condition, .. } = operation;
+    let Operation { condition, ttl, .. } = operation;
     let value = operation.value();
-    // Kind, request, three numbers of at most ten bytes, two lengths of at most five.
-    let mut out = Vec::with_capacity(1 + 30 + 30 + 10 + key.len() + value.map_or(0, <[u8]>::len));
-    out.push(match (value, condition) {
-        (Some(_), None) => PUT,
-        (None, None) => DELETE,
-        (Some(_), Some(_)) => PUT_IF,
-        (None, Some(_)) => DELETE_IF,
-    });
-    if let Some(condition) = condition {
-        condition.encode(&mut out);
+    // Kind, time to live, request, three numbers of at most ten bytes, two lengths of at most five.
+    let mut out = Vec::with_capacity(1 + 12 + 30 + 30 + 10 + key.len() + value.map_or(0, <[u8]>::len));
+    if operation.needs() >= format::TTL {
+        out.extend([TIMED_WRITE, if value.is_some() { TIMED_PUT } else { TOUCH }]);
+        put_option(&mut out, ttl.as_ref(), |ttl, out| put_number(out, ttl.ms()));
+        put_option(&mut out, condition, Condition::encode);
+    } else {
+        out.push(match (value, condition) {
+            (Some(_), None) => PUT,
+            (None, None) => DELETE,
+            (Some(_), Some(_)) => PUT_IF,
+            (None, Some(_)) => DELETE_IF,
+        });
+        if let Some(condition) = condition {
+            condition.encode(&mut out);
+        }
     }
     forwarded.request.encode(&mut out);
     put_number(&mut out, forwarded.epoch);
@@ -151,7 +205,7 @@ impl ShardCommand {
     pub fn time_ms(&self) -> Option<u64> {
         match self {
             Self::Write { forwarded, .. } => Some(forwarded.now_ms),
-            Self::Prepare { now_ms, .. } => Some(*now_ms),
+            Self::Prepare { now_ms, .. } | Self::PassTime { now_ms } => Some(*now_ms),
             _ => None,
         }
     }
@@ -159,8 +213,11 @@ impl ShardCommand {
     /// The format that a node has to know to apply it.
     pub fn needs(&self) -> u32 {
         match self {
-            Self::Write { value, condition, .. } => operation(value.as_deref(), condition.as_deref()).needs(),
+            Self::Write { change, condition, ttl, .. } => {
+                operation(change, condition.as_deref(), *ttl).needs()
+            }
             Self::Install { delta, .. } => delta.needs(),
+            Self::Prepare { shift_ms: Some(_), .. } | Self::PassTime { .. } => format::TTL,
             Self::Prepare { frozen, .. } => frozen.remembered.needs(),
             _ => format::FIRST,
         }
@@ -174,8 +231,8 @@ impl ShardCommand {
             stamp.encode(&mut out);
         };
         match self {
-            Self::Write { key, value, condition, forwarded } => {
-                let operation = operation(value.as_deref(), condition.as_deref());
+            Self::Write { key, change, condition, ttl, forwarded } => {
+                let operation = operation(change, condition.as_deref(), *ttl);
                 return encode_write(key, operation, forwarded);
             }
             Self::BeginOutgoing { stamp, range } => {
@@ -192,10 +249,13 @@ impl ShardCommand {
                 order(INSTALL, stamp);
                 delta.encode(&mut out);
             }
-            Self::Prepare { stamp, frozen, now_ms } => {
-                order(PREPARE, stamp);
+            Self::Prepare { stamp, frozen, now_ms, shift_ms } => {
+                order(if shift_ms.is_some() { PREPARE_SHIFTED } else { PREPARE }, stamp);
                 frozen.encode(&mut out);
                 put_number(&mut out, *now_ms);
+                if let Some(shift_ms) = shift_ms {
+                    put_number(&mut out, shift_ms.cast_unsigned());
+                }
             }
             Self::Learn(directive) => {
                 out.push(LEARN);
@@ -214,6 +274,10 @@ impl ShardCommand {
                 out.push(BEGIN_AUDIT);
                 put_number(&mut out, *id);
             }
+            Self::PassTime { now_ms } => {
+                out.push(PASS_TIME);
+                put_number(&mut out, *now_ms);
+            }
         }
         out
     }
@@ -225,16 +289,29 @@ impl ShardCommand {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let reader = &mut Reader::new(bytes);
         let command = match reader.byte()? {
-            kind @ (PUT | DELETE | PUT_IF | DELETE_IF) => {
-                let is_conditional = matches!(kind, PUT_IF | DELETE_IF);
-                let condition = if is_conditional { Some(Condition::decode(reader)?.into()) } else { None };
+            kind @ (PUT | DELETE | PUT_IF | DELETE_IF | TIMED_WRITE) => {
+                let (is_put, ttl, condition) = match kind {
+                    TIMED_WRITE => {
+                        let is_put = match reader.byte()? {
+                            TOUCH => false,
+                            TIMED_PUT => true,
+                            _ => return Err(Malformed("unknown kind of write")),
+                        };
+                        (is_put, reader.option(read_ttl)?, reader.option(Condition::decode)?)
+                    }
+                    PUT_IF | DELETE_IF => (kind == PUT_IF, None, Some(Condition::decode(reader)?)),
+                    _ => (kind == PUT, None, None),
+                };
                 let (request, epoch) = (RequestId::decode(reader)?, reader.number()?);
                 let (now_ms, keep_ms) = (reader.number()?, reader.number()?);
                 let key = reader.bytes(LONGEST_BYTES)?.into();
-                let is_put = matches!(kind, PUT | PUT_IF);
-                let value = if is_put { Some(reader.bytes(LONGEST_BYTES)?.into()) } else { None };
+                let change = match kind {
+                    _ if is_put => Change::Put(reader.bytes(LONGEST_BYTES)?.into()),
+                    TIMED_WRITE => Change::Touch,
+                    _ => Change::Delete,
+                };
                 let forwarded = Forwarded { request, epoch, now_ms, keep_ms };
-                Self::Write { key, value, condition, forwarded }
+                Self::Write { key, change, condition: condition.map(Box::new), ttl, forwarded }
             }
             BEGIN_OUTGOING => {
                 Self::BeginOutgoing { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
@@ -245,15 +322,18 @@ impl ShardCommand {
                 Self::BeginIncoming { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
             }
             INSTALL => Self::Install { stamp: Stamp::decode(reader)?, delta: Delta::decode(reader)? },
-            PREPARE => Self::Prepare {
-                stamp: Stamp::decode(reader)?,
-                frozen: Frozen::decode(reader)?,
-                now_ms: reader.number()?,
-            },
+            kind @ (PREPARE | PREPARE_SHIFTED) => {
+                let (stamp, frozen) = (Stamp::decode(reader)?, Frozen::decode(reader)?);
+                let now_ms = reader.number()?;
+                let is_shifted = kind == PREPARE_SHIFTED;
+                let shift_ms = if is_shifted { Some(reader.number()?.cast_signed()) } else { None };
+                Self::Prepare { stamp, frozen, now_ms, shift_ms }
+            }
             LEARN => Self::Learn(Directive::decode(reader)?),
             CENSUS => Self::Census { id: CensusId::decode(reader)?, ranges: reader.list(HashRange::decode)? },
             CLOSE_CENSUS => Self::CloseCensus { id: CensusId::decode(reader)? },
             BEGIN_AUDIT => Self::BeginAudit { id: reader.number()? },
+            PASS_TIME => Self::PassTime { now_ms: reader.number()? },
             _ => return Err(Malformed("unknown kind of command")),
         };
         reader.end()?;
@@ -326,8 +406,13 @@ impl ShardOutcome {
     }
 }
 
-fn operation<'a>(value: Option<&'a [u8]>, condition: Option<&'a Condition>) -> Operation<'a> {
-    value.map_or(Operation::DELETE, Operation::put).under(condition)
+fn operation<'a>(change: &'a Change, condition: Option<&'a Condition>, ttl: Option<Ttl>) -> Operation<'a> {
+    Operation { action: change.action(), condition, ttl }
+}
+
+/// Reads a time to live.
+fn read_ttl(reader: &mut Reader<'_>) -> Result<Ttl, Malformed> {
+    Ttl::from_ms(reader.number()?).ok_or(Malformed("not a time to live"))
 }
 
 fn read_refused(reader: &mut Reader<'_>) -> Result<Refused, Malformed> {
@@ -374,9 +459,9 @@ impl Shard {
             self.clock.pass(now_ms);
         }
         match command {
-            ShardCommand::Write { key, value, condition, forwarded } => {
+            ShardCommand::Write { key, change, condition, ttl, forwarded } => {
                 let hash = self.store.hash_key().hash(key);
-                let operation = operation(value.as_deref(), condition.as_deref());
+                let operation = operation(change, condition.as_deref(), *ttl);
                 let table = self.table.read();
                 ShardOutcome::Write(self.write_once(&table, hash, key, operation, Some(*forwarded)))
             }
@@ -389,8 +474,8 @@ impl Shard {
                 ShardOutcome::Moved(self.begin_incoming(stamp, range))
             }
             ShardCommand::Install { stamp, delta } => ShardOutcome::Moved(self.install(stamp, delta)),
-            ShardCommand::Prepare { stamp, frozen, now_ms: _ } => {
-                ShardOutcome::Prepared(self.prepare(stamp, frozen))
+            ShardCommand::Prepare { stamp, frozen, now_ms: _, shift_ms } => {
+                ShardOutcome::Prepared(self.prepare(stamp, frozen, *shift_ms))
             }
             ShardCommand::Learn(directive) => {
                 self.learn(directive);
@@ -402,6 +487,10 @@ impl Shard {
                 ShardOutcome::Done
             }
             ShardCommand::BeginAudit { id } => ShardOutcome::AuditBegun(self.begin_audit(*id)),
+            ShardCommand::PassTime { now_ms: _ } => {
+                self.end_some(&self.table.read());
+                ShardOutcome::Done
+            }
         }
     }
 }

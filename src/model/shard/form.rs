@@ -8,13 +8,18 @@ use crate::model::binary::{
 use crate::model::format;
 use crate::model::pages::Record;
 use crate::model::store::{Copied, Value};
+use crate::model::ttl::Parts;
 use crate::model::value;
 
 impl Delta {
     /// The format that a node has to know to take it.
     pub fn needs(&self) -> u32 {
-        let has_types = self.pairs.iter().any(|pair| value::is_typed(pair.value.bytes()));
-        if has_types { format::TYPES } else { format::FIRST }
+        let needs = |pair: &Copied| match Parts::of(pair.value.bytes()) {
+            Parts { end_ms: Some(_), .. } => format::TTL,
+            Parts { value, .. } if value::is_typed(value) => format::TYPES,
+            _ => format::FIRST,
+        };
+        self.pairs.iter().map(needs).max().unwrap_or(format::FIRST)
     }
 
     /// Appends its binary form.
@@ -40,6 +45,7 @@ impl Delta {
 }
 
 impl Frozen {
+    /// Without the time: by then it was compared with that of the target.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         put_checksum(out, &self.checksum);
         put_number(out, self.index);
@@ -48,7 +54,7 @@ impl Frozen {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (checksum, index) = (read_checksum(reader)?, reader.number()?);
-        Ok(Self { checksum, index, remembered: Remembered::decode(reader)? })
+        Ok(Self { checksum, index, time_ms: None, remembered: Remembered::decode(reader)? })
     }
 }
 

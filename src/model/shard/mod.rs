@@ -10,6 +10,7 @@ mod census;
 mod claims;
 mod clock;
 mod command;
+mod ends;
 mod form;
 mod moving;
 mod once;
@@ -36,12 +37,13 @@ use super::format;
 use super::hash::{HashKey, KeyHash};
 use super::range::{HashRange, Point};
 use super::store::{Checksum, Size, Store, StoredValue};
+use super::ttl::{Parts, Ttl};
 use super::value;
 
 pub use self::audit::{Audit, AuditBegun, AuditState};
 pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
-pub use self::command::{ShardCommand, ShardOutcome, encode_write};
+pub use self::command::{Change, ShardCommand, ShardOutcome, encode_write};
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{
@@ -57,6 +59,8 @@ pub struct Operation<'a> {
     pub action: Action<'a>,
     /// What has to be there. It counts only where the operation would succeed without it (RFC 9110, section 13.2.1).
     pub condition: Option<&'a Condition>,
+    /// For how long what is written lives from then on; for ever, where nothing is said.
+    pub ttl: Option<Ttl>,
 }
 
 /// What is to be done with a key.
@@ -68,23 +72,37 @@ pub enum Action<'a> {
     Put(&'a [u8]),
     /// Delete it.
     Delete,
+    /// Let it live for another time, and leave it as it is otherwise.
+    Touch,
 }
 
 impl<'a> Operation<'a> {
     /// Reads, under no condition.
-    pub const GET: Self = Self { action: Action::Get, condition: None };
+    pub const GET: Self = Self::of(Action::Get);
     /// Deletes, under no condition.
-    pub const DELETE: Self = Self { action: Action::Delete, condition: None };
+    pub const DELETE: Self = Self::of(Action::Delete);
+    /// Has it live for ever, under no condition.
+    pub const TOUCH: Self = Self::of(Action::Touch);
 
     /// Inserts or replaces, under no condition; the value as [`value`] stores it.
     pub const fn put(value: &'a [u8]) -> Self {
-        Self { action: Action::Put(value), condition: None }
+        Self::of(Action::Put(value))
+    }
+
+    const fn of(action: Action<'a>) -> Self {
+        Self { action, condition: None, ttl: None }
     }
 
     /// The same under a condition, if there is one.
     #[must_use]
     pub const fn under(self, condition: Option<&'a Condition>) -> Self {
-        Self { action: self.action, condition }
+        Self { condition, ..self }
+    }
+
+    /// The same for a time to live, if there is one.
+    #[must_use]
+    pub const fn living(self, ttl: Option<Ttl>) -> Self {
+        Self { ttl, ..self }
     }
 
     /// Whether it changes nothing.
@@ -95,6 +113,8 @@ impl<'a> Operation<'a> {
     /// The format that a node has to know to do it: one that does not would leave something of it out.
     pub const fn needs(&self) -> u32 {
         match (self.action, self.condition) {
+            _ if self.ttl.is_some() => format::TTL,
+            (Action::Touch, _) => format::TTL,
             (Action::Put(value), _) if value::is_typed(value) => format::TYPES,
             (_, Some(_)) => format::CONDITIONS,
             (_, None) => format::FIRST,
@@ -105,7 +125,7 @@ impl<'a> Operation<'a> {
     pub const fn value(&self) -> Option<&'a [u8]> {
         match self.action {
             Action::Put(value) => Some(value),
-            Action::Get | Action::Delete => None,
+            Action::Get | Action::Delete | Action::Touch => None,
         }
     }
 }
@@ -307,23 +327,32 @@ impl Shard {
             return Err(Refused::Sealed);
         }
         match forwarded {
-            None => Ok(self.write(table, hash, key, operation)),
+            None => Ok(self.write(table, hash, key, operation, self.clock.time())),
             // It may have been done before the range came here, and its record may have been forgotten since.
             Some(forwarded) if forwarded.epoch < gained => Err(Refused::NotOwned),
             Some(forwarded) => {
-                let write = || self.write(table, hash, key, operation);
+                let write = || self.write(table, hash, key, operation, forwarded.now_ms);
                 self.once(table, &forwarded, hash, write)
             }
         }
     }
 
-    fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation) -> Written {
+    fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation, now_ms: u64) -> Written {
         let write = || {
             let condition = operation.condition;
+            let end_ms = operation.ttl.map(|ttl| now_ms.saturating_add(ttl.ms()));
             let done = match operation.action {
                 Action::Put(value) => {
-                    self.store.put_if(hash, key, value, condition).map(|(replaced, version)| {
+                    let stored = Parts { end_ms, value }.stored();
+                    self.store.put_if(hash, key, &stored, condition).map(|(replaced, version)| {
                         (if replaced { WriteOutcome::Updated } else { WriteOutcome::Added }, version)
+                    })
+                }
+                Action::Touch => {
+                    let touched = self.store.touch_if(hash, key, end_ms, condition);
+                    touched.map(|version| match version {
+                        Some(version) => (WriteOutcome::Updated, version),
+                        None => (WriteOutcome::Absent, 0),
                     })
                 }
                 Action::Get | Action::Delete => {
@@ -338,15 +367,7 @@ impl Shard {
                 done.unwrap_or_else(|unmet| (WriteOutcome::Unmet, unmet.there.unwrap_or(0)));
             Written { outcome, version }
         };
-        let written = match &table.tallying {
-            Some(tallying) => tallying.note(hash, key, write),
-            None => write(),
-        };
-        let has_changed = !matches!(written.outcome, WriteOutcome::Absent | WriteOutcome::Unmet);
-        if let Some(piece) = table.outgoing_piece(hash, key).filter(|_| has_changed) {
-            piece.note(key);
-        }
-        written
+        table.noted(hash, key, write)
     }
 
     /// How many pairs the owned ranges hold, and the bytes of everything that lies here.
@@ -408,6 +429,19 @@ impl Table {
         };
         let frozen = self.outgoing_piece(hash, key).is_some_and(Outgoing::is_frozen);
         if frozen { Err(Refused::Moving) } else { Ok(gained) }
+    }
+
+    /// Does something to a pair, and has noted what that came to whoever counts or moves it.
+    fn noted(&self, hash: KeyHash, key: &[u8], write: impl FnOnce() -> Written) -> Written {
+        let written = match &self.tallying {
+            Some(tallying) => tallying.note(hash, key, write),
+            None => write(),
+        };
+        let has_changed = !matches!(written.outcome, WriteOutcome::Absent | WriteOutcome::Unmet);
+        if let Some(piece) = self.outgoing_piece(hash, key).filter(|_| has_changed) {
+            piece.note(key);
+        }
+        written
     }
 
     fn outgoing_piece(&self, hash: KeyHash, key: &[u8]) -> Option<&Outgoing> {

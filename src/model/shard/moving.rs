@@ -84,9 +84,21 @@ pub struct Frozen {
     pub checksum: Checksum,
     /// The counter of versions, which the target's must not be behind.
     pub index: u64,
+    /// The time of the source's group when it was sent, where pairs of the range end by it: see [`Frozen::shift_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<u64>,
     /// What was done for which request; it travels in a form of its own.
     #[serde(skip)]
     pub remembered: Remembered,
+}
+
+impl Frozen {
+    /// By how much the times of its pairs are to be moved where the target's group has this time when it comes. What is left of each is kept then: they end later by as
+    /// long as it was on its way, and by the millisecond by which both clocks may have cut off, and never earlier.
+    pub fn shift_at(&self, now_ms: u64) -> Option<i64> {
+        let time_ms = self.time_ms?;
+        Some(now_ms.cast_signed().saturating_sub(time_ms.cast_signed()).saturating_add(1))
+    }
 }
 
 /// What a newly learned state means for a shard.
@@ -151,7 +163,14 @@ pub(super) struct Incoming {
     /// Nothing is added any more, since it is being compared with the source.
     pub(super) complete: bool,
     /// Everything is here and agrees with the source: the piece may be handed over, and this goes along.
-    pub(super) prepared: Option<Remembered>,
+    pub(super) prepared: Option<Prepared>,
+}
+
+/// What goes along with a piece once it is handed over.
+pub(super) struct Prepared {
+    pub(super) remembered: Remembered,
+    /// By so much the times of the pairs that end are moved then. Until then they are those of the source.
+    pub(super) shift_ms: Option<i64>,
 }
 
 impl Incoming {
@@ -290,7 +309,8 @@ impl Shard {
         let delta = self.delta(&taken);
         let checksum = self.store.checksum(&range);
         let (index, remembered) = (self.store.index(), remembered.left_at(now_ms));
-        Ok((delta, Frozen { checksum, index, remembered }))
+        let time_ms = self.store.first_end(std::slice::from_ref(&range)).map(|_| now_ms);
+        Ok((delta, Frozen { checksum, index, time_ms, remembered }))
     }
 
     fn delta(&self, keys: &HashSet<Box<[u8]>>) -> Delta {
@@ -444,7 +464,12 @@ impl Shard {
     ///
     /// # Errors
     /// [`MoveError`].
-    pub fn prepare(&self, stamp: &Stamp, frozen: &Frozen) -> Result<Checksum, MoveError> {
+    pub fn prepare(
+        &self,
+        stamp: &Stamp,
+        frozen: &Frozen,
+        shift_ms: Option<i64>,
+    ) -> Result<Checksum, MoveError> {
         let range = {
             let mut table = self.table.write();
             table.obey(stamp)?;
@@ -464,7 +489,12 @@ impl Shard {
         if !incoming.complete {
             return Err(MoveError::NotUnderWay);
         }
-        incoming.prepared = Some(frozen.remembered.clone().counted_from(self.clock.time()));
+        let remembered = frozen.remembered.clone().counted_from(self.clock.time());
+        if shift_ms.is_some() {
+            // The snapshot has to have room for it.
+            self.store.note_ends();
+        }
+        incoming.prepared = Some(Prepared { remembered, shift_ms });
         Ok(received)
     }
 }
@@ -495,8 +525,11 @@ impl Shard {
 
         table.outgoing.retain(|one| open(&one.piece, one.since));
         for one in std::mem::take(&mut table.incoming) {
-            if one.prepared.is_some() && mine(&one.range) {
-                self.remember(&mut table, &one.prepared.unwrap_or_default());
+            if let Some(prepared) = one.prepared.as_ref().filter(|_| mine(&one.range)) {
+                self.remember(&mut table, &prepared.remembered);
+                if let Some(shift_ms) = prepared.shift_ms {
+                    self.store.shift_ends(&one.range, shift_ms);
+                }
                 table.owned.add(one.range, directive.epoch);
             } else if open(&one.piece, one.since) {
                 table.incoming.push(one);

@@ -95,12 +95,4 @@ impl Shard {
     pub fn set_clock(&self, time_ms: u64, ticks_ms: u64) {
         self.clock.set(time_ms, ticks_ms);
     }
-
-    /// Says the time to a shard that is kept without a log, so that what is too old leaves although nobody writes.
-    pub fn pass_time(&self, now_ms: u64) {
-        let table = self.table.read();
-        if !table.logged {
-            self.clock.pass(now_ms);
-        }
-    }
 }

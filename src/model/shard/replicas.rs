@@ -11,7 +11,8 @@ use crate::model::binary::Reader;
 use crate::model::condition::Versions;
 use crate::model::format;
 use crate::model::pages::Record;
-use crate::model::store::{Copied, Value};
+use crate::model::store::{BatchLimit, Copied, Value};
+use crate::model::ttl::{Parts, Ttl};
 use crate::model::value::ContentType;
 
 const HASH_KEY: HashKey = HashKey::FIRST_BYTE;
@@ -69,9 +70,9 @@ fn content(shard: &Shard) -> (Vec<u8>, Pairs) {
     let bytes = snapshot(shard);
     let mut reader = Reader::new(&bytes);
     // The form, the hash key, the counter of versions and the time.
-    let _ = (reader.number().unwrap(), reader.wide().unwrap());
+    let (form, _) = (reader.number().unwrap(), reader.wide().unwrap());
     let _ = (reader.number().unwrap(), reader.number().unwrap());
-    Table::decode(&mut reader).unwrap();
+    Table::decode(form, &mut reader).unwrap();
     reader.list(|reader| Ok((StartMark::decode(reader)?, reader.flag()?))).unwrap();
     reader.list(RetryRecord::decode).unwrap();
     let head = bytes[..bytes.len() - reader.rest().len()].to_vec();
@@ -108,7 +109,9 @@ fn told(shard: &Shard) -> String {
     let ranks: Vec<_> = (0..3).filter(|_| is_owned).map(|rank| (range(1), rank)).collect();
     let audit = shard.audit();
     assert_eq!(audit.stray, 0);
-    let view_change = (shard.tally(1), shard.places(census(1), &ranks), shard.version());
+    // All that will end here, in which order.
+    let ends = shard.store.over(&shard.table.read().serving(), u64::MAX, usize::MAX);
+    let view_change = (ends, shard.tally(1), shard.places(census(1), &ranks), shard.version());
     format!("{audit:?} {:?} {view_change:?} {deltas:?}", (shard.owned(), shard.size().pairs))
 }
 
@@ -134,7 +137,11 @@ enum Step {
         request: RequestId,
         epoch: u64,
         later_ms: u64,
+        ttl: Option<Ttl>,
+        is_touch: bool,
     },
+    /// Pairs end.
+    PassTime(u64),
     BeginOutgoing(u8, u32),
     TakeDelta(u8, u32),
     Freeze(u8, u32),
@@ -144,6 +151,7 @@ enum Step {
         key: u8,
         value: u8,
         version: u64,
+        end_ms: Option<u64>,
         deleted: u8,
     },
     Prepare {
@@ -152,6 +160,7 @@ enum Step {
         index: u64,
         record: u8,
         remembered: Remembered,
+        shift_ms: Option<i64>,
     },
     Learn {
         mine: Vec<u8>,
@@ -241,8 +250,9 @@ fn step() -> impl Strategy<Value = Step> {
     let at = || (0..RANGES, 0_u32..2);
     let of = |make: fn(u8, u32) -> Step| at().prop_map(move |(range, attempt)| make(range, attempt));
     let what = (prop::option::weighted(0.7, 0_u8..20), prop::option::weighted(0.3, condition()));
-    let write = (0..KEYS, what, request(), 0_u64..4, 0_u64..9);
-    let write = write.prop_map(|(key, (value, condition), request, epoch, later)| Step::Write {
+    let life = (prop::option::weighted(0.4, 1_u64..200), prop::bool::weighted(0.1));
+    let write = (0..KEYS, what, request(), 0_u64..4, 0_u64..9, life);
+    let write = write.prop_map(|(key, (value, condition), request, epoch, later, life)| Step::Write {
         key,
         value,
         condition,
@@ -250,19 +260,24 @@ fn step() -> impl Strategy<Value = Step> {
         epoch,
         // Some records leave because of their age.
         later_ms: if later == 0 { 30_000 } else { later },
+        ttl: life.0.and_then(Ttl::from_ms),
+        is_touch: life.1,
     });
-    let install = (at(), 0..KEYS / RANGES, 0_u8..20, 1_u64..200, 0..KEYS);
-    let install = install.prop_map(|(at, key, value, version, deleted)| {
+    let end_ms = prop::option::weighted(0.3, 0_u64..200);
+    let install = (at(), 0..KEYS / RANGES, 0_u8..20, 1_u64..200, 0..KEYS, end_ms);
+    let install = install.prop_map(|(at, key, value, version, deleted, end_ms)| {
         let key = at.0 * (KEYS / RANGES) + key;
-        Step::Install { at, key, value, version, deleted }
+        Step::Install { at, key, value, version, end_ms, deleted }
     });
-    let prepare = (at(), prop::bool::weighted(0.8), 0_u64..300, 0..KEYS, remembered());
-    let prepare = prepare.prop_map(|(at, fits, index, record, remembered)| Step::Prepare {
+    let shift_ms = prop::option::of(-100_i64..100_000);
+    let prepare = (at(), prop::bool::weighted(0.8), 0_u64..300, 0..KEYS, remembered(), shift_ms);
+    let prepare = prepare.prop_map(|(at, fits, index, record, remembered, shift_ms)| Step::Prepare {
         at,
         fits,
         index,
         record,
         remembered,
+        shift_ms,
     });
     let lists = (prop::sample::subsequence(vec![0, 1, 2, 3], 0..=4), prop::collection::vec(at(), 0..5));
     let learn = (lists, any::<bool>(), prop::bool::weighted(0.2), 0_u64..12, starts());
@@ -276,6 +291,7 @@ fn step() -> impl Strategy<Value = Step> {
     });
     prop_oneof![
         12 => write,
+        3 => (0_u64..200).prop_map(Step::PassTime),
         2 => of(Step::BeginOutgoing),
         2 => of(Step::TakeDelta),
         1 => of(Step::Freeze),
@@ -304,12 +320,22 @@ impl Orders {
         let next = self.version + 1;
         let of = |(range, attempt): (u8, u32)| stamp(range.into(), attempt, 1, next);
         Some(match step {
-            Step::Write { key: number, value: text, condition, request, epoch, later_ms } => {
+            Step::Write { key: number, value: text, condition, request, epoch, later_ms, ttl, is_touch } => {
                 self.now_ms += later_ms;
                 let (request, epoch) = (*request, *epoch);
                 let forwarded = Forwarded { request, epoch, now_ms: self.now_ms, keep_ms: 50_000 };
                 let condition = condition.clone().map(Box::new);
-                ShardCommand::Write { key: key(*number), value: text.map(value), condition, forwarded }
+                let change = match text {
+                    _ if *is_touch => Change::Touch,
+                    Some(text) => Change::Put(value(*text)),
+                    None => Change::Delete,
+                };
+                let ttl = ttl.filter(|_| change != Change::Delete);
+                ShardCommand::Write { key: key(*number), change, condition, ttl, forwarded }
+            }
+            Step::PassTime(later_ms) => {
+                self.now_ms += later_ms;
+                ShardCommand::PassTime { now_ms: self.now_ms }
             }
             Step::BeginOutgoing(number, attempt) => {
                 ShardCommand::BeginOutgoing { stamp: of((*number, *attempt)), range: range(*number) }
@@ -319,12 +345,14 @@ impl Orders {
             Step::BeginIncoming(number, attempt) => {
                 ShardCommand::BeginIncoming { stamp: of((*number, *attempt)), range: range(*number) }
             }
-            Step::Install { at, key: number, value: text, version, deleted } => {
-                let pair = Copied { key: key(*number), value: Value::Small(value(*text)), version: *version };
+            Step::Install { at, key: number, value: text, version, end_ms, deleted } => {
+                let stored = Parts { end_ms: *end_ms, value: &value(*text) }.stored().into_owned();
+                let stored = Value::Small(stored.into());
+                let pair = Copied { key: key(*number), value: stored, version: *version };
                 let delta = Delta { pairs: vec![pair], deleted: vec![key(*deleted)] };
                 ShardCommand::Install { stamp: of(*at), delta }
             }
-            Step::Prepare { at, fits, index, record, remembered } => {
+            Step::Prepare { at, fits, index, record, remembered, shift_ms } => {
                 let mut checksum = shard.store.checksum(&range(at.0));
                 checksum.sum += u128::from(!fits);
                 let mut remembered = remembered.clone();
@@ -333,8 +361,8 @@ impl Orders {
                 let (id, fingerprint, until_ms) = (1000 + u128::from(*record), 0, 40_000);
                 let record = TimedRecord { id, fingerprint, until_ms, done };
                 remembered.records.push(RetryRecord::Timed(record));
-                let frozen = Frozen { checksum, index: *index, remembered };
-                ShardCommand::Prepare { stamp: of(*at), frozen, now_ms: self.now_ms }
+                let frozen = Frozen { checksum, index: *index, time_ms: None, remembered };
+                ShardCommand::Prepare { stamp: of(*at), frozen, now_ms: self.now_ms, shift_ms: *shift_ms }
             }
             Step::Learn { mine, open, counting, planned, meta_group, starts } => {
                 self.version = next;
@@ -474,7 +502,8 @@ fn only_a_snapshot_that_remembers_an_unmet_condition_has_a_form_that_nodes_befor
     assert_eq!(form_of(&snapshot(&shard)), Ok(2));
     let command = |request: u64| ShardCommand::Write {
         key: key(1),
-        value: None,
+        change: Change::Delete,
+        ttl: None,
         condition: Some(Condition { if_match: None, if_none_match: Some(Versions::Any) }.into()),
         forwarded: Forwarded { request: request.into(), epoch: 1, now_ms: 1, keep_ms: 1000 },
     };
@@ -485,7 +514,7 @@ fn only_a_snapshot_that_remembers_an_unmet_condition_has_a_form_that_nodes_befor
     write(&other, 1, Some(2), 9);
     assert_eq!(other.apply(&command(8)), unmet, "as the first time");
     let mut unknown = snapshot(&shard);
-    unknown[0] = 5;
+    unknown[0] = 6;
     assert!(other.restore(&unknown).is_err());
     // What goes along with a range needs it, too.
     let frozen = |remembered| Frozen { remembered, ..Frozen::default() };
@@ -493,6 +522,7 @@ fn only_a_snapshot_that_remembers_an_unmet_condition_has_a_form_that_nodes_befor
         stamp: stamp(0, 0, 1, 1),
         frozen: frozen(remembered),
         now_ms: 1,
+        shift_ms: None,
     };
     let table = shard.table.read();
     let all = shard.remembered(&table, &HashRange::all());
@@ -507,14 +537,15 @@ fn what_has_a_value_with_a_type_is_nothing_for_nodes_before() {
     let typed = value(TYPED);
     let put = |request: u64| ShardCommand::Write {
         key: key(2),
-        value: Some(typed.clone()),
+        change: Change::Put(typed.clone()),
         condition: None,
+        ttl: None,
         forwarded: Forwarded { request: request.into(), epoch: 1, now_ms: 1, keep_ms: 1000 },
     };
     assert_eq!(put(8).needs(), format::TYPES);
     assert_eq!(form_of(&snapshot(&shard)), Ok(2));
     shard.apply(&put(8));
-    assert_eq!(form_of(&snapshot(&shard)), Ok(SNAPSHOT_FORM));
+    assert_eq!(form_of(&snapshot(&shard)), Ok(4));
     // Replicas agree on it, whenever they were filled, also when it is gone again.
     let early = restored(&shard);
     for replica in [&shard, &early] {
@@ -523,7 +554,7 @@ fn what_has_a_value_with_a_type_is_nothing_for_nodes_before() {
     let late = restored(&shard);
     for replica in [&shard, &early, &late] {
         assert_eq!(snapshot(replica), snapshot(&shard));
-        assert_eq!(form_of(&snapshot(replica)), Ok(SNAPSHOT_FORM));
+        assert_eq!(form_of(&snapshot(replica)), Ok(4));
     }
     // What is moved needs it, too.
     let install = |value: &[u8]| {
@@ -614,4 +645,178 @@ fn what_a_snapshot_of_a_million_pairs_costs() {
     let start = std::time::Instant::now();
     Shard::new(1, HashKey::PUBLISHED, [], 1).restore(&bytes).unwrap();
     println!("{} MB restored in {:?}", bytes.len() >> 20, start.elapsed());
+}
+
+/// A write of a pair that lives for a time, or is touched so; without a change it is to be put.
+fn living(key: u8, change: Option<Change>, ttl_ms: Option<u64>, now_ms: u64) -> ShardCommand {
+    let id = 1_000_000 + u128::from(now_ms) * 256 + u128::from(key);
+    let request = RequestId::Timed { id, fingerprint: 0 };
+    ShardCommand::Write {
+        key: self::key(key),
+        change: change.unwrap_or_else(|| Change::Put(value(key))),
+        condition: None,
+        ttl: ttl_ms.and_then(Ttl::from_ms),
+        forwarded: Forwarded { request, epoch: 9, now_ms, keep_ms: 1000 },
+    }
+}
+
+fn pass(shard: &Shard, now_ms: u64) {
+    assert_eq!(shard.apply(&ShardCommand::PassTime { now_ms }), ShardOutcome::Done);
+}
+
+fn is_there(shard: &Shard, number: u8) -> bool {
+    let key = key(number);
+    matches!(shard.run(shard.hash_of(&key), &key, Operation::GET, None), Ok(Done::Read(Some(_))))
+}
+
+#[test]
+fn a_pair_lives_until_the_time_is_after_its_end_and_is_counted_as_deleted() {
+    let shard = founded();
+    let count =
+        |shard: &Shard| shard.apply(&ShardCommand::Census { id: census(1), ranges: vec![HashRange::all()] });
+    shard.apply(&living(0, None, Some(1000), 5000));
+    shard.apply(&living(2, None, None, 5000));
+    // Of one that was written since, or touched, the first end says nothing.
+    shard.apply(&living(4, None, Some(1000), 5000));
+    shard.apply(&living(4, None, None, 5001));
+    shard.apply(&living(6, None, Some(1000), 5000));
+    shard.apply(&living(6, Some(Change::Touch), Some(2000), 5001));
+    assert_eq!(count(&shard), ShardOutcome::Census(Some(CensusCount { pairs: vec![4] })));
+    let index = shard.audit().index;
+    assert!(!shard.wants_time(5001) && shard.wants_time(5501), "twice a second");
+    pass(&shard, 6000);
+    assert!([0, 2, 4, 6].into_iter().all(|number| is_there(&shard, number)));
+    assert!(shard.wants_time(6001));
+    pass(&shard, 6001);
+    let there = [0, 2, 4, 6].map(|number| is_there(&shard, number));
+    assert_eq!(there, [false, true, true, true]);
+    assert_eq!(shard.tally(1).0, Tally { created: 0, deleted: 1 });
+    pass(&shard, 7002);
+    assert_eq!((is_there(&shard, 6), shard.size().pairs), (false, 2));
+    assert!(!shard.wants_time(1 << 40), "nothing ends any more");
+    assert_eq!(shard.audit().index, index, "no version is drawn");
+    // What is gone is absent: it is created anew.
+    let added = shard.apply(&living(0, None, Some(1), 8000));
+    assert!(matches!(added, ShardOutcome::Write(Ok(Written { outcome: WriteOutcome::Added, .. }))));
+}
+
+#[test]
+fn many_pairs_end_by_several_entries_in_one_order() {
+    let (one, other) = (founded(), founded());
+    for shard in [&one, &other] {
+        for number in 0..3000_u32 {
+            let key = [&[2][..], &number.to_be_bytes()].concat();
+            let ttl = Ttl::from_ms(u64::from(number % 7) + 1);
+            let stored = Operation::put(b"1").living(ttl);
+            let forwarded = Forwarded { request: u64::from(number).into(), epoch: 9, now_ms: 1, keep_ms: 1 };
+            let command = ShardCommand::decode(&encode_write(&key, stored, &forwarded)).unwrap();
+            shard.apply(&command);
+        }
+    }
+    let late = restored(&other);
+    for left in [952, 0, 0] {
+        for shard in [&one, &other, &late] {
+            pass(shard, 9);
+            assert_eq!(shard.size().pairs, left);
+        }
+        assert_eq!(content(&one), content(&other));
+        assert_eq!(content(&one), content(&late));
+    }
+}
+
+/// The two groups have come to other times. What is left counts, whatever has the pair.
+#[test]
+fn what_is_left_goes_along_with_a_piece_and_nothing_of_it_ends_on_the_way() {
+    for (source_ms, target_ms) in [(1_000_000, 50), (50, 1_000_000)] {
+        let source = Shard::new(1, HASH_KEY, [HashRange::all()], 1);
+        let target = Shard::new(2, HASH_KEY, None, 1);
+        pass(&target, target_ms);
+        source.apply(&living(0, None, Some(1000), source_ms));
+        source.apply(&living(1, None, Some(100), source_ms));
+        source.apply(&living(2, None, None, source_ms));
+        let at = stamp(0, 0, 1, 1);
+        let apply = |shard: &Shard, command: ShardCommand| {
+            let outcome = shard.apply(&ShardCommand::decode(&command.encode()).unwrap());
+            assert!(
+                matches!(
+                    outcome,
+                    ShardOutcome::Moved(Ok(())) | ShardOutcome::Prepared(Ok(_)) | ShardOutcome::Done
+                ),
+                "{outcome:?}"
+            );
+        };
+        apply(&source, ShardCommand::BeginOutgoing { stamp: at, range: range(0) });
+        apply(&target, ShardCommand::BeginIncoming { stamp: at, range: range(0) });
+        let limit = BatchLimit { pairs: 9, bytes: 1 << 20 };
+        let pairs = source.outgoing_batch(&at, &range(0), limit).unwrap().pairs;
+        let delta = Delta { pairs, deleted: Vec::new() };
+        assert_eq!(delta.needs(), format::TTL);
+        apply(&target, ShardCommand::Install { stamp: at, delta });
+        // The second ends before the range is frozen, and goes along as deleted.
+        pass(&source, source_ms + 200);
+        assert!(!is_there(&source, 1));
+        apply(&source, ShardCommand::Freeze { stamp: at });
+        // By no time does the first end where it is frozen, nor where it comes.
+        pass(&source, source_ms + 5000);
+        pass(&target, target_ms + 3_000_000);
+        let came_ms = target_ms + 3_000_000;
+        let (delta, frozen) = source.frozen_parcel(&at, source_ms + 400).unwrap();
+        assert_eq!(delta.deleted, [key(1)]);
+        apply(&target, ShardCommand::Install { stamp: at, delta });
+        let shift_ms = frozen.shift_at(came_ms);
+        let prepare = ShardCommand::Prepare { stamp: at, frozen, now_ms: came_ms, shift_ms };
+        assert_eq!(prepare.needs(), format::TTL);
+        apply(&target, prepare);
+        let prepared = restored_as(&target, 2);
+        let learn = |mine| {
+            let starts = Vec::new();
+            let (meta_group, counting, planned, open) = (1, None, false, Vec::new());
+            ShardCommand::Learn(Directive {
+                version: 2,
+                meta_group,
+                counting,
+                planned,
+                epoch: 2,
+                mine,
+                open,
+                starts,
+            })
+        };
+        for target in [&target, &prepared] {
+            apply(target, learn(vec![range(0)]));
+            // 600 ms of its second are left.
+            pass(target, came_ms + 601);
+            assert!(is_there(target, 0) && is_there(target, 2), "{source_ms} {target_ms}");
+            pass(target, came_ms + 602);
+            assert!(!is_there(target, 0) && is_there(target, 2), "{source_ms} {target_ms}");
+        }
+        assert_eq!(content(&target), content(&prepared));
+        let rest = (1..RANGES).map(range).collect();
+        apply(&source, learn(rest));
+        pass(&source, 1 << 40);
+        assert_eq!((source.size().pairs, source.tally(1).0), (0, Tally::default()));
+    }
+}
+
+fn restored_as(shard: &Shard, group: u64) -> Shard {
+    let other = Shard::new(group, HASH_KEY, None, 1);
+    other.restore(&snapshot(shard)).unwrap();
+    other
+}
+
+#[test]
+fn what_ends_is_nothing_for_nodes_before() {
+    let shard = founded();
+    shard.apply(&living(0, None, None, 1));
+    assert_eq!((form_of(&snapshot(&shard)), living(0, None, None, 1).needs()), (Ok(2), format::FIRST));
+    for command in [
+        living(0, None, Some(5), 2),
+        living(0, Some(Change::Touch), None, 3),
+        ShardCommand::PassTime { now_ms: 4 },
+    ] {
+        assert_eq!(command.needs(), format::TTL);
+        shard.apply(&command);
+    }
+    assert_eq!(form_of(&snapshot(&shard)), Ok(SNAPSHOT_FORM), "it stays so");
+    assert_eq!(form_of(&snapshot(&restored(&shard))), Ok(SNAPSHOT_FORM));
 }

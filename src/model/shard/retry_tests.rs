@@ -186,7 +186,7 @@ fn move_half(source: &Shard, target: &Shard, times: (u64, u64), starts: &[(u8, u
     let mut bytes = Vec::new();
     frozen.encode(&mut bytes);
     let frozen = Frozen::decode(&mut crate::model::binary::Reader::new(&bytes)).unwrap();
-    let prepared = target.apply(&ShardCommand::Prepare { stamp, frozen, now_ms: times.1 });
+    let prepared = target.apply(&ShardCommand::Prepare { stamp, frozen, now_ms: times.1, shift_ms: None });
     assert!(matches!(prepared, ShardOutcome::Prepared(Ok(_))), "{prepared:?}");
     target.learn(&directive(11, &[range, upper], starts));
     source.learn(&directive(11, &[], starts));

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::census::{CensusId, Tallying};
-use super::moving::{Incoming, Outgoing};
+use super::moving::{Incoming, Outgoing, Prepared};
 use super::ranges::OwnedRanges;
 use super::starts::Starts;
 use super::timed::Timed;
@@ -26,10 +26,12 @@ use crate::model::pages::Record;
 use crate::model::store::StoreCopy;
 
 /// The number of the newest form: a replica of another version of the program does not guess.
-pub const SNAPSHOT_FORM: u64 = 4;
-/// That of a snapshot without values that have types of their own: replicas before there were any read it, too.
+pub const SNAPSHOT_FORM: u64 = 5;
+/// That of a snapshot without pairs that end: replicas before there were any read it, too.
+const WITHOUT_ENDS: u64 = 4;
+/// That of a snapshot in which, besides, there are no values that have types of their own: likewise.
 const WITHOUT_TYPES: u64 = 3;
-/// That of a snapshot in which, besides, nothing is remembered of writes whose condition did not hold: replicas before there were conditions read it, too.
+/// That of a snapshot in which, besides, nothing is remembered of writes whose condition did not hold: likewise.
 const WITHOUT_CONDITIONS: u64 = 2;
 /// A piece ends after so many bytes of pairs; with a large pair it is longer.
 const PIECE_BYTES: usize = 256 << 10;
@@ -101,20 +103,19 @@ impl Shard {
         let mut head = Vec::new();
         let records = self.remembered(table, &HashRange::all()).records;
         let prepared = table.incoming.iter().filter_map(|one| one.prepared.as_ref());
-        let needs = records.iter().map(RetryRecord::needs).chain(prepared.map(Remembered::needs));
+        let needs = records.iter().map(RetryRecord::needs).chain(prepared.map(|one| one.remembered.needs()));
         let has_conditions = needs.max().is_some_and(|needs| needs >= format::CONDITIONS);
-        put_number(
-            &mut head,
-            match (self.store.has_types(), has_conditions) {
-                (true, _) => SNAPSHOT_FORM,
-                (false, true) => WITHOUT_TYPES,
-                (false, false) => WITHOUT_CONDITIONS,
-            },
-        );
+        let form = match (self.store.has_ends(), self.store.has_types(), has_conditions) {
+            (true, ..) => SNAPSHOT_FORM,
+            (false, true, _) => WITHOUT_ENDS,
+            (false, false, true) => WITHOUT_TYPES,
+            (false, false, false) => WITHOUT_CONDITIONS,
+        };
+        put_number(&mut head, form);
         put_wide(&mut head, self.store.hash_key().number());
         put_number(&mut head, self.store.index());
         put_number(&mut head, self.clock.time());
-        table.encode(&mut head);
+        table.encode(form, &mut head);
         put_list(&mut head, table.starts.marks(self.clock.time()).iter(), |(mark, is_current), out| {
             mark.encode(out);
             out.push(u8::from(*is_current));
@@ -141,14 +142,18 @@ impl Shard {
             return Err(Malformed("a snapshot of a shard with another hash key"));
         }
         let (index, time_ms) = (reader.number()?, reader.number()?);
-        let mut fresh = Table::decode(reader)?;
+        let mut fresh = Table::decode(form, reader)?;
         fresh.starts =
             Starts::restored(reader.list(|reader| Ok((StartMark::decode(reader)?, reader.flag()?)))?)?;
         let timed = read_records(reader, &mut fresh.starts)?;
         let store = read_pairs(reader, hash_key)?;
         store.raise_index(index);
+        // Of one with ends nobody knows whether there were types: that is the same for all who read it.
         if form > WITHOUT_TYPES {
             store.note_types();
+        }
+        if form > WITHOUT_ENDS {
+            store.note_ends();
         }
         reader.end()?;
         for one in &fresh.incoming {
@@ -195,7 +200,7 @@ fn read_pairs(reader: &mut Reader<'_>, hash_key: HashKey) -> Result<Store, Malfo
 }
 
 impl Table {
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, form: u64, out: &mut Vec<u8>) {
         // Whoever adds a field decides here whether it is part of the state.
         let Self {
             owned,
@@ -218,7 +223,7 @@ impl Table {
             put_number(out, *gained);
         });
         put_list(out, outgoing.iter(), Outgoing::encode);
-        put_list(out, incoming.iter(), Incoming::encode);
+        put_list(out, incoming.iter(), |one, out| one.encode(form, out));
         for number in [*meta_group, *term, *version] {
             put_number(out, number);
         }
@@ -227,12 +232,12 @@ impl Table {
         out.extend([u8::from(*planned), u8::from(*sealed)]);
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn decode(form: u64, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let rows = reader.list(|reader| Ok((HashRange::decode(reader)?, reader.number()?)))?;
         Ok(Self {
             owned: OwnedRanges::from_rows(rows)?,
             outgoing: reader.list(Outgoing::decode)?,
-            incoming: reader.list(Incoming::decode)?,
+            incoming: reader.list(|reader| Incoming::decode(form, reader))?,
             dropped: Vec::new(),
             meta_group: reader.number()?,
             term: reader.number()?,
@@ -283,23 +288,32 @@ fn read_keys(reader: &mut Reader<'_>) -> Result<HashSet<Box<[u8]>>, Malformed> {
 
 impl Incoming {
     /// Without the number of its pairs: they are there to be counted.
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, form: u64, out: &mut Vec<u8>) {
         let Self { piece, since, range, pairs: _, complete, prepared } = self;
         piece.encode(out);
         put_number(out, *since);
         range.encode(out);
         out.push(u8::from(*complete));
-        put_option(out, prepared.as_ref(), Remembered::encode);
+        put_option(out, prepared.as_ref(), |Prepared { remembered, shift_ms }, out| {
+            remembered.encode(out);
+            if form > WITHOUT_ENDS {
+                put_option(out, shift_ms.as_ref(), |shift_ms, out| put_number(out, shift_ms.cast_unsigned()));
+            }
+        });
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(form: u64, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             piece: PieceId::decode(reader)?,
             since: reader.number()?,
             range: HashRange::decode(reader)?,
             pairs: AtomicU64::new(0),
             complete: reader.flag()?,
-            prepared: reader.option(Remembered::decode)?,
+            prepared: reader.option(|reader| {
+                let remembered = Remembered::decode(reader)?;
+                let shift_ms = if form > WITHOUT_ENDS { reader.option(Reader::number)? } else { None };
+                Ok(Prepared { remembered, shift_ms: shift_ms.map(u64::cast_signed) })
+            })?,
         })
     }
 }

@@ -98,7 +98,7 @@ fn freeze(source: &Shard, stamp: &Stamp) -> Result<(Delta, Frozen), MoveError> {
 fn finish(source: &Shard, target: &Shard, stamp: &Stamp) -> Result<Checksum, MoveError> {
     let (delta, frozen) = freeze(source, stamp)?;
     target.install(stamp, &delta)?;
-    target.prepare(stamp, &frozen)
+    target.prepare(stamp, &frozen, None)
 }
 
 /// A source with 20 pairs in the lower half of the space, a target with 5 in the upper, and the range that is moved: 10 pairs.
@@ -144,7 +144,7 @@ fn a_range_is_served_by_one_shard_in_every_state_of_a_move() {
     assert_eq!((delta.pairs.len(), delta.deleted.len(), frozen.checksum.pairs), (0, 1, 9));
     assert_eq!(get(&source, 110), Err(Refused::Moving));
     check((false, false), (19, 5));
-    assert!(matches!(target.prepare(&stamp, &frozen), Err(MoveError::ChecksumDiffers { .. })));
+    assert!(matches!(target.prepare(&stamp, &frozen, None), Err(MoveError::ChecksumDiffers { .. })));
     assert_eq!(
         target.install(&stamp, &delta),
         Err(MoveError::NotUnderWay),
@@ -237,7 +237,7 @@ fn a_former_leader_and_old_news_mean_nothing() {
     assert_eq!(freeze(&source, &old).err(), Some(MoveError::OldTerm));
     assert_eq!(target.begin_incoming(&old, &moved), Err(MoveError::OldTerm));
     assert_eq!(target.install(&old, &Delta::default()), Err(MoveError::OldTerm));
-    assert_eq!(target.prepare(&old, &Frozen::default()), Err(MoveError::OldTerm));
+    assert_eq!(target.prepare(&old, &Frozen::default(), None), Err(MoveError::OldTerm));
     // Older than the attempt, so it does not end it; older than what is known, so it says nothing.
     source.learn(&directive(1, 1, &[keys(0, 128)], &[]));
     assert!(delta(&source, &stamp(0, 5, 2)).is_ok());
@@ -261,7 +261,7 @@ fn what_a_log_holds_counts_as_if_it_were_applied() {
     let learn = |mine: &[HashRange]| ShardCommand::Learn(directive(3, 2, mine, &[]));
     let received = [
         ShardCommand::BeginIncoming { stamp: at, range: moved.clone() },
-        ShardCommand::Prepare { stamp: at, frozen: Frozen::default(), now_ms: 1 },
+        ShardCommand::Prepare { stamp: at, frozen: Frozen::default(), now_ms: 1, shift_ms: None },
         learn(&[moved.clone(), keys(128, 255)]),
     ];
     let own = vec![keys(128, 255)];
@@ -278,7 +278,7 @@ fn an_order_for_what_does_not_fit_is_refused() {
     assert_eq!(source.begin_outgoing(&stamp, &keys(110, 129)), Err(MoveError::WrongRange));
     assert_eq!(target.begin_incoming(&stamp, &keys(110, 129)), Err(MoveError::WrongRange));
     assert_eq!(source.freeze(&stamp).err(), Some(MoveError::NotUnderWay));
-    assert_eq!(target.prepare(&stamp, &Frozen::default()), Err(MoveError::NotUnderWay));
+    assert_eq!(target.prepare(&stamp, &Frozen::default(), None), Err(MoveError::NotUnderWay));
     target.begin_incoming(&stamp, &moved).unwrap();
     source.begin_outgoing(&stamp, &moved).unwrap();
     let others = source.outgoing_batch(&stamp, &keys(100, 102), ALL).unwrap().pairs;

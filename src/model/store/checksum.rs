@@ -11,6 +11,7 @@ use crate::model::hash::{HashKey, finish};
 use crate::model::hex;
 use crate::model::pages::Record;
 use crate::model::range::HashRange;
+use crate::model::ttl;
 
 /// A checksum of a set of pairs: their number, and the sum modulo 2^128 of a hash of each. It does not depend on
 /// the order, and that of two disjoint sets together is the sum of theirs.
@@ -19,7 +20,8 @@ pub struct Checksum {
     /// The number of pairs.
     pub pairs: u64,
     /// The sum over all pairs of SipHash-1-3-128 of version, length of the key (8 bytes each, the lowest
-    /// first), key and value, under the hash key of the store. In JSON it is 32 hexadecimal digits.
+    /// first), key and value, under the hash key of the store. The end of a pair is left out: it is by the time of
+    /// the group, and the same pair has another one in another group. In JSON it is 32 hexadecimal digits.
     #[serde(with = "hex")]
     pub sum: u128,
 }
@@ -30,7 +32,7 @@ impl Checksum {
         hasher.write(&record.version.to_le_bytes());
         hasher.write(&(record.key.len() as u64).to_le_bytes());
         hasher.write(record.key);
-        hasher.write(record.value);
+        hasher.write(ttl::value_of(record.value));
         Self { pairs: 1, sum: finish(&hasher) }
     }
 }

@@ -50,6 +50,7 @@ impl Store {
         debug_assert!(self.hash_key() == other.hash_key(), "a pair lies where its hash says");
         self.set_index(other.index());
         self.set_has_types(other.has_types());
+        self.set_has_ends(other.has_ends());
         for (stripe, fresh) in self.stripes.iter().zip(other.stripes) {
             let old = mem::replace(&mut *stripe.write(), fresh.into_inner());
             drop(old);

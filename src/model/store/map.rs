@@ -13,6 +13,7 @@ use crate::model::condition::{Condition, Judgement};
 use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Record, SMALL_BYTES};
 use crate::model::pair::Pair;
+use crate::model::ttl::Parts;
 use crate::model::value;
 
 /// Enough stripes that threads seldom meet at one lock.
@@ -40,6 +41,8 @@ pub struct Store {
     scrubs: AtomicU32,
     /// Whether there has been a value with a type of its own.
     has_types: AtomicBool,
+    /// Whether there has been a pair with an end.
+    has_ends: AtomicBool,
 }
 
 /// A pair that was read.
@@ -48,7 +51,7 @@ pub enum StoredValue {
     Small {
         /// The version: greater than that of every earlier pair with this key.
         version: u64,
-        /// The value, as [`value`](crate::model::value) stores it.
+        /// What is stored of the pair, as [`ttl`](crate::model::ttl) has it.
         value: Box<[u8]>,
     },
     /// A handle on a large one.
@@ -58,10 +61,19 @@ pub enum StoredValue {
 impl StoredValue {
     /// The value, as [`value`](crate::model::value) stores it.
     pub fn value(&self) -> &[u8] {
-        match self {
+        self.parts().value
+    }
+
+    /// Its end by the group's time, if it has one.
+    pub fn end_ms(&self) -> Option<u64> {
+        self.parts().end_ms
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts::of(match self {
             Self::Small { value, .. } => value,
             Self::Large(pair) => pair.value(),
-        }
+        })
     }
 
     /// The version: greater than that of every earlier pair with this key.
@@ -81,7 +93,10 @@ pub struct Unmet {
 }
 
 /// Whether there is no condition, or it holds.
-fn unless_unmet(condition: Option<&Condition>, there: impl FnOnce() -> Option<u64>) -> Result<(), Unmet> {
+pub(super) fn unless_unmet(
+    condition: Option<&Condition>,
+    there: impl FnOnce() -> Option<u64>,
+) -> Result<(), Unmet> {
     let Some(condition) = condition else { return Ok(()) };
     let there = there();
     if condition.judge(there) == Judgement::Holds { Ok(()) } else { Err(Unmet { there }) }
@@ -121,8 +136,8 @@ impl Store {
     pub fn new(hash_key: HashKey) -> Self {
         let stripes = (0..STRIPES).map(|_| RwLock::new(Stripe::new(hash_key))).collect();
         let (versions, scrubs) = (AtomicU64::new(0), AtomicU32::new(0));
-        let has_types = AtomicBool::new(false);
-        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs, has_types }
+        let [has_types, has_ends] = [(); 2].map(|()| AtomicBool::new(false));
+        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs, has_types, has_ends }
     }
 
     /// What the keys are hashed with.
@@ -153,6 +168,20 @@ impl Store {
 
     pub(super) fn set_has_types(&self, has_types: bool) {
         self.has_types.store(has_types, Ordering::Relaxed);
+    }
+
+    /// Whether there has been a pair with an end, likewise.
+    pub fn has_ends(&self) -> bool {
+        self.has_ends.load(Ordering::Relaxed)
+    }
+
+    /// Notes that there has been one.
+    pub fn note_ends(&self) {
+        self.has_ends.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_has_ends(&self, has_ends: bool) {
+        self.has_ends.store(has_ends, Ordering::Relaxed);
     }
 
     pub(super) fn set_index(&self, index: u64) {
@@ -219,25 +248,41 @@ impl Store {
         version: impl FnOnce(&Stripe) -> Result<u64, E>,
     ) -> Result<(bool, u64), E> {
         // A large value is copied before the lock is taken, and an old one is freed after it is let go.
-        let large = (key.len() + value.len() > SMALL_BYTES).then(|| Pair::new(key, value));
+        let large = large(key, value);
         let mut stripe = self.stripe(hash).write();
         // The version is drawn under the lock: so the order of versions is the order in which writers of one key
         // passed the lock.
         let version = version(&stripe)?;
-        if value::is_typed(value) && !self.has_types() {
-            self.note_types();
-        }
-        let (replaced, old) = match large {
-            Some(mut pair) => {
-                pair.place(version, self.scrubs.load(Ordering::Relaxed));
-                stripe.put_large(hash, pair)
-            }
-            None => stripe.put_small(hash, &Record { version, key, value }),
-        };
-        stripe.bytes += (key.len() + value.len()) as u64;
+        let (replaced, old) = self.place(&mut stripe, hash, &Record { version, key, value }, large);
         drop(stripe);
         drop(old);
         Ok((replaced, version))
+    }
+
+    /// Puts a pair into its stripe; one for no page is there already. Whether one was replaced, and the old one where it was large.
+    pub(super) fn place(
+        &self,
+        stripe: &mut Stripe,
+        hash: KeyHash,
+        record: &Record,
+        large: Option<Pair>,
+    ) -> (bool, Option<Pair>) {
+        let Parts { end_ms, value } = Parts::of(record.value);
+        if value::is_typed(value) && !self.has_types() {
+            self.note_types();
+        }
+        if end_ms.is_some() && !self.has_ends() {
+            self.note_ends();
+        }
+        let replaced = match large {
+            Some(mut pair) => {
+                pair.place(record.version, self.scrubs.load(Ordering::Relaxed));
+                stripe.put_large(hash, pair)
+            }
+            None => stripe.put_small(hash, record),
+        };
+        stripe.bytes += (record.key.len() + record.value.len()) as u64;
+        replaced
     }
 
     fn next_version(&self) -> u64 {
@@ -276,7 +321,7 @@ impl Store {
         self.stripes.iter().map(|stripe| stripe.read().size(None)).sum()
     }
 
-    fn stripe(&self, hash: KeyHash) -> &RwLock<Stripe> {
+    pub(super) fn stripe(&self, hash: KeyHash) -> &RwLock<Stripe> {
         &self.stripes[self.stripe_number(hash)]
     }
 
@@ -284,6 +329,11 @@ impl Store {
         // The first stripe starts at zero.
         self.starts.partition_point(|start| *start <= hash.high()) - 1
     }
+}
+
+/// The pair, where it is none for a page.
+pub(super) fn large(key: &[u8], stored: &[u8]) -> Option<Pair> {
+    (key.len() + stored.len() > SMALL_BYTES).then(|| Pair::new(key, stored))
 }
 
 /// The widths are one part plus a fraction of a part; neighbours differ, so that a node which owns only some
@@ -397,7 +447,7 @@ mod tests {
             for (number, (step, key, length)) in steps.into_iter().enumerate() {
                 let key = keys[key].clone();
                 let hash = HashKey::PUBLISHED.hash(&key);
-                let value = [number.to_le_bytes()[0]].repeat(length);
+                let value = [number.to_le_bytes()[0] | b' '].repeat(length);
                 match step {
                     0 | 1 => prop_assert_eq!(store.put(hash, &key, &value).0, map.insert(key, value).is_some()),
                     2 => prop_assert_eq!(store.delete(hash, &key).is_some(), map.remove(&key).is_some()),

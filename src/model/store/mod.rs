@@ -2,6 +2,7 @@
 
 mod checksum;
 mod copy;
+mod ends;
 mod map;
 mod parts;
 mod pieces;

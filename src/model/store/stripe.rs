@@ -1,5 +1,6 @@
 //! The pairs behind one lock.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Pages, Place, Record};
 use crate::model::pair::Pair;
 use crate::model::range::HashRange;
+use crate::model::ttl;
 
 /// Small pairs lie in pages and large ones by themselves; a key is in one of the two tables at most.
 pub(super) struct Stripe {
@@ -20,6 +22,8 @@ pub(super) struct Stripe {
     pub(super) large: HashTable<Pair>,
     /// Bytes of all keys and values.
     pub(super) bytes: u64,
+    /// The ends of the pairs that have one, with their keys: of exactly those that are there.
+    pub(super) ends: BTreeSet<(u64, Box<[u8]>)>,
     pub(super) scrubs: Scrubs,
 }
 
@@ -41,7 +45,7 @@ impl Stripe {
     pub(super) fn new(hash_key: HashKey) -> Self {
         let (small, large) = (HashTable::new(), HashTable::new());
         let (pages, scrubs) = (Pages::default(), Scrubs::default());
-        Self { hash_key, small, pages, large, bytes: 0, scrubs }
+        Self { hash_key, small, pages, large, bytes: 0, ends: BTreeSet::new(), scrubs }
     }
 
     /// Takes all pairs out.
@@ -112,12 +116,13 @@ impl Stripe {
     /// Removes the pairs of a range: how many, and the large ones, to be freed when the lock is let go.
     pub(super) fn remove_within(&mut self, range: &HashRange) -> (u64, Vec<Pair>) {
         let before = self.len();
-        let Self { hash_key, small, pages, large, bytes, scrubs } = self;
+        let Self { hash_key, small, pages, large, bytes, ends, scrubs } = self;
         small.retain(|place| {
             let Record { key, value, .. } = pages.record(*place);
             let stays = !range.contains(hash_key.hash(key), key);
             if !stays {
                 *bytes -= (key.len() + value.len()) as u64;
+                forget_end(ends, key, value);
                 scrubs.small_goes(pages, *place);
                 pages.release(*place);
             }
@@ -127,6 +132,7 @@ impl Stripe {
             large.extract_if(|pair| range.contains(hash_key.hash(pair.key()), pair.key())).collect();
         *bytes -= gone.iter().map(|pair| pair.size() as u64).sum::<u64>();
         for pair in &gone {
+            forget_end(ends, pair.key(), pair.value());
             scrubs.large_went(pair);
         }
         self.tidy();
@@ -162,9 +168,11 @@ impl Stripe {
 
     /// Whether a pair was replaced, and the old one where it was large.
     pub(super) fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
-        let Self { small, pages, hash_key, scrubs, .. } = self;
+        let Self { small, pages, hash_key, ends, scrubs, .. } = self;
         if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
-            self.bytes -= (record.key.len() + pages.record(*place).value.len()) as u64;
+            let old = pages.record(*place).value;
+            self.bytes -= (record.key.len() + old.len()) as u64;
+            forget_end(ends, record.key, old);
             scrubs.small_goes(pages, *place);
             let fits = pages.overwrite(*place, record.version, record.value);
             if !fits {
@@ -175,6 +183,7 @@ impl Stripe {
             if !fits {
                 self.tidy();
             }
+            self.note_end(record.key, record.value);
             return (true, None);
         }
         let place = pages.append(record);
@@ -185,6 +194,7 @@ impl Stripe {
         if old.is_some() {
             self.shrink();
         }
+        self.note_end(record.key, record.value);
         (old.is_some(), old)
     }
 
@@ -192,6 +202,7 @@ impl Stripe {
     pub(super) fn put_large(&mut self, hash: KeyHash, pair: Pair) -> (bool, Option<Pair>) {
         let was_small = self.remove_small(hash, pair.key());
         let old = self.remove_large(hash, pair.key());
+        self.note_end(pair.key(), pair.value());
         let Self { large, hash_key, .. } = self;
         large.insert_unique(hash.low(), pair, |pair| hash_key.hash(pair.key()).low());
         if was_small {
@@ -211,12 +222,14 @@ impl Stripe {
     }
 
     fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
-        let Self { small, pages, scrubs, .. } = self;
+        let Self { small, pages, ends, scrubs, .. } = self;
         let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
             return false;
         };
         let (place, _) = held.remove();
-        self.bytes -= (key.len() + pages.record(place).value.len()) as u64;
+        let value = pages.record(place).value;
+        self.bytes -= (key.len() + value.len()) as u64;
+        forget_end(ends, key, value);
         scrubs.small_goes(pages, place);
         pages.release(place);
         self.tidy();
@@ -227,8 +240,34 @@ impl Stripe {
         let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
         let (old, _) = held.remove();
         self.bytes -= old.size() as u64;
+        forget_end(&mut self.ends, key, old.value());
         self.scrubs.large_went(&old);
         Some(old)
+    }
+
+    fn note_end(&mut self, key: &[u8], stored: &[u8]) {
+        if let Some(end_ms) = ttl::end_of(stored) {
+            self.ends.insert((end_ms, key.into()));
+        }
+    }
+
+    /// The ends of pairs of a range, or of all, the first before the others. Only a range costs the hashes.
+    pub(super) fn ends_within<'a>(
+        &'a self,
+        within: Option<&'a HashRange>,
+    ) -> impl Iterator<Item = &'a (u64, Box<[u8]>)> {
+        let is_within =
+            move |key: &[u8]| within.is_none_or(|range| range.contains(self.hash_key.hash(key), key));
+        self.ends.iter().filter(move |(_, key)| is_within(key))
+    }
+
+    /// What is stored for a key, and its version.
+    pub(super) fn held(&self, hash: KeyHash, key: &[u8]) -> Option<Record<'_>> {
+        if let Some(place) = self.small.find(hash.low(), |place| self.pages.record(*place).key == key) {
+            return Some(self.pages.record(*place));
+        }
+        let pair = self.large.find(hash.low(), |pair| pair.key() == key)?;
+        Some(self.record(Slot::Large(pair)))
     }
 
     /// Empties pages of which less than half lives. A record lives while the table refers to it.
@@ -245,5 +284,11 @@ impl Stripe {
             }
             self.pages.free(page);
         }
+    }
+}
+
+fn forget_end(ends: &mut BTreeSet<(u64, Box<[u8]>)>, key: &[u8], stored: &[u8]) {
+    if let Some(end_ms) = ttl::end_of(stored) {
+        ends.remove(&(end_ms, key.into()));
     }
 }

@@ -1,0 +1,80 @@
+//! Has the shards that this node leads, or keeps alone, learn the time while pairs of theirs end by it.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
+
+use super::state::Node;
+use crate::clock::ticks_ms;
+use crate::consensus::Command;
+use crate::model::shard::{Shard, ShardCommand};
+
+/// How often it is looked whether pairs are over: so much later at most the first of them goes, and by each look some of the others.
+pub const ROUND: Duration = Duration::from_millis(50);
+
+/// The groups whose logs were asked to take the time and have not answered yet: a log that does not get on is not asked again and again.
+#[derive(Default)]
+pub(super) struct Timekeeping(Mutex<HashSet<u64>>);
+
+impl Timekeeping {
+    fn begin(&self, group: u64) -> bool {
+        self.0.lock().insert(group)
+    }
+
+    fn end(&self, group: u64) {
+        self.0.lock().remove(&group);
+    }
+}
+
+impl Node {
+    /// Says the time to the shards that want to know it, and waits for nothing.
+    pub fn keep_time(&self) {
+        let serving_state = self.serving_state();
+        let Ok(serving) = serving_state.serving() else { return };
+        for (_, shard) in &serving.own {
+            if self.leads(shard).is_ok() {
+                self.say_time(shard);
+            }
+        }
+    }
+
+    /// Says the time to a shard that is kept without a log.
+    pub(super) fn pass_time(&self, shard: &Shard) {
+        let ended = shard.pass_time(shard.time(ticks_ms()));
+        if !ended.is_empty() {
+            self.host.ended(shard, &ended);
+        }
+    }
+
+    fn say_time(&self, shard: &Shard) {
+        let now_ms = shard.time(ticks_ms());
+        if !shard.wants_time(now_ms) {
+            return;
+        }
+        if !shard.is_logged() {
+            self.pass_time(shard);
+            return;
+        }
+        let group = shard.group();
+        if !self.timekeeping.begin(group) {
+            return;
+        }
+        let command = ShardCommand::PassTime { now_ms };
+        let command = Command { bytes: command.encode().into(), needs: command.needs(), goes_ahead: false };
+        let timekeeping = Arc::clone(&self.timekeeping);
+        self.groups.propose_and(group, command, move |_| timekeeping.end(group));
+    }
+}
+
+/// Keeps the time until the channel closes.
+pub fn run(node: &Node, stop: &Receiver<()>) {
+    while stop.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
+        if catch_unwind(AssertUnwindSafe(|| node.keep_time())).is_err() {
+            log::error!("what pairs end by broke off: it is tried again");
+        }
+    }
+}

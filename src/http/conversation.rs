@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -65,6 +65,8 @@ pub struct Conversation<A: Answers> {
     wake: Condvar,
     /// Something that was told was answered.
     taken: Condvar,
+    /// Whoever asks was told that no more is to be asked.
+    was_ended: AtomicBool,
     shared: Shared,
 }
 
@@ -79,6 +81,16 @@ pub struct Shared {
     pub idle_timeout: Duration,
     /// The port that is listened on.
     pub port: u16,
+    /// The connections that there are.
+    pub open: Arc<Open>,
+}
+
+/// The connections of a server, until it wants no more questions.
+pub struct Open(Mutex<Option<Vec<Weak<dyn Ends>>>>);
+
+/// A connection on which it can be said that no more is to be asked.
+trait Ends: Send + Sync {
+    fn end(&self);
 }
 
 /// What was told, until it is answered.
@@ -86,6 +98,8 @@ struct Told<T> {
     waiting: VecDeque<T>,
     /// The bytes that those take beyond what is held anyhow.
     own_bytes: usize,
+    /// Something else waits to go out.
+    has_more: bool,
     /// Nothing will be answered any more.
     has_ended: bool,
 }
@@ -126,18 +140,56 @@ impl Drop for Waits {
     }
 }
 
+impl Open {
+    /// None is there yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(Vec::new()))))
+    }
+
+    fn add<A: Answers>(&self, conversation: &Arc<Conversation<A>>) {
+        match &mut *self.0.lock() {
+            Some(open) => {
+                open.retain(|open| open.strong_count() > 0);
+                let weak: Weak<Conversation<A>> = Arc::downgrade(conversation);
+                open.push(weak);
+            }
+            None => drop(conversation.end()),
+        }
+    }
+
+    /// Has nobody ask anything more on any of them, nor on those that come. What was asked is answered.
+    ///
+    /// It is said when the port is closed, and not before: whoever asks goes on by HTTP, and a connection that the system has taken and the node has not is lost when the port is closed.
+    pub fn end(&self) {
+        let open = self.0.lock().take().unwrap_or_default();
+        for conversation in open.iter().filter_map(Weak::upgrade) {
+            conversation.end();
+        }
+    }
+}
+
+impl<A: Answers> Ends for Conversation<A> {
+    fn end(&self) {
+        Self::end(self);
+    }
+}
+
 impl<A: Answers> Conversation<A> {
     /// One that has not begun.
     pub fn new(answers: A, socket: Socket, shared: &Shared) -> Arc<Self> {
-        Arc::new(Self {
+        let told = Told { waiting: VecDeque::new(), own_bytes: 0, has_more: false, has_ended: false };
+        let conversation = Arc::new(Self {
             answers,
             socket,
             outbox: Outbox::default(),
-            told: Mutex::new(Told { waiting: VecDeque::new(), own_bytes: 0, has_ended: false }),
+            told: Mutex::new(told),
             wake: Condvar::new(),
             taken: Condvar::new(),
+            was_ended: AtomicBool::new(false),
             shared: shared.clone(),
-        })
+        });
+        shared.open.add(&conversation);
+        conversation
     }
 
     /// Reads questions and answers them, until the connection ends.
@@ -170,6 +222,17 @@ impl<A: Answers> Conversation<A> {
         waiting.waiting.push_back(told);
         drop(waiting);
         self.wake.notify_one();
+    }
+
+    /// Says that no more is to be asked, unless that was said before; whether it was not. Nobody waits for that to go out.
+    pub fn end(&self) -> bool {
+        let is_first = !self.was_ended.swap(true, Ordering::Relaxed);
+        if is_first {
+            self.put(frames::put_last);
+            self.told.lock().has_more = true;
+            self.wake.notify_one();
+        }
+        is_first
     }
 
     /// Adds an answer to what goes out next.
@@ -256,9 +319,10 @@ impl<A: Answers> Conversation<A> {
     fn next_told(&self, unsent: &mut Option<Waits>) -> Option<A::Told> {
         let mut told = self.told.lock();
         while told.waiting.is_empty() && !told.has_ended {
+            told.has_more = false;
             MutexGuard::unlocked(&mut told, || self.flush()).ok()?;
             *unsent = None;
-            if told.waiting.is_empty() && !told.has_ended {
+            if told.waiting.is_empty() && !told.has_ended && !told.has_more {
                 self.wake.wait(&mut told);
             }
         }

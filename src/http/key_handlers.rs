@@ -16,7 +16,7 @@ use super::framing::Framing;
 use super::key_request::{Asker, Causal, KeyRequest, Kind, Progress};
 use super::payload::Payload;
 use super::routes::{self, EncodedKey, Interface, Route};
-use super::v1::{self, ValueHeaders};
+use super::v1::{self, Lines, ValueHeaders};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -76,11 +76,11 @@ pub struct KeyHeaders<'a> {
     /// The name that the client has given the request by [`IDEMPOTENCY_HEADER`].
     name: Option<&'a str>,
     /// The lines of [`IF_MATCH`].
-    if_match: Vec<&'a str>,
+    if_match: Lines<'a>,
     /// The lines of [`IF_NONE_MATCH`].
-    if_none_match: Vec<&'a str>,
+    if_none_match: Lines<'a>,
     /// The lines of [`TTL_HEADER`].
-    ttl: Vec<&'a str>,
+    ttl: Lines<'a>,
     /// Those that mean something where the value is the body.
     value: ValueHeaders<'a>,
 }
@@ -511,7 +511,7 @@ fn versions(node: &Node, stated: &Stated) -> Result<Condition, Error> {
     let serving = serving_state
         .serving()
         .map_err(|error| Error::Unavailable { reason: error.to_string(), applied: Applied::No })?;
-    Ok(stated.within(serving.tags()))
+    Ok(stated.within(serving.tags))
 }
 
 /// The fields that an answer has beyond its own, each with a comma before it.

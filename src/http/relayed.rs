@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tiny_http::Method;
@@ -23,7 +22,6 @@ use super::streams::{self, Protocol, Refused};
 use super::target::Target;
 use crate::clock::{Deadline, now};
 use crate::error::Error;
-use crate::wire::frames;
 use crate::wire::relayed::{self as frame, Given, LONGEST_BODY, Question};
 
 /// Questions of one connection that wait for something; further ones are refused.
@@ -51,8 +49,6 @@ pub struct Relayed {
     begin: Box<Begin>,
     /// Those that wait.
     waiting: Arc<Unattended>,
-    /// The follower was told that no more is to be asked.
-    has_ended: AtomicBool,
 }
 
 /// A question that waits, and whom to tell what came of it.
@@ -88,17 +84,12 @@ impl Relays {
         job: Box<Job>,
         begin: impl Fn(Box<KeyJob>) + Send + Sync + 'static,
     ) -> Result<(), Refused> {
-        let node = &self.dispatcher.node;
-        if node.is_leaving() {
-            return Err(streams::refuse(job, &Error::Overloaded("The node is stopping".to_owned())));
-        }
         let relayed = Relayed {
             relays: self.clone(),
             begin: Box::new(begin),
             waiting: Unattended::new(MOST_QUESTIONS),
-            has_ended: AtomicBool::new(false),
         };
-        let prepared = streams::prepare(node, job, Protocol::Relay, self.shared.port)?;
+        let prepared = streams::prepare(&self.dispatcher.node, job, Protocol::Relay, self.shared.port)?;
         prepared.answer("relayed-by", |socket| Conversation::new(relayed, socket, &self.shared));
         Ok(())
     }
@@ -180,15 +171,6 @@ impl Relayed {
     fn refusal(&self, method: &Method, interface: Interface) -> Answer {
         Answer::error(&self.relays.dispatcher.refusal(), method, interface)
     }
-
-    /// Says that no more is to be asked, once; whether it was said before.
-    fn end(&self, conversation: &Conversation<Self>) -> bool {
-        let was_said = self.has_ended.swap(true, Ordering::Relaxed);
-        if !was_said {
-            conversation.put(frames::put_last);
-        }
-        was_said
-    }
 }
 
 impl Answers for Relayed {
@@ -198,9 +180,6 @@ impl Answers for Relayed {
         let (number, question) = Question::decode(frame).map_err(io::Error::other)?;
         let arrived = now();
         let dispatcher = &self.relays.dispatcher;
-        if dispatcher.node.is_leaving() {
-            self.end(conversation);
-        }
         let begun = catch_unwind(AssertUnwindSafe(|| self.begin(conversation, (number, &question), arrived)));
         let begun = begun.unwrap_or_else(|_| {
             let interface = routes::interface(Target::of(question.target).path(question.target));
@@ -247,7 +226,7 @@ impl Answers for Relayed {
         if self.waiting.waiting() > 0 {
             return Ok(());
         }
-        if self.end(conversation) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+        if conversation.end() { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 

@@ -13,7 +13,7 @@ use tiny_http::Method;
 use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
-use super::conversation::{Shared, Unattended, Waits};
+use super::conversation::{Open, Shared, Unattended, Waits};
 use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
 use super::error_form::ErrorForm;
 use super::framing::Framing;
@@ -75,6 +75,8 @@ pub struct Server {
     passed_on: Arc<Unattended>,
     /// The connections for many requests on which something was read that is not answered yet.
     answering: Arc<Unattended>,
+    /// Those connections themselves.
+    open: Arc<Open>,
     linger: Linger,
     /// A connection on which nothing has come for this time is closed.
     idle_timeout: Duration,
@@ -127,7 +129,9 @@ impl Server {
             answering: Arc::clone(&answering),
             idle_timeout: limits.idle_timeout,
             port: listening.port(),
+            open: Open::new(),
         };
+        let open = Arc::clone(&shared.open);
         let server = Arc::new(Self {
             multiplex: Multiplex {
                 node: Arc::clone(&node),
@@ -142,6 +146,7 @@ impl Server {
                 shared,
             },
             answering,
+            open,
             linger: Linger::start(&dispatcher.metrics, &dispatcher.watchdog)?,
             idle_timeout: limits.idle_timeout,
             dispatcher: Arc::clone(&dispatcher),
@@ -707,6 +712,7 @@ impl Running {
         if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
             log::debug!("the port is still open: {error}");
         }
+        self.server.open.end();
         // What a follower has sent meanwhile is answered, too.
         if had_groups || streams::has_followers() {
             self.serve_out();

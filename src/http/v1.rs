@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
 use tiny_http::Method;
 
 use super::answer::Answer;
@@ -15,15 +16,18 @@ use crate::model::shard::{Done, Unread, WriteOutcome, Written};
 use crate::model::value::{BYTES, Content, ContentType, LONGEST_TYPE, is_json_type};
 use crate::node::keys::{Outcome, Value};
 
+/// The values of the lines that a header has: mostly one.
+pub type Lines<'a> = SmallVec<[&'a str; 1]>;
+
 /// The headers that say what the bytes are that are stored, and which of them are wanted.
 #[derive(Default)]
 pub struct ValueHeaders<'a> {
     /// The lines of `Content-Type`.
-    content_type: Vec<&'a str>,
+    content_type: Lines<'a>,
     /// The lines of `Range`.
-    range: Vec<&'a str>,
+    range: Lines<'a>,
     /// The lines of `If-Range`.
-    if_range: Vec<&'a str>,
+    if_range: Lines<'a>,
 }
 
 /// The part of a value that a client wants.
@@ -157,7 +161,7 @@ fn found(value: Value, wanted: Option<&Wanted>, tag: Option<&str>) -> Result<Ans
 mod tests {
     use super::*;
 
-    type Lines<'a> = &'a [(&'a str, &'a str)];
+    type Headers<'a> = &'a [(&'a str, &'a str)];
 
     fn headers<'a>(lines: &[(&str, &'a str)]) -> ValueHeaders<'a> {
         let mut found = ValueHeaders::default();
@@ -172,7 +176,7 @@ mod tests {
         let long = "a".repeat(LONGEST_TYPE + 1);
         let head = |lines: &[(&str, &str)]| headers(lines).content_type().map(|found| found.head()).ok();
         let typed = |text: &str| Some(ContentType::new(text).unwrap().head());
-        let table: [(Lines, Option<Vec<u8>>); 9] = [
+        let table: [(Headers, Option<Vec<u8>>); 9] = [
             (&[], typed(BYTES)),
             (&[("Content-Type", " ")], typed(BYTES)),
             (&[("content-type", "text/plain; a=b")], typed("text/plain; a=b")),

@@ -32,13 +32,13 @@ impl TagSpace {
     /// The tag of a version, as headers have it.
     pub fn tag(self, version: u64) -> String {
         // Every answer has one, and formatting takes as long as reading a small pair.
-        let mut text = String::with_capacity(2 + 2 * DIGITS + 1);
-        text.push('"');
-        put_digits(&mut text, self.0, DIGITS);
-        text.push('-');
-        put_digits(&mut text, version, version_digits(version));
-        text.push('"');
-        text
+        let mut text = Vec::with_capacity(2 + 2 * DIGITS + 1);
+        text.push(b'"');
+        text.extend_from_slice(&digits(self.0));
+        text.push(b'-');
+        text.extend_from_slice(&digits(version)[DIGITS - significant_digits(version)..]);
+        text.push(b'"');
+        String::from_utf8(text).expect("digits of ASCII")
     }
 
     /// The version that a tag without its quotes names, if this cluster may have given it.
@@ -53,17 +53,14 @@ impl TagSpace {
 /// Hexadecimal digits of 64 bits.
 const DIGITS: usize = 16;
 
-/// The digits of a number without zeros before it.
-fn version_digits(number: u64) -> usize {
+/// How many digits a number has without zeros before it.
+fn significant_digits(number: u64) -> usize {
     DIGITS - (number | 1).leading_zeros() as usize / 4
 }
 
-/// Appends the last so many hexadecimal digits of a number.
-fn put_digits(out: &mut String, number: u64, digits: usize) {
-    for place in (0..digits).rev() {
-        let digit = u8::try_from(number >> (4 * place) & 0xf).expect("a digit");
-        out.push(char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }));
-    }
+/// The hexadecimal digits of a number, with zeros before it.
+fn digits(number: u64) -> [u8; DIGITS] {
+    std::array::from_fn(|place| b"0123456789abcdef"[(number >> (4 * (DIGITS - 1 - place)) & 0xf) as usize])
 }
 
 /// A tag as a client has sent it.

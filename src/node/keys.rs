@@ -523,7 +523,7 @@ impl Node {
         operation: Operation,
     ) -> Reply {
         let error = match done {
-            Ok(Ok(done)) => return Ok(Outcome::of_own(done, own, serving.tags())),
+            Ok(Ok(done)) => return Ok(Outcome::of_own(done, own, serving.tags)),
             Ok(Err(Refused::OtherRequest)) => return Err(NotServed::OtherRequest),
             Ok(Err(Refused::Sealed)) => {
                 let reason = "the node is about to become part of another cluster".to_owned();
@@ -735,11 +735,6 @@ impl Serving {
             Some(own) => own.is_logged(),
             None => self.state.replicas_of(shard.group).len() > 1,
         }
-    }
-
-    /// What the entity tags of the cluster begin with.
-    pub fn tags(&self) -> TagSpace {
-        TagSpace::of(&self.state.cluster)
     }
 
     /// What a request says of who is asked, and from where.

@@ -79,7 +79,7 @@ impl Node {
             log::warn!("{}", super::state::lost_shard(id, &self.address));
         }
         self.note_limits(known.map(|serving| &*serving.state), state);
-        self.set_serving_state(ServingState::Serving(Serving { state: Arc::clone(state), own, lost }));
+        self.set_serving_state(ServingState::Serving(Serving::new(state, own, lost)));
         self.peers.abandon_others(&state.nodes());
         Ok(())
     }

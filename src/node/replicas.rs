@@ -250,11 +250,7 @@ impl Node {
     /// What is held has changed, and the state has not.
     fn place_again(&self, serving: &Serving) {
         let (own, lost) = self.place_in(&serving.state, true);
-        self.set_serving_state(ServingState::Serving(Serving {
-            state: Arc::clone(&serving.state),
-            own,
-            lost,
-        }));
+        self.set_serving_state(ServingState::Serving(Serving::new(&serving.state, own, lost)));
     }
 
     /// The groups in which this node should have a vote and has none, a sentence each.

@@ -78,7 +78,7 @@ impl Node {
             Duration::ZERO
         };
         let done = own.run(hash, key, read, None).ok()?;
-        Some(Outcome { age: Some(age), ..Outcome::of_own(done, own, serving.tags()) })
+        Some(Outcome { age: Some(age), ..Outcome::of_own(done, own, serving.tags) })
     }
 
     /// Reads a key from any replica of its shard that answers, however old that is.

@@ -25,6 +25,7 @@ use crate::config::{Config, Role};
 use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
+use crate::model::condition::TagSpace;
 use crate::model::limits::Limits;
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard as ShardReplica;
@@ -130,6 +131,8 @@ pub struct Serving {
     pub own: Vec<(usize, Arc<ShardReplica>)>,
     /// The id of the shard that an earlier start of this node held, and that is lost with it.
     pub lost: Option<u32>,
+    /// What the entity tags of the cluster begin with: every answer has one.
+    pub tags: TagSpace,
 }
 
 impl Node {
@@ -381,6 +384,15 @@ pub fn advice(shard: &Shard) -> String {
 }
 
 impl Serving {
+    /// What a node knows and holds, in terms of its newest state.
+    pub(super) fn new(
+        state: &Arc<MetaState>,
+        own: Vec<(usize, Arc<ShardReplica>)>,
+        lost: Option<u32>,
+    ) -> Self {
+        Self { state: Arc::clone(state), own, lost, tags: TagSpace::of(&state.cluster) }
+    }
+
     /// Whether this node does everything with keys by itself.
     pub fn owns_all(&self) -> bool {
         self.state.view.shards.len() == 1 && self.own.first().is_some_and(|(_, own)| !own.is_logged())

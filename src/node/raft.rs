@@ -66,6 +66,11 @@ impl LocalReplica {
         self.status.role == Role::Leader
     }
 
+    /// Whether it does, and has applied all that the leaders before it have left in the log.
+    pub fn has_taken_over(&self) -> bool {
+        self.status.has_taken_over
+    }
+
     /// Whether this node's replica has a vote.
     pub fn votes(&self) -> bool {
         self.status.voters.contains(&self.status.replica)
@@ -522,7 +527,7 @@ impl Raft {
                 Some(status) => locals.insert(group, Arc::new(LocalReplica { group, status })),
                 None => locals.remove(&group),
             };
-            let led = |local: &LocalReplica| (local.status.leader, local.status.term);
+            let led = |local: &LocalReplica| (local.status.leader, local.status.term, local.has_taken_over());
             if locals.get(&group).map(|local| led(local)) != before.map(|local| led(&local)) {
                 led_otherwise.push(group);
             }
@@ -628,6 +633,7 @@ mod tests {
             members: Members::new(),
             changing: false,
             answers_reads: false,
+            has_taken_over: false,
             fed: 0,
         };
         LocalReplica { group: 1, status }

@@ -63,7 +63,7 @@ impl StateMachine for WatchedShard {
         {
             write = Some(Write {
                 key: key.to_vec(),
-                value: change.value().map(<[u8]>::to_vec),
+                change: change.clone(),
                 condition: condition.as_deref().cloned(),
                 ttl: *ttl,
                 request: forwarded.request,

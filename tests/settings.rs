@@ -173,7 +173,7 @@ fn help_lists_every_setting() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let settings = "ADDRESS LISTEN FORWARDING_ADDRESS VIEW REPL_FACTOR MAX_KEY_LENGTH MAX_VALUE_LENGTH \
         REQUEST_TIMEOUT_MS CLIENT_WORKERS FORWARDED_WORKERS LARGE_WORKERS CONTROL_WORKERS HEALTH_WORKERS QUEUE_LENGTH \
-        PIPELINE_DEPTH IDLE_TIMEOUT_MS CLUSTER_SECRET RETRY_MEMORY LARGE_MEMORY RUST_LOG";
+        PIPELINE_DEPTH IDLE_TIMEOUT_MS CLUSTER_SECRET RETRY_MEMORY WATCH_HISTORY LARGE_MEMORY RUST_LOG";
     for name in settings.split(' ') {
         let flag = format!("--{}", name.to_lowercase().replace('_', "-"));
         assert!(text.contains(name), "{name} is not in {text}");

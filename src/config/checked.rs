@@ -8,7 +8,7 @@ use super::role::Role;
 use super::table::{
     ADDRESS, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS, HEALTH_WORKERS,
     IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_KEY_LENGTH, MAX_VALUE_LENGTH, PIPELINE_DEPTH,
-    QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY, RUST_LOG,
+    QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY, RUST_LOG, WATCH_HISTORY,
 };
 use crate::logging::Filter;
 use crate::model::address::{Address, DEFAULT_PORT};
@@ -38,6 +38,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Bytes that a shard may take to remember named writes; further names are refused.
     pub retry_memory: usize,
+    /// Bytes that a replica of a shard keeps of what was done last.
+    pub watch_history: usize,
     /// What is logged.
     pub log: Filter,
     /// The server's pools and queues.
@@ -99,6 +101,7 @@ impl Settings {
             limits,
             request_timeout: Duration::from_millis(self.number(&REQUEST_TIMEOUT_MS)?),
             retry_memory: self.number(&RETRY_MEMORY)?,
+            watch_history: self.number(&WATCH_HISTORY)?,
             log: self.text(&RUST_LOG)?.unwrap_or_default(),
             server,
         })

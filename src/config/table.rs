@@ -69,6 +69,12 @@ declare! {
         // All of it may go along with one range, as one entry of a log.
         allowed: 65_536..=100 << 20,
     }
+    WATCH_HISTORY: Number<usize> {
+        value: "BYTES",
+        help: "What a replica of a shard keeps of what was done last, once somebody watches: who was away for longer has to list anew",
+        default: 8 << 20,
+        allowed: 65_536..=64 << 20,
+    }
     LARGE_MEMORY: Number<usize> {
         value: "BYTES",
         help: "Memory for large bodies and answers; further ones are answered 503",

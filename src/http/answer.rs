@@ -415,6 +415,16 @@ fn header_text(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(512).collect()
 }
 
+/// The head of an answer whose body has no end but that of its connection.
+pub fn stream_head(content_type: &str) -> Vec<u8> {
+    let status = 200;
+    let head = format!(
+        "HTTP/1.1 {status} {}\r\nDate: {Date}\r\nContent-Type: {content_type}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
+        reason_phrase(status)
+    );
+    head.into_bytes()
+}
+
 /// The current date for the `Date` header, formatted once a second.
 static DATE: RwLock<String> = RwLock::new(String::new());
 

@@ -56,6 +56,8 @@ pub struct Metrics {
 struct Gauges {
     queued: IntGaugeVec,
     parked: IntGauge,
+    watchers: IntGauge,
+    history: IntGauge,
     in_log: IntGauge,
     passed_on: IntGauge,
     connections: IntGauge,
@@ -83,6 +85,10 @@ pub struct Sample {
     pub queued: Vec<(LaneId, usize)>,
     /// How many wait for their turn at another node.
     pub parked: usize,
+    /// How many watch.
+    pub watchers: usize,
+    /// Bytes of what was done last, which is kept for them.
+    pub history: u64,
     /// How many wait for the log of a shard.
     pub in_log: usize,
     /// Requests that wait for another node without a worker.
@@ -223,6 +229,11 @@ impl Gauges {
         };
         Self {
             queued: gauges("evenkv_queue_length", "Requests that wait for a worker, by lane", "lane"),
+            watchers: gauge("evenkv_watchers", "Connections on which somebody watches"),
+            history: gauge(
+                "evenkv_watch_history_bytes",
+                "What this node keeps of what was done last, for those who watch",
+            ),
             parked: gauge("evenkv_parked_requests", "Requests that wait for their turn at another node"),
             in_log: gauge("evenkv_requests_in_log", "Requests that wait for the replicas of a shard"),
             passed_on: gauge(
@@ -283,6 +294,8 @@ impl Gauges {
             self.queued.with_label_values(&[lane.name(follower)]).set(signed(*count as u64));
         }
         self.parked.set(signed(sample.parked as u64));
+        self.watchers.set(signed(sample.watchers as u64));
+        self.history.set(signed(sample.history));
         self.in_log.set(signed(sample.in_log as u64));
         self.passed_on.set(signed(sample.passed_on as u64));
         self.busy.set(signed(sample.busy as u64));
@@ -348,6 +361,8 @@ mod tests {
         let sample = Sample {
             queued: vec![(LaneId::Client, 3)],
             parked: 0,
+            watchers: 0,
+            history: 0,
             in_log: 0,
             passed_on: 0,
             busy: 1,

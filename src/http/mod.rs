@@ -41,6 +41,16 @@ pub mod relayed;
 pub mod streams;
 pub mod turns;
 
+pub mod watch_text;
+
+pub mod watch_request;
+
+pub mod watcher;
+
+pub mod watch;
+
+pub mod watch_main;
+
 pub mod late;
 pub mod linger;
 pub mod stuck;

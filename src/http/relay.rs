@@ -368,7 +368,10 @@ fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Erro
 }
 
 /// The trace of followers to send on.
-fn next_hops(arrival: &Arrival, own: &str) -> Result<String, Error> {
+///
+/// # Errors
+/// [`Error::Loop`].
+pub fn next_hops(arrival: &Arrival, own: &str) -> Result<String, Error> {
     let Some(trace) = arrival.hops() else { return Ok(own.to_owned()) };
     let hops: Vec<&str> = trace.split(',').collect();
     if hops.len() >= MOST_HOPS || hops.contains(&own) {
@@ -379,7 +382,7 @@ fn next_hops(arrival: &Arrival, own: &str) -> Result<String, Error> {
 
 /// The request target in origin form, with the characters encoded that a client may send raw but a URI does not have. It means the
 /// same key.
-fn target(path: &str, query: Option<&str>) -> String {
+pub fn target(path: &str, query: Option<&str>) -> String {
     let mut target = String::with_capacity(path.len() + query.map_or(0, |query| 1 + query.len()));
     encode(path, b"#<>`", &mut target);
     if let Some(query) = query {

@@ -13,6 +13,8 @@ pub enum Route {
     Key,
     /// The same where the value is the body.
     V1Key,
+    /// What is done to keys, as it is done.
+    Watch,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -94,6 +96,9 @@ const STORE_ALIAS: &str = "/kvs";
 /// What is under this has the words of the second interface.
 const V1: &str = "/v1";
 
+/// Where changes are watched.
+pub const WATCH: &str = "/v1/watch";
+
 /// In which words a client is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interface {
@@ -110,7 +115,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 24] = [
+const TABLE: [Row; 25] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -125,6 +130,7 @@ const TABLE: [Row; 24] = [
         "GET, PUT, DELETE, PATCH, HEAD, OPTIONS",
         LaneId::Client,
     ),
+    row(Route::Watch, (WATCH, Rest::Nothing), "v1-watch", "GET, OPTIONS", LaneId::Client),
     row(
         Route::KeyCount,
         ("/kv-store/key-count", Rest::Nothing),
@@ -384,6 +390,8 @@ mod tests {
             ("/v1/kv/a/b//%2F", false, Some((Route::V1Key, "a/b//%2F"))),
             ("/v1/kv/", true, Some((Route::V1Key, ""))),
             ("/v1/kv", true, None),
+            ("/v1/watch", false, Some((Route::Watch, ""))),
+            ("/v1/watch/", true, None),
             ("/v1", true, None),
             ("/v1kv/a", true, None),
             ("/kvs/v1/kv/a", true, Some((Route::Key, "v1/kv/a"))),

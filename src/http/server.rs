@@ -29,6 +29,9 @@ use super::relayed::Relays;
 use super::routes::{self, EncodedKey, Route};
 use super::streams::Protocol;
 use super::turns::Turns;
+use super::watch::{self, Watches};
+use super::watch_main::{self, Asked};
+use super::watch_request::Wanted;
 use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, relayed, streams};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
@@ -64,6 +67,10 @@ pub struct Server {
     dispatcher: Arc<Dispatcher>,
     /// The requests that wait for a view change.
     changes: Changes,
+    /// Those who watch.
+    watches: Watches<Wanted>,
+    /// The same at a follower.
+    watches_of_main: Watches<Asked>,
     /// Audits are made one at a time.
     audits: Turns,
     /// Takes connections on which other nodes pass requests on, and those of followers.
@@ -92,6 +99,10 @@ enum Found {
     Onward(Message),
     /// It will be known when a view change has ended.
     Later(Awaited),
+    /// It is answered as things happen.
+    Watch(Wanted),
+    /// The same, as the main says.
+    WatchMain(Asked),
 }
 
 /// A server that runs, for as long as the process does.
@@ -105,7 +116,7 @@ pub struct Running {
     /// The thread that watches the accept loops ends when this is dropped.
     stop_accept: Option<Sender<()>>,
     /// The threads that watch end when these are dropped.
-    _stop: [Sender<()>; 8],
+    _stop: [Sender<()>; 9],
 }
 
 impl Server {
@@ -152,6 +163,8 @@ impl Server {
             dispatcher: Arc::clone(&dispatcher),
             controller: Controller::new(node, Arc::default()),
             changes: Changes::default(),
+            watches: Watches::default(),
+            watches_of_main: Watches::default(),
             audits: Turns::default(),
         });
         let node = Arc::clone(&server.controller.node);
@@ -196,6 +209,9 @@ impl Server {
         let (stop_time, stopped) = bounded(0);
         let node = Arc::clone(&server.controller.node);
         threads::spawn("time", move || timekeeping::run(&node, &stopped))?;
+        let (stop_watch, stopped) = bounded(0);
+        let own = Arc::clone(&server);
+        threads::spawn("watch", move || own.tell_watchers(&stopped))?;
         let stop = [
             stop_looking,
             stop_discovery,
@@ -205,6 +221,7 @@ impl Server {
             stop_reconciler,
             stop_audit,
             stop_time,
+            stop_watch,
         ];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
@@ -231,11 +248,14 @@ impl Server {
         let serving_state = self.controller.node.serving_state();
         let own = serving_state.serving().map_or(&[][..], |serving| &serving.own);
         let size = own.first().map(|(_, shard)| shard.rough_size()).unwrap_or_default();
+        let history: usize = own.iter().map(|(_, shard)| shard.history_bytes()).sum();
         let retries: usize = own.iter().map(|(_, shard)| shard.remembered_bytes()).sum();
         Sample {
             queued: LaneId::ALL.map(|lane| (lane, self.dispatcher.lanes.waiting(lane))).to_vec(),
             in_log: self.in_log.waiting(),
             passed_on: self.passed_on.waiting(),
+            watchers: self.watches.count() + self.watches_of_main.count(),
+            history: history as u64,
             parked: self.dispatcher.gates.iter().map(Gate::parked).sum(),
             busy: self.busy(),
             troubles: self.controller.node.troubles(),
@@ -254,6 +274,22 @@ impl Server {
             let route = Some(Route::ViewChange);
             self.dispatcher.contain(|| self.finish(LaneId::Client, route, job, answer));
         });
+    }
+
+    /// Tells those who watch what is done, until the channel closes.
+    fn tell_watchers(self: &Arc<Self>, stop: &Receiver<()>) {
+        let (lane, route) = (LaneId::Client, Some(Route::Watch));
+        let refuse = |job, answer| self.dispatcher.contain(|| self.finish(lane, route, job, answer));
+        let begin = |job: &Job| {
+            self.dispatcher.metrics.answered(lane, route, 200, now() - job.arrival.arrived);
+        };
+        let client = watch::Client { refuse: &refuse, begin: &begin };
+        let own = (self.dispatcher.port, stop);
+        if self.dispatcher.is_follower() {
+            watch_main::run(&self.watches_of_main, &self.controller.node, own, client);
+        } else {
+            watch::run(&self.watches, &self.controller, own, client);
+        }
     }
 
     /// What a worker does.
@@ -351,6 +387,16 @@ impl Server {
             Ok(Found::Onward(message)) => self.go_onward(lane, Box::new(Onward { job, message })),
             Ok(Found::Later(awaited)) => {
                 if let Err(job) = self.changes.park(awaited, job) {
+                    self.dispatcher.refuse(lane, job);
+                }
+            }
+            Ok(Found::Watch(wanted)) => {
+                if let Err(job) = self.watches.join(job, wanted) {
+                    self.dispatcher.refuse(lane, job);
+                }
+            }
+            Ok(Found::WatchMain(asked)) => {
+                if let Err(job) = self.watches_of_main.join(job, asked) {
                     self.dispatcher.refuse(lane, job);
                 }
             }
@@ -528,6 +574,16 @@ impl Server {
             return Found::Answer(None, Answer::error(error, job.arrival.method(), interface));
         }
         let path = job.arrival.path();
+        let is_watched = path == routes::WATCH && *job.arrival.request.method() == Method::Get;
+        if self.dispatcher.is_follower() && is_watched && job.arrival.framing == Framing::Empty {
+            return match Asked::of(&self.controller.node, job) {
+                Ok(asked) => Found::WatchMain(asked),
+                Err(error) => {
+                    let answer = Answer::error(&error, job.arrival.method(), job.arrival.interface());
+                    Found::Answer(Some(Route::Watch), answer)
+                }
+            };
+        }
         if self.dispatcher.is_follower() && routes::is_store(path) {
             return match relay::read(&self.controller.node, job) {
                 Ok(message) => Found::Onward(message),
@@ -577,6 +633,10 @@ impl Server {
             | Route::NodeRaft
             | Route::NodeRequests
             | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
+            Route::Watch => match Wanted::of(job, node.limits().max_key_length) {
+                Ok(wanted) => return Found::Watch(wanted),
+                Err(error) => Answer::error(&error, job.arrival.method(), job.arrival.interface()),
+            },
             Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))

@@ -200,11 +200,26 @@ pub struct Socket(Duplicate);
 impl Socket {
     /// The connection of a client to a local port. Nothing where it is not found, or cannot be told apart from another.
     pub fn of(port: u16, client: SocketAddr) -> Option<Self> {
-        let ends = UnixDatagram::pair().ok()?;
-        let found = numbers(port, &HashSet::from([client]));
-        let (local, numbers) = found.get(&client)?;
-        let mut duplicates = numbers.iter().filter_map(|number| Duplicate::of(*number, &ends));
-        duplicates.find(|duplicate| addresses(duplicate.0) == Some((client, *local))).map(Self)
+        Self::of_all(port, &HashSet::from([client])).remove(&client)
+    }
+
+    /// The same of several clients, by one look at what the process has open.
+    pub fn of_all(port: u16, clients: &HashSet<SocketAddr>) -> HashMap<SocketAddr, Self> {
+        let Ok(ends) = UnixDatagram::pair() else { return HashMap::new() };
+        let socket = |(client, (local, numbers)): (SocketAddr, (SocketAddr, Vec<RawFd>))| {
+            let mut duplicates = numbers.iter().filter_map(|number| Duplicate::of(*number, &ends));
+            let duplicate = duplicates.find(|duplicate| addresses(duplicate.0) == Some((client, local)))?;
+            Some((client, Self(duplicate)))
+        };
+        numbers(port, clients).into_iter().filter_map(socket).collect()
+    }
+
+    /// Writes some of it, if the system takes it at once.
+    ///
+    /// # Errors
+    /// As the system says; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(socket::send(self.0.0, bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)?)
     }
 
     /// Reads what has come.

@@ -29,6 +29,11 @@ impl TagSpace {
         }))
     }
 
+    /// The number by which the cluster is known.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     /// The tag of a version, as headers have it.
     pub fn tag(self, version: u64) -> String {
         // Every answer has one, and formatting takes as long as reading a small pair.

@@ -16,5 +16,7 @@ pub const CONDITIONS: u32 = 4;
 pub const TYPES: u32 = 5;
 /// Pairs have a time to live, and entries of the log say how late it is.
 pub const TTL: u32 = 6;
+/// Changes are kept for those who watch, and go along with moves and snapshots.
+pub const WATCH: u32 = 8;
 /// That of this version of the program.
-pub const CURRENT: u32 = TTL;
+pub const CURRENT: u32 = WATCH;

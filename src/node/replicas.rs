@@ -156,6 +156,7 @@ impl Node {
             None if is_founder && !state.successors.contains_key(&group) && held.founded.insert(group) => {
                 let (ranges, epoch) = state.origins.get(&group).cloned().unwrap_or_default();
                 let replica = Arc::new(Shard::new(group, state.hash_key, ranges, epoch));
+                replica.set_history_limit(self.watch_history);
                 // All that begin with the group count from the same time, whatever their clocks show.
                 replica.set_clock(0, ticks_ms());
                 held.shards.insert(group, Arc::clone(&replica));
@@ -205,6 +206,7 @@ impl Node {
         }
         let replica = dice::id();
         let shard = Arc::new(Shard::new(group, serving.state.hash_key, [], 0));
+        shard.set_history_limit(self.watch_history);
         shard.set_clock(0, ticks_ms());
         held.start_replica(self, &shard, replica, None);
         held.shards.insert(group, shard);

@@ -57,6 +57,8 @@ pub struct Node {
     pub(super) remembered_ms: u64,
     /// Bytes that a shard may take to remember named writes.
     pub(super) retry_memory: usize,
+    /// Bytes that a replica of a shard keeps of what was done last.
+    pub(super) watch_history: usize,
     /// The memory for large bodies and answers, in bytes.
     pub large_memory: usize,
     /// How it waits, and reaches others.
@@ -155,6 +157,7 @@ impl Node {
             request_timeout: config.request_timeout,
             remembered_ms: config.remembered_ms(),
             retry_memory: config.retry_memory,
+            watch_history: config.watch_history,
             large_memory: config.server.large_memory,
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),

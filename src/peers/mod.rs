@@ -2,6 +2,7 @@
 
 pub mod client;
 mod elsewhere;
+pub mod events;
 mod long_target;
 pub mod multiplex;
 pub mod no_answer;

@@ -12,7 +12,7 @@ use crate::model::address::Address;
 use crate::wire;
 
 /// A node that takes no connection within this time is not reached. The system tries again after a second only; whoever wants the connection does sooner.
-const CONNECTING: Duration = Duration::from_millis(300);
+pub(super) const CONNECTING: Duration = Duration::from_millis(300);
 /// A node that does not answer the request within this time is not reached.
 const OPENING: Duration = Duration::from_secs(1);
 /// A connection on which something that was sent is not acknowledged by the system of the other node for this long is ended. Otherwise what packets were lost

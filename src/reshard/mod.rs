@@ -14,6 +14,7 @@ mod coordinator;
 pub mod prepare;
 mod reconciler;
 mod voters;
+pub mod watched;
 
 #[cfg(test)]
 pub(crate) use coordinator::Coordinator;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::controller::{Controller, led};
 use super::pieces::Origin;
-use super::{pieces, prepare, requests};
+use super::{pieces, prepare, requests, watched};
 use crate::clock::{Deadline, now};
 use crate::consensus::Change;
 use crate::model::address::Address;
@@ -90,6 +90,10 @@ impl Controller {
             Order::Count(asked) => answer(asked, self.confirmed(asked.group, deadline).await?.size().pairs),
             Order::BeginAudit(asked) => {
                 answer(asked, node.begin_audit_here(&*self.led(asked.group)?, asked.id, deadline).await?)
+            }
+            Order::Changes(asked) => {
+                let shard = self.led(asked.group)?;
+                answer(asked, watched::changes(node, &shard, &asked.cursor, deadline).await?)
             }
             Order::Census(asked) => {
                 let census = ShardCommand::Census { id: asked.id, ranges: asked.ranges.clone() };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::controller::led;
 use crate::clock::{Deadline, now, ticks_ms};
 use crate::failpoints::failpoint;
+use crate::model::format;
 use crate::model::range::HashRange;
 use crate::model::shard::{Delta, Frozen, MoveError, Shard, ShardCommand, ShardOutcome, Stamp, first_of};
 use crate::model::store::BatchLimit;
@@ -43,7 +44,11 @@ pub async fn give_sender(
         NotMeant::Gone(reason) => OrderError::Gone(reason),
         NotMeant::NotYet(reason) | NotMeant::Unclear(reason) => OrderError::Refused(reason),
     })?;
-    let parcel = give(node, transfer).await?;
+    let mut parcel = give(node, transfer).await?;
+    if let Some(frozen) = parcel.frozen.as_mut().filter(|_| knows < format::WATCH) {
+        // Whoever watches lists anew.
+        frozen.history.clear();
+    }
     if parcel.delta.needs() > knows {
         return Err(OrderError::Refused(format!(
             "{}: the range has values that are not JSON or pairs that end, and the node that is to take it is of a version that does not know them: run a newer one there",

@@ -15,6 +15,7 @@ mod oracle;
 mod process;
 mod tasks;
 mod watch;
+mod watchers;
 mod world;
 
 use std::rc::Rc;
@@ -66,16 +67,18 @@ struct Tally {
     unmet: u64,
     ended: u64,
     judged_late: u64,
+    told: u64,
+    resyncs: u64,
     trace: u64,
 }
 
 impl Tally {
     /// All figures but the last, which is no sum.
-    fn figures(&mut self) -> [&mut u64; 29] {
+    fn figures(&mut self) -> [&mut u64; 31] {
         let Self { steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, .. } = self;
         let Self { stops, rejoined, partitions, pauses, slowed, jumps, hand_overs, restores, .. } = self;
         let Self { begun, finished, superseded, accepted, recovered, forgotten, pieces, .. } = self;
-        let Self { aborted, receipts, unmet, ended, judged_late, .. } = self;
+        let Self { aborted, receipts, unmet, ended, judged_late, told, resyncs, .. } = self;
         [
             steps,
             writes,
@@ -106,6 +109,8 @@ impl Tally {
             unmet,
             ended,
             judged_late,
+            told,
+            resyncs,
         ]
     }
 

@@ -571,6 +571,12 @@ impl Oracle {
         Err(format!("version {version} of {key:?} stands for {known} and for {value}"))
     }
 
+    /// The versions of a key that stand for a value.
+    pub(super) fn versions_of(&self, key: &[u8]) -> Vec<u64> {
+        let of_key = self.named.keys().filter(|(named, _)| named == key);
+        of_key.map(|(_, version)| *version).collect()
+    }
+
     /// The value that a version of a key stands for.
     pub(super) fn value_of(&self, key: &[u8], version: u64) -> Option<u64> {
         self.named.get(&(key.to_vec(), version)).copied()

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::oracle::Oracle;
 use super::process::{self, Process};
 use super::tasks::Task;
-use super::{Shared, Tally, clients, harm, operator};
+use super::{Shared, Tally, clients, harm, operator, watchers};
 use crate::clock::simulated;
 use crate::consensus::Settings;
 use crate::consensus::simulation::network::Network;
@@ -25,6 +25,8 @@ pub(super) const STEP: Duration = Duration::from_millis(10);
 const STEPS_PER_TICK: u32 = 4;
 /// Clients, as many as there are.
 const CLIENTS: usize = 12;
+/// And those who watch.
+const WATCHERS: usize = 2;
 /// The wall clocks begin here.
 const EPOCH: Duration = Duration::from_hours(500_000);
 
@@ -129,6 +131,9 @@ impl World {
         }
         for _ in 0..CLIENTS {
             self.spawn(clients::use_keys(Rc::clone(self)));
+        }
+        for _ in 0..WATCHERS {
+            self.spawn(watchers::watch(Rc::clone(self)));
         }
         self.spawn(operator::operate(Rc::clone(self)));
     }

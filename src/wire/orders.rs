@@ -197,6 +197,14 @@ orders! {
         /// The audit.
         id: u64,
     }
+    /// What was done last to the pairs of a shard that you lead, beyond a cursor? From the first such question on that is kept. The answer is a page of
+    /// [`history`](crate::model::history), in base64.
+    Changes "changes" (at_once, members) -> String {
+        /// Its group.
+        group: u64,
+        /// The binary form of the cursor, in base64.
+        cursor: String,
+    }
     /// What does your replica of a shard find?
     Audit "audit" (waits, members) -> Audited {
         /// Its group.

@@ -27,6 +27,10 @@ impl Parcel {
         self.delta.encode(&mut out);
         if let Some(frozen) = &self.frozen {
             frozen.remembered.encode(&mut out);
+            // A node that does not know it is sent none.
+            if !frozen.history.is_empty() {
+                put_bytes(&mut out, &frozen.history);
+            }
         }
         out
     }
@@ -43,6 +47,9 @@ impl Parcel {
         let delta = Delta::decode(&mut reader)?;
         if let Some(frozen) = &mut frozen {
             frozen.remembered = Remembered::decode(&mut reader)?;
+            if !reader.rest().is_empty() {
+                frozen.history = reader.bytes(LONGEST_BYTES)?.to_vec();
+            }
         }
         reader.end()?;
         Ok(Self { delta, rest, frozen, busy })

@@ -20,6 +20,7 @@ pub(crate) mod node;
 pub(crate) mod ports;
 pub(crate) mod relay;
 pub(crate) mod replicated;
+pub(crate) mod watch;
 
 use std::thread;
 use std::time::{Duration, Instant};

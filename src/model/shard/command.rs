@@ -94,6 +94,8 @@ pub enum ShardCommand {
         /// The group's time in milliseconds.
         now_ms: u64,
     },
+    /// [`Shard::keep_history`].
+    KeepHistory,
 }
 
 /// What a write does to a key.
@@ -174,6 +176,9 @@ const TIMED_WRITE: u8 = 14;
 const PASS_TIME: u8 = 15;
 /// To prepare a piece in which pairs end.
 const PREPARE_SHIFTED: u8 = 16;
+const KEEP_HISTORY: u8 = 24;
+/// To prepare a piece along with which changes go, for those who watch.
+const PREPARE_TOLD: u8 = 25;
 
 /// What a [`TIMED_WRITE`] does.
 const TOUCH: u8 = 0;
@@ -228,6 +233,8 @@ impl ShardCommand {
                 operation(change, condition.as_deref(), *ttl).needs()
             }
             Self::Install { delta, .. } => delta.needs(),
+            Self::KeepHistory => format::WATCH,
+            Self::Prepare { frozen, .. } if !frozen.history.is_empty() => format::WATCH,
             Self::Prepare { shift_ms: Some(_), .. } | Self::PassTime { .. } => format::TTL,
             Self::Prepare { frozen, .. } => frozen.remembered.needs(),
             _ => format::FIRST,
@@ -260,6 +267,13 @@ impl ShardCommand {
                 order(INSTALL, stamp);
                 delta.encode(&mut out);
             }
+            Self::Prepare { stamp, frozen, now_ms, shift_ms } if !frozen.history.is_empty() => {
+                order(PREPARE_TOLD, stamp);
+                frozen.encode(&mut out);
+                put_number(&mut out, *now_ms);
+                put_option(&mut out, shift_ms.as_ref(), |ms, out| put_number(out, ms.cast_unsigned()));
+                put_bytes(&mut out, &frozen.history);
+            }
             Self::Prepare { stamp, frozen, now_ms, shift_ms } => {
                 order(if shift_ms.is_some() { PREPARE_SHIFTED } else { PREPARE }, stamp);
                 frozen.encode(&mut out);
@@ -289,6 +303,7 @@ impl ShardCommand {
                 out.push(PASS_TIME);
                 put_number(&mut out, *now_ms);
             }
+            Self::KeepHistory => out.push(KEEP_HISTORY),
         }
         out
     }
@@ -340,11 +355,18 @@ impl ShardCommand {
                 let shift_ms = if is_shifted { Some(reader.number()?.cast_signed()) } else { None };
                 Self::Prepare { stamp, frozen, now_ms, shift_ms }
             }
+            PREPARE_TOLD => {
+                let (stamp, mut frozen) = (Stamp::decode(reader)?, Frozen::decode(reader)?);
+                let (now_ms, shift_ms) = (reader.number()?, reader.option(Reader::number)?);
+                frozen.history = reader.bytes(LONGEST_BYTES)?.to_vec();
+                Self::Prepare { stamp, frozen, now_ms, shift_ms: shift_ms.map(u64::cast_signed) }
+            }
             LEARN => Self::Learn(Directive::decode(reader)?),
             CENSUS => Self::Census { id: CensusId::decode(reader)?, ranges: reader.list(HashRange::decode)? },
             CLOSE_CENSUS => Self::CloseCensus { id: CensusId::decode(reader)? },
             BEGIN_AUDIT => Self::BeginAudit { id: reader.number()? },
             PASS_TIME => Self::PassTime { now_ms: reader.number()? },
+            KEEP_HISTORY => Self::KeepHistory,
             _ => return Err(Malformed("unknown kind of command")),
         };
         reader.end()?;
@@ -500,6 +522,10 @@ impl Shard {
             ShardCommand::BeginAudit { id } => ShardOutcome::AuditBegun(self.begin_audit(*id)),
             ShardCommand::PassTime { now_ms: _ } => {
                 self.end_some(&self.table.read());
+                ShardOutcome::Done
+            }
+            ShardCommand::KeepHistory => {
+                self.keep_history();
                 ShardOutcome::Done
             }
         }

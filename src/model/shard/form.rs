@@ -54,7 +54,8 @@ impl Frozen {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (checksum, index) = (read_checksum(reader)?, reader.number()?);
-        Ok(Self { checksum, index, time_ms: None, remembered: Remembered::decode(reader)? })
+        let (remembered, history) = (Remembered::decode(reader)?, Vec::new());
+        Ok(Self { checksum, index, time_ms: None, remembered, history })
     }
 }
 

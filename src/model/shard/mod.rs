@@ -12,6 +12,7 @@ mod clock;
 mod command;
 mod ends;
 mod form;
+mod history;
 mod moving;
 mod once;
 mod ranges;
@@ -35,6 +36,7 @@ use super::changes::Changes;
 use super::condition::{Condition, Judgement};
 use super::format;
 use super::hash::{HashKey, KeyHash};
+use super::history::History;
 use super::range::{HashRange, Point};
 use super::store::{Checksum, Size, Store, StoredValue};
 use super::ttl::{Parts, Ttl};
@@ -252,6 +254,8 @@ impl Shard {
     /// All versions that are drawn from now on are above all that were drawn in an earlier generation of the cluster, here or anywhere.
     pub fn begin_generation(&self, generation: u64) {
         self.store.raise_index(first_of(generation));
+        // Some of what was told may be lost.
+        self.store.change_history(History::forget);
     }
 
     /// The hash of a key.
@@ -456,3 +460,5 @@ mod replicas;
 mod retry_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watch_trial;

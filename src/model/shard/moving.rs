@@ -90,6 +90,9 @@ pub struct Frozen {
     /// What was done for which request; it travels in a form of its own.
     #[serde(skip)]
     pub remembered: Remembered,
+    /// What was done to its pairs last, for those who watch: likewise. Empty where the source keeps none of that.
+    #[serde(skip)]
+    pub history: Vec<u8>,
 }
 
 impl Frozen {
@@ -169,6 +172,8 @@ pub(super) struct Incoming {
 /// What goes along with a piece once it is handed over.
 pub(super) struct Prepared {
     pub(super) remembered: Remembered,
+    /// What was done last, for those who watch.
+    pub(super) history: Vec<u8>,
     /// By so much the times of the pairs that end are moved then. Until then they are those of the source.
     pub(super) shift_ms: Option<i64>,
 }
@@ -287,6 +292,7 @@ impl Shard {
         if !one.frozen {
             one.frozen = true;
             one.take_notes();
+            self.serve_history(&table);
         }
         Ok(())
     }
@@ -310,7 +316,8 @@ impl Shard {
         let checksum = self.store.checksum(&range);
         let (index, remembered) = (self.store.index(), remembered.left_at(now_ms));
         let time_ms = self.store.first_end(std::slice::from_ref(&range)).map(|_| now_ms);
-        Ok((delta, Frozen { checksum, index, time_ms, remembered }))
+        let history = self.store.history_of(&range);
+        Ok((delta, Frozen { checksum, index, time_ms, remembered, history }))
     }
 
     fn delta(&self, keys: &HashSet<Box<[u8]>>) -> Delta {
@@ -494,7 +501,8 @@ impl Shard {
             // The snapshot has to have room for it.
             self.store.note_ends();
         }
-        incoming.prepared = Some(Prepared { remembered, shift_ms });
+        let history = frozen.history.clone();
+        incoming.prepared = Some(Prepared { remembered, history, shift_ms });
         Ok(received)
     }
 }
@@ -524,12 +532,14 @@ impl Shard {
         let open = |piece: &PieceId, since: u64| since > directive.version || directive.open.contains(piece);
 
         table.outgoing.retain(|one| open(&one.piece, one.since));
+        let mut gained = Vec::new();
         for one in std::mem::take(&mut table.incoming) {
             if let Some(prepared) = one.prepared.as_ref().filter(|_| mine(&one.range)) {
                 self.remember(&mut table, &prepared.remembered);
                 if let Some(shift_ms) = prepared.shift_ms {
                     self.store.shift_ends(&one.range, shift_ms);
                 }
+                gained.push((one.range.clone(), prepared.history.clone()));
                 table.owned.add(one.range, directive.epoch);
             } else if open(&one.piece, one.since) {
                 table.incoming.push(one);
@@ -538,15 +548,18 @@ impl Shard {
                 table.dropped.push((one.range, pairs));
             }
         }
+        self.gain_history(&table, &gained);
         for range in table.owned.beyond(&directive.mine) {
             let pairs = self.store.size_of(&range).pairs;
             table.owned.remove(&range);
             self.timed.forget_range(&range);
+            self.store.change_history(|history, _| history.lose(&range));
             table.outgoing.retain(|one| !overlap(&one.range, &range));
             table.dropped.push((range, pairs));
         }
         if directive.open.is_empty() {
             table.owned.merge();
         }
+        self.serve_history(&table);
     }
 }

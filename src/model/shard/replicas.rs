@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::snapshot::WITHOUT_HISTORY;
 use super::*;
 use crate::model::address::Address;
 use crate::model::binary::Reader;
 use crate::model::condition::Versions;
 use crate::model::format;
+use crate::model::history::{Happened, History};
 use crate::model::pages::Record;
 use crate::model::store::{BatchLimit, Copied, Value};
 use crate::model::ttl::{Parts, Ttl};
@@ -38,6 +40,15 @@ fn value(number: u8) -> Box<[u8]> {
     }
     let length = if number.is_multiple_of(5) { 2100 } else { usize::from(number) };
     vec![b'0' + number % 10; length].into()
+}
+
+/// What was done last in a range, as another shard sends it along.
+fn history_of(number: u8, version: u64) -> Vec<u8> {
+    let mut history = History::new(1 << 20);
+    history.own(&range(number), version / 2);
+    history.serve(&[range(number)]);
+    history.note(version, &key(number), Happened::Deleted);
+    history.of_range(&range(number), HASH_KEY)
 }
 
 fn empty() -> Shard {
@@ -74,6 +85,9 @@ fn content(shard: &Shard) -> (Vec<u8>, Pairs) {
     let _ = (reader.number().unwrap(), reader.number().unwrap());
     Table::decode(form, &mut reader).unwrap();
     reader.list(|reader| Ok((StartMark::decode(reader)?, reader.flag()?))).unwrap();
+    if form > WITHOUT_HISTORY && reader.flag().unwrap() {
+        History::decode(&mut reader, 1 << 20).unwrap();
+    }
     reader.list(RetryRecord::decode).unwrap();
     let head = bytes[..bytes.len() - reader.rest().len()].to_vec();
     let mut pairs = Pairs::new();
@@ -142,6 +156,7 @@ enum Step {
     },
     /// Pairs end.
     PassTime(u64),
+    KeepHistory,
     BeginOutgoing(u8, u32),
     TakeDelta(u8, u32),
     Freeze(u8, u32),
@@ -292,6 +307,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => write,
         3 => (0_u64..200).prop_map(Step::PassTime),
+        1 => Just(Step::KeepHistory),
         2 => of(Step::BeginOutgoing),
         2 => of(Step::TakeDelta),
         1 => of(Step::Freeze),
@@ -337,6 +353,7 @@ impl Orders {
                 self.now_ms += later_ms;
                 ShardCommand::PassTime { now_ms: self.now_ms }
             }
+            Step::KeepHistory => ShardCommand::KeepHistory,
             Step::BeginOutgoing(number, attempt) => {
                 ShardCommand::BeginOutgoing { stamp: of((*number, *attempt)), range: range(*number) }
             }
@@ -361,7 +378,8 @@ impl Orders {
                 let (id, fingerprint, until_ms) = (1000 + u128::from(*record), 0, 40_000);
                 let record = TimedRecord { id, fingerprint, until_ms, done };
                 remembered.records.push(RetryRecord::Timed(record));
-                let frozen = Frozen { checksum, index: *index, time_ms: None, remembered };
+                let history = if index % 3 == 0 { Vec::new() } else { history_of(at.0, *index) };
+                let frozen = Frozen { checksum, index: *index, time_ms: None, remembered, history };
                 ShardCommand::Prepare { stamp: of(*at), frozen, now_ms: self.now_ms, shift_ms: *shift_ms }
             }
             Step::Learn { mine, open, counting, planned, meta_group, starts } => {
@@ -819,6 +837,6 @@ fn what_ends_is_nothing_for_nodes_before() {
         assert_eq!(command.needs(), format::TTL);
         shard.apply(&command);
     }
-    assert_eq!(form_of(&snapshot(&shard)), Ok(SNAPSHOT_FORM), "it stays so");
-    assert_eq!(form_of(&snapshot(&restored(&shard))), Ok(SNAPSHOT_FORM));
+    assert_eq!(form_of(&snapshot(&shard)), Ok(WITHOUT_HISTORY), "it stays so");
+    assert_eq!(form_of(&snapshot(&restored(&shard))), Ok(WITHOUT_HISTORY));
 }

@@ -14,9 +14,7 @@ use super::moving::{Incoming, Outgoing, Prepared};
 use super::ranges::OwnedRanges;
 use super::starts::Starts;
 use super::timed::Timed;
-use super::{
-    Changes, HashKey, HashRange, PieceId, Point, Remembered, RetryRecord, Shard, StartMark, Store, Table,
-};
+use super::{Changes, HashRange, PieceId, Point, Remembered, RetryRecord, Shard, StartMark, Store, Table};
 use crate::model::binary::{
     LONGEST_BYTES, Malformed, Reader, put_bytes, put_list, put_number, put_option, put_wide,
 };
@@ -26,8 +24,10 @@ use crate::model::pages::Record;
 use crate::model::store::StoreCopy;
 
 /// The number of the newest form: a replica of another version of the program does not guess.
-pub const SNAPSHOT_FORM: u64 = 5;
-/// That of a snapshot without pairs that end: replicas before there were any read it, too.
+pub const SNAPSHOT_FORM: u64 = 6;
+/// That of a snapshot without what was done last, for those who watch: replicas before there were any read it, too.
+pub(super) const WITHOUT_HISTORY: u64 = 5;
+/// That of a snapshot in which, besides, there are no pairs that end: likewise.
 const WITHOUT_ENDS: u64 = 4;
 /// That of a snapshot in which, besides, there are no values that have types of their own: likewise.
 const WITHOUT_TYPES: u64 = 3;
@@ -105,8 +105,15 @@ impl Shard {
         let prepared = table.incoming.iter().filter_map(|one| one.prepared.as_ref());
         let needs = records.iter().map(RetryRecord::needs).chain(prepared.map(|one| one.remembered.needs()));
         let has_conditions = needs.max().is_some_and(|needs| needs >= format::CONDITIONS);
+        let has_history = self.store.keeps_history()
+            || table
+                .incoming
+                .iter()
+                .filter_map(|one| one.prepared.as_ref())
+                .any(|one| !one.history.is_empty());
         let form = match (self.store.has_ends(), self.store.has_types(), has_conditions) {
-            (true, ..) => SNAPSHOT_FORM,
+            _ if has_history => SNAPSHOT_FORM,
+            (true, ..) => WITHOUT_HISTORY,
             (false, true, _) => WITHOUT_ENDS,
             (false, false, true) => WITHOUT_TYPES,
             (false, false, false) => WITHOUT_CONDITIONS,
@@ -120,6 +127,10 @@ impl Shard {
             mark.encode(out);
             out.push(u8::from(*is_current));
         });
+        if form > WITHOUT_HISTORY {
+            head.push(u8::from(self.store.keeps_history()));
+            self.store.encode_history(&mut head);
+        }
         put_number(&mut head, records.len() as u64);
         let dropped: Vec<HashRange> = table.dropped.iter().map(|(range, _)| range.clone()).collect();
         let (head, records) = (Some(head.into()), records.into_iter());
@@ -145,13 +156,18 @@ impl Shard {
         let mut fresh = Table::decode(form, reader)?;
         fresh.starts =
             Starts::restored(reader.list(|reader| Ok((StartMark::decode(reader)?, reader.flag()?)))?)?;
+        let store = self.store.empty();
+        if form > WITHOUT_HISTORY && reader.flag()? {
+            store.decode_history(reader)?;
+        }
         let timed = read_records(reader, &mut fresh.starts)?;
-        let store = read_pairs(reader, hash_key)?;
+        read_pairs(reader, &store)?;
         store.raise_index(index);
         // Of one with ends nobody knows whether there were types: that is the same for all who read it.
         if form > WITHOUT_TYPES {
             store.note_types();
         }
+        // Nor whether there were ends of one that has what was done last.
         if form > WITHOUT_ENDS {
             store.note_ends();
         }
@@ -183,16 +199,15 @@ fn read_records(reader: &mut Reader<'_>, starts: &mut Starts) -> Result<Timed, M
     Ok(timed)
 }
 
-fn read_pairs(reader: &mut Reader<'_>, hash_key: HashKey) -> Result<Store, Malformed> {
-    let store = Store::new(hash_key);
+fn read_pairs(reader: &mut Reader<'_>, store: &Store) -> Result<(), Malformed> {
     loop {
         let count = reader.count(usize::MAX)?;
         if count == 0 {
-            return Ok(store);
+            return Ok(());
         }
         for _ in 0..count {
             let Record { version, key, value } = Record::decode(reader)?;
-            if store.install(hash_key.hash(key), key, value, version) {
+            if store.install(store.hash_key().hash(key), key, value, version) {
                 return Err(Malformed("a key stands twice in a snapshot"));
             }
         }
@@ -294,8 +309,11 @@ impl Incoming {
         put_number(out, *since);
         range.encode(out);
         out.push(u8::from(*complete));
-        put_option(out, prepared.as_ref(), |Prepared { remembered, shift_ms }, out| {
+        put_option(out, prepared.as_ref(), |Prepared { remembered, history, shift_ms }, out| {
             remembered.encode(out);
+            if form > WITHOUT_HISTORY {
+                put_bytes(out, history);
+            }
             if form > WITHOUT_ENDS {
                 put_option(out, shift_ms.as_ref(), |shift_ms, out| put_number(out, shift_ms.cast_unsigned()));
             }
@@ -311,8 +329,10 @@ impl Incoming {
             complete: reader.flag()?,
             prepared: reader.option(|reader| {
                 let remembered = Remembered::decode(reader)?;
+                let has_history = form > WITHOUT_HISTORY;
+                let history = if has_history { reader.bytes(LONGEST_BYTES)?.to_vec() } else { Vec::new() };
                 let shift_ms = if form > WITHOUT_ENDS { reader.option(Reader::number)? } else { None };
-                Ok(Prepared { remembered, shift_ms: shift_ms.map(u64::cast_signed) })
+                Ok(Prepared { remembered, history, shift_ms: shift_ms.map(u64::cast_signed) })
             })?,
         })
     }

@@ -51,6 +51,7 @@ impl Store {
         self.set_index(other.index());
         self.set_has_types(other.has_types());
         self.set_has_ends(other.has_ends());
+        self.told.replace(other.told);
         for (stripe, fresh) in self.stripes.iter().zip(other.stripes) {
             let old = mem::replace(&mut *stripe.write(), fresh.into_inner());
             drop(old);

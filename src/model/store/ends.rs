@@ -12,6 +12,7 @@ use super::map::{Store, Unmet, large, unless_unmet};
 use super::stripe::Stripe;
 use crate::model::condition::Condition;
 use crate::model::hash::KeyHash;
+use crate::model::history::Happened;
 use crate::model::pages::Record;
 use crate::model::range::HashRange;
 use crate::model::ttl::{Parts, end_of};
@@ -62,7 +63,7 @@ impl Store {
         self.stripe(hash).read().held(hash, key).and_then(|held| end_of(held.value))
     }
 
-    /// Removes a pair if its end is before a time; whether it was there and is gone. It draws no version.
+    /// Removes a pair if its end is before a time; whether it was there and is gone. It draws a version only where that is told to those who watch.
     pub fn end(&self, hash: KeyHash, key: &[u8], time_ms: u64) -> bool {
         let mut stripe = self.stripe(hash).write();
         let end_ms = stripe.held(hash, key).and_then(|held| end_of(held.value));
@@ -70,6 +71,9 @@ impl Store {
             return false;
         }
         let (removed, old) = stripe.remove(hash, key);
+        if removed && self.keeps_history() {
+            self.draw(key, Happened::Expired);
+        }
         drop(stripe);
         drop(old);
         removed

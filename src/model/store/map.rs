@@ -9,11 +9,13 @@ use std::ops::Add;
 use parking_lot::RwLock;
 
 use super::stripe::Stripe;
+use super::told::Told;
 use crate::model::condition::{Condition, Judgement};
 use crate::model::hash::{HashKey, KeyHash};
+use crate::model::history::Happened;
 use crate::model::pages::{Record, SMALL_BYTES};
 use crate::model::pair::Pair;
-use crate::model::ttl::Parts;
+use crate::model::ttl::{Parts, value_of};
 use crate::model::value;
 
 /// Enough stripes that threads seldom meet at one lock.
@@ -43,6 +45,8 @@ pub struct Store {
     has_types: AtomicBool,
     /// Whether there has been a pair with an end.
     has_ends: AtomicBool,
+    /// What was done last, for those who watch.
+    pub(super) told: Told,
 }
 
 /// A pair that was read.
@@ -137,7 +141,8 @@ impl Store {
         let stripes = (0..STRIPES).map(|_| RwLock::new(Stripe::new(hash_key))).collect();
         let (versions, scrubs) = (AtomicU64::new(0), AtomicU32::new(0));
         let [has_types, has_ends] = [(); 2].map(|()| AtomicBool::new(false));
-        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs, has_types, has_ends }
+        let told = Told::default();
+        Self { hash_key, starts: stripe_starts(), stripes, versions, scrubs, has_types, has_ends, told }
     }
 
     /// What the keys are hashed with.
@@ -205,7 +210,7 @@ impl Store {
 
     /// Inserts or replaces a pair: whether one was replaced, and the version that was drawn.
     pub fn put(&self, hash: KeyHash, key: &[u8], value: &[u8]) -> (bool, u64) {
-        self.set(hash, key, value, || self.next_version())
+        self.set(hash, key, value, || self.draw(key, Happened::Put(value_of(value))))
     }
 
     /// The same if a condition holds.
@@ -220,7 +225,8 @@ impl Store {
         condition: Option<&Condition>,
     ) -> Result<(bool, u64), Unmet> {
         self.set_if(hash, key, value, |stripe| {
-            unless_unmet(condition, || stripe.version(hash, key)).map(|()| self.next_version())
+            unless_unmet(condition, || stripe.version(hash, key))?;
+            Ok(self.draw(key, Happened::Put(value_of(value))))
         })
     }
 
@@ -285,7 +291,7 @@ impl Store {
         replaced
     }
 
-    fn next_version(&self) -> u64 {
+    pub(super) fn next_version(&self) -> u64 {
         self.versions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -310,7 +316,7 @@ impl Store {
             unless_unmet(condition, || Some(there))?;
         }
         let (removed, old) = stripe.remove(hash, key);
-        let version = removed.then(|| self.next_version());
+        let version = removed.then(|| self.draw(key, Happened::Deleted));
         drop(stripe);
         drop(old);
         Ok(version)

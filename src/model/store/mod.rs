@@ -12,6 +12,7 @@ mod scrub;
 #[cfg(test)]
 mod scrub_trial;
 mod stripe;
+mod told;
 #[cfg(test)]
 mod trial;
 
@@ -20,3 +21,4 @@ pub use copy::StoreCopy;
 pub use map::{Size, Store, StoredValue, Unmet};
 pub use scan::{Batch, BatchLimit, Copied, Value};
 pub use scrub::{PIECE, Progress, Scrub, ScrubLimit, Scrubbed, Territory, Void};
+pub use told::HISTORY_BYTES;

@@ -1,0 +1,65 @@
+//! What was done last to the pairs of a shard, asked of whoever leads it.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::controller::Controller;
+use crate::clock::Deadline;
+use crate::model::binary::Reader;
+use crate::model::cursor::Cursor;
+use crate::model::history::Page;
+use crate::model::meta::MetaState;
+use crate::model::shard::{Shard, ShardCommand};
+use crate::node::ask::OrderError;
+use crate::node::state::Node;
+use crate::wire::orders;
+
+/// A page has so many bytes of changes, or one longer change.
+const PAGE_BYTES: usize = 256 << 10;
+
+/// What was done beyond a cursor to the pairs of a shard that this node leads. Where that is not kept yet it is from now on.
+///
+/// # Errors
+/// [`OrderError`].
+pub(super) async fn changes(
+    node: &Node,
+    shard: &Shard,
+    cursor: &str,
+    deadline: Deadline,
+) -> Result<String, OrderError> {
+    let bytes = STANDARD.decode(cursor).unwrap_or_default();
+    let cursor = Cursor::decode(&mut Reader::new(&bytes))
+        .map_err(|_| OrderError::Refused("a cursor that cannot be read".to_owned()))?;
+    let mut page = shard.changes_since(&cursor, PAGE_BYTES);
+    if page.is_none() {
+        node.apply(shard, &ShardCommand::KeepHistory, deadline).await?;
+        page = shard.changes_since(&cursor, PAGE_BYTES);
+    }
+    let page = page.ok_or_else(|| OrderError::Refused("what is done is not kept yet".to_owned()))?;
+    let mut out = Vec::new();
+    page.encode(&mut out);
+    Ok(STANDARD.encode(out))
+}
+
+impl Controller {
+    /// What was done beyond a cursor to the pairs of a shard, asked of whoever leads it.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn changes(
+        &self,
+        state: &MetaState,
+        group: u64,
+        cursor: &Cursor,
+        timeout: Duration,
+    ) -> Result<Page, OrderError> {
+        let mut bytes = Vec::new();
+        cursor.encode(&mut bytes);
+        let asked = orders::Changes { group, cursor: STANDARD.encode(bytes) };
+        let answer = self.order_leader(state, group, &asked, timeout).await?;
+        let page = STANDARD.decode(answer).ok().and_then(|bytes| Page::decode(&bytes).ok());
+        page.ok_or_else(|| OrderError::NotReached("the answer is no page of changes".to_owned()))
+    }
+}

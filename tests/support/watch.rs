@@ -1,0 +1,216 @@
+//! Somebody who watches: reads server-sent events byte by byte, and goes on at another node where the connection ends.
+#![allow(dead_code, reason = "every test file includes this module and each uses its own part of it")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::http::Http;
+
+/// An event, or a comment, which has no name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) data: String,
+    pub(crate) has_comment: bool,
+}
+
+impl Told {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|_| panic!("no JSON in {self:?}"))
+    }
+
+    pub(crate) fn key(&self) -> String {
+        self.json()["key"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The version in its `ETag`, by which the changes of a key are in order.
+    pub(crate) fn version(&self) -> u64 {
+        version(self.json()["etag"].as_str().expect("every event has one"))
+    }
+}
+
+/// The version that an `ETag` names.
+pub(crate) fn version(etag: &str) -> u64 {
+    let (_, version) = etag.trim_matches('"').split_once('-').expect("an ETag of ours");
+    u64::from_str_radix(version, 16).expect("hexadecimal digits")
+}
+
+/// A connection on which somebody watches.
+pub(crate) struct Watch {
+    reader: BufReader<TcpStream>,
+    pub(crate) head: String,
+}
+
+impl Watch {
+    /// Begins; panics where it is refused.
+    pub(crate) fn at(address: &str, query: &str, last: Option<&str>) -> Self {
+        let watch = Self::try_at(address, query, last).expect("the node answers");
+        assert!(watch.head.starts_with("HTTP/1.1 200 "), "{}", watch.head);
+        watch
+    }
+
+    /// Begins, whatever the answer.
+    pub(crate) fn try_at(address: &str, query: &str, last: Option<&str>) -> std::io::Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
+        write!(
+            stream,
+            "GET /v1/watch{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{last}\r\n"
+        )?;
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(Self { reader, head })
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        self.reader.get_ref().set_read_timeout(Some(timeout)).expect("a time is set");
+    }
+
+    /// The next event or comment.
+    pub(crate) fn next(&mut self) -> std::io::Result<Told> {
+        let mut told = Told::default();
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            match line.trim_end_matches('\n').split_once(':') {
+                None => return Ok(told),
+                Some(("", _)) => told.has_comment = true,
+                Some(("event", name)) => name.trim_start().clone_into(&mut told.name),
+                Some(("id", id)) => id.trim_start().clone_into(&mut told.id),
+                Some(("data", data)) => told.data += data.trim_start(),
+                Some(other) => panic!("{other:?} is no field of an event"),
+            }
+        }
+    }
+
+    /// The next event that is no comment.
+    pub(crate) fn event(&mut self) -> Told {
+        loop {
+            let told = self.next().expect("an event comes");
+            if !told.name.is_empty() {
+                return told;
+            }
+        }
+    }
+
+    /// What is left of the answer, of one that is refused.
+    pub(crate) fn rest(mut self) -> String {
+        let mut rest = String::new();
+        let _ = self.reader.read_to_string(&mut rest);
+        rest
+    }
+}
+
+/// Somebody who goes on at the next of some nodes wherever the connection ends, until told to stop.
+pub(crate) struct Follower {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Told>>,
+}
+
+impl Follower {
+    /// Begins to watch, and returns when that is so. With `impatient` the connection is left now and then.
+    pub(crate) fn begin(addresses: &[String], first: usize, query: &str, impatient: bool) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, addresses, query) = (Arc::clone(&stop), addresses.to_vec(), query.to_owned());
+        let mut watch = Watch::at(&addresses[first], &query, None);
+        let last = watch.next().expect("the first comment").id;
+        let thread =
+            thread::spawn(move || follow(watch, last, (&addresses, first), &query, impatient, &stopped));
+        Self { stop, thread }
+    }
+
+    /// Ends when `is_done` says so of what was told, or after a time.
+    pub(crate) fn end(self) -> Vec<Told> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().expect("whoever watches does not panic")
+    }
+}
+
+fn follow(
+    mut watch: Watch,
+    mut last: String,
+    (addresses, first): (&[String], usize),
+    query: &str,
+    impatient: bool,
+    stop: &AtomicBool,
+) -> Vec<Told> {
+    let (mut told, mut at, mut seen) = (Vec::new(), first, 0);
+    let mut quiet_since: Option<Instant> = None;
+    loop {
+        watch.set_timeout(Duration::from_millis(300));
+        let next = watch.next();
+        match next {
+            Ok(next) => {
+                if !next.id.is_empty() {
+                    last.clone_from(&next.id);
+                }
+                if !next.name.is_empty() {
+                    told.push(next);
+                    seen += 1;
+                    quiet_since = None;
+                }
+                if !impatient || seen < 50 {
+                    continue;
+                }
+            }
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if stop.load(Ordering::SeqCst) && since.elapsed() > Duration::from_secs(3) {
+                    return told;
+                }
+                // A line may have been cut in two: the connection is of no use any more.
+            }
+            Err(_) => {}
+        }
+        seen = 0;
+        loop {
+            at = (at + 1) % addresses.len();
+            match Watch::try_at(&addresses[at], query, Some(&last)) {
+                Ok(again) if again.head.starts_with("HTTP/1.1 200 ") => {
+                    watch = again;
+                    break;
+                }
+                _ => thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+/// The versions that each key was told with, in the order in which it was; panics at a resync, or where something is told twice or out of order.
+pub(crate) fn by_key(told: &[Told]) -> BTreeMap<String, Vec<u64>> {
+    let mut versions: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for one in told {
+        assert_ne!(one.name, "resync", "nothing has left the ring");
+        let (of_key, version) = (versions.entry(one.key()).or_default(), one.version());
+        assert!(of_key.last().is_none_or(|last| *last < version), "{one:?} after {of_key:?}");
+        of_key.push(version);
+    }
+    versions
+}
+
+/// Whoever writes: the version of each write that was acknowledged, by key.
+pub(crate) fn put(client: &mut Http, key: &str, value: &str) -> Option<u64> {
+    let body = value.as_bytes();
+    let answer =
+        client.try_request("PUT", &format!("/v1/kv/{key}"), &[("Content-Type", "application/json")], body);
+    let answer = answer.ok().filter(|answer| matches!(answer.status, 200 | 201))?;
+    answer.header("ETag").map(version)
+}

@@ -1,0 +1,365 @@
+//! Watching, against real processes in every role.
+#![allow(clippy::disallowed_methods, reason = "these tests measure, and wait for what takes time")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use support::change::{allowed, ask_with, check_receipt_at, passive};
+use support::cluster::Cluster;
+use support::http::Http;
+use support::node::Node;
+use support::replicated::{RECOVERY, known_shards, named, replicated, restart_ready, try_view, wait_leader};
+use support::watch::{Follower, Told, Watch, by_key, put};
+use support::{START_DEADLINE, wait_until};
+
+/// Keys of all shards: so many hardly ever lie in one.
+const KEYS: usize = 24;
+
+/// What section 7 says, at one node; writes go through another.
+fn check_rows(place: &str, at: &Node, through: &Node) {
+    let (address, mut client) = (at.address(), through.http());
+    let refused = [
+        ("GET", "?since=x", 400),
+        ("GET", "?values=1", 400),
+        ("GET", "?prefix=%2", 400),
+        ("HEAD", "", 405),
+        ("PUT", "", 405),
+    ];
+    for (method, query, status) in refused {
+        let answer = at.http().request(method, &format!("/v1/watch{query}"), &[], b"");
+        assert_eq!(answer.status, status, "{place}: {method} {query}: {}", answer.text());
+    }
+    let options = at.http().request("OPTIONS", "/v1/watch", &[], b"");
+    assert_eq!((options.status, options.header("Allow")), (204, Some("GET, OPTIONS")), "{place}");
+
+    let prefix = format!("{place}%2F");
+    let mut watch = Watch::at(address, &format!("?prefix={prefix}&values=true"), None);
+    assert!(watch.head.contains("Content-Type: text/event-stream\r\n"), "{}", watch.head);
+    let mut bare = Watch::at(address, &format!("?prefix={prefix}"), None);
+    let first = watch.next().expect("a comment with the cursor");
+    assert!(first.has_comment && !first.id.is_empty() && first.name.is_empty(), "{first:?}");
+
+    let target = |key: &str| format!("/v1/kv/{prefix}{key}");
+    let json = [("Content-Type", "application/json")];
+    let mut events = Vec::new();
+    let mut next = |watch: &mut Watch, name: &str, key: &str| -> Told {
+        let told = watch.event();
+        assert_eq!((told.name.as_str(), told.key()), (name, format!("{place}/{key}")), "{place}: {told:?}");
+        events.push(told.clone());
+        told
+    };
+    // What was written is told with its tag, and its value where that is wanted.
+    let written = client.request("PUT", &target("a"), &json, b"[1,\n2]");
+    assert_eq!(written.status, 201, "{place}");
+    let told = next(&mut watch, "put", "a").json();
+    assert_eq!((told["etag"].as_str(), &told["value"]), (written.header("ETag"), &json!([1, 2])), "{place}");
+    let told = bare.event().json();
+    assert_eq!((told["etag"].as_str(), told.get("value")), (written.header("ETag"), None), "{place}");
+    let written = client.request("PUT", &target("a"), &[("Content-Type", "text/plain")], b"x\ny");
+    let told = next(&mut watch, "put", "a").json();
+    assert_eq!(told["etag"].as_str(), written.header("ETag"), "{place}");
+    assert_eq!((&told["value-base64"], &told["type"]), (&json!("eAp5"), &json!("text/plain")), "{place}");
+    // What was not done is not told, nor what does not begin so, nor a touch.
+    assert_eq!(client.request("PUT", &target("a"), &[("If-None-Match", "*")], b"1").status, 412, "{place}");
+    assert_eq!(client.request("DELETE", &target("b"), &[], b"").status, 404, "{place}");
+    assert!(client.request("PUT", &format!("/v1/kv/other{place}"), &json, b"1").status < 300, "{place}");
+    assert_eq!(client.request("PATCH", &format!("{}?ttl=100", target("a")), &[], b"").status, 204, "{place}");
+    assert_eq!(client.request("DELETE", &target("a"), &[], b"").status, 204, "{place}");
+    next(&mut watch, "delete", "a");
+    // An end by time is one event.
+    assert_eq!(
+        client.request("PUT", &format!("{}?ttl=0.3", target("c")), &json, b"1").status,
+        201,
+        "{place}"
+    );
+    next(&mut watch, "put", "c");
+    next(&mut watch, "expire", "c");
+    // A value that is long is not told.
+    let long = format!("\"{}\"", "x".repeat(300 << 10));
+    assert_eq!(client.request("PUT", &target("d"), &json, long.as_bytes()).status, 201, "{place}");
+    assert_eq!(next(&mut watch, "put", "d").json()["bytes"], long.len(), "{place}");
+    // A request that is sent again under its name is one event.
+    for _ in 0..2 {
+        let named = [json[0], ("Idempotency-Key", place)];
+        assert_eq!(client.request("PUT", &target("e"), &named, b"1").status, 201, "{place}");
+    }
+    next(&mut watch, "put", "e");
+
+    // From each of these events on the rest is told again, by the header and by the query.
+    let wanted: Vec<_> =
+        events.iter().map(|told| (told.key(), told.name.clone(), told.data.clone())).collect();
+    for (index, event) in events.iter().enumerate() {
+        let query = format!("?values=true&prefix={prefix}");
+        let since = format!("{query}&since={}", event.id);
+        for mut again in [Watch::at(address, &query, Some(&event.id)), Watch::at(address, &since, None)] {
+            let told: Vec<_> = wanted[index + 1..].iter().map(|_| again.event()).collect();
+            // Those of one key in their order; others have none.
+            let mut told: Vec<_> = told.into_iter().map(|told| (told.key(), told.name, told.data)).collect();
+            told.sort_by(|one, other| one.0.cmp(&other.0));
+            let mut rest = wanted[index + 1..].to_vec();
+            rest.sort_by(|one, other| one.0.cmp(&other.0));
+            assert_eq!(told, rest, "{place}: from {index} on");
+        }
+    }
+    // The cursor of another cluster says nothing here.
+    let foreign = "AQcAAAAAAAAAAQAF";
+    let mut watch = Watch::at(address, &format!("?prefix={prefix}"), Some(foreign));
+    let resync = watch.event();
+    assert_eq!((resync.name.as_str(), resync.data.as_str()), ("resync", "{}"), "{place}");
+    assert_eq!(client.request("PUT", &target("f"), &json, b"1").status, 201, "{place}");
+    assert_eq!(watch.event().key(), format!("{place}/f"), "{place}: from now on");
+}
+
+#[test]
+fn every_row_holds_in_every_role() {
+    let single = Node::single(&[]);
+    check_rows("single", &single, &single);
+    let cluster = Cluster::of(3);
+    check_rows("cluster", &cluster.nodes[0], &cluster.nodes[1]);
+    let follower = Node::follower(cluster.nodes[2].address(), &[]);
+    check_rows("follower", &follower, &cluster.nodes[1]);
+    check_rows("behind", &follower, &follower);
+    let replicas = replicated(3, 3, &[]);
+    for (number, node) in replicas.nodes.iter().enumerate() {
+        check_rows(&format!("replicas{number}"), node, &replicas.nodes[(number + 1) % 3]);
+    }
+}
+
+#[test]
+fn a_comment_with_the_cursor_comes_every_ten_seconds() {
+    let node = Node::single(&[]);
+    let mut watch = Watch::at(node.address(), "?prefix=quiet", None);
+    let first = watch.next().expect("the first");
+    assert!(put(&mut node.http(), "other", "1").is_some());
+    let second = watch.next().expect("the second");
+    assert!(second.has_comment && second.name.is_empty() && second.id != first.id, "{first:?} {second:?}");
+}
+
+#[test]
+fn where_the_ring_has_turned_there_is_one_resync() {
+    let node = Node::single(&[("WATCH_HISTORY", "65536")]);
+    let (address, mut client) = (node.address(), node.http());
+    let mut watch = Watch::at(address, "", None);
+    let start = watch.next().expect("a cursor").id;
+    let value = format!("\"{}\"", "x".repeat(1000));
+    let mut ids = Vec::new();
+    for number in 0..200 {
+        assert!(put(&mut client, &format!("k{number}"), &value).is_some());
+        ids.push(watch.event().id);
+    }
+    // What still lies in the ring is told.
+    let mut near = Watch::at(address, "", Some(&ids[180]));
+    for number in 181..200 {
+        assert_eq!(near.event().key(), format!("k{number}"));
+    }
+    let mut far = Watch::at(address, "", Some(&start));
+    assert_eq!(far.event().name, "resync");
+    for key in ["a", "b"] {
+        assert!(put(&mut client, key, "1").is_some());
+        assert_eq!(far.event().key(), key);
+        assert_eq!(near.event().key(), key);
+    }
+}
+
+#[test]
+fn whoever_does_not_read_is_cut_off_and_goes_on_later() {
+    let node = Node::single(&[("WATCH_HISTORY", "67108864")]);
+    let mut client = node.http();
+    let mut silent = Watch::at(node.address(), "?values=true", None);
+    let mut other = Watch::at(node.address(), "", None);
+    let last = silent.next().expect("a cursor").id;
+    // Both ends of the system take some megabytes.
+    let value = format!("\"{}\"", "x".repeat(200_000));
+    let mut writes = 0;
+    while watchers(&node) == 2 {
+        assert!(writes < 300, "it is cut off");
+        assert!(put(&mut client, &format!("k{writes}"), &value).is_some());
+        assert_eq!(other.event().key(), format!("k{writes}"), "the others are told at once");
+        writes += 1;
+    }
+    let mut told = Vec::new();
+    while let Ok(one) = silent.next() {
+        told.push(one);
+    }
+    assert!(told.len() < writes, "it was cut off");
+    let last = told.last().map_or(last, |told| told.id.clone());
+    let mut again = Watch::at(node.address(), "?values=true", Some(&last));
+    for number in told.len()..writes {
+        assert_eq!(again.event().key(), format!("k{number}"));
+    }
+}
+
+#[test]
+fn a_watcher_holds_no_worker() {
+    let node = Node::single(&[("CLIENT_WORKERS", "2")]);
+    let watches: Vec<Watch> = (0..300).map(|_| Watch::at(node.address(), "?prefix=w", None)).collect();
+    assert!(put(&mut node.http(), "w1", "1").is_some());
+    for mut watch in watches {
+        assert_eq!(watch.event().key(), "w1");
+    }
+}
+
+/// How many watch at a node, as it says.
+fn watchers(node: &Node) -> usize {
+    let text = node.http().get("/metrics").text();
+    let line = text.lines().find_map(|line| line.strip_prefix("evenkv_watchers "));
+    line.and_then(|count| count.parse().ok()).expect("a figure")
+}
+
+#[test]
+fn a_follower_watches_its_main_once_for_all_who_want_the_same() {
+    let main = Node::single(&[]);
+    let follower = Node::follower(main.address(), &[]);
+    let at = |query: &str| Watch::at(follower.address(), query, None);
+    let mut same: Vec<Watch> = (0..20).map(|_| at("?prefix=a")).collect();
+    let mut other = at("?prefix=b");
+    for watch in same.iter_mut().chain([&mut other]) {
+        assert!(watch.next().expect("a comment with the cursor").has_comment);
+    }
+    wait_until("the main is asked once for each", START_DEADLINE, || watchers(&main) == 2);
+    assert_eq!(watchers(&follower), 21);
+    let mut last = String::new();
+    for number in 0..10 {
+        let key = format!("a{number}");
+        assert!(put(&mut main.http(), &key, "1").is_some());
+        for watch in &mut same {
+            let told = watch.event();
+            assert_eq!(told.key(), key);
+            if number == 4 {
+                last = told.id;
+            }
+        }
+    }
+    // Whoever goes on from a cursor is told the rest, and is with the others from the next event on.
+    let mut again = Watch::at(follower.address(), "?prefix=a", Some(&last));
+    for number in 5..10 {
+        assert_eq!(again.event().key(), format!("a{number}"));
+    }
+    same.push(again);
+    assert!(put(&mut main.http(), "a", "1").is_some());
+    assert!(put(&mut main.http(), "b", "1").is_some());
+    for watch in &mut same {
+        assert_eq!(watch.event().key(), "a");
+    }
+    assert_eq!(other.event().key(), "b");
+    wait_until("they are together", START_DEADLINE, || watchers(&main) == 2);
+    drop(same);
+    // Whoever is gone is seen when something is written to him.
+    wait_until("the main is asked no more for those who are gone", START_DEADLINE, || {
+        assert!(put(&mut main.http(), "a", "1").is_some());
+        watchers(&follower) == 1 && watchers(&main) == 1
+    });
+}
+
+#[test]
+fn a_follower_goes_on_when_its_main_is_there_again() {
+    let mut cluster = replicated(3, 3, &[]);
+    let addresses = cluster.addresses();
+    let follower = Node::follower(&addresses[0], &[]);
+    let mut watch = Watch::at(follower.address(), "?prefix=a", None);
+    assert!(put(&mut cluster.nodes[1].http(), "a1", "1").is_some());
+    assert_eq!(watch.event().key(), "a1");
+    cluster.nodes[0].kill();
+    wait_until("others write", START_DEADLINE, || put(&mut cluster.nodes[1].http(), "a2", "1").is_some());
+    restart_ready(&mut cluster.nodes[0]);
+    assert!(put(&mut cluster.nodes[2].http(), "a3", "1").is_some());
+    assert_eq!([watch.event().key(), watch.event().key()], ["a2", "a3"]);
+}
+
+/// Writers through all nodes: what each key was written with, as far as that was acknowledged.
+fn write_all(addresses: &[String], stop: &AtomicBool) -> BTreeMap<String, Vec<u64>> {
+    let written = thread::scope(|scope| {
+        let write = |writer: usize| {
+            let mut written: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            let mut clients: Vec<Http> = addresses.iter().map(|address| Http::new(address)).collect();
+            for turn in 0_usize.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                // Each key has one writer, so its versions are acknowledged in their order.
+                let key = format!("k{}", writer + 4 * (turn % (KEYS / 4)));
+                let client = turn % clients.len();
+                let version = put(&mut clients[client], &key, &turn.to_string());
+                written.entry(key).or_default().extend(version);
+                thread::sleep(Duration::from_millis(2));
+            }
+            written
+        };
+        let running: Vec<_> = (0..4).map(|writer| scope.spawn(move || write(writer))).collect();
+        running.into_iter().map(|one| one.join().expect("a writer")).collect::<Vec<_>>()
+    });
+    written.into_iter().flatten().collect()
+}
+
+/// Everything that was acknowledged is told once, and what is told besides may have been done without an answer.
+fn check_told(told: &[Told], written: &BTreeMap<String, Vec<u64>>) {
+    let told = by_key(told);
+    for (key, versions) in written {
+        let found = told.get(key).cloned().unwrap_or_default();
+        let missing: Vec<_> = versions.iter().filter(|version| !found.contains(version)).collect();
+        assert!(missing.is_empty(), "{key}: {missing:?} of {} are missing", versions.len());
+    }
+}
+
+fn followers(addresses: &[String]) -> Vec<Follower> {
+    let follower =
+        |number: usize| Follower::begin(addresses, number % addresses.len(), "?prefix=k", number % 2 == 1);
+    (0..4).map(follower).collect()
+}
+
+#[test]
+fn every_change_is_told_once_across_a_view_change() {
+    let cluster = Cluster::of(2);
+    let mut addresses = cluster.addresses();
+    let other = passive(&addresses, &[]);
+    let watching = followers(&addresses);
+    addresses.push(other.address().to_owned());
+    let stop = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let writers = scope.spawn(|| write_all(&cluster.addresses(), &stop));
+        for view in [&addresses[..], &addresses[..2], &addresses[..]] {
+            thread::sleep(Duration::from_millis(500));
+            let answer = ask_with(&addresses[0], &[], &json!({ "view": view }));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            check_receipt_at(&answer.json(), view, 1);
+        }
+        thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::SeqCst);
+        writers.join().expect("the writers")
+    });
+    for one in watching {
+        check_told(&one.end(), &written);
+    }
+}
+
+#[test]
+fn every_change_is_told_once_across_kills_of_leaders() {
+    let mut cluster = replicated(3, 3, &[]);
+    let addresses = cluster.addresses();
+    let watching = followers(&addresses);
+    let stop = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let writers = scope.spawn(|| write_all(&addresses, &stop));
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(800));
+            let asked = addresses[0].clone();
+            let id = known_shards(&try_view(&asked).expect("a view"))[0].id.clone();
+            let leader = wait_leader(&asked, &id, |_| true);
+            let node = named(&mut cluster.nodes, &leader);
+            node.kill();
+            thread::sleep(Duration::from_millis(1500));
+            restart_ready(node);
+        }
+        thread::sleep(allowed(RECOVERY) / 10);
+        stop.store(true, Ordering::SeqCst);
+        writers.join().expect("the writers")
+    });
+    for one in watching {
+        check_told(&one.end(), &written);
+    }
+}

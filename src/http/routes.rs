@@ -13,6 +13,8 @@ pub enum Route {
     Key,
     /// The same where the value is the body.
     V1Key,
+    /// Keys in their order, and what begins alike.
+    V1List,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -49,6 +51,8 @@ pub enum Route {
     NodeOrders,
     /// An order that waits for no other node.
     NodeQuestions,
+    /// A page of a listing of a shard.
+    NodeList,
     /// What the target of a piece asks of its source.
     NodeTransfer,
     /// Messages of the meta group.
@@ -110,7 +114,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 24] = [
+const TABLE: [Row; 26] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -124,6 +128,14 @@ const TABLE: [Row; 24] = [
         "v1-kv",
         "GET, PUT, DELETE, PATCH, HEAD, OPTIONS",
         LaneId::Client,
+    ),
+    row(
+        Route::V1List,
+        ("/v1/kv", Rest::Nothing),
+        "v1-list",
+        "GET, DELETE, HEAD, OPTIONS",
+        // Its answers may be long, and it may wait for any node.
+        LaneId::ClientLarge,
     ),
     row(
         Route::KeyCount,
@@ -184,6 +196,13 @@ const TABLE: [Row; 24] = [
         "node-questions",
         "POST, OPTIONS",
         LaneId::Question,
+    ),
+    row(
+        Route::NodeList,
+        (wire::listing::LIST, Rest::Nothing),
+        "node-list",
+        "POST, OPTIONS",
+        LaneId::Forwarded,
     ),
     row(
         Route::NodeTransfer,
@@ -383,7 +402,7 @@ mod tests {
             ("/node/typed-keys/a", false, Some((Route::NodeTypedKey, "a"))),
             ("/v1/kv/a/b//%2F", false, Some((Route::V1Key, "a/b//%2F"))),
             ("/v1/kv/", true, Some((Route::V1Key, ""))),
-            ("/v1/kv", true, None),
+            ("/v1/kv", true, Some((Route::V1List, ""))),
             ("/v1", true, None),
             ("/v1kv/a", true, None),
             ("/kvs/v1/kv/a", true, Some((Route::Key, "v1/kv/a"))),

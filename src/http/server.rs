@@ -29,7 +29,9 @@ use super::relayed::Relays;
 use super::routes::{self, EncodedKey, Route};
 use super::streams::Protocol;
 use super::turns::Turns;
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, relayed, streams};
+use super::{
+    cluster_handlers, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed, streams,
+};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
 use crate::error::Error;
@@ -569,9 +571,11 @@ impl Server {
             | Route::NodeOrders
             | Route::NodeQuestions
             | Route::NodeTransfer
+            | Route::NodeList
             | Route::NodeRaft
             | Route::NodeRequests
             | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
+            Route::V1List => listing::answer(node, job),
             Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))

@@ -12,6 +12,7 @@ mod clock;
 mod command;
 mod ends;
 mod form;
+mod listing;
 mod moving;
 mod once;
 mod ranges;
@@ -44,6 +45,7 @@ pub use self::audit::{Audit, AuditBegun, AuditState};
 pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
 pub use self::command::{Change, ShardCommand, ShardOutcome, encode_write};
+pub use self::listing::Served;
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{

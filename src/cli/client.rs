@@ -172,6 +172,8 @@ impl Answer {
     pub(super) fn reason(&self) -> String {
         #[derive(serde::Deserialize)]
         struct Errors {
+            // So the second interface calls it.
+            #[serde(alias = "detail")]
             error: String,
         }
         let said = match serde_json::from_slice::<Errors>(&self.body) {

@@ -8,7 +8,12 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 /// The path of a key of any bytes. The node decodes it once and has the same bytes again.
 pub(super) fn path_of_key(key: &[u8]) -> String {
-    format!("/kv-store/keys/{}", percent_encode(key, ESCAPED))
+    format!("/kv-store/keys/{}", encoded_key(key))
+}
+
+/// A key as a part of a path or a query.
+pub(super) fn encoded_key(key: &[u8]) -> String {
+    percent_encode(key, ESCAPED).to_string()
 }
 
 #[cfg(test)]

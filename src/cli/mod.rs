@@ -17,6 +17,7 @@ mod health;
 mod import;
 mod interrupts;
 mod key;
+mod list;
 mod output;
 mod pair;
 mod recover;
@@ -40,6 +41,8 @@ pub enum Command {
     Put(pair::PutArgs),
     /// Delete a key
     Delete(pair::DeleteArgs),
+    /// Print the keys in their order, one a line
+    List(list::ListArgs),
     /// Print how many pairs every shard holds, and their sum
     Count(count::CountArgs),
     /// Print which shard owns what, and on which nodes
@@ -62,6 +65,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Get(args) => pair::get(&args),
         Command::Put(args) => pair::put(&args),
         Command::Delete(args) => pair::delete(&args),
+        Command::List(args) => list::list(&args),
         Command::Count(args) => count::count(&args),
         Command::View(args) => view::view(&args),
         Command::ViewChange(args) => view_change::view_change(&args),

@@ -6,12 +6,16 @@ use super::failure::Failure;
 
 /// Writes `bytes` and a newline to standard output. A reader that has gone away (`| head`) is no failure.
 pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
+    print_more(bytes).map(|_| ())
+}
+
+/// The same where more may follow: whether somebody still reads.
+pub(super) fn print_more(bytes: &[u8]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Local(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Local(format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -33,6 +33,7 @@ pub mod changes;
 pub mod cluster_handlers;
 pub mod dispatch;
 pub mod key_handlers;
+pub mod listing;
 pub mod multiplex;
 pub mod node_handlers;
 pub mod own_handlers;

@@ -34,7 +34,7 @@ use crate::reshard::controller::Controller;
 use crate::reshard::{pieces, recover};
 use crate::wire::frames::{Form, Question};
 use crate::wire::orders::Order;
-use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer};
+use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer, listing};
 
 /// Orders, news and messages are no longer than this.
 const BODY: Limit = Limit { bytes: 128 << 20, allowed: 128 << 20 };
@@ -63,6 +63,7 @@ pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
         (Route::NodeNews, Method::Post) => news(&controller.node, job),
         (Route::NodeOrders | Route::NodeQuestions, Method::Post) => orders(controller, job),
         (Route::NodeTransfer, Method::Post) => transfer(&controller.node, job),
+        (Route::NodeList, Method::Post) => list(&controller.node, job),
         (Route::NodeRaft, Method::Post) => raft(&controller.node, job),
         (Route::NodeRecover, Method::Put) => recovery(controller, job),
         _ => Err(Error::MethodNotAllowed(route.allow())),
@@ -390,14 +391,27 @@ fn transfer(node: &Node, job: &mut Job) -> Result<Answer, Error> {
     }
 }
 
+fn list(node: &Node, job: &mut Job) -> Result<Answer, Error> {
+    let addressed = addressed(&job.arrival.request);
+    let body = job.read_body(BODY, &node.internal_budget)?;
+    let question =
+        listing::Question::decode(&body.bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
+    let deadline = Deadline::after(job.complete, node.request_timeout);
+    match host::run(node.page_for(addressed.as_ref(), &question, deadline)) {
+        Ok(page) => Ok(Answer::json(200, page.encode())),
+        Err(error) => Ok(not_obeyed(error)),
+    }
+}
+
 fn not_obeyed(error: OrderError) -> Answer {
     match error {
         OrderError::Gone(reason) => no_result(KeyResult::Gone, &reason),
         OrderError::NotLeader(leader, reason) => not_leader(leader, &reason),
         OrderError::LostSource(reason) => no_result(KeyResult::LostSource, &reason),
-        OrderError::NotSent(reason) | OrderError::NotReached(reason) | OrderError::Refused(reason) => {
-            refusal(&Error::Conflict(reason))
-        }
+        OrderError::NotSent(reason)
+        | OrderError::NotReached(reason)
+        | OrderError::NotKnown(reason)
+        | OrderError::Refused(reason) => refusal(&Error::Conflict(reason)),
     }
 }
 

@@ -126,6 +126,14 @@ impl Onward {
         matches!(self.job.arrival.request.method(), Method::Get | Method::Head)
     }
 
+    /// How long the answer may take: one that may be of any length streams.
+    fn patience(&self, node: &Node) -> Patience {
+        match self.message.route {
+            Some(Route::V1List) => Patience::Streaming(node.request_timeout),
+            _ => Patience::Until(self.deadline(node)),
+        }
+    }
+
     /// When it has to be answered. The limit is one for requests about keys. Others may take as long as the main lives.
     fn deadline(&self, node: &Node) -> Deadline {
         let is_long = matches!(self.message.route, Some(Route::ViewChange | Route::Audit));
@@ -229,7 +237,7 @@ fn given_by_main(given: &Given) -> Answer {
 pub fn answer(node: &Node, onward: &mut Onward) -> Answer {
     let main = node.main().expect("only a follower passes on");
     let response = match onward.message.held {
-        Some(_) => hold(onward, &main, onward.deadline(node)),
+        Some(_) => hold(onward, &main, (onward.deadline(node), onward.patience(node))),
         None => stream(onward, &main, Patience::Streaming(node.request_timeout)),
     };
     let is_head = *onward.job.arrival.request.method() == Method::Head;
@@ -291,14 +299,17 @@ fn stream(onward: &mut Onward, main: &Peer, patience: Patience) -> Result<Respon
 
 /// Passes a body on that is held. A GET that met a connection which broke is asked once more: the connection may
 /// have been idle, and reading twice does no harm. A write is never sent twice.
-fn hold(onward: &Onward, main: &Peer, deadline: Deadline) -> Result<Response<PeerBody>, Error> {
+fn hold(
+    onward: &Onward,
+    main: &Peer,
+    (deadline, patience): (Deadline, Patience),
+) -> Result<Response<PeerBody>, Error> {
     let (request, message) = (&onward.job.arrival.request, &onward.message);
     let held = message.held.as_ref().map_or(&[][..], |held| &held.bytes);
     if deadline.is_over() {
         let reason = "the request waited too long for a worker".to_owned();
         return Err(Error::Unavailable { reason, applied: Applied::No });
     }
-    let patience = Patience::Until(deadline);
     let ask = || -> Result<_, Error> {
         let builder = message.request(request, main)?;
         let invalid = |_| bad("The path is not valid");

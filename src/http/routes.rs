@@ -15,6 +15,8 @@ pub enum Route {
     V1Key,
     /// What is done to keys, as it is done.
     Watch,
+    /// Keys in their order, and what begins alike.
+    V1List,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -51,6 +53,8 @@ pub enum Route {
     NodeOrders,
     /// An order that waits for no other node.
     NodeQuestions,
+    /// A page of a listing of a shard.
+    NodeList,
     /// What the target of a piece asks of its source.
     NodeTransfer,
     /// Messages of the meta group.
@@ -115,7 +119,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 25] = [
+const TABLE: [Row; 27] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -131,6 +135,14 @@ const TABLE: [Row; 25] = [
         LaneId::Client,
     ),
     row(Route::Watch, (WATCH, Rest::Nothing), "v1-watch", "GET, OPTIONS", LaneId::Client),
+    row(
+        Route::V1List,
+        ("/v1/kv", Rest::Nothing),
+        "v1-list",
+        "GET, DELETE, HEAD, OPTIONS",
+        // Its answers may be long, and it may wait for any node.
+        LaneId::ClientLarge,
+    ),
     row(
         Route::KeyCount,
         ("/kv-store/key-count", Rest::Nothing),
@@ -190,6 +202,13 @@ const TABLE: [Row; 25] = [
         "node-questions",
         "POST, OPTIONS",
         LaneId::Question,
+    ),
+    row(
+        Route::NodeList,
+        (wire::listing::LIST, Rest::Nothing),
+        "node-list",
+        "POST, OPTIONS",
+        LaneId::Forwarded,
     ),
     row(
         Route::NodeTransfer,
@@ -389,7 +408,7 @@ mod tests {
             ("/node/typed-keys/a", false, Some((Route::NodeTypedKey, "a"))),
             ("/v1/kv/a/b//%2F", false, Some((Route::V1Key, "a/b//%2F"))),
             ("/v1/kv/", true, Some((Route::V1Key, ""))),
-            ("/v1/kv", true, None),
+            ("/v1/kv", true, Some((Route::V1List, ""))),
             ("/v1/watch", false, Some((Route::Watch, ""))),
             ("/v1/watch/", true, None),
             ("/v1", true, None),

@@ -32,7 +32,9 @@ use super::turns::Turns;
 use super::watch::{self, Watches};
 use super::watch_main::{self, Asked};
 use super::watch_request::Wanted;
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, relayed, streams};
+use super::{
+    cluster_handlers, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed, streams,
+};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
 use crate::error::Error;
@@ -630,6 +632,7 @@ impl Server {
             | Route::NodeOrders
             | Route::NodeQuestions
             | Route::NodeTransfer
+            | Route::NodeList
             | Route::NodeRaft
             | Route::NodeRequests
             | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
@@ -637,6 +640,7 @@ impl Server {
                 Ok(wanted) => return Found::Watch(wanted),
                 Err(error) => Answer::error(&error, job.arrival.method(), job.arrival.interface()),
             },
+            Route::V1List => listing::answer(node, job),
             Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))

@@ -113,6 +113,13 @@ impl Pages {
         Record { version, key, value: &rest[..number(12)] }
     }
 
+    /// The key of a record.
+    pub fn key(&self, place: Place) -> &[u8] {
+        let bytes = &self.all[place.page as usize].bytes[place.offset as usize..];
+        let length = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")) as usize;
+        &bytes[HEAD_BYTES..HEAD_BYTES + length]
+    }
+
     /// Puts a new value and version into a record in its place; false, and nothing done, where the length differs.
     pub fn overwrite(&mut self, place: Place, version: u64, value: &[u8]) -> bool {
         let old = self.record(place);

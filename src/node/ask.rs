@@ -31,6 +31,8 @@ pub enum OrderError {
     NotLeader(Option<Address>, String),
     /// It was to take a piece whose source is gone: another start of the node that is meant, or another node.
     LostSource(String),
+    /// It is of a version that does not know what it is asked: a sentence.
+    NotKnown(String),
     /// It has not carried it out: why.
     Refused(String),
 }
@@ -54,6 +56,7 @@ impl OrderError {
             Self::Gone(reason) => Self::Gone(named(reason)),
             Self::NotLeader(leader, reason) => Self::NotLeader(leader, named(reason)),
             Self::LostSource(reason) => Self::LostSource(named(reason)),
+            Self::NotKnown(_) => self,
             Self::Refused(reason) => Self::Refused(named(reason)),
         }
     }
@@ -89,6 +92,7 @@ impl fmt::Display for OrderError {
             | Self::Gone(reason)
             | Self::NotLeader(_, reason)
             | Self::LostSource(reason)
+            | Self::NotKnown(reason)
             | Self::Refused(reason) => f.write_str(reason),
         }
     }
@@ -161,6 +165,21 @@ impl Node {
         order: &O,
         deadline: Deadline,
     ) -> Result<O::Answer, OrderError> {
+        let ask = async |node: &Address, start| self.order(node, start, order.clone(), deadline).await;
+        self.ask_leader(state, group, deadline, ask).await
+    }
+
+    /// Asks the node that leads a shard, another one than this: in the same way.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub(super) async fn ask_leader<T>(
+        &self,
+        state: &MetaState,
+        group: u64,
+        deadline: Deadline,
+        ask: impl AsyncFn(&Address, Option<u64>) -> Result<T, OrderError>,
+    ) -> Result<T, OrderError> {
         let replicas = state.replicas_of(group);
         if let [only] = replicas[..] {
             if *only == self.address {
@@ -170,7 +189,7 @@ impl Node {
                     None => OrderError::Gone(format!("{only} was started again and holds nothing")),
                 });
             }
-            return self.order(only, state.holder(group, only), order.clone(), deadline).await;
+            return ask(only, state.holder(group, only)).await;
         }
         let led = self.groups.local(group).and_then(|local| local.leader().cloned());
         let mut hint = led.or_else(|| self.leaders.of(group)).filter(|leader| *leader != self.address);
@@ -188,7 +207,7 @@ impl Node {
                 let hinted = hint.take().filter(|hint| !named.contains(hint));
                 named.extend(hinted.clone());
                 let Some(node) = hinted.or_else(|| rest.next().map(|other| (*other).clone())) else { break };
-                match self.order(&node, None, order.clone(), deadline).await {
+                match ask(&node, None).await {
                     Ok(answer) => {
                         self.leaders.note(group, &node);
                         return Ok(answer);

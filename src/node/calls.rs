@@ -29,7 +29,7 @@ use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::wire::frames::{self, Answer, Form, Frame, Question, Version};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
-use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Sender, Transfer};
+use crate::wire::{self, Addressed, Hello, KeyResult, Refusal, Sender, Transfer, listing};
 
 /// A node that does not answer a question about itself within this time counts as not reached.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -84,6 +84,19 @@ impl Host for Calls {
         let answer = send(node, (from, addressed), (wire::TRANSFER, body), PARCEL_BYTES, deadline);
         Box::pin(ready(answer.and_then(|answer| {
             Parcel::decode(&answer).map_err(|error| OrderError::NotReached(format!("{from}: {error}")))
+        })))
+    }
+
+    fn page<'a>(
+        &'a self,
+        node: &'a Node,
+        (to, addressed): (&'a Address, &'a Addressed),
+        question: &'a listing::Question,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<listing::Page, OrderError>> {
+        let answer = send(node, (to, addressed), (listing::LIST, question.encode()), ANSWER_BYTES, deadline);
+        Box::pin(ready(answer.and_then(|answer| {
+            listing::Page::decode(&answer).map_err(|error| OrderError::NotReached(format!("{to}: {error}")))
         })))
     }
 
@@ -214,7 +227,14 @@ fn send(
     let answer =
         complete(request, body).and_then(|request| peer.exchange(request, Patience::Until(deadline)));
     let answer = answer.map_err(|error| OrderError::unanswered(&error));
-    answer.and_then(|answer| read_answer(answer, limit)).map_err(|error| error.of(to))
+    let answer = answer.map_err(|error| error.of(to))?;
+    if is_unknown_path(&answer) {
+        let _ = read_body(answer, SHORT_ANSWER);
+        return Err(OrderError::NotKnown(format!(
+            "{to} is of a version that does not know what it was asked at {path}: once it runs a newer one, ask again"
+        )));
+    }
+    read_answer(answer, limit).map_err(|error| error.of(to))
 }
 
 fn pass_on(

@@ -19,6 +19,7 @@ use crate::model::hash::HashKey;
 use crate::model::meta::MetaState;
 use crate::model::view::View;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
+use crate::wire::listing::{Page, Question};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, GroupMembers, Hello, Leads, Transfer};
@@ -82,6 +83,16 @@ impl Host for Fake {
         _: &'a Transfer,
         _: Deadline,
     ) -> Pending<'a, Result<Parcel, OrderError>> {
+        Box::pin(ready(Err(OrderError::NotSent(nobody().reason))))
+    }
+
+    fn page<'a>(
+        &'a self,
+        _: &'a Node,
+        _: (&'a Address, &'a Addressed),
+        _: &'a Question,
+        _: Deadline,
+    ) -> Pending<'a, Result<Page, OrderError>> {
         Box::pin(ready(Err(OrderError::NotSent(nobody().reason))))
     }
 

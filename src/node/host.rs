@@ -21,6 +21,7 @@ use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Done, Operation, RequestId, Shard};
 use crate::peers::no_answer::NoAnswer;
+use crate::wire::listing::{Page, Question};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Hello, Transfer};
@@ -62,6 +63,15 @@ pub trait Host: Send + Sync {
         transfer: &'a Transfer,
         deadline: Deadline,
     ) -> Pending<'a, Result<Parcel, OrderError>>;
+
+    /// Has the leader of a shard tell a page of a listing.
+    fn page<'a>(
+        &'a self,
+        node: &'a Node,
+        to: (&'a Address, &'a Addressed),
+        question: &'a Question,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<Page, OrderError>>;
 
     /// Tells a node the news, also one that was down, and waits until it acts by them: the groups of the shards that it leads and that do.
     /// The error is a sentence.

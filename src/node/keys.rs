@@ -25,9 +25,9 @@ use crate::wire::Addressed;
 pub use crate::model::shard::{Action, Operation};
 
 /// How long to wait for news of a key that is on its way, before its owner is asked again.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The same after a while.
-const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 /// What was done for a request.
 pub struct Outcome {

@@ -14,6 +14,7 @@ pub mod keys;
 mod leaders;
 pub mod learn;
 mod limits;
+pub mod listing;
 pub mod membership;
 pub mod meta_group;
 pub mod passing;

@@ -29,6 +29,7 @@ use crate::node::transport as greetings;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::reshard::controller::Controller;
 use crate::reshard::pieces;
+use crate::wire::listing::{Page, Question};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Hello, Transfer};
@@ -91,6 +92,23 @@ impl Host for Simulated {
             };
             let answer = self.exchange(node, from, deadline, work).await;
             answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(from))
+        })
+    }
+
+    fn page<'a>(
+        &'a self,
+        node: &'a Node,
+        (to, addressed): (&'a Address, &'a Addressed),
+        question: &'a Question,
+        deadline: Deadline,
+    ) -> Pending<'a, Result<Page, OrderError>> {
+        let (addressed, question) = (addressed.clone(), question.clone());
+        Box::pin(async move {
+            let work = move |controller: Rc<Controller>| async move {
+                controller.node.page_for(Some(&addressed), &question, deadline).await
+            };
+            let answer = self.exchange(node, to, deadline, work).await;
+            answer.map_err(|error| OrderError::unanswered(&error)).flatten().map_err(|error| error.of(to))
         })
     }
 

@@ -1,6 +1,7 @@
 //! What crosses a socket between nodes, defined once for both ends: paths, headers and bodies.
 
 pub mod frames;
+pub mod listing;
 pub mod orders;
 pub mod pairs;
 pub mod relayed;

@@ -13,6 +13,7 @@ mod command;
 mod ends;
 mod form;
 mod history;
+mod listing;
 mod moving;
 mod once;
 mod ranges;
@@ -47,6 +48,7 @@ pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
 pub use self::command::{Change, ShardCommand, ShardOutcome, encode_write};
 pub use self::ends::TimeWanted;
+pub use self::listing::Served;
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{

@@ -3,7 +3,9 @@
 mod checksum;
 mod copy;
 mod ends;
+mod listing;
 mod map;
+mod order;
 mod parts;
 mod pieces;
 mod places;
@@ -18,6 +20,7 @@ mod trial;
 
 pub use checksum::Checksum;
 pub use copy::StoreCopy;
+pub use listing::{ListLimit, Listed, ListedPair, Span};
 pub use map::{Size, Store, StoredValue, Unmet};
 pub use scan::{Batch, BatchLimit, Copied, Value};
 pub use scrub::{PIECE, Progress, Scrub, ScrubLimit, Scrubbed, Territory, Void};

@@ -1,12 +1,17 @@
 //! The pairs behind one lock.
 
-use std::collections::BTreeSet;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, btree_set};
+use std::iter::Peekable;
 use std::mem;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 use super::map::Size;
+use super::order::Order;
 use super::scrub::Scrubs;
 use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Pages, Place, Record};
@@ -20,11 +25,44 @@ pub(super) struct Stripe {
     pub(super) small: HashTable<Place>,
     pub(super) pages: Pages,
     pub(super) large: HashTable<Pair>,
+    /// The small pairs in the order of their keys.
+    order: Order,
+    /// The large ones.
+    large_order: BTreeSet<ByKey>,
     /// Bytes of all keys and values.
     pub(super) bytes: u64,
     /// The ends of the pairs that have one, with their keys: of exactly those that are there.
     pub(super) ends: BTreeSet<(u64, Box<[u8]>)>,
     pub(super) scrubs: Scrubs,
+}
+
+/// A large pair, which stands for its key.
+pub(super) struct ByKey(Pair);
+
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        self.0.key()
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for ByKey {}
+
+impl PartialOrd for ByKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key().cmp(other.0.key())
+    }
 }
 
 /// Where a pair lies.
@@ -45,7 +83,8 @@ impl Stripe {
     pub(super) fn new(hash_key: HashKey) -> Self {
         let (small, large) = (HashTable::new(), HashTable::new());
         let (pages, scrubs) = (Pages::default(), Scrubs::default());
-        Self { hash_key, small, pages, large, bytes: 0, ends: BTreeSet::new(), scrubs }
+        let (order, large_order) = (Order::default(), BTreeSet::new());
+        Self { hash_key, small, pages, large, order, large_order, bytes: 0, ends: BTreeSet::new(), scrubs }
     }
 
     /// Takes all pairs out.
@@ -60,6 +99,13 @@ impl Stripe {
     /// How many pairs there are.
     pub(super) fn len(&self) -> usize {
         self.small.len() + self.large.len()
+    }
+
+    /// The pairs from a key on, in the order of the keys.
+    pub(super) fn ordered<'a>(&'a self, from: Bound<&'a [u8]>) -> Ordered<'a, impl Iterator<Item = Place>> {
+        let small = self.order.from(&self.pages, from).peekable();
+        let large = self.large_order.range::<[u8], _>((from, Bound::Unbounded)).peekable();
+        Ordered { stripe: self, small, large }
     }
 
     /// All pairs, in no order.
@@ -115,8 +161,8 @@ impl Stripe {
 
     /// Removes the pairs of a range: how many, and the large ones, to be freed when the lock is let go.
     pub(super) fn remove_within(&mut self, range: &HashRange) -> (u64, Vec<Pair>) {
-        let before = self.len();
-        let Self { hash_key, small, pages, large, bytes, ends, scrubs } = self;
+        let (before, small_before) = (self.len(), self.small.len());
+        let Self { hash_key, small, pages, large, order, large_order, bytes, ends, scrubs } = self;
         small.retain(|place| {
             let Record { key, value, .. } = pages.record(*place);
             let stays = !range.contains(hash_key.hash(key), key);
@@ -133,7 +179,14 @@ impl Stripe {
         *bytes -= gone.iter().map(|pair| pair.size() as u64).sum::<u64>();
         for pair in &gone {
             forget_end(ends, pair.key(), pair.value());
+            large_order.remove(pair.key());
             scrubs.large_went(pair);
+        }
+        if small.len() < small_before {
+            order.retain(|place| {
+                let key = pages.key(*place);
+                !range.contains(hash_key.hash(key), key)
+            });
         }
         self.tidy();
         self.shrink();
@@ -168,7 +221,7 @@ impl Stripe {
 
     /// Whether a pair was replaced, and the old one where it was large.
     pub(super) fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
-        let Self { small, pages, hash_key, ends, scrubs, .. } = self;
+        let Self { small, pages, hash_key, order, ends, scrubs, .. } = self;
         if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
             let old = pages.record(*place).value;
             self.bytes -= (record.key.len() + old.len()) as u64;
@@ -176,8 +229,10 @@ impl Stripe {
             scrubs.small_goes(pages, *place);
             let fits = pages.overwrite(*place, record.version, record.value);
             if !fits {
-                pages.release(*place);
+                let old = *place;
+                pages.release(old);
                 *place = pages.append(record);
+                order.replace(pages, old, *place);
             }
             scrubs.small_came(pages, *place);
             if !fits {
@@ -189,6 +244,7 @@ impl Stripe {
         let place = pages.append(record);
         scrubs.small_came(pages, place);
         small.insert_unique(hash.low(), place, |place| hash_key.hash(pages.record(*place).key).low());
+        order.insert(pages, place);
         self.tidy();
         let old = self.remove_large(hash, record.key);
         if old.is_some() {
@@ -203,7 +259,8 @@ impl Stripe {
         let was_small = self.remove_small(hash, pair.key());
         let old = self.remove_large(hash, pair.key());
         self.note_end(pair.key(), pair.value());
-        let Self { large, hash_key, .. } = self;
+        let Self { large, large_order, hash_key, .. } = self;
+        large_order.insert(ByKey(pair.clone()));
         large.insert_unique(hash.low(), pair, |pair| hash_key.hash(pair.key()).low());
         if was_small {
             self.shrink();
@@ -222,7 +279,7 @@ impl Stripe {
     }
 
     fn remove_small(&mut self, hash: KeyHash, key: &[u8]) -> bool {
-        let Self { small, pages, ends, scrubs, .. } = self;
+        let Self { small, pages, order, ends, scrubs, .. } = self;
         let Ok(held) = small.find_entry(hash.low(), |place| pages.record(*place).key == key) else {
             return false;
         };
@@ -231,6 +288,7 @@ impl Stripe {
         self.bytes -= (key.len() + value.len()) as u64;
         forget_end(ends, key, value);
         scrubs.small_goes(pages, place);
+        order.remove(pages, place);
         pages.release(place);
         self.tidy();
         true
@@ -240,6 +298,7 @@ impl Stripe {
         let held = self.large.find_entry(hash.low(), |pair| pair.key() == key).ok()?;
         let (old, _) = held.remove();
         self.bytes -= old.size() as u64;
+        self.large_order.remove(old.key());
         forget_end(&mut self.ends, key, old.value());
         self.scrubs.large_went(&old);
         Some(old)
@@ -280,9 +339,32 @@ impl Stripe {
                 let (key, value) = (key.to_vec(), value.to_vec());
                 self.scrubs.small_goes(&self.pages, place);
                 *slot = self.pages.append(&Record { version, key: &key, value: &value });
+                self.order.replace(&self.pages, place, *slot);
                 self.scrubs.small_came(&self.pages, *slot);
             }
             self.pages.free(page);
+        }
+    }
+}
+
+/// The small and the large pairs of a stripe, as their keys come.
+pub(super) struct Ordered<'a, S: Iterator<Item = Place>> {
+    stripe: &'a Stripe,
+    small: Peekable<S>,
+    large: Peekable<btree_set::Range<'a, ByKey>>,
+}
+
+impl<'a, S: Iterator<Item = Place>> Iterator for Ordered<'a, S> {
+    type Item = Slot<'a>;
+
+    fn next(&mut self) -> Option<Slot<'a>> {
+        let small = self.small.peek().map(|place| self.stripe.pages.key(*place));
+        let large = self.large.peek().map(|pair| pair.0.key());
+        let is_large = large.is_some_and(|large| small.is_none_or(|small| large < small));
+        if is_large {
+            self.large.next().map(|pair| Slot::Large(&pair.0))
+        } else {
+            self.small.next().map(Slot::Small)
         }
     }
 }

@@ -1,0 +1,459 @@
+//! What `/v1/kv` takes and gives: keys in their order, by pages or line by line, their number, and the end of all that begin alike.
+
+use std::borrow::Cow;
+use std::io::{self, Cursor, Read, Write};
+use std::sync::Arc;
+use std::{mem, vec};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use tiny_http::Method;
+
+use super::answer::{Answer, LARGE_ANSWER};
+use super::answer_body::Body;
+use super::body::Limit;
+use super::dispatch::Job;
+use super::error_form::ErrorForm;
+use super::routes::{Route, decode_key};
+use crate::budget::Permit;
+use crate::clock::{Deadline, now};
+use crate::error::Error;
+use crate::model::condition::TagSpace;
+use crate::model::shard::Done;
+use crate::model::store::Span;
+use crate::model::ttl::Ttl;
+use crate::model::value::{self, Content};
+use crate::node::host;
+use crate::node::keys::{Operation, Request};
+use crate::node::listing::Deleted;
+use crate::node::state::Node;
+use crate::wire;
+use crate::wire::listing::Entry;
+
+/// A page has so many keys, unless the client says how many, and at most so many.
+const USUAL_LIMIT: usize = 1000;
+const MOST_LIMIT: usize = 10_000;
+/// A page ends before it would have more bytes than this.
+const PAGE_BYTES: usize = 4 << 20;
+/// So many pairs are asked for at one time where they are told line by line.
+const LINES: usize = 4096;
+/// Lines are written together until they have so many bytes.
+const WRITTEN_BYTES: usize = 32 << 10;
+/// The body of such a request says nothing, and is refused where it is longer.
+const BODY: Limit = Limit { bytes: 1 << 20, allowed: 1 << 20 };
+/// The type of what is told line by line.
+pub const LINES_TYPE: &str = "application/x-ndjson";
+/// A deletion ends when so many tenths of the time for a request are over, so that its answer comes in time.
+const DELETING_TENTHS: u32 = 8;
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    span: Span,
+    limit: usize,
+    has_values: bool,
+    is_count: bool,
+}
+
+impl Asked {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`], also where something is said twice.
+    fn parse(query: &str) -> Result<Self, Error> {
+        let mut said: [(&str, Option<&str>); 5] =
+            [("prefix", None), ("after", None), ("limit", None), ("values", None), ("count", None)];
+        for parameter in query.split('&') {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let Some((_, slot)) = said.iter_mut().find(|(known, _)| *known == name) else { continue };
+            if slot.replace(value).is_some_and(|before| before != value) {
+                return Err(Error::BadRequest(format!("{name} is said twice, and not the same")));
+            }
+        }
+        let [prefix, after, limit, values, count] = said.map(|(_, value)| value);
+        let key = |name: &str, text: Option<&str>| {
+            let text = text.filter(|text| !text.is_empty());
+            let key = text.map(|text| decode_key(text).map(|key| Box::<[u8]>::from(&*key))).transpose();
+            key.map_err(|error| Error::BadRequest(format!("{name}: {error}")))
+        };
+        let flag = |name: &str, text| match text {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                Err(Error::BadRequest(format!("{name} is '{other}': allowed is {name}=true or {name}=false")))
+            }
+        };
+        let limit = match limit {
+            None => Some(USUAL_LIMIT),
+            Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+            Some(_) => None,
+        };
+        let limit = limit.filter(|limit| (1..=MOST_LIMIT).contains(limit)).ok_or_else(|| {
+            Error::BadRequest(format!("limit is wrong: allowed is a whole number from 1 to {MOST_LIMIT}"))
+        })?;
+        Ok(Self {
+            span: Span { prefix: key("prefix", prefix)?.unwrap_or_default(), after: key("after", after)? },
+            limit,
+            has_values: flag("values", values)?,
+            is_count: flag("count", count)?,
+        })
+    }
+}
+
+/// Answers a request for a listing, or for the end of what is listed.
+pub fn answer(node: &Arc<Node>, job: &mut Job) -> Answer {
+    let method = job.arrival.method().clone();
+    find_answer(node, job, &method).unwrap_or_else(|error| Answer::error(&error, &method, ErrorForm::Problem))
+}
+
+fn find_answer(node: &Arc<Node>, job: &mut Job, method: &Method) -> Result<Answer, Error> {
+    let body = job.read_body(BODY, &node.budget);
+    if !matches!(method, Method::Get | Method::Delete) {
+        return Err(Error::MethodNotAllowed(Route::V1List.allow()));
+    }
+    body?;
+    let asked = Asked::parse(job.arrival.query().unwrap_or_default())?;
+    let deadline = Deadline::after(job.complete, node.request_timeout);
+    if *method == Method::Delete {
+        if asked.span.prefix.is_empty() {
+            return Err(Error::BadRequest(
+                "prefix is missing: allowed is what the keys begin with that are to be deleted".to_owned(),
+            ));
+        }
+        let until = Deadline::after(job.complete, node.request_timeout * DELETING_TENTHS / 10);
+        let Deleted { count, has_more } = host::run(node.delete_listed(&asked.span, until, deadline))?;
+        return Ok(Answer::json(200, json!({ "deleted": count, "more": has_more }).to_string().into_bytes()));
+    }
+    if asked.is_count {
+        let count = host::run(node.count_listed(&asked.span, deadline))?;
+        return Ok(Answer::json(200, json!({ "count": count }).to_string().into_bytes()));
+    }
+    if wants_lines(job) {
+        return lines(node, asked, deadline);
+    }
+    page(node, &asked, deadline)
+}
+
+/// Whether the client takes what is told line by line.
+fn wants_lines(job: &Job) -> bool {
+    let headers = job.arrival.request.headers().iter().filter(|header| header.field.equiv("Accept"));
+    let mut ranges = headers.flat_map(|header| header.value.as_str().split(','));
+    ranges.any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_lines = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(LINES_TYPE));
+        // With a weight of zero it is what the client does not take (RFC 9110, section 12.4.2).
+        let is_refused = |part: &str| {
+            let weight = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
+            weight.and_then(|weight| weight.parse::<f32>().ok()).is_some_and(|weight| weight <= 0.0)
+        };
+        is_lines && !parts.any(is_refused)
+    })
+}
+
+/// What is written, and the part of the memory for large answers that it takes.
+#[derive(Default)]
+struct Rows {
+    bytes: Vec<u8>,
+    permits: Vec<Permit>,
+}
+
+/// Whose values are told, and how.
+struct Teller<'a> {
+    node: &'a Node,
+    tags: TagSpace,
+    has_values: bool,
+    /// Nothing may have a line end in it.
+    by_lines: bool,
+}
+
+impl Teller<'_> {
+    /// Appends a pair, unless it is gone by now; whether it did.
+    fn put(&self, rows: &mut Rows, entry: &Entry, before: &[u8], deadline: Deadline) -> Result<bool, Error> {
+        if !self.has_values || entry.value.is_some() {
+            rows.bytes.extend_from_slice(before);
+            let row = Row {
+                key: &entry.key,
+                tag: self.tags.tag(entry.version),
+                length: entry.length,
+                left: entry.left,
+                stored: entry.value.as_deref(),
+            };
+            row.put(&mut rows.bytes, self.by_lines);
+            return Ok(true);
+        }
+        // A long one is read by itself, into memory that is set aside for such.
+        let outcome =
+            host::run(self.node.run(&mut Request::new(&entry.key, Operation::GET, None, deadline), None))?;
+        let (tag, left) = (outcome.tag(), outcome.left());
+        let Done::Read(Some(value)) = outcome.done else { return Ok(false) };
+        let stored = value.as_bytes();
+        let needed = stored.len() + stored.len() / 2;
+        let permit = self.node.budget.take(needed).ok_or_else(|| {
+            Error::Overloaded("The memory for large answers is in use: try again later".to_owned())
+        })?;
+        rows.bytes.extend_from_slice(before);
+        let tag = tag.unwrap_or_default();
+        let length = value::length(stored) as u64;
+        let row = Row { key: &entry.key, tag, length, left, stored: Some(stored) };
+        row.put(&mut rows.bytes, self.by_lines);
+        rows.permits.push(permit);
+        Ok(true)
+    }
+}
+
+/// A pair as it is told.
+struct Row<'a> {
+    key: &'a [u8],
+    tag: String,
+    length: u64,
+    left: Option<Ttl>,
+    stored: Option<&'a [u8]>,
+}
+
+impl Row<'_> {
+    fn put(&self, out: &mut Vec<u8>, by_lines: bool) {
+        // Nothing can go wrong when text is written into memory.
+        match std::str::from_utf8(self.key) {
+            Ok(text) => drop(write!(out, "{{\"key\":{}", json_text(text))),
+            Err(_) => drop(write!(out, "{{\"key-base64\":\"{}\"", STANDARD.encode(self.key))),
+        }
+        drop(write!(out, ",\"etag\":{},\"bytes\":{}", json_text(&self.tag), self.length));
+        if let Some(left) = self.left {
+            drop(write!(out, ",\"ttl\":{left}"));
+        }
+        if let Some(stored) = self.stored {
+            put_value(out, stored, by_lines);
+        }
+        out.push(b'}');
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, stored: &[u8], by_lines: bool) {
+    if !value::is_typed(stored) {
+        out.extend_from_slice(b",\"value\":");
+        let is_end = |byte: u8| byte == b'\n' || byte == b'\r';
+        // In JSON text they are nothing but blanks.
+        let blank = |byte: &u8| if by_lines && is_end(*byte) { b' ' } else { *byte };
+        out.extend(stored.iter().map(blank));
+        return;
+    }
+    // What cannot be read was never written: it is shown as it lies there.
+    let content =
+        Content::of(stored).unwrap_or(Content { content_type: value::BYTES, place: 0..stored.len() });
+    let (coded, content_type) = (STANDARD.encode(&stored[content.place]), json_text(content.content_type));
+    drop(write!(out, ",\"value-base64\":\"{coded}\",\"type\":{content_type}"));
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is JSON")
+}
+
+/// One page, as JSON.
+fn page(node: &Node, asked: &Asked, deadline: Deadline) -> Result<Answer, Error> {
+    let mut rows = Rows { bytes: b"{\"keys\":[".to_vec(), permits: Vec::new() };
+    let (mut keys, mut last, mut next) = (0, None, None);
+    let mut rest = Some(asked.span.clone());
+    'page: while let Some(span) = rest {
+        // One more than there is room for says whether there are more.
+        let chunk = host::run(node.list(&span, asked.limit + 1 - keys, asked.has_values, deadline))?;
+        let teller = Teller { node, tags: chunk.tags, has_values: asked.has_values, by_lines: false };
+        for entry in chunk.entries {
+            let length = if asked.has_values { entry.length } else { 0 };
+            let is_long = rows.bytes.len() as u64 + entry.key.len() as u64 + length > PAGE_BYTES as u64;
+            if keys == asked.limit || keys > 0 && is_long {
+                next = last;
+                break 'page;
+            }
+            if teller.put(&mut rows, &entry, if keys > 0 { b"," } else { b"" }, deadline)? {
+                keys += 1;
+            }
+            last = Some(entry.key);
+        }
+        rest = chunk.through.map(|through| span.after(&through));
+    }
+    rows.bytes.push(b']');
+    if let Some(next) = next {
+        drop(write!(rows.bytes, ",\"next\":{}", json_text(&wire::encode_key(&next))));
+    }
+    rows.bytes.push(b'}');
+    if rows.bytes.len() <= LARGE_ANSWER && rows.permits.is_empty() {
+        return Ok(Answer::json(200, rows.bytes));
+    }
+    let length = Some(rows.bytes.len() as u64);
+    let reader = Box::new(Held { bytes: Cursor::new(rows.bytes), _permits: rows.permits });
+    Ok(Answer { body: Body::Stream { reader, length }, ..Answer::json(200, &b""[..]) })
+}
+
+/// Bytes with the memory that is set aside for them.
+struct Held {
+    bytes: Cursor<Vec<u8>>,
+    _permits: Vec<Permit>,
+}
+
+impl Read for Held {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.bytes.read(buffer)
+    }
+}
+
+/// All pairs, line by line. The first ones are there before the answer begins, so that a listing that cannot be made is still refused.
+fn lines(node: &Arc<Node>, asked: Asked, deadline: Deadline) -> Result<Answer, Error> {
+    let Asked { span, has_values, .. } = asked;
+    let mut lines = Lines {
+        node: Arc::clone(node),
+        has_values,
+        rest: Some(span),
+        tags: TagSpace::of(""),
+        entries: Vec::new().into_iter(),
+        rows: Rows::default(),
+        read: 0,
+        keys: 0,
+        is_over: false,
+    };
+    lines.ask(deadline)?;
+    let body = Body::Stream { reader: Box::new(lines), length: None };
+    Ok(Answer { body, content_type: Cow::Borrowed(LINES_TYPE), ..Answer::json(200, &b""[..]) })
+}
+
+/// The lines of a listing, which asks for the next pairs when those before them have been read.
+struct Lines {
+    node: Arc<Node>,
+    has_values: bool,
+    /// What is still to be asked for.
+    rest: Option<Span>,
+    tags: TagSpace,
+    /// What was told and is not written yet.
+    entries: vec::IntoIter<Entry>,
+    /// What is written, and how much of that was read.
+    rows: Rows,
+    read: usize,
+    keys: u64,
+    /// The last line was written.
+    is_over: bool,
+}
+
+impl Lines {
+    /// Asks for the next pairs.
+    fn ask(&mut self, deadline: Deadline) -> Result<(), Error> {
+        while let Some(span) = self.rest.take() {
+            let chunk = host::run(self.node.list(&span, LINES, self.has_values, deadline))?;
+            self.rest = chunk.through.map(|through| span.after(&through));
+            (self.tags, self.entries) = (chunk.tags, chunk.entries.into_iter());
+            if self.entries.len() > 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the next lines.
+    fn write(&mut self) -> Result<(), Error> {
+        (self.rows, self.read) = (Rows { bytes: mem::take(&mut self.rows.bytes), permits: Vec::new() }, 0);
+        self.rows.bytes.clear();
+        let deadline = Deadline::after(now(), self.node.request_timeout);
+        while self.rows.bytes.len() < WRITTEN_BYTES && !self.is_over {
+            if self.node.is_stopping() {
+                return Err(Error::NotServing("the node is stopping".to_owned()));
+            }
+            if self.entries.len() == 0 {
+                self.ask(deadline)?;
+            }
+            let teller =
+                Teller { node: &self.node, tags: self.tags, has_values: self.has_values, by_lines: true };
+            if let Some(entry) = self.entries.next() {
+                if teller.put(&mut self.rows, &entry, b"", deadline)? {
+                    self.rows.bytes.push(b'\n');
+                    self.keys += 1;
+                }
+            } else {
+                drop(writeln!(self.rows.bytes, "{{\"end\":true,\"keys\":{}}}", self.keys));
+                self.is_over = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for Lines {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.rows.bytes.len() {
+            // The answer has begun: that it ends in the middle is all that can be said.
+            self.write().map_err(|error| {
+                log::warn!("a listing breaks off: {error}");
+                io::Error::other(error)
+            })?;
+        }
+        let count = self.rows.bytes.len().min(self.read + buffer.len()) - self.read;
+        buffer[..count].copy_from_slice(&self.rows.bytes[self.read..self.read + count]);
+        self.read += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Asked {
+        let span = Span { prefix: prefix.into(), after: after.map(Into::into) };
+        Asked { span, limit, has_values: false, is_count: false }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_in_the_query() {
+        let table = [
+            ("", Some(asked(b"", None, 1000))),
+            ("prefix=&after=", Some(asked(b"", None, 1000))),
+            ("prefix=a%2F+&after=a%00&limit=7&b=c", Some(asked(b"a/+", Some(b"a\0"), 7))),
+            ("limit=10000&limit=10000", Some(asked(b"", None, 10_000))),
+            ("values=true", Some(Asked { has_values: true, ..asked(b"", None, 1000) })),
+            ("count=true&values=false", Some(Asked { is_count: true, ..asked(b"", None, 1000) })),
+            ("limit=0", None),
+            ("limit=10001", None),
+            ("limit=", None),
+            ("limit=+1", None),
+            ("limit=1&limit=2", None),
+            ("limit=99999999999999999999", None),
+            ("values=yes", None),
+            ("values", None),
+            ("count=1", None),
+            ("prefix=%4", None),
+            ("after=%zz", None),
+        ];
+        for (query, wanted) in table {
+            assert_eq!(Asked::parse(query).ok(), wanted, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_pair_is_one_line_whatever_is_in_it() {
+        let tag = || TagSpace::of("1f").tag(7);
+        let row = |key: &'static [u8], stored, left| Row { key, tag: tag(), length: 5, left, stored };
+        let told = "\"etag\":\"\\\"000000000000001f-7\\\"\",\"bytes\":5";
+        let table: [(Row, bool, String); 5] = [
+            (row(b"a", None, None), true, format!("{{\"key\":\"a\",{told}}}")),
+            (
+                row(b"a\"\n", None, Ttl::from_ms(2500)),
+                true,
+                format!("{{\"key\":\"a\\\"\\n\",{told},\"ttl\":2.5}}"),
+            ),
+            (
+                row(b"\xff\0", Some(b"[1,\r\n2]"), None),
+                true,
+                format!("{{\"key-base64\":\"/wA=\",{told},\"value\":[1,  2]}}"),
+            ),
+            (row(b"a", Some(b"[1,\n2]"), None), false, format!("{{\"key\":\"a\",{told},\"value\":[1,\n2]}}")),
+            (
+                row(b"a", Some(b"\0\x03a/bxyz"), None),
+                true,
+                format!("{{\"key\":\"a\",{told},\"value-base64\":\"eHl6\",\"type\":\"a/b\"}}"),
+            ),
+        ];
+        for (row, by_lines, wanted) in table {
+            let mut out = Vec::new();
+            row.put(&mut out, by_lines);
+            assert_eq!(String::from_utf8(out).unwrap(), wanted);
+        }
+    }
+}

@@ -419,8 +419,9 @@ fn header_text(text: &str) -> String {
 pub fn stream_head(content_type: &str) -> Vec<u8> {
     let status = 200;
     let head = format!(
-        "HTTP/1.1 {status} {}\r\nDate: {Date}\r\nContent-Type: {content_type}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
-        reason_phrase(status)
+        "HTTP/1.1 {status} {}\r\nDate: {}\r\nContent-Type: {content_type}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
+        reason_phrase(status),
+        DATE.read()
     );
     head.into_bytes()
 }

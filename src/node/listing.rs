@@ -194,7 +194,7 @@ impl Node {
                 }
             }
             if left.is_empty() {
-                return Ok((pages, serving.tags()));
+                return Ok((pages, serving.tags));
             }
             if deadline.is_over() {
                 return Err(unavailable(reason));

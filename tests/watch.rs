@@ -363,3 +363,67 @@ fn every_change_is_told_once_across_kills_of_leaders() {
         check_told(&one.end(), &written);
     }
 }
+
+/// Ten watch each of so many prefixes.
+const PREFIXES: usize = 100;
+
+#[test]
+#[ignore = "a thousand threads that watch, for some 20 s"]
+fn a_thousand_are_told_everything_once() {
+    let mut cluster = replicated(3, 3, &[]);
+    let addresses = cluster.addresses();
+    let before: Vec<u64> = cluster.nodes.iter().map(Node::resident_bytes).collect();
+    let watching: Vec<(usize, Follower)> = (0..10 * PREFIXES)
+        .map(|number| {
+            let query = format!("?prefix=p{}.", number % PREFIXES);
+            (number % PREFIXES, Follower::begin(&addresses, number % 3, &query, false))
+        })
+        .collect();
+    for (node, before) in cluster.nodes.iter().zip(before) {
+        let count = u64::try_from(watchers(node)).expect("a figure");
+        println!(
+            "{} idle watchers take {} bytes each",
+            count,
+            node.resident_bytes().saturating_sub(before) / count
+        );
+    }
+    let stop = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let write = |writer: usize| {
+            let mut written: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            let mut client = Http::new(&addresses[writer % 3]);
+            for turn in 0_usize.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let key = format!("p{}.{writer}", (writer + turn) % PREFIXES);
+                written.entry(key.clone()).or_default().extend(put(&mut client, &key, &turn.to_string()));
+                thread::sleep(Duration::from_millis(20));
+            }
+            written
+        };
+        let writers: Vec<_> = (0..40).map(|writer| scope.spawn(move || write(writer))).collect();
+        for _ in 0..2 {
+            thread::sleep(Duration::from_secs(2));
+            let id = known_shards(&try_view(&addresses[0]).expect("a view"))[0].id.clone();
+            let leader = wait_leader(&addresses[0], &id, |_| true);
+            let node = named(&mut cluster.nodes, &leader);
+            node.kill();
+            thread::sleep(Duration::from_secs(2));
+            restart_ready(node);
+        }
+        stop.store(true, Ordering::SeqCst);
+        let written = writers.into_iter().map(|one| one.join().expect("a writer"));
+        written.flatten().collect::<BTreeMap<String, Vec<u64>>>()
+    });
+    let writes: usize = written.values().map(Vec::len).sum();
+    let mut told = 0;
+    for (prefix, one) in watching {
+        let events = one.end();
+        told += events.len();
+        let prefix = format!("p{prefix}.");
+        let own = written.iter().filter(|(key, _)| key.starts_with(&prefix));
+        check_told(&events, &own.map(|(key, versions)| (key.clone(), versions.clone())).collect());
+    }
+    println!("{writes} writes, {told} events");
+}

@@ -99,6 +99,20 @@ impl Watch {
         }
     }
 
+    /// Whether something comes, in the time that is set; an error at the end of the connection.
+    fn has_more(&mut self) -> std::io::Result<bool> {
+        match self.reader.fill_buf() {
+            Ok([]) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(true),
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The next event that is no comment.
     pub(crate) fn event(&mut self) -> Told {
         loop {
@@ -116,6 +130,9 @@ impl Watch {
         rest
     }
 }
+
+/// Who is to stop does when nothing was told for so long.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// Somebody who goes on at the next of some nodes wherever the connection ends, until told to stop.
 pub(crate) struct Follower {
@@ -154,29 +171,32 @@ fn follow(
     let mut quiet_since: Option<Instant> = None;
     loop {
         watch.set_timeout(Duration::from_millis(300));
-        let next = watch.next();
-        match next {
-            Ok(next) => {
-                if !next.id.is_empty() {
-                    last.clone_from(&next.id);
+        match watch.has_more() {
+            Ok(false) => {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if stop.load(Ordering::SeqCst) && since.elapsed() > QUIET {
+                    return told;
                 }
-                if !next.name.is_empty() {
-                    told.push(next);
-                    seen += 1;
-                    quiet_since = None;
-                }
-                if !impatient || seen < 50 {
+                if !impatient {
                     continue;
                 }
             }
-            Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-            {
-                let since = *quiet_since.get_or_insert_with(Instant::now);
-                if stop.load(Ordering::SeqCst) && since.elapsed() > Duration::from_secs(3) {
-                    return told;
+            Ok(true) => {
+                // What is cut in two has to come all the same.
+                watch.set_timeout(Duration::from_secs(10));
+                if let Ok(next) = watch.next() {
+                    if !next.id.is_empty() {
+                        last.clone_from(&next.id);
+                    }
+                    if !next.name.is_empty() {
+                        told.push(next);
+                        seen += 1;
+                        quiet_since = None;
+                    }
+                    if !impatient || seen < 50 {
+                        continue;
+                    }
                 }
-                // A line may have been cut in two: the connection is of no use any more.
             }
             Err(_) => {}
         }

@@ -45,6 +45,7 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 	tests/smoke/follower.sh
 	tests/smoke/cluster.sh
 	tests/smoke/replicated.sh
+	tests/smoke/recipes.sh
 
 test: ## the tests that take minutes at most
 	@scripts/test

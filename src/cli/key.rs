@@ -16,6 +16,11 @@ pub(super) fn encoded_key(key: &[u8]) -> String {
     percent_encode(key, ESCAPED).to_string()
 }
 
+/// The path under which the body is the value.
+pub(super) fn path_of_bytes(key: &[u8]) -> String {
+    format!("/v1/kv/{}", percent_encode(key, ESCAPED))
+}
+
 #[cfg(test)]
 mod tests {
     use percent_encoding::percent_decode_str;

@@ -604,8 +604,12 @@ fn note(group: u64, began: Result<(), Refusal>) {
 #[cfg(test)]
 mod tests {
     use super::super::calls::Calls;
+    use super::super::fake::Fake;
     use super::super::host;
+    use super::super::state::Node;
     use super::*;
+    use crate::model::hash::HashKey;
+    use crate::model::shard::Shard;
 
     struct Nowhere;
 
@@ -651,6 +655,22 @@ mod tests {
             (true, invited(3, &[1, 2], 30), local(7, 0, 0), "it waits to be added"),
         ] {
             assert_eq!(invitation.goes_on_with(&local), goes_on, "{why}");
+        }
+    }
+
+    #[test]
+    fn who_is_elected_leads_its_shard_once_it_has_taken_over() {
+        let settings: crate::config::Settings = [("ADDRESS", "n1"), ("VIEW", "n1,n2")].into_iter().collect();
+        let (node, _inbox) = Node::new(&settings.check().unwrap(), Arc::new(Fake::default()));
+        let shard = Shard::new(1, HashKey::PUBLISHED, [], 1);
+        shard.set_logged(true);
+        for (role, has_taken_over, leads) in
+            [(Role::Follower, false, false), (Role::Leader, false, false), (Role::Leader, true, true)]
+        {
+            let LocalReplica { group, status } = local(7, 3, 20);
+            let status = Status { role, has_taken_over, leader: Some(7), ..status };
+            node.groups.locals.write().insert(group, Arc::new(LocalReplica { group, status }));
+            assert_eq!(node.leads(&shard).is_ok(), leads, "{role:?} {has_taken_over}");
         }
     }
 

@@ -720,6 +720,43 @@ fn a_pair_lives_until_the_time_is_after_its_end_and_is_counted_as_deleted() {
 }
 
 #[test]
+fn a_pair_of_a_shard_without_a_log_is_over_for_whoever_asks_for_it() {
+    let shard = Shard::new(1, HASH_KEY, [range(0)], 1);
+    let (key, other) = (key(0), key(3));
+    let hash = shard.hash_of(&key);
+    let ends = |shard: &Shard, key: &[u8], now_ms: u64| {
+        let has_ended = shard.end_in_time(shard.hash_of(key), key, || now_ms);
+        (has_ended, shard.size().pairs)
+    };
+    assert_eq!(ends(&shard, &key, 1 << 40), (false, 0), "it is not there");
+    shard.note_time(5000);
+    let operation = Operation::put(b"1").living(Ttl::from_ms(1000));
+    assert!(shard.run(hash, &key, operation, None).is_ok());
+    assert_eq!(ends(&shard, &key, 6000), (false, 1));
+    assert_eq!(ends(&shard, &other, 6001), (false, 1), "nobody has asked for it");
+    shard.set_logged(true);
+    assert_eq!(ends(&shard, &key, 6001), (false, 1), "only an entry ends it");
+    shard.set_logged(false);
+    let at = stamp(0, 0, 1, 1);
+    shard.begin_outgoing(&at, &range(0)).unwrap();
+    shard.freeze(&at).unwrap();
+    assert_eq!(ends(&shard, &key, 6001), (false, 1), "it goes to another shard as it is");
+    let given_up = Directive {
+        version: 2,
+        meta_group: 1,
+        counting: None,
+        planned: false,
+        epoch: 1,
+        mine: vec![range(0)],
+        open: Vec::new(),
+        starts: Vec::new(),
+    };
+    shard.learn(&given_up);
+    assert_eq!(ends(&shard, &key, 6001), (true, 0));
+    assert_eq!((ends(&shard, &key, 6001), shard.time(0)), ((false, 0), 6001));
+}
+
+#[test]
 fn many_pairs_end_by_several_entries_in_one_order() {
     let (one, other) = (founded(), founded());
     for shard in [&one, &other] {

@@ -107,21 +107,29 @@ enum Round {
 #[derive(Default)]
 pub struct Looked(Option<Instant>);
 
+/// Clients that have closed their connections.
+pub struct Gone(HashSet<SocketAddr>);
+
 impl Looked {
-    /// The clients that have closed their connections to a port, if it is time to look.
-    pub fn gone(&mut self, port: u16) -> HashSet<SocketAddr> {
+    /// Those who have closed their connections to a port, if it is time to look.
+    pub fn gone(&mut self, port: u16) -> Gone {
         if self.0.is_some_and(|looked| now() - looked < LOOKED) {
-            return HashSet::new();
+            return Gone(HashSet::new());
         }
         self.0 = Some(now());
-        sockets::closed_by_client(port).map(|closed| closed.into_keys().collect()).unwrap_or_default()
+        Gone(sockets::closed_by_client(port).map(|closed| closed.into_keys().collect()).unwrap_or_default())
     }
 }
 
-/// Notes those who are gone.
-pub fn note_gone<'a>(gone: &HashSet<SocketAddr>, watchers: impl Iterator<Item = &'a mut Watcher>) {
-    for watcher in watchers.filter(|watcher| gone.contains(&watcher.client())) {
-        watcher.is_gone();
+impl Gone {
+    /// Notes which of these are among them.
+    pub fn note<'a>(&self, watchers: impl Iterator<Item = &'a mut Watcher>) {
+        if self.0.is_empty() {
+            return;
+        }
+        for watcher in watchers.filter(|watcher| self.0.contains(&watcher.client())) {
+            watcher.is_gone();
+        }
     }
 }
 
@@ -247,11 +255,9 @@ impl Teller<'_> {
         }
         self.catch_up(&state, &mut live);
         let gone = self.looked.gone(self.port);
-        if !gone.is_empty() {
-            let behind = self.behind.iter_mut().flat_map(|behind| &mut behind.watchers);
-            let others = self.waiting.iter_mut().chain(&mut self.fresh);
-            note_gone(&gone, live.watchers.iter_mut().chain(behind).chain(others));
-        }
+        let behind = self.behind.iter_mut().flat_map(|behind| &mut behind.watchers);
+        let others = self.waiting.iter_mut().chain(&mut self.fresh);
+        gone.note(live.watchers.iter_mut().chain(behind).chain(others));
         live.watchers = flushed(std::mem::take(&mut live.watchers), |watcher| match (&watcher.own, &text) {
             (None, Some(text)) => watch_text::comment(Some(text)),
             // It is further than the others, and they will be there soon.

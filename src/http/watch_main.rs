@@ -20,7 +20,7 @@ use super::error_form::ErrorForm;
 use super::node_handlers::header;
 use super::relay;
 use super::sockets::Socket;
-use super::watch::{Client, Looked, Watches, note_gone};
+use super::watch::{Client, Looked, Watches};
 use super::watch_request::{LAST_EVENT_ID, SINCE, Wanted};
 use super::watch_text;
 use super::watcher::Watcher;
@@ -294,12 +294,7 @@ impl Teller<'_> {
         self.upstreams.iter_mut().for_each(Upstream::tell);
         self.merge();
         let gone = self.looked.gone(self.port);
-        if !gone.is_empty() {
-            note_gone(
-                &gone,
-                self.upstreams.iter_mut().flat_map(|one| one.watchers.iter_mut().chain(&mut one.first)),
-            );
-        }
+        gone.note(self.upstreams.iter_mut().flat_map(|one| one.watchers.iter_mut().chain(&mut one.first)));
         self.upstreams.iter_mut().for_each(Upstream::flush);
         let is_void = |one: &mut Upstream| one.first.is_none() && one.watchers.is_empty();
         self.upstreams.extract_if(.., is_void).for_each(Upstream::end);

@@ -152,7 +152,12 @@ impl Follower {
         Self { stop, thread }
     }
 
-    /// Ends when `is_done` says so of what was told, or after a time.
+    /// Is to end when everything was told.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// What was told, when nothing more comes.
     pub(crate) fn end(self) -> Vec<Told> {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().expect("whoever watches does not panic")

@@ -15,6 +15,8 @@ pub enum Route {
     V1Key,
     /// Keys in their order, and what begins alike.
     V1List,
+    /// All pairs, with their values.
+    V1Export,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -114,7 +116,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 26] = [
+const TABLE: [Row; 27] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -135,6 +137,13 @@ const TABLE: [Row; 26] = [
         "v1-list",
         "GET, DELETE, HEAD, OPTIONS",
         // Its answers may be long, and it may wait for any node.
+        LaneId::ClientLarge,
+    ),
+    row(
+        Route::V1Export,
+        ("/v1/export", Rest::Nothing),
+        "v1-export",
+        "GET, HEAD, OPTIONS",
         LaneId::ClientLarge,
     ),
     row(

@@ -30,7 +30,8 @@ use super::routes::{self, EncodedKey, Route};
 use super::streams::Protocol;
 use super::turns::Turns;
 use super::{
-    cluster_handlers, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed, streams,
+    cluster_handlers, export, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed,
+    streams,
 };
 use crate::clock::{Deadline, now};
 use crate::config::Config;
@@ -576,6 +577,7 @@ impl Server {
             | Route::NodeRequests
             | Route::NodeRecover => node_handlers::answer(&self.controller, job, route),
             Route::V1List => listing::answer(node, job),
+            Route::V1Export => export::answer(node, job),
             Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))

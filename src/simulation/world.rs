@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::oracle::Oracle;
 use super::process::{self, Process};
 use super::tasks::Task;
-use super::{Shared, Tally, clients, harm, operator};
+use super::{Shared, Tally, clients, harm, lister, operator};
 use crate::clock::simulated;
 use crate::consensus::Settings;
 use crate::consensus::simulation::network::Network;
@@ -130,6 +130,7 @@ impl World {
         for _ in 0..CLIENTS {
             self.spawn(clients::use_keys(Rc::clone(self)));
         }
+        self.spawn(lister::list_keys(Rc::clone(self)));
         self.spawn(operator::operate(Rc::clone(self)));
     }
 

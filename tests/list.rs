@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -68,7 +68,7 @@ fn by_pages(client: &mut Http, query: &str, limit: usize) -> Vec<String> {
         match answer.json().get("next") {
             Some(next) => {
                 assert_eq!(page.len(), limit, "{}", answer.text());
-                after = next.as_str().expect("a text").to_owned();
+                next.as_str().expect("a text").clone_into(&mut after);
             }
             None => return all,
         }
@@ -95,7 +95,7 @@ fn fill(client: &mut Http) {
         put(client, key, "application/json", "", b"1");
     }
     // No part of a frame, nor of a page between nodes.
-    put(client, KEYS[8], "application/octet-stream", "", &[b'x'; 100_000]);
+    put(client, KEYS[8], "application/octet-stream", "", &vec![b'x'; 100_000]);
 }
 
 /// Every row of the contract, through a node whose cluster holds what [`fill`] has put in, and a pair before and after.
@@ -256,7 +256,7 @@ fn a_page_ends_before_it_is_too_long() {
         all.extend(keys(&answer));
         pages += 1;
         let Some(next) = answer.json().get("next").cloned() else { break };
-        after = next.as_str().expect("a text").to_owned();
+        next.as_str().expect("a text").clone_into(&mut after);
     }
     assert_eq!(all, (0..12).map(|number| format!("long-{number:02}")).collect::<Vec<_>>());
     assert!((3..=4).contains(&pages), "{pages} pages");
@@ -370,7 +370,7 @@ fn pages_if_all_come(client: &mut Http) -> Option<Vec<Value>> {
             client.try_request("GET", &target, &[], b"").ok().filter(|answer| answer.status == 200)?;
         all.extend(rows(&answer));
         match answer.json().get("next") {
-            Some(next) => after = next.as_str()?.to_owned(),
+            Some(next) => next.as_str()?.clone_into(&mut after),
             None => return Some(all),
         }
     }
@@ -441,13 +441,13 @@ fn the_command_prints_keys_in_their_order() {
     let all = cluster.addresses();
     let mut client = Http::new(&all[0]);
     fill(&mut client);
-    let many: BTreeMap<String, ()> = (0..1500).map(|number| (format!("m-{number}"), ())).collect();
-    for key in many.keys() {
+    let many: BTreeSet<String> = (0..1500).map(|number| format!("m-{number}")).collect();
+    for key in &many {
         assert_eq!(client.put(&format!("/v1/kv/{key}"), b"1").status, 201);
     }
     let table: [(&[&str], Vec<u8>); 3] = [
         (&["--prefix", "r/b"], b"r/b/\xc3\xa4\nr/b/\xff\n".to_vec()),
-        (&["--prefix=m-"], many.keys().flat_map(|key| [key.as_bytes(), b"\n"].concat()).collect()),
+        (&["--prefix=m-"], many.iter().flat_map(|key| [key.as_bytes(), b"\n"].concat()).collect()),
         (&["--prefix", "nothing"], Vec::new()),
     ];
     for (args, wanted) in table {
@@ -464,4 +464,225 @@ fn the_command_prints_keys_in_their_order() {
     assert!(told.iter().all(|row| row["bytes"] == 1));
     let refused = list("127.0.0.1:1", &[]);
     assert_eq!(refused.status.code(), Some(3));
+}
+
+const MILLION: usize = 1_000_000;
+
+/// Lists a million keys line by line, until something is over, and once at least.
+fn list_a_million(node: &str, is_over: &AtomicBool) -> usize {
+    for round in 1.. {
+        let mut client = Http::new(node);
+        let answer = client.request("GET", "/v1/kv", &[LINES], b"");
+        assert_eq!(answer.status, 200);
+        let (mut before, mut count) = (String::new(), 0);
+        for line in answer.body.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{\"key\"")) {
+            let row: Value = serde_json::from_slice(line).expect("a line is JSON");
+            let key = key_of(&row);
+            assert!(before < key, "{key} after {before}");
+            (before, count) = (key, count + 1);
+        }
+        assert_eq!(count, MILLION, "in round {round}");
+        assert!(answer.body.ends_with(format!("{{\"end\":true,\"keys\":{MILLION}}}\n").as_bytes()));
+        if is_over.load(Ordering::Relaxed) {
+            return round;
+        }
+    }
+    unreachable!("it ends some time");
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_keys_are_listed_while_half_of_them_move_and_it_takes_little_memory() {
+    let cluster = Cluster::of(2);
+    let all = cluster.addresses();
+    support::at_once(8, |writer| {
+        let mut client = Http::new(&all[writer % 2]);
+        for number in (writer..MILLION).step_by(8) {
+            assert_eq!(client.put(&format!("/v1/kv/m-{number:07}"), b"1").status, 201);
+        }
+    });
+    let change = |view: &[String]| {
+        let changed = ask_with(&all[0], &[], &json!({ "view": view }));
+        assert_eq!(changed.status, 200, "{}", changed.text());
+        check_receipt_at(&changed.json(), view, 1);
+    };
+    let peaks = || -> Vec<u64> { cluster.nodes.iter().map(Node::peak_bytes).collect() };
+    change(&all[..1]);
+    change(&all);
+    let without = peaks();
+    for view in [&all[..1], &all[..]] {
+        let is_over = AtomicBool::new(false);
+        let rounds = thread::scope(|scope| {
+            let listing = scope.spawn(|| list_a_million(&all[1], &is_over));
+            change(view);
+            is_over.store(true, Ordering::Relaxed);
+            listing.join().expect("it lists")
+        });
+        println!("listed {rounds} times during a change to {} nodes", view.len());
+    }
+    for (with, without) in peaks().iter().zip(&without) {
+        println!("{} MB more than {} MB", with.saturating_sub(*without) >> 20, without >> 20);
+        assert!(with.saturating_sub(*without) <= 50 << 20, "{with} and {without}");
+    }
+}
+
+/// The lines of a whole export, without the last one, and the checksum of that.
+fn exported(answer: &Response) -> (Vec<Value>, String) {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("Content-Type"), Some("application/x-ndjson"));
+    let text = answer.text();
+    let mut lines: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+    let end = lines.pop().expect("there is a last line");
+    assert_eq!((&end["end"], &end["keys"]), (&json!(true), &json!(lines.len())), "{end}");
+    lines.sort_by_key(key_of);
+    (lines, end["checksum"].as_str().expect("a checksum").to_owned())
+}
+
+fn content_checksum(client: &mut Http) -> String {
+    let audit = client.get("/kv-store/audit").json();
+    assert_eq!(audit["ok"], true, "{audit}");
+    audit["content-checksum"].as_str().expect("a checksum").to_owned()
+}
+
+/// What is exported through every node, and the checksum, which is that of an audit.
+fn check_export(place: &str, clients: &mut [Http]) -> (Vec<Value>, String) {
+    fill(&mut clients[0]);
+    for number in 0..300 {
+        put(&mut clients[0], format!("other-{number}").as_bytes(), "text/plain", "", b"x");
+    }
+    let checksum = content_checksum(&mut clients[0]);
+    let mut all = Vec::new();
+    for client in clients.iter_mut() {
+        let (lines, sum) = exported(&client.get("/v1/export"));
+        assert_eq!((lines.len(), &sum), (309, &checksum), "{place}");
+        let (some, _) = exported(&client.get("/v1/export?prefix=r%2F"));
+        let mut wanted = shown(&KEYS);
+        wanted.sort();
+        assert_eq!(some.iter().map(key_of).collect::<Vec<_>>(), wanted, "{place}");
+        for row in &some {
+            let key = row["key"].as_str().map_or(&b"r/b/\xff"[..], str::as_bytes);
+            assert_eq!(row["etag"], tag(client, key), "{place}: {row}");
+            assert_eq!(row.get("ttl").is_some(), key == b"r/%", "{place}: {row}");
+            // Such as would need more than a line comes in base64, with its type.
+            let coded = row["value-base64"].as_str().map(str::len);
+            let (value, length) = match key {
+                b"r/" | b"r/ +&=" => (&Value::Null, Some(8)),
+                b"r/c" => (&Value::Null, Some(133_336)),
+                b"r/%" => (&json!("ttl"), None),
+                _ => (&json!(1), None),
+            };
+            assert_eq!((&row["value"], coded), (value, length), "{place}: {row}");
+        }
+        assert!(some.iter().any(|row| row["type"] == "application/json"), "{place}");
+        let wrong = client.get("/v1/export?prefix=%4");
+        assert_eq!(wrong.status, 400, "{place}: {}", wrong.text());
+        assert_eq!(client.delete("/v1/export").status, 405, "{place}");
+        all = lines;
+    }
+    (all, checksum)
+}
+
+#[test]
+fn an_export_has_all_pairs_and_a_checksum_that_is_the_same_in_every_cluster() {
+    let node = Node::single(&[]);
+    node.wait_ready();
+    let follower = Node::follower(node.address(), &[]);
+    follower.wait_ready();
+    let values = |lines: Vec<Value>| -> Vec<Value> {
+        let bare = |mut line: Value| {
+            line.as_object_mut().expect("an object").retain(|name, _| name != "etag" && name != "ttl");
+            line
+        };
+        lines.into_iter().map(bare).collect()
+    };
+    let (lines, checksum) = check_export("single", &mut [node.http(), follower.http()]);
+    let lines = values(lines);
+    for (place, cluster) in [("cluster", Cluster::of(3)), ("replicated", replicated(4, 2, &[]))] {
+        let (others, other) = check_export(place, &mut cluster.clients());
+        assert_eq!((values(others), other), (lines.clone(), checksum.clone()), "{place}");
+        let mut client = Http::new(&cluster.addresses()[0]);
+        assert_eq!(client.put("/v1/kv/other-7", b"y").status, 200);
+        assert_ne!(content_checksum(&mut client), checksum, "{place}");
+    }
+}
+
+/// So many pairs are written round by round, each with the number of the round.
+const PAIRS: usize = 4000;
+
+/// The rounds that an export of a shard may show, where writers write pair after pair: two that follow each other, the later one up to a pair and the earlier one from there.
+fn check_moment(lines: &[Value]) {
+    assert_eq!(lines.len(), PAIRS);
+    let rounds: Vec<u64> = lines.iter().map(|line| line["value"].as_u64().expect("a number")).collect();
+    let torn = rounds.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    let (first, last) = (rounds[0], rounds[PAIRS - 1]);
+    assert!(torn <= 1 && (first == last || first == last + 1), "{torn} times torn: {first} to {last}");
+}
+
+#[test]
+fn what_a_shard_exports_is_of_one_moment_whatever_writers_do() {
+    let cluster = replicated(3, 3, &[]);
+    let all = cluster.addresses();
+    let (is_over, round) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let leader = wait_leader(&all[0], "1", |_| true);
+            let mut client = Http::new(&leader);
+            for number in 1.. {
+                for pair in 0..PAIRS {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // Some are long, so that they do not lie in pages.
+                    let value =
+                        format!("{}{number}", " ".repeat(if pair % 50 == 0 { 3000 } else { number % 9 }));
+                    let target = format!("/v1/kv/pair-{pair:05}");
+                    let answer = client.request(
+                        "PUT",
+                        &target,
+                        &[("Content-Type", "application/json")],
+                        value.as_bytes(),
+                    );
+                    assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+                }
+                round.store(number, Ordering::Relaxed);
+            }
+        });
+        wait_until("all pairs are there", allowed(START_DEADLINE), || round.load(Ordering::Relaxed) > 0);
+        for number in 0..6 {
+            let before = round.load(Ordering::Relaxed) as u64;
+            let (lines, _) = exported(&Http::new(&all[number % 3]).get("/v1/export?prefix=pair-"));
+            check_moment(&lines);
+            assert!(lines[PAIRS - 1]["value"].as_u64() >= Some(before));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn the_command_writes_a_whole_export_or_none() {
+    let cluster = Cluster::of(2);
+    let all = cluster.addresses();
+    let mut client = Http::new(&all[0]);
+    fill(&mut client);
+    let checksum = content_checksum(&mut client);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("pairs");
+    let export = |node: &str, file: &std::path::Path, args: &[&str]| {
+        evenkv().arg("export").arg(file).args(["--node", node]).args(args).output().expect("it runs")
+    };
+    let done = export(&all[1], &file, &[]);
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(String::from_utf8_lossy(&done.stdout), format!("exported 9 pairs, checksum {checksum}\n"));
+    let written = std::fs::read_to_string(&file).expect("it is there");
+    assert_eq!(written.lines().count(), 10);
+    let told = export(&all[1], std::path::Path::new("-"), &["--prefix", "r/a"]);
+    assert_eq!((told.status.code(), String::from_utf8_lossy(&told.stdout).lines().count()), (Some(0), 4));
+    let refused = export("127.0.0.1:1", &folder.path().join("nothing"), &[]);
+    assert_eq!(refused.status.code(), Some(3));
+    let names: Vec<_> = std::fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|file| file.expect("a file").file_name())
+        .collect();
+    assert_eq!(names, ["pairs"]);
 }

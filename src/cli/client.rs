@@ -1,5 +1,6 @@
 //! One node, asked over plain HTTP.
 
+use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -155,6 +156,21 @@ impl Client {
         let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec();
         let body = body.map_err(failed)?;
         Ok(Answer { status, retry_after, tag, content_type, body, outcome })
+    }
+
+    /// Asks for an answer of any length: what to read it from, or the answer where that is no 200. Only its beginning has to come in time.
+    pub(super) fn stream(&self, path: &str) -> Result<Result<impl Read + use<>, Answer>, Failure> {
+        let request = self.request(Method::GET, path)?;
+        let request = self.agent.configure_request(request).timeout_recv_response(Some(self.timeout)).build();
+        let failed = |error: ureq::Error| self.failure(&error, Applied::No);
+        let response = self.agent.run(request).map_err(failed)?;
+        let status = response.status().as_u16();
+        let body = response.into_body().into_with_config();
+        if status == 200 {
+            return Ok(Ok(body.limit(u64::MAX).reader()));
+        }
+        let body = body.limit(BODY_LIMIT).read_to_vec().map_err(failed)?;
+        Ok(Err(Answer { status, retry_after: None, body, outcome: None }))
     }
 
     fn failure(&self, error: &ureq::Error, applied: Applied) -> Failure {

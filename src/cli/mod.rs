@@ -10,6 +10,7 @@ mod answer;
 mod audit;
 mod client;
 mod count;
+mod export;
 mod failure;
 #[cfg(test)]
 mod fake_node;
@@ -43,6 +44,8 @@ pub enum Command {
     Delete(pair::DeleteArgs),
     /// Print the keys in their order, one a line
     List(list::ListArgs),
+    /// Write all pairs to a file, those of each shard as of one moment
+    Export(export::ExportArgs),
     /// Print how many pairs every shard holds, and their sum
     Count(count::CountArgs),
     /// Print which shard owns what, and on which nodes
@@ -66,6 +69,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Put(args) => pair::put(&args),
         Command::Delete(args) => pair::delete(&args),
         Command::List(args) => list::list(&args),
+        Command::Export(args) => export::export(&args),
         Command::Count(args) => count::count(&args),
         Command::View(args) => view::view(&args),
         Command::ViewChange(args) => view_change::view_change(&args),

@@ -250,51 +250,54 @@ impl Unwritten {
     }
 }
 
-/// Writes to a client that has to take an answer at a certain pace; the socket itself gives up much sooner.
+/// Writes to a client that has to take an answer at a certain pace; the socket itself gives up much sooner. What counts is the time for which the client is waited for, and not
+/// that which it takes to make what is written.
 struct PacedWriter<'a> {
     writer: &'a mut dyn Write,
-    start: Instant,
-    /// When the client last took something. What the system takes for it at the beginning is worth a minute, and nobody is to wait for that.
-    taken: Instant,
+    /// For so long the client was waited for in all.
+    waited: Duration,
     written: u64,
 }
 
 impl<'a> PacedWriter<'a> {
     fn new(writer: &'a mut dyn Write) -> Self {
-        let start = now();
-        Self { writer, start, taken: start, written: 0 }
+        Self { writer, waited: Duration::ZERO, written: 0 }
     }
 
-    fn is_late(&self) -> bool {
-        let now = now();
-        now - self.taken > GRACE
-            || now - self.start > GRACE + Duration::from_secs(self.written / SLOWEST_READER)
+    /// Whether the client takes too long, which has been waited for since then. What the system takes for it at the beginning is worth a minute, and nobody is to wait
+    /// for that: so it is never waited for longer than [`GRACE`] at one time.
+    fn is_late(&self, since: Instant) -> bool {
+        let waits = now() - since;
+        waits > GRACE || self.waited + waits > GRACE + Duration::from_secs(self.written / SLOWEST_READER)
     }
 }
 
 impl Write for PacedWriter<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let since = now();
         loop {
             let result = self.writer.write(buffer);
             if let Ok(count @ 1..) = result {
                 self.written += count as u64;
-                self.taken = now();
             }
             let waits = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if self.is_late() {
+            if self.is_late(since) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             if !waits {
+                self.waited += now() - since;
                 return result;
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let since = now();
         loop {
             let result = self.writer.flush();
             let waits = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if !waits || self.is_late() {
+            if !waits || self.is_late(since) {
+                self.waited += now() - since;
                 return result;
             }
         }

@@ -283,6 +283,8 @@ fn audit(node: &Node) -> Result<Value, Error> {
 fn shown_audit(audit: &ClusterAudit) -> Value {
     let ClusterAudit { state, shards, verdict } = audit;
     let sum: Checksum = verdict.shown.iter().flatten().map(|audit| audit.checksum).sum();
+    // Not known where one of them is not.
+    let content: Option<Checksum> = verdict.shown.iter().map(|audit| audit.as_ref()?.content).sum();
     let is_well =
         |id: u32, node: Option<&Address>| !verdict.problems.iter().any(|one| one.is_about(id, node));
     let shards = state.view.shards.iter().zip(shards).zip(&verdict.shown).map(|((shard, audits), shown)| {
@@ -312,6 +314,7 @@ fn shown_audit(audit: &ClusterAudit) -> Value {
         "epoch": state.view.epoch,
         "keys": sum.pairs,
         "checksum": format!("{:032x}", sum.sum),
+        "content-checksum": content.map(|content| format!("{:032x}", content.sum)),
         "shards": shards.collect::<Vec<_>>(),
         "missing-ranges": verdict.coverage.missing.iter().map(span).collect::<Vec<_>>(),
         "doubled-ranges": doubled.collect::<Vec<_>>(),

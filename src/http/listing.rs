@@ -49,8 +49,9 @@ const DELETING_TENTHS: u32 = 8;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    span: Span,
+pub struct Asked {
+    /// Which keys.
+    pub span: Span,
     limit: usize,
     has_values: bool,
     is_count: bool,
@@ -61,7 +62,7 @@ impl Asked {
     ///
     /// # Errors
     /// [`Error::BadRequest`], also where something is said twice.
-    fn parse(query: &str) -> Result<Self, Error> {
+    pub fn parse(query: &str) -> Result<Self, Error> {
         let mut said: [(&str, Option<&str>); 5] =
             [("prefix", None), ("after", None), ("limit", None), ("values", None), ("count", None)];
         for parameter in query.split('&') {
@@ -163,8 +164,18 @@ struct Teller<'a> {
     node: &'a Node,
     tags: TagSpace,
     has_values: bool,
-    /// Nothing may have a line end in it.
-    by_lines: bool,
+    form: Form,
+}
+
+/// How values are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON as it is.
+    Page,
+    /// A pair is one line: line ends between the parts of JSON are blanks.
+    Line,
+    /// The same, and every byte can be had back.
+    Exact,
 }
 
 impl Teller<'_> {
@@ -175,11 +186,11 @@ impl Teller<'_> {
             let row = Row {
                 key: &entry.key,
                 tag: self.tags.tag(entry.version),
-                length: entry.length,
+                length: Some(entry.length),
                 left: entry.left,
                 stored: entry.value.as_deref(),
             };
-            row.put(&mut rows.bytes, self.by_lines);
+            row.put(&mut rows.bytes, self.form);
             return Ok(true);
         }
         // A long one is read by itself, into memory that is set aside for such.
@@ -194,47 +205,58 @@ impl Teller<'_> {
         })?;
         rows.bytes.extend_from_slice(before);
         let tag = tag.unwrap_or_default();
-        let length = value::length(stored) as u64;
+        let length = Some(value::length(stored) as u64);
         let row = Row { key: &entry.key, tag, length, left, stored: Some(stored) };
-        row.put(&mut rows.bytes, self.by_lines);
+        row.put(&mut rows.bytes, self.form);
         rows.permits.push(permit);
         Ok(true)
     }
 }
 
 /// A pair as it is told.
-struct Row<'a> {
-    key: &'a [u8],
-    tag: String,
-    length: u64,
-    left: Option<Ttl>,
-    stored: Option<&'a [u8]>,
+pub struct Row<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The entity tag.
+    pub tag: String,
+    /// How many bytes the value has, where that is told.
+    pub length: Option<u64>,
+    /// How much is left of its time to live, if it has one.
+    pub left: Option<Ttl>,
+    /// The value as [`value`] stores it, where it is told.
+    pub stored: Option<&'a [u8]>,
 }
 
 impl Row<'_> {
-    fn put(&self, out: &mut Vec<u8>, by_lines: bool) {
+    /// Appends it as a JSON object.
+    pub fn put(&self, out: &mut Vec<u8>, form: Form) {
         // Nothing can go wrong when text is written into memory.
         match std::str::from_utf8(self.key) {
             Ok(text) => drop(write!(out, "{{\"key\":{}", json_text(text))),
             Err(_) => drop(write!(out, "{{\"key-base64\":\"{}\"", STANDARD.encode(self.key))),
         }
-        drop(write!(out, ",\"etag\":{},\"bytes\":{}", json_text(&self.tag), self.length));
+        drop(write!(out, ",\"etag\":{}", json_text(&self.tag)));
+        if let Some(length) = self.length {
+            drop(write!(out, ",\"bytes\":{length}"));
+        }
         if let Some(left) = self.left {
             drop(write!(out, ",\"ttl\":{left}"));
         }
         if let Some(stored) = self.stored {
-            put_value(out, stored, by_lines);
+            put_value(out, stored, form);
         }
         out.push(b'}');
     }
 }
 
-fn put_value(out: &mut Vec<u8>, stored: &[u8], by_lines: bool) {
-    if !value::is_typed(stored) {
+fn put_value(out: &mut Vec<u8>, stored: &[u8], form: Form) {
+    let is_end = |byte: u8| byte == b'\n' || byte == b'\r';
+    let has_ends = || stored.iter().any(|byte| is_end(*byte));
+    let is_coded = value::is_typed(stored) || form == Form::Exact && has_ends();
+    if !is_coded {
         out.extend_from_slice(b",\"value\":");
-        let is_end = |byte: u8| byte == b'\n' || byte == b'\r';
         // In JSON text they are nothing but blanks.
-        let blank = |byte: &u8| if by_lines && is_end(*byte) { b' ' } else { *byte };
+        let blank = |byte: &u8| if form == Form::Line && is_end(*byte) { b' ' } else { *byte };
         out.extend(stored.iter().map(blank));
         return;
     }
@@ -257,7 +279,7 @@ fn page(node: &Node, asked: &Asked, deadline: Deadline) -> Result<Answer, Error>
     'page: while let Some(span) = rest {
         // One more than there is room for says whether there are more.
         let chunk = host::run(node.list(&span, asked.limit + 1 - keys, asked.has_values, deadline))?;
-        let teller = Teller { node, tags: chunk.tags, has_values: asked.has_values, by_lines: false };
+        let teller = Teller { node, tags: chunk.tags, has_values: asked.has_values, form: Form::Page };
         for entry in chunk.entries {
             let length = if asked.has_values { entry.length } else { 0 };
             let is_long = rows.bytes.len() as u64 + entry.key.len() as u64 + length > PAGE_BYTES as u64;
@@ -360,7 +382,7 @@ impl Lines {
                 self.ask(deadline)?;
             }
             let teller =
-                Teller { node: &self.node, tags: self.tags, has_values: self.has_values, by_lines: true };
+                Teller { node: &self.node, tags: self.tags, has_values: self.has_values, form: Form::Line };
             if let Some(entry) = self.entries.next() {
                 if teller.put(&mut self.rows, &entry, b"", deadline)? {
                     self.rows.bytes.push(b'\n');
@@ -429,30 +451,42 @@ mod tests {
     #[test]
     fn a_pair_is_one_line_whatever_is_in_it() {
         let tag = || TagSpace::of("1f").tag(7);
-        let row = |key: &'static [u8], stored, left| Row { key, tag: tag(), length: 5, left, stored };
+        let row = |key: &'static [u8], stored, left| Row { key, tag: tag(), length: Some(5), left, stored };
         let told = "\"etag\":\"\\\"000000000000001f-7\\\"\",\"bytes\":5";
-        let table: [(Row, bool, String); 5] = [
-            (row(b"a", None, None), true, format!("{{\"key\":\"a\",{told}}}")),
+        let table: [(Row, Form, String); 7] = [
+            (row(b"a", None, None), Form::Line, format!("{{\"key\":\"a\",{told}}}")),
             (
                 row(b"a\"\n", None, Ttl::from_ms(2500)),
-                true,
+                Form::Line,
                 format!("{{\"key\":\"a\\\"\\n\",{told},\"ttl\":2.5}}"),
             ),
             (
                 row(b"\xff\0", Some(b"[1,\r\n2]"), None),
-                true,
+                Form::Line,
                 format!("{{\"key-base64\":\"/wA=\",{told},\"value\":[1,  2]}}"),
             ),
-            (row(b"a", Some(b"[1,\n2]"), None), false, format!("{{\"key\":\"a\",{told},\"value\":[1,\n2]}}")),
+            (
+                row(b"a", Some(b"[1,\n2]"), None),
+                Form::Page,
+                format!("{{\"key\":\"a\",{told},\"value\":[1,\n2]}}"),
+            ),
             (
                 row(b"a", Some(b"\0\x03a/bxyz"), None),
-                true,
+                Form::Line,
                 format!("{{\"key\":\"a\",{told},\"value-base64\":\"eHl6\",\"type\":\"a/b\"}}"),
             ),
+            (
+                row(b"a", Some(b"[1,\n2]"), None),
+                Form::Exact,
+                format!(
+                    "{{\"key\":\"a\",{told},\"value-base64\":\"WzEsCjJd\",\"type\":\"application/json\"}}"
+                ),
+            ),
+            (row(b"a", Some(b"[1]"), None), Form::Exact, format!("{{\"key\":\"a\",{told},\"value\":[1]}}")),
         ];
-        for (row, by_lines, wanted) in table {
+        for (row, form, wanted) in table {
             let mut out = Vec::new();
-            row.put(&mut out, by_lines);
+            row.put(&mut out, form);
             assert_eq!(String::from_utf8(out).unwrap(), wanted);
         }
     }

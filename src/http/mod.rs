@@ -32,6 +32,7 @@ pub mod conversation;
 pub mod changes;
 pub mod cluster_handlers;
 pub mod dispatch;
+pub mod export;
 pub mod key_handlers;
 pub mod listing;
 pub mod multiplex;

@@ -129,7 +129,7 @@ impl Onward {
     /// How long the answer may take: one that may be of any length streams.
     fn patience(&self, node: &Node) -> Patience {
         match self.message.route {
-            Some(Route::V1List) => Patience::Streaming(node.request_timeout),
+            Some(Route::V1List | Route::V1Export) => Patience::Streaming(node.request_timeout),
             _ => Patience::Until(self.deadline(node)),
         }
     }

@@ -17,6 +17,8 @@ pub enum Route {
     Watch,
     /// Keys in their order, and what begins alike.
     V1List,
+    /// All pairs, with their values.
+    V1Export,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -141,6 +143,13 @@ const TABLE: [Row; 27] = [
         "v1-list",
         "GET, DELETE, HEAD, OPTIONS",
         // Its answers may be long, and it may wait for any node.
+        LaneId::ClientLarge,
+    ),
+    row(
+        Route::V1Export,
+        ("/v1/export", Rest::Nothing),
+        "v1-export",
+        "GET, HEAD, OPTIONS",
         LaneId::ClientLarge,
     ),
     row(

@@ -33,7 +33,8 @@ use super::watch::{self, Watches};
 use super::watch_main::{self, Asked};
 use super::watch_request::Wanted;
 use super::{
-    cluster_handlers, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed, streams,
+    cluster_handlers, export, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed,
+    streams,
 };
 use crate::clock::{Deadline, now};
 use crate::config::Config;
@@ -641,6 +642,7 @@ impl Server {
                 Err(error) => Answer::error(&error, job.arrival.method(), job.arrival.interface()),
             },
             Route::V1List => listing::answer(node, job),
+            Route::V1Export => export::answer(node, job),
             Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))

@@ -22,10 +22,20 @@ pub const SMALL_BYTES: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     page: u32,
-    offset: u32,
+    offset: u16,
 }
 
 impl Place {
+    /// That of a record in a page.
+    pub fn new(page: u32, offset: u16) -> Self {
+        Self { page, offset }
+    }
+
+    /// Where the record begins in its page.
+    pub fn offset(self) -> u16 {
+        self.offset
+    }
+
     /// The number of the page.
     pub fn page(self) -> u32 {
         self.page
@@ -91,7 +101,7 @@ impl Pages {
         assert!(record.key.len() + record.value.len() <= SMALL_BYTES, "a large pair is not for a page");
         let page = self.page_with_room(record.bytes());
         let Page { bytes, live } = &mut self.all[page as usize];
-        let offset = u32::try_from(bytes.len()).expect("a page is small");
+        let offset = u16::try_from(bytes.len()).expect("a page is small");
         bytes.extend_from_slice(&record.version.to_le_bytes());
         for part in [record.key, record.value] {
             bytes.extend_from_slice(&u32::try_from(part.len()).expect("a small pair").to_le_bytes());
@@ -104,7 +114,7 @@ impl Pages {
 
     /// Reads a record.
     pub fn record(&self, place: Place) -> Record<'_> {
-        let bytes = &self.all[place.page as usize].bytes[place.offset as usize..];
+        let bytes = &self.all[place.page as usize].bytes[usize::from(place.offset)..];
         let (head, rest) = bytes.split_at(HEAD_BYTES);
         let number =
             |from: usize| u32::from_le_bytes(head[from..from + 4].try_into().expect("four bytes")) as usize;
@@ -115,7 +125,7 @@ impl Pages {
 
     /// The key of a record.
     pub fn key(&self, place: Place) -> &[u8] {
-        let bytes = &self.all[place.page as usize].bytes[place.offset as usize..];
+        let bytes = &self.all[place.page as usize].bytes[usize::from(place.offset)..];
         let length = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")) as usize;
         &bytes[HEAD_BYTES..HEAD_BYTES + length]
     }
@@ -126,7 +136,7 @@ impl Pages {
         if old.value.len() != value.len() {
             return false;
         }
-        let (start, end) = (place.offset as usize, place.offset as usize + old.bytes());
+        let (start, end) = (usize::from(place.offset), usize::from(place.offset) + old.bytes());
         let bytes = &mut self.all[place.page as usize].bytes[start..end];
         bytes[..8].copy_from_slice(&version.to_le_bytes());
         let value_at = bytes.len() - value.len();
@@ -155,7 +165,7 @@ impl Pages {
     pub fn places(&self, page: u32) -> Vec<Place> {
         let (mut places, mut offset) = (Vec::new(), 0);
         while self.all.get(page as usize).is_some_and(|page| offset < page.bytes.len()) {
-            let place = Place { page, offset: u32::try_from(offset).expect("a page is small") };
+            let place = Place { page, offset: u16::try_from(offset).expect("a page is small") };
             offset += self.record(place).bytes();
             places.push(place);
         }
@@ -202,7 +212,7 @@ impl Pages {
     #[cfg(test)]
     pub fn damage(&mut self, place: Place, in_key: bool) {
         let key_length = self.record(place).key.len();
-        let at = place.offset as usize + HEAD_BYTES + if in_key { 0 } else { key_length };
+        let at = usize::from(place.offset) + HEAD_BYTES + if in_key { 0 } else { key_length };
         self.all[place.page as usize].bytes[at] ^= 1;
     }
 

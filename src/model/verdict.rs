@@ -226,6 +226,7 @@ mod tests {
             pairs: 5,
             index: 9,
             checksum,
+            content: None,
             stray: 0,
             unaccounted: 0,
             counted: 5,

@@ -307,6 +307,7 @@ impl Node {
         let serving_state = self.serving_state();
         let Ok(serving) = serving_state.serving() else { return };
         self.read_for_audits(serving).await;
+        self.forget_idle_exports();
         self.look_at_ownership(serving);
     }
 }

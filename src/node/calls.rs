@@ -94,7 +94,7 @@ impl Host for Calls {
         question: &'a listing::Question,
         deadline: Deadline,
     ) -> Pending<'a, Result<listing::Page, OrderError>> {
-        let answer = send(node, (to, addressed), (listing::LIST, question.encode()), ANSWER_BYTES, deadline);
+        let answer = send(node, (to, addressed), (listing::LIST, question.encode()), PARCEL_BYTES, deadline);
         Box::pin(ready(answer.and_then(|answer| {
             listing::Page::decode(&answer).map_err(|error| OrderError::NotReached(format!("{to}: {error}")))
         })))

@@ -205,7 +205,7 @@ impl Node {
     }
 
     /// What the leader of a shard tells.
-    async fn page(
+    pub(super) async fn page(
         &self,
         state: &MetaState,
         question: &Question,
@@ -280,8 +280,9 @@ impl Node {
         Ok(match question.wanted {
             Wanted::Count => {
                 let Served { ranges, found: (count, through) } = shard.count_in(ranges, span, PAGE_LOOKS);
-                Page { ranges, count, entries: Vec::new(), through }
+                Page { ranges, count, through, ..Page::default() }
             }
+            Wanted::Moment { id, told } => self.moment_here(shard, question, (id, told))?,
             Wanted::Pairs { pairs, bytes, has_values } => {
                 let (pairs, bytes) = (pairs.min(PAGE_PAIRS), bytes.min(PAGE_BYTES));
                 let limit = ListLimit {
@@ -293,13 +294,13 @@ impl Node {
                 let Served { ranges, found } = shard.list(ranges, span, limit);
                 let time_ms = shard.time(ticks_ms());
                 let entries = found.pairs.into_iter().map(|pair| entry(pair, time_ms)).collect();
-                Page { ranges, count: 0, entries, through: found.through }
+                Page { ranges, entries, through: found.through, ..Page::default() }
             }
         })
     }
 }
 
-fn entry(pair: ListedPair, time_ms: u64) -> Entry {
+pub(super) fn entry(pair: ListedPair, time_ms: u64) -> Entry {
     Entry {
         left: pair.end_ms.map(|end_ms| Ttl::left(end_ms.saturating_sub(time_ms))),
         value: pair.value().map(<[u8]>::to_vec),

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod cluster;
 pub mod discovery;
 pub mod duplicates;
+pub mod export;
 pub mod forwarded;
 pub mod group_ops;
 pub mod host;

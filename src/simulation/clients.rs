@@ -22,7 +22,7 @@ use crate::node::state::Node;
 /// A node has so much time to do what a client asks.
 const REQUEST: Duration = Duration::from_millis(2_500);
 /// A client waits a little longer, in steps.
-const PATIENCE: u64 = 300;
+pub(super) const PATIENCE: u64 = 300;
 /// A client asks again so often.
 const ATTEMPTS: u64 = 3;
 
@@ -151,10 +151,16 @@ async fn use_key(world: &Shared, seen: &mut HashMap<Rc<[u8]>, u64>) {
 
 impl World {
     /// A node, if it serves the cluster, or will: one that is a cluster of its own is another matter to a client.
-    fn serving(&self, place: usize) -> Option<Arc<Node>> {
+    pub(super) fn serving(&self, place: usize) -> Option<Arc<Node>> {
         self.newest()?;
         self.nodes[place].node().filter(|node| self.is_ours(node))
     }
+}
+
+/// Compares what a listing told of a key, which began then, with what the oracle knows.
+pub(super) fn note_listed(world: &Shared, key: &[u8], there: Option<(u64, u64)>, began: Began) {
+    let request = Request { key: key.into(), kind: Kind::Get, condition: None, name: None };
+    note(world, &request, None, End::Done(Answer::Read(there)), began);
 }
 
 /// Compares the end of a request with what the oracle knows.

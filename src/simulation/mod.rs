@@ -10,6 +10,7 @@ mod checks;
 mod clients;
 mod harm;
 mod host;
+mod lister;
 mod operator;
 mod oracle;
 mod process;

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::oracle::Oracle;
 use super::process::{self, Process};
 use super::tasks::Task;
-use super::{Shared, Tally, clients, harm, operator, watchers};
+use super::{Shared, Tally, clients, harm, lister, operator, watchers};
 use crate::clock::simulated;
 use crate::consensus::Settings;
 use crate::consensus::simulation::network::Network;
@@ -135,6 +135,7 @@ impl World {
         for _ in 0..WATCHERS {
             self.spawn(watchers::watch(Rc::clone(self)));
         }
+        self.spawn(lister::list_keys(Rc::clone(self)));
         self.spawn(operator::operate(Rc::clone(self)));
     }
 

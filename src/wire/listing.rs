@@ -35,6 +35,13 @@ pub enum Wanted {
         /// Whether with their values.
         has_values: bool,
     },
+    /// The next of them as they were when the first were asked for, with their values and in no order.
+    Moment {
+        /// Which moment: a number that was drawn for it.
+        id: u64,
+        /// How often pairs of it were told before.
+        told: u64,
+    },
 }
 
 /// A pair that is listed.
@@ -63,6 +70,8 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Up to and with this key it speaks of all; of all there is where there is none.
     pub through: Option<Box<[u8]>>,
+    /// Whether there are more pairs of the moment.
+    pub has_more: bool,
 }
 
 #[expect(clippy::borrowed_box, reason = "it is handed on as it is held")]
@@ -94,6 +103,11 @@ impl Question {
                 put_number(&mut out, bytes as u64);
                 out.push(u8::from(has_values));
             }
+            Wanted::Moment { id, told } => {
+                out.push(2);
+                put_number(&mut out, id);
+                put_number(&mut out, told);
+            }
         }
         out
     }
@@ -106,11 +120,14 @@ impl Question {
         let mut reader = Reader::new(bytes);
         let (group, ranges) = (reader.number()?, reader.list(HashRange::decode)?);
         let span = Span { prefix: key(&mut reader)?, after: reader.option(key)? };
-        let wanted = if reader.flag()? {
-            let (pairs, bytes) = (size(&mut reader)?, size(&mut reader)?);
-            Wanted::Pairs { pairs, bytes, has_values: reader.flag()? }
-        } else {
-            Wanted::Count
+        let wanted = match reader.byte()? {
+            0 => Wanted::Count,
+            1 => {
+                let (pairs, bytes) = (size(&mut reader)?, size(&mut reader)?);
+                Wanted::Pairs { pairs, bytes, has_values: reader.flag()? }
+            }
+            2 => Wanted::Moment { id: reader.number()?, told: reader.number()? },
+            _ => return Err(Malformed("not what is wanted of pairs")),
         };
         reader.end()?;
         Ok(Self { group, ranges, span, wanted })
@@ -143,6 +160,7 @@ impl Page {
         put_number(&mut out, self.count);
         put_list(&mut out, self.entries.iter(), Entry::encode);
         put_option(&mut out, self.through.as_ref(), put_key);
+        out.push(u8::from(self.has_more));
         out
     }
 
@@ -154,8 +172,9 @@ impl Page {
         let mut reader = Reader::new(bytes);
         let (ranges, count) = (reader.list(HashRange::decode)?, reader.number()?);
         let (entries, through) = (reader.list(Entry::decode)?, reader.option(key)?);
+        let has_more = reader.flag()?;
         reader.end()?;
-        Ok(Self { ranges, count, entries, through })
+        Ok(Self { ranges, count, entries, through, has_more })
     }
 }
 
@@ -198,14 +217,14 @@ mod tests {
             entries in prop::collection::vec(entry(), 0..4),
             through in prop::option::of(key()),
         ) {
-            let wanted = pairs.map_or(Wanted::Count, |(pairs, bytes, has_values)| Wanted::Pairs {
-                pairs,
-                bytes: bytes as usize,
-                has_values,
-            });
+            let wanted = match pairs {
+                None if group.is_multiple_of(2) => Wanted::Count,
+                None => Wanted::Moment { id: group, told: group / 3 },
+                Some((pairs, bytes, has_values)) => Wanted::Pairs { pairs, bytes: bytes as usize, has_values },
+            };
             let question = Question { group, ranges: ranges.clone(), span: Span { prefix, after }, wanted };
             prop_assert_eq!(Question::decode(&question.encode()), Ok(question));
-            let page = Page { ranges, count: group, entries, through };
+            let page = Page { ranges, count: group, entries, through, has_more: group.is_multiple_of(2) };
             prop_assert_eq!(Page::decode(&page.encode()), Ok(page));
         }
 

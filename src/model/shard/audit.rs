@@ -25,6 +25,9 @@ pub struct Audit {
     pub index: u64,
     /// An order-free sum over key, value and version of all those pairs.
     pub checksum: Checksum,
+    /// The same without versions, where the replica is of a version that tells it: it is the same in every cluster that has these pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Checksum>,
     /// Pairs that lie in no range which the shard owns or is receiving or dropping: always 0.
     pub stray: u64,
     /// By how many pairs the tables differ from what is found by its key: always 0.
@@ -96,6 +99,7 @@ impl Run {
                     pairs: found.owned.pairs,
                     index,
                     checksum: found.owned,
+                    content: Some(found.content),
                     stray: found.stray,
                     unaccounted,
                     counted: self.counted,

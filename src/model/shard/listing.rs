@@ -36,7 +36,7 @@ impl Shard {
 
 impl Table {
     /// What of some ranges is owned, and cannot have been handed over to anybody yet.
-    fn served(&self, wanted: &[HashRange]) -> Vec<HashRange> {
+    pub(super) fn served(&self, wanted: &[HashRange]) -> Vec<HashRange> {
         let owned = self.owned.rows().iter().map(|(range, _)| range);
         let owned = owned.flat_map(|owned| wanted.iter().filter_map(|range| intersection(owned, range)));
         let frozen: Vec<HashRange> =

@@ -11,6 +11,7 @@ mod claims;
 mod clock;
 mod command;
 mod ends;
+mod exports;
 mod form;
 mod history;
 mod listing;
@@ -29,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use self::audit::Audits;
 use self::census::Tallying;
 use self::clock::GroupClock;
+use self::exports::Exports;
 use self::moving::{Incoming, Outgoing};
 use self::ranges::OwnedRanges;
 use self::starts::Starts;
@@ -48,6 +50,7 @@ pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
 pub use self::command::{Change, ShardCommand, ShardOutcome, encode_write};
 pub use self::ends::TimeWanted;
+pub use self::exports::NoExport;
 pub use self::listing::Served;
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
@@ -200,6 +203,7 @@ pub struct Shard {
     timed: Timed,
     clock: GroupClock,
     audits: Audits,
+    exports: Exports,
 }
 
 #[derive(Default)]
@@ -239,7 +243,7 @@ impl Shard {
         let group = AtomicU64::new(group);
         let (store, table) = (Store::new(hash_key), RwLock::new(table));
         let (timed, clock, audits) = (Timed::default(), GroupClock::default(), Audits::default());
-        Self { group, store, table, timed, clock, audits }
+        Self { group, store, table, timed, clock, audits, exports: Exports::default() }
     }
 
     /// The number of the group, which is never reused.

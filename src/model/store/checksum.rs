@@ -27,6 +27,16 @@ pub struct Checksum {
 }
 
 impl Checksum {
+    /// That of what a client has stored under a key, whatever its version: the same in every cluster, since it is under [`HashKey::PUBLISHED`]. It is over the length of the key
+    /// (8 bytes, the lowest first), the key, and the value as [`value`](crate::model::value) stores it, with its type.
+    pub fn of_content(key: &[u8], value: &[u8]) -> Self {
+        let mut hasher = HashKey::PUBLISHED.hasher();
+        hasher.write(&(key.len() as u64).to_le_bytes());
+        hasher.write(key);
+        hasher.write(value);
+        Self { pairs: 1, sum: finish(&hasher) }
+    }
+
     pub(super) fn of_pair(hash_key: HashKey, record: &Record) -> Self {
         let mut hasher = hash_key.hasher();
         hasher.write(&record.version.to_le_bytes());

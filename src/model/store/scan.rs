@@ -101,7 +101,7 @@ impl Store {
     }
 }
 
-fn copy(stripe: &Stripe, slot: Slot<'_>) -> Copied {
+pub(super) fn copy(stripe: &Stripe, slot: Slot<'_>) -> Copied {
     let Record { version, key, value } = stripe.record(slot);
     let value = match slot {
         Slot::Small(_) => Value::Small(value.into()),

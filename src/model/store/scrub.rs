@@ -18,6 +18,7 @@ use crate::model::hash::{HashKey, KeyHash};
 use crate::model::pages::{Pages, Place, Record};
 use crate::model::pair::Pair;
 use crate::model::range::HashRange;
+use crate::model::ttl::value_of;
 
 /// Bytes of what was removed before it was read, and is kept for that. With more than this the scrub is void. They are read before
 /// anything else, so only what is removed at once comes to this: the ranges of a shard that was given up, say.
@@ -49,6 +50,8 @@ pub struct Territory {
 pub struct Scrubbed {
     /// The pairs of the owned ranges.
     pub owned: Checksum,
+    /// The same without versions, as [`Checksum::of_content`] has it.
+    pub content: Checksum,
     /// The number of those in the others.
     pub others: u64,
     /// The number of those that lie in none of them.
@@ -146,6 +149,7 @@ impl Add for Scrubbed {
     fn add(self, other: Self) -> Self {
         Self {
             owned: self.owned + other.owned,
+            content: self.content + other.content,
             others: self.others.wrapping_add(other.others),
             stray: self.stray.wrapping_add(other.stray),
             unaccounted: self.unaccounted.wrapping_add(other.unaccounted),
@@ -160,6 +164,7 @@ impl Sub for Scrubbed {
     fn sub(self, other: Self) -> Self {
         Self {
             owned: self.owned - other.owned,
+            content: self.content - other.content,
             others: self.others.wrapping_sub(other.others),
             stray: self.stray.wrapping_sub(other.stray),
             unaccounted: self.unaccounted.wrapping_sub(other.unaccounted),
@@ -285,6 +290,7 @@ impl Scrub {
         let mut found = Scrubbed { unaccounted: 1_u64.wrapping_neg(), ..Scrubbed::default() };
         if self.territory.owns(hash, record.key) {
             found.owned = Checksum::of_pair(self.hash_key, record);
+            found.content = Checksum::of_content(record.key, value_of(record.value));
         } else if self.territory.others.iter().any(|range| range.contains(hash, record.key)) {
             found.others = 1;
         } else {

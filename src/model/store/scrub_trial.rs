@@ -10,6 +10,7 @@ use super::trial::{Model, Step, Trial, range, step};
 use super::{Checksum, PIECE, Progress, Scrub, ScrubLimit, Scrubbed, Store, Territory, Void};
 use crate::model::hash::{HashKey, KeyHash};
 use crate::model::range::HashRange;
+use crate::model::ttl::value_of;
 
 /// One page at a time.
 const LEAST: ScrubLimit = ScrubLimit { records: 1, bytes: 1 };
@@ -60,7 +61,10 @@ fn expected(now: &Model, territory: &Territory) -> Scrubbed {
             found.stray += 1;
         }
     }
-    Scrubbed { owned: own.checksum(&HashRange::all()), ..found }
+    let content =
+        now.pairs.iter().filter(|(point, _)| lies_in(&territory.owned, KeyHash(point.hash), &point.key));
+    let content = content.map(|(point, (value, _))| Checksum::of_content(&point.key, value_of(value))).sum();
+    Scrubbed { owned: own.checksum(&HashRange::all()), content, ..found }
 }
 
 fn finish(store: &Store, scrub: &Scrub, limit: ScrubLimit) -> Result<Scrubbed, Void> {

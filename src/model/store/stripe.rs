@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::map::Size;
+use super::moment::Moments;
 use super::order::Order;
 use super::scrub::Scrubs;
 use crate::model::hash::{HashKey, KeyHash};
@@ -34,6 +35,7 @@ pub(super) struct Stripe {
     /// The ends of the pairs that have one, with their keys: of exactly those that are there.
     pub(super) ends: BTreeSet<(u64, Box<[u8]>)>,
     pub(super) scrubs: Scrubs,
+    pub(super) moments: Moments,
 }
 
 /// A large pair, which stands for its key.
@@ -83,16 +85,18 @@ impl Stripe {
     pub(super) fn new(hash_key: HashKey) -> Self {
         let (small, large) = (HashTable::new(), HashTable::new());
         let (pages, scrubs) = (Pages::default(), Scrubs::default());
-        let (order, large_order) = (Order::default(), BTreeSet::new());
-        Self { hash_key, small, pages, large, order, large_order, bytes: 0, ends: BTreeSet::new(), scrubs }
+        let (order, large_order, ends) = (Order::default(), BTreeSet::new(), BTreeSet::new());
+        let moments = Moments::default();
+        Self { hash_key, small, pages, large, order, large_order, bytes: 0, ends, scrubs, moments }
     }
 
     /// Takes all pairs out.
     pub(super) fn take_all(&mut self) -> Arc<Self> {
-        let mut scrubs = mem::take(&mut self.scrubs);
+        self.before_removal(None);
+        let (mut scrubs, moments) = (mem::take(&mut self.scrubs), mem::take(&mut self.moments));
         let gone = Arc::new(mem::replace(self, Self::new(self.hash_key)));
         scrubs.all_went(&gone);
-        self.scrubs = scrubs;
+        (self.scrubs, self.moments) = (scrubs, moments);
         gone
     }
 
@@ -161,8 +165,9 @@ impl Stripe {
 
     /// Removes the pairs of a range: how many, and the large ones, to be freed when the lock is let go.
     pub(super) fn remove_within(&mut self, range: &HashRange) -> (u64, Vec<Pair>) {
+        self.before_removal(Some(range));
         let (before, small_before) = (self.len(), self.small.len());
-        let Self { hash_key, small, pages, large, order, large_order, bytes, ends, scrubs } = self;
+        let Self { hash_key, small, pages, large, order, large_order, bytes, ends, scrubs, .. } = self;
         small.retain(|place| {
             let Record { key, value, .. } = pages.record(*place);
             let stays = !range.contains(hash_key.hash(key), key);
@@ -183,8 +188,8 @@ impl Stripe {
             scrubs.large_went(pair);
         }
         if small.len() < small_before {
-            order.retain(|place| {
-                let key = pages.key(*place);
+            order.retain(pages, |place| {
+                let key = pages.key(place);
                 !range.contains(hash_key.hash(key), key)
             });
         }
@@ -197,8 +202,8 @@ impl Stripe {
     /// would double again at the next few pairs.
     fn shrink(&mut self) {
         if self.len() == 0 {
-            let scrubs = mem::take(&mut self.scrubs);
-            *self = Self { scrubs, ..Self::new(self.hash_key) };
+            let (scrubs, moments) = (mem::take(&mut self.scrubs), mem::take(&mut self.moments));
+            *self = Self { scrubs, moments, ..Self::new(self.hash_key) };
             return;
         }
         let Self { hash_key, small, pages, large, .. } = self;
@@ -221,6 +226,7 @@ impl Stripe {
 
     /// Whether a pair was replaced, and the old one where it was large.
     pub(super) fn put_small(&mut self, hash: KeyHash, record: &Record) -> (bool, Option<Pair>) {
+        self.before_change(hash, record.key);
         let Self { small, pages, hash_key, order, ends, scrubs, .. } = self;
         if let Some(place) = small.find_mut(hash.low(), |place| pages.record(*place).key == record.key) {
             let old = pages.record(*place).value;
@@ -256,6 +262,7 @@ impl Stripe {
 
     /// Whether a pair was replaced, and the old one where it was large.
     pub(super) fn put_large(&mut self, hash: KeyHash, pair: Pair) -> (bool, Option<Pair>) {
+        self.before_change(hash, pair.key());
         let was_small = self.remove_small(hash, pair.key());
         let old = self.remove_large(hash, pair.key());
         self.note_end(pair.key(), pair.value());
@@ -270,6 +277,7 @@ impl Stripe {
 
     /// Removes a pair: whether it was there, and the pair where it was large.
     pub(super) fn remove(&mut self, hash: KeyHash, key: &[u8]) -> (bool, Option<Pair>) {
+        self.before_change(hash, key);
         let was_small = self.remove_small(hash, key);
         let old = if was_small { None } else { self.remove_large(hash, key) };
         if was_small || old.is_some() {
@@ -322,11 +330,19 @@ impl Stripe {
 
     /// What is stored for a key, and its version.
     pub(super) fn held(&self, hash: KeyHash, key: &[u8]) -> Option<Record<'_>> {
+        self.slot(hash, key).map(|slot| self.record(slot))
+    }
+
+    /// Where the pair of a key lies.
+    pub(super) fn slot(&self, hash: KeyHash, key: &[u8]) -> Option<Slot<'_>> {
         if let Some(place) = self.small.find(hash.low(), |place| self.pages.record(*place).key == key) {
-            return Some(self.pages.record(*place));
+            return Some(Slot::Small(*place));
         }
-        let pair = self.large.find(hash.low(), |pair| pair.key() == key)?;
-        Some(self.record(Slot::Large(pair)))
+        self.large.find(hash.low(), |pair| pair.key() == key).map(Slot::Large)
+    }
+
+    pub(super) fn hash_key(&self) -> HashKey {
+        self.hash_key
     }
 
     /// Empties pages of which less than half lives. A record lives while the table refers to it.

@@ -28,6 +28,7 @@ use crate::node::host;
 use crate::node::keys::{Operation, Request};
 use crate::node::listing::Deleted;
 use crate::node::state::Node;
+use crate::reshard::controller::Controller;
 use crate::wire;
 use crate::wire::listing::Entry;
 
@@ -103,12 +104,13 @@ impl Asked {
 }
 
 /// Answers a request for a listing, or for the end of what is listed.
-pub fn answer(node: &Arc<Node>, job: &mut Job) -> Answer {
+pub fn answer(controller: &Controller, job: &mut Job) -> Answer {
     let method = job.arrival.method().clone();
-    find_answer(node, job, &method).unwrap_or_else(|error| Answer::error(&error, &method, ErrorForm::Problem))
+    find_answer(controller, job, &method).unwrap_or_else(|error| Answer::error(&error, &method, ErrorForm::Problem))
 }
 
-fn find_answer(node: &Arc<Node>, job: &mut Job, method: &Method) -> Result<Answer, Error> {
+fn find_answer(controller: &Controller, job: &mut Job, method: &Method) -> Result<Answer, Error> {
+    let node = &controller.node;
     let body = job.read_body(BODY, &node.budget);
     if !matches!(method, Method::Get | Method::Delete) {
         return Err(Error::MethodNotAllowed(Route::V1List.allow()));
@@ -133,7 +135,10 @@ fn find_answer(node: &Arc<Node>, job: &mut Job, method: &Method) -> Result<Answe
     if wants_lines(job) {
         return lines(node, asked, deadline);
     }
-    page(node, &asked, deadline)
+    // A later page would name a moment at which the listing had begun already.
+    let is_first = asked.span.after.is_none();
+    let watch = is_first.then(|| host::run(controller.cursor_of_now(deadline))).transpose()?;
+    page(node, &asked, watch.as_deref(), deadline)
 }
 
 /// Whether the client takes what is told line by line.
@@ -272,7 +277,7 @@ fn json_text(text: &str) -> String {
 }
 
 /// One page, as JSON.
-fn page(node: &Node, asked: &Asked, deadline: Deadline) -> Result<Answer, Error> {
+fn page(node: &Node, asked: &Asked, watch: Option<&str>, deadline: Deadline) -> Result<Answer, Error> {
     let mut rows = Rows { bytes: b"{\"keys\":[".to_vec(), permits: Vec::new() };
     let (mut keys, mut last, mut next) = (0, None, None);
     let mut rest = Some(asked.span.clone());
@@ -297,6 +302,9 @@ fn page(node: &Node, asked: &Asked, deadline: Deadline) -> Result<Answer, Error>
     rows.bytes.push(b']');
     if let Some(next) = next {
         drop(write!(rows.bytes, ",\"next\":{}", json_text(&wire::encode_key(&next))));
+    }
+    if let Some(watch) = watch {
+        drop(write!(rows.bytes, ",\"watch\":{}", json_text(watch)));
     }
     rows.bytes.push(b'}');
     if rows.bytes.len() <= LARGE_ANSWER && rows.permits.is_empty() {

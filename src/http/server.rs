@@ -641,7 +641,7 @@ impl Server {
                 Ok(wanted) => return Found::Watch(wanted),
                 Err(error) => Answer::error(&error, job.arrival.method(), job.arrival.interface()),
             },
-            Route::V1List => listing::answer(node, job),
+            Route::V1List => listing::answer(&self.controller, job),
             Route::V1Export => export::answer(node, job),
             Route::Relay => self.refuse_relay(job),
             Route::Livez | Route::Readyz | Route::Metrics => {

@@ -188,7 +188,7 @@ impl Host for Simulated {
             request,
             written: *written,
         };
-        let event = Event::Alone { write, post: post(shard, key) };
+        let event = Event::Alone { group: shard.group(), write, post: post(shard, key) };
         let verdict = world.oracle.borrow_mut().judge(event);
         world.judge(verdict);
     }

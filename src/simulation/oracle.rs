@@ -58,6 +58,7 @@ pub(super) enum Event {
     Restored,
     /// A write to a shard that is kept by one node, without a log.
     Alone {
+        group: u64,
         write: Write,
         post: Post,
     },
@@ -121,16 +122,26 @@ struct Life {
     asked_ms: Option<u64>,
     /// By then it was written.
     written_ms: u64,
-    /// The group that has done so by its log, and how long that had stood still by then.
-    by: Option<(u64, u64)>,
+    by: By,
     /// The view change that was begun last by then.
     begun: Option<(u64, u64, u64)>,
+}
+
+/// Which group has written it.
+#[derive(Clone, Copy)]
+enum By {
+    /// By its log, which had stood still for so long by then.
+    Log(u64, u64),
+    /// By a node that keeps the shard alone.
+    Alone(u64),
 }
 
 /// The clocks of nodes are right up to so many parts of a thousand, to either side.
 const WRONG_PER_MILLE: u64 = 12;
 /// A pair goes at most so much later than its time.
 const LATEST_MS: u64 = 1000;
+/// Where a node keeps the shard alone, nobody who asks for it waits for its turn. The clock of the simulation goes on by 10 ms at a time.
+const LATEST_ALONE_MS: u64 = 30;
 /// A log of a group with pairs that end has an entry at least this often, while there is a leader that gets on.
 const LONGEST_REST_MS: u64 = 700;
 
@@ -287,7 +298,7 @@ impl Oracle {
                 self.restores += 1;
                 Ok(())
             }
-            Event::Alone { write, post, .. } => self.written(&write, &post, None),
+            Event::Alone { group, write, post } => self.written(&write, &post, By::Alone(group)),
             Event::Ended(keys) => keys.iter().try_for_each(|key| self.has_ended(key)),
             Event::MetaRestored { group, state } => {
                 let known =
@@ -406,13 +417,13 @@ impl Oracle {
         let now_ms = self.now_ms;
         let progress = self.progress.entry(group).or_insert(Progress { last_ms: now_ms, still_ms: 0 });
         *progress = Progress { last_ms: now_ms, still_ms: progress.still_ms(now_ms) };
-        let by = Some((group, progress.still_ms));
+        let by = By::Log(group, progress.still_ms);
         ended.iter().try_for_each(|key| self.has_ended(key))?;
         write.map_or(Ok(()), |write| self.written(&write, &post, by))
     }
 
     /// A write was done, by whichever shard, for the first time or because it was asked for again.
-    fn written(&mut self, write: &Write, post: &Post, by: Option<(u64, u64)>) -> Result<(), String> {
+    fn written(&mut self, write: &Write, post: &Post, by: By) -> Result<(), String> {
         let Write { key, change, condition, ttl, request, written: done } = write;
         let outcome = done.outcome;
         log::trace!("written: {write:?}, and then {post:?}");
@@ -527,15 +538,20 @@ impl Oracle {
     /// What a read that began at a time has found may be there still.
     fn may_live(&mut self, key: &[u8], began_ms: u64) -> Result<(), String> {
         let Lifetime::Ends(life) = self.registers[key].lifetime else { return Ok(()) };
-        let (Some((group, still_ms)), Some(state)) = (life.by, &self.newest) else { return Ok(()) };
+        let Some(state) = &self.newest else { return Ok(()) };
+        let (By::Log(group, _) | By::Alone(group)) = life.by;
         // On its way it is not over, and has to be looked for again.
-        let owner = state.view.shards[state.view.owner(state.hash_key.hash(key), key)].group;
-        if owner != group || state.change.is_some() || self.begun != life.begun {
+        let owner = &state.view.shards[state.view.owner(state.hash_key.hash(key), key)];
+        let has_log_since = matches!(life.by, By::Alone(_)) && owner.replicas.len() > 1;
+        if owner.group != group || has_log_since || state.change.is_some() || self.begun != life.begun {
             return Ok(());
         }
         self.judged_late += 1;
-        let still_ms = self.progress[&group].still_ms(self.now_ms) - still_ms;
-        let most_ms = life.ttl_ms + life.ttl_ms * WRONG_PER_MILLE / 1000 + LATEST_MS + still_ms;
+        let (latest_ms, still_ms) = match life.by {
+            By::Log(_, before_ms) => (LATEST_MS, self.progress[&group].still_ms(self.now_ms) - before_ms),
+            By::Alone(_) => (LATEST_ALONE_MS, 0),
+        };
+        let most_ms = life.ttl_ms + life.ttl_ms * WRONG_PER_MILLE / 1000 + latest_ms + still_ms;
         let lived_ms = began_ms.saturating_sub(life.written_ms);
         if lived_ms <= most_ms {
             return Ok(());

@@ -429,7 +429,9 @@ fn a_thousand_are_told_everything_once() {
     });
     let writes: usize = written.values().map(Vec::len).sum();
     let mut told = 0;
-    watching.iter().for_each(|(_, one)| one.stop());
+    for (_, one) in &watching {
+        one.stop();
+    }
     for (prefix, one) in watching {
         let events = one.end();
         told += events.len();

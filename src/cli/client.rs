@@ -146,16 +146,8 @@ impl Client {
         let left = self.by.map_or(self.timeout, Deadline::left).max(SHORTEST);
         let request = self.agent.configure_request(request).timeout_global(Some(left)).build();
         let failed = |error: ureq::Error| self.failure(&error, applied);
-        let mut response = self.agent.run(request).map_err(failed)?;
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let retry_after =
-            header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let text = |name: &str| header(name).map(str::to_owned);
-        let (outcome, tag, content_type) = (text("evenkv-outcome"), text("etag"), text("content-type"));
-        let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec();
-        let body = body.map_err(failed)?;
-        Ok(Answer { status, retry_after, tag, content_type, body, outcome })
+        let response = self.agent.run(request).map_err(failed)?;
+        Answer::read(response).map_err(failed)
     }
 
     /// Asks for an answer of any length: what to read it from, or the answer where that is no 200. Only its beginning has to come in time.
@@ -164,13 +156,10 @@ impl Client {
         let request = self.agent.configure_request(request).timeout_recv_response(Some(self.timeout)).build();
         let failed = |error: ureq::Error| self.failure(&error, Applied::No);
         let response = self.agent.run(request).map_err(failed)?;
-        let status = response.status().as_u16();
-        let body = response.into_body().into_with_config();
-        if status == 200 {
-            return Ok(Ok(body.limit(u64::MAX).reader()));
+        if response.status() == StatusCode::OK {
+            return Ok(Ok(response.into_body().into_with_config().limit(u64::MAX).reader()));
         }
-        let body = body.limit(BODY_LIMIT).read_to_vec().map_err(failed)?;
-        Ok(Err(Answer { status, retry_after: None, body, outcome: None }))
+        Answer::read(response).map(Err).map_err(failed)
     }
 
     fn failure(&self, error: &ureq::Error, applied: Applied) -> Failure {
@@ -195,6 +184,18 @@ impl Client {
 }
 
 impl Answer {
+    /// Reads the whole of it.
+    fn read(mut response: Response<Body>) -> Result<Self, ureq::Error> {
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after =
+            header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let text = |name: &str| header(name).map(str::to_owned);
+        let (outcome, tag, content_type) = (text("evenkv-outcome"), text("etag"), text("content-type"));
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec()?;
+        Ok(Self { status, retry_after, tag, content_type, body, outcome })
+    }
+
     /// The answer as a failure, with the node's own words where it has some.
     pub(super) fn refusal(&self) -> Failure {
         Failure::Refused { status: self.status, reason: self.reason() }

@@ -121,7 +121,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 27] = [
+const TABLE: [Row; 28] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),

@@ -145,7 +145,7 @@ impl Node {
         } else {
             export.left = subtract_all(std::mem::take(&mut export.left), &ranges);
         }
-        let tags = self.serving_state().serving()?.tags();
+        let tags = self.serving_state().serving()?.tags;
         Ok((!page.entries.is_empty()).then_some(Exported { entries: page.entries, tags }))
     }
 }

@@ -13,6 +13,8 @@ pub enum Route {
     Key,
     /// The same where the value is the body.
     V1Key,
+    /// Many of them.
+    V1Batch,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -41,6 +43,8 @@ pub enum Route {
     NodeTypedKey,
     /// The same with a time to live.
     NodeTimedKey,
+    /// Many keys that another node passed on.
+    NodeBatch,
     /// Who is this node?
     NodeHello,
     /// The news of the cluster.
@@ -110,7 +114,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 24] = [
+const TABLE: [Row; 26] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -125,6 +129,8 @@ const TABLE: [Row; 24] = [
         "GET, PUT, DELETE, PATCH, HEAD, OPTIONS",
         LaneId::Client,
     ),
+    // Its body is read whole and its answer takes as long as the slowest shard, so it keeps no worker from small requests.
+    row(Route::V1Batch, ("/v1/batch", Rest::Nothing), "v1-batch", "POST, OPTIONS", LaneId::ClientLarge),
     row(
         Route::KeyCount,
         ("/kv-store/key-count", Rest::Nothing),
@@ -173,6 +179,13 @@ const TABLE: [Row; 24] = [
         (wire::TIMED_KEYS, Rest::Key),
         "node-timed-keys",
         "PUT, PATCH, OPTIONS",
+        LaneId::Forwarded,
+    ),
+    row(
+        Route::NodeBatch,
+        (wire::batches::BATCH, Rest::Nothing),
+        "node-batch",
+        "POST, OPTIONS",
         LaneId::Forwarded,
     ),
     row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET, HEAD, OPTIONS", LaneId::Question),

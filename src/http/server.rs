@@ -14,7 +14,7 @@ use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
 use super::conversation::{Shared, Unattended, Waits};
-use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
+use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work, is_change};
 use super::error_form::ErrorForm;
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
@@ -29,7 +29,9 @@ use super::relayed::Relays;
 use super::routes::{self, EncodedKey, Route};
 use super::streams::Protocol;
 use super::turns::Turns;
-use super::{cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, relayed, streams};
+use super::{
+    batch, cluster_handlers, key_handlers, node_handlers, own_handlers, payload, relay, relayed, streams,
+};
 use crate::clock::{Deadline, now};
 use crate::config::Config;
 use crate::error::Error;
@@ -564,6 +566,8 @@ impl Server {
                     Err(answer) => *answer,
                 }
             }
+            Route::V1Batch => batch::answer(node, job),
+            Route::NodeBatch => node_handlers::answer_part(node, job),
             Route::NodeHello
             | Route::NodeNews
             | Route::NodeOrders
@@ -628,7 +632,7 @@ impl Server {
     /// even if that takes a while.
     fn write_late(self: &Arc<Self>, job: Box<Job>, answer: Answer) {
         let method = job.arrival.method().clone();
-        let answer = if matches!(method, Method::Put | Method::Delete | Method::Patch) {
+        let answer = if is_change(&method) {
             answer
         } else {
             let error =

@@ -112,6 +112,17 @@ impl Client {
         self.exchange(request, Applied::Unknown)
     }
 
+    /// Sends lines of NDJSON, under a name where there is one.
+    pub(super) fn post(&self, path: &str, body: Vec<u8>, name: Option<&str>) -> Result<Answer, Failure> {
+        let mut request = self.request(Method::POST, path)?.map(|()| body);
+        let headers = request.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static("application/x-ndjson"));
+        if let Some(name) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
+            headers.insert("idempotency-key", name);
+        }
+        self.exchange(request, Applied::Unknown)
+    }
+
     fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {
         // `Uri` takes the path as it is: it neither resolves `..` nor touches escapes.
         let uri: Uri = format!("http://{}{path}", self.node)
@@ -172,6 +183,8 @@ impl Answer {
     pub(super) fn reason(&self) -> String {
         #[derive(serde::Deserialize)]
         struct Errors {
+            /// Problem details have the same under another name.
+            #[serde(alias = "detail")]
             error: String,
         }
         let said = match serde_json::from_slice::<Errors>(&self.body) {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::change::allowed;
 use support::cluster::Cluster;
 use support::node::evenkv;
-use support::{at_once, timed};
+use support::{START_DEADLINE, at_once, timed, wait_until};
 
 /// What an import into a node of this address is told, and every other subcommand, without `--node`.
 fn lines(import: &Path) -> Vec<Vec<String>> {
@@ -86,6 +86,46 @@ fn answered(node: &str, line: &str) -> (Option<i32>, Value) {
     let document = serde_json::from_str(&printed)
         .unwrap_or_else(|error| panic!("{line}: no JSON ({error}) in {printed:?}, said {said}"));
     (output.status.code(), document)
+}
+
+/// What a subcommand has printed, where it ended with this code.
+fn printed(node: &str, words: &[&str], code: i32) -> Vec<u8> {
+    let owned: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let output = run(node, &owned);
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn values_of_any_bytes_and_conditions_and_times_to_live() {
+    let cluster = Cluster::of(2);
+    let (put_to, get_from) = (cluster.nodes[0].address(), cluster.nodes[1].address());
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let path = folder.path().join("bytes");
+    let bytes: Vec<u8> = (0..=255).collect();
+    fs::write(&path, &bytes).expect("the data is written");
+    let path = path.to_str().expect("a path that is text");
+    for number in 0..2 {
+        let key = &cluster.key_of(number, "cli");
+        let words = ["put", key, "--file", path, "--type", "image/x", "--if-none-match", "*"];
+        assert_eq!(printed(put_to, &words, 0), b"added\n");
+        assert_eq!(printed(put_to, &words, 1), b"");
+        assert_eq!(printed(get_from, &["get", key, "--raw"], 0), bytes);
+        let tag = text(&printed(get_from, &["get", key, "--etag"], 0));
+        let tag = tag.trim_end().trim_matches('"');
+        let words = ["put", key, "say \"hi\"", "--if-match", tag, "--ttl", "100.5"];
+        assert_eq!(printed(put_to, &words, 0), b"updated\n");
+        assert_eq!(printed(put_to, &words, 1), b"");
+        assert_eq!(printed(get_from, &["get", key, "--raw"], 0), b"say \"hi\"\n");
+        assert_eq!(printed(put_to, &["put", key, "5", "--ttl", "0.2"], 0), b"updated\n");
+        wait_until("it has gone", START_DEADLINE, || {
+            run(get_from, &["get", key].map(str::to_owned)).status.code() == Some(1)
+        });
+        assert_eq!(printed(get_from, &["get", key, "--raw"], 1), b"");
+        assert_eq!(printed(get_from, &["put", key, "{", "--ttl", "1e3"], 2), b"");
+        let wrong = ["put", key, "--file", path, "--type", "application/json"];
+        assert_eq!(printed(put_to, &wrong, 3), b"", "it is no JSON");
+    }
 }
 
 #[test]

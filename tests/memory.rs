@@ -1,4 +1,4 @@
-//! The memory of a node: that of pairs which were deleted goes back to the system, and the node says what it holds.
+//! The memory of a node: that of pairs which were deleted, or have ended, goes back to the system, and the node says what it holds.
 
 mod support;
 
@@ -12,6 +12,8 @@ use support::{at_once, wait_until};
 const CLIENTS: usize = 8;
 /// In this time memory is given back.
 const GIVEN_BACK: Duration = Duration::from_secs(10);
+/// A pair goes so much later than its time at most.
+const LATEST: Duration = Duration::from_secs(1);
 /// Of what the pairs took, this part may be left: one in so many bytes.
 const LEFT: u64 = 4;
 
@@ -37,8 +39,16 @@ fn allocated(node: &Node) -> u64 {
     metric(node, "evenkv_allocator_allocated_bytes")
 }
 
-/// Puts pairs of this size, deletes all of them, and waits until their memory is the system's again.
-fn check_that_it_is_given_back(pairs: usize, value_bytes: usize) {
+/// How pairs go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Going {
+    Deleted,
+    /// They live for so many seconds from when all are there.
+    Ended(u32),
+}
+
+/// Puts pairs of this size, has all of them go, and waits until their memory is the system's again.
+fn check_that_it_is_given_back(pairs: usize, value_bytes: usize, going: Going) {
     let node = Node::single(&[]);
     let (empty, none_allocated) = (node.resident_bytes(), allocated(&node));
     let body = format!(r#"{{"value":"{}"}}"#, "x".repeat(value_bytes));
@@ -51,7 +61,17 @@ fn check_that_it_is_given_back(pairs: usize, value_bytes: usize) {
     assert!(all_allocated >= none_allocated + stored, "{none_allocated}, with the pairs {all_allocated}");
     assert!(metric(&node, "evenkv_allocator_resident_bytes") >= all_allocated);
 
-    for_each_key(&node, pairs, 200, |http, target| http.delete(target).status);
+    match going {
+        Going::Deleted => for_each_key(&node, pairs, 200, |http, target| http.delete(target).status),
+        Going::Ended(seconds) => {
+            for_each_key(&node, pairs, 204, |http, target| {
+                let target = target.replace("/kv-store/keys/", "/v1/kv/");
+                http.request("PATCH", &format!("{target}?ttl={seconds}"), &[], b"").status
+            });
+            let latest = Duration::from_secs(u64::from(seconds)) + LATEST;
+            wait_until("all pairs have ended", latest, || metric(&node, "evenkv_pairs") == 0);
+        }
+    }
     wait_until("the memory of the pairs is given back", GIVEN_BACK, || {
         node.resident_bytes() <= empty + took / LEFT
     });
@@ -63,10 +83,15 @@ fn check_that_it_is_given_back(pairs: usize, value_bytes: usize) {
 
 #[test]
 fn memory_of_deleted_small_pairs_is_given_back() {
-    check_that_it_is_given_back(100_000, 700);
+    check_that_it_is_given_back(100_000, 700, Going::Deleted);
 }
 
 #[test]
 fn memory_of_deleted_large_pairs_is_given_back() {
-    check_that_it_is_given_back(1_000, 100_000);
+    check_that_it_is_given_back(1_000, 100_000, Going::Deleted);
+}
+
+#[test]
+fn memory_of_pairs_that_have_ended_is_given_back() {
+    check_that_it_is_given_back(100_000, 700, Going::Ended(5));
 }

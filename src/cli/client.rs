@@ -39,6 +39,9 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// What `Retry-After` says, where it says a number of seconds.
     pub(super) retry_after: Option<Duration>,
+    /// The `ETag` of what is there.
+    pub(super) tag: Option<String>,
+    pub(super) content_type: Option<String>,
     pub(super) body: Vec<u8>,
     outcome: Option<String>,
 }
@@ -90,6 +93,21 @@ impl Client {
         self.exchange(self.request(Method::DELETE, path)?, Applied::Unknown)
     }
 
+    /// Sends a body of this type, with these headers besides.
+    pub(super) fn put_as(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Answer, Failure> {
+        let mut request = self.request(Method::PUT, path)?.map(|()| body);
+        for (name, value) in headers.iter().copied().chain([("content-type", content_type)]) {
+            request.headers_mut().insert(name, header_value(name, value)?);
+        }
+        self.exchange(request, Applied::Unknown)
+    }
+
     /// Sends `{"value": <value>}`; `value` is JSON text and goes out as it is.
     pub(super) fn put_value(&self, path: &str, value: &str) -> Result<Answer, Failure> {
         self.put(path, format!("{{\"value\":{value}}}").into_bytes(), None)
@@ -104,10 +122,7 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let mut request = self.request(Method::PUT, path)?.map(|()| body);
         if let Some((name, value)) = header {
-            let value = HeaderValue::from_str(value).map_err(|_| {
-                Failure::Local(format!("the header {name} cannot have this value: visible ASCII only"))
-            })?;
-            request.headers_mut().insert(name, value);
+            request.headers_mut().insert(name, header_value(name, value)?);
         }
         self.exchange(request, Applied::Unknown)
     }
@@ -145,11 +160,12 @@ impl Client {
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after =
             header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let outcome = header("evenkv-outcome").map(str::to_owned);
+        let text = |name: &str| header(name).map(str::to_owned);
+        let (outcome, tag, content_type) = (text("evenkv-outcome"), text("etag"), text("content-type"));
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec();
         let body = body.map_err(failed)?;
-        Ok(Answer { status, retry_after, body, outcome })
+        Ok(Answer { status, retry_after, tag, content_type, body, outcome })
     }
 
     fn failure(&self, error: &ureq::Error, applied: Applied) -> Failure {
@@ -209,6 +225,11 @@ impl Answer {
             reason: format!("an answer that cannot be read ({error}); is this a node of evenkv?"),
         })
     }
+}
+
+fn header_value(name: &str, value: &str) -> Result<HeaderValue, Failure> {
+    let wrong = || Failure::Local(format!("the header {name} cannot have this value: visible ASCII only"));
+    HeaderValue::from_str(value).map_err(|_| wrong())
 }
 
 /// Gives the addresses that were looked up once. The library's own resolver starts a thread for every request

@@ -19,6 +19,9 @@ const TROUBLE: u8 = 3;
 /// What the help of `get` and `delete` says about exit codes.
 pub(super) const PAIR_EXIT_CODES: &str = "Exit codes: 0 done, 1 the key does not exist, 2 wrong usage, \
      3 any other error (the node cannot be reached or does not answer in time, it answered with an error, ..).";
+/// What the help of `put` says about them.
+pub(super) const PUT_EXIT_CODES: &str = "Exit codes: 0 done, 1 the condition does not hold, 2 wrong usage, 3 any other error (the node cannot be \
+     reached or does not answer in time, it answered with an error, ..).";
 /// What the help of the commands that know no "no" says about exit codes.
 pub(super) const PLAIN_EXIT_CODES: &str = "Exit codes: 0 done, 2 wrong usage, 3 any other error (the node cannot be reached or does not answer \
      in time, it answered with an error, ..).";

@@ -19,6 +19,7 @@ pub(super) const UNSERVED: &str = "unserved";
 pub(super) const CORRUPTED: &str = "corrupted";
 
 const KEYS: &str = "/kv-store/keys/";
+const BYTES: &str = "/v1/kv/";
 
 /// Serves until it is dropped.
 pub(super) struct FakeNode {
@@ -112,7 +113,10 @@ fn answer(mut request: Request, state: &mut State) {
             state.key_requests += 1;
             of_key(request.method(), percent_decode_str(key).collect(), &body, state)
         }
-        None => of_cluster(&path, state),
+        None => match path.strip_prefix(BYTES) {
+            Some(key) => of_bytes(&percent_decode_str(key).collect::<Vec<u8>>(), state),
+            None => of_cluster(&path, state),
+        },
     };
     // The client may be gone, as when an import was stopped.
     let _ = request.respond(reply);
@@ -155,6 +159,15 @@ fn of_key(method: &Method, key: Vec<u8>, body: &str, state: &mut State) -> Reply
             None => json(404, absent),
         },
     }
+}
+
+/// A GET where the body is the value; all of them are JSON.
+fn of_bytes(key: &[u8], state: &State) -> Reply {
+    let (status, content_type, body) = match state.pairs.get(key) {
+        Some(value) => (200, "application/json", value.as_str()),
+        None => (404, "application/problem+json", r#"{"status":404,"detail":"Key does not exist"}"#),
+    };
+    json(status, body).with_header(format!("Content-Type: {content_type}").parse::<Header>().unwrap())
 }
 
 fn of_cluster(path: &str, state: &State) -> Reply {

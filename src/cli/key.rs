@@ -11,6 +11,11 @@ pub(super) fn path_of_key(key: &[u8]) -> String {
     format!("/kv-store/keys/{}", percent_encode(key, ESCAPED))
 }
 
+/// The path under which the body is the value.
+pub(super) fn path_of_bytes(key: &[u8]) -> String {
+    format!("/v1/kv/{}", percent_encode(key, ESCAPED))
+}
+
 #[cfg(test)]
 mod tests {
     use percent_encoding::percent_decode_str;

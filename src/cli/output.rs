@@ -6,8 +6,17 @@ use super::failure::Failure;
 
 /// Writes `bytes` and a newline to standard output. A reader that has gone away (`| head`) is no failure.
 pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
+    print_all(&[bytes, b"\n"])
+}
+
+/// Writes just `bytes`.
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    print_all(&[bytes])
+}
+
+fn print_all(parts: &[&[u8]]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+    match parts.iter().try_for_each(|part| out.write_all(part)).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Local(format!("cannot write to standard output: {error}")))
         }

@@ -39,6 +39,10 @@ fn command_lines_that_are_right() {
         &["get", "k", "--node", ""],
         &["put", "k", "-"],
         &["put", "k", "-1.5"],
+        &["put", "k", "v", "--ttl", "2.5", "--if-match", "a7", "--if-none-match", "*"],
+        &["put", "k", "--file", "photo.jpg", "--type", "image/jpeg", "--ttl", "60"],
+        &["put", "k", "--file", "-"],
+        &["get", "k", "--etag"],
         &["put", "--string", "k", "v", "--node", "[::1]:13801"],
         &["delete", "k"],
         &["count"],
@@ -82,6 +86,10 @@ fn command_lines_that_are_wrong() {
         (&["count", "extra"], "unexpected argument"),
         (&["count", "--timeout", "0"], "number of seconds"),
         (&["get", "k", "--raw", "--json"], "cannot be used with"),
+        (&["get", "k", "--raw", "--etag"], "cannot be used with"),
+        (&["put", "k", "v", "--file", "f"], "cannot be used with"),
+        (&["put", "k", "v", "--type", "text/plain"], "cannot be used with"),
+        (&["put", "k", "v", "--ttl", "0"], "0.001 to 315360000"),
         (&["import"], "<FILE>"),
         (&["import", "w", "--connections", "0"], "1..=256"),
         (&["import", "w", "--verify-through", ""], "no host"),
@@ -127,6 +135,9 @@ fn commands_end_with_their_exit_codes() {
     node.with(|state| {
         let said = [(200, &*audit(true)), (200, &*audit(false)), (503, refused)];
         state.script("GET /kv-store/audit", &said);
+        let unmet = r#"{"error":"Precondition failed","message":"Error in PUT"}"#;
+        let updated = r#"{"message":"Updated successfully","replaced":true}"#;
+        state.script("PUT /kv-store/keys/held", &[(412, unmet), (200, updated)]);
         let recovered = r#"{"epoch":1,"given-up":["a:1"],"lost-shards":["1"]}"#;
         state.script("PUT /node/recover", &[(200, recovered), (200, recovered), (409, refused)]);
     });
@@ -138,6 +149,10 @@ fn commands_end_with_their_exit_codes() {
         (&["put", "--string", "text", "5"], 0),
         (&["get", "k"], 0),
         (&["get", "--raw", "text"], 0),
+        (&["get", "--raw", "nothing"], 1),
+        (&["put", "k", "--file", "/no/such/file"], 3),
+        (&["put", "held", "1", "--if-none-match", "*"], 1),
+        (&["put", "held", "1", "--if-match", "a7", "--ttl", "0.50"], 0),
         (&["put", REFUSED, "1"], 3),
         (&["get", BUSY], 3),
         (&["get", BUSY], 1),
@@ -161,6 +176,16 @@ fn commands_end_with_their_exit_codes() {
     node.with(|state| {
         assert_eq!(state.pairs[&b"k"[..]], "{\"a\": 2.0}");
         assert_eq!(state.pairs[&b"text"[..]], "\"5\"");
+        let headers: Vec<(String, String)> = state
+            .scripted
+            .iter()
+            .filter(|one| one.line.ends_with("/held"))
+            .flat_map(|one| &one.headers)
+            .map(|header| (header.field.to_string().to_ascii_lowercase(), header.value.to_string()))
+            .filter(|(name, _)| name.starts_with("if-") || name == "evenkv-ttl")
+            .collect();
+        let wanted = [("if-none-match", "*"), ("evenkv-ttl", "0.5"), ("if-match", "\"a7\"")];
+        assert_eq!(headers, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())));
     });
     assert_eq!(at(&address, &["delete", "k"]), 0);
     assert_eq!(node.with(|state| state.pairs.len()), 1);

@@ -55,6 +55,8 @@ pub struct Status {
     pub changing: bool,
     /// Whether it answers linearizable reads: it leads, or its leader tells it what it has to have applied for that, and it is not behind.
     pub answers_reads: bool,
+    /// Whether it leads and has applied all that the leaders before it have left in the log: only then it knows what the state has come to.
+    pub has_taken_over: bool,
     /// Of a leader: grows whenever a learner gets entries, or another replica a piece of a snapshot.
     pub fed: u64,
 }
@@ -82,8 +84,15 @@ impl<W> Group<W> {
             members: self.members.clone(),
             changing: self.changing(),
             answers_reads: self.answers_reads(),
+            has_taken_over: self.has_taken_over(),
             fed: self.fed(),
         }
+    }
+
+    /// The first entry of its own term comes after all of theirs.
+    fn has_taken_over(&self) -> bool {
+        let raft = &self.raft.raft;
+        self.leads() && raft.raft_log.term(raft.store().applied()).is_ok_and(|term| term == raft.term)
     }
 
     fn silent(&self) -> Vec<u64> {
@@ -119,6 +128,7 @@ impl<W> Group<W> {
             && self.leader() == status.leader
             && self.changing() == status.changing
             && self.answers_reads() == status.answers_reads
+            && self.has_taken_over() == status.has_taken_over
             && members.voters == status.voters
             && members.voters_outgoing == status.outgoing
             && members.learners == status.learners

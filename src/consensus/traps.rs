@@ -806,6 +806,32 @@ fn a_leader_that_was_replaced_answers_no_replica() {
     assert!(!answers.iter().any(|envelope| matches!(envelope.body, Body::ReadIndex(_))), "{answers:?}");
 }
 
+/// The next leader holds an entry that it does not know to be committed: it has taken over when that is applied, and not when it is elected.
+#[test]
+fn who_is_elected_has_taken_over_when_it_has_applied_what_was_left() {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.propose(1, "a");
+    cluster.tick(3);
+    assert!(cluster.status(1).has_taken_over && !cluster.status(2).has_taken_over);
+    // Everybody gets the entry, and only the leader learns that.
+    cluster.propose(1, "b");
+    let entries = sent(&mut cluster);
+    for envelope in entries {
+        cluster.node(envelope.to).step(envelope);
+    }
+    // Nobody answers who leads next.
+    cluster.passes = |envelope| envelope.from != 1 && envelope.to != 1 && envelope.lane() != Lane::Entries;
+    cluster.wait_until(|cluster| [2, 3].iter().any(|id| cluster.status(*id).role == Role::Leader));
+    let leader = [2, 3].into_iter().find(|id| cluster.status(*id).role == Role::Leader).unwrap();
+    let elected = cluster.status(leader);
+    assert!(!elected.has_taken_over && elected.applied < elected.last, "{elected:?}");
+    cluster.passes = |envelope| envelope.from != 1 && envelope.to != 1;
+    cluster.wait_until(|cluster| [2, 3].iter().any(|id| cluster.status(*id).has_taken_over));
+    let status =
+        [2, 3].into_iter().map(|id| cluster.status(id)).find(|status| status.has_taken_over).unwrap();
+    assert!(status.applied >= elected.last, "{status:?}");
+}
+
 #[test]
 fn a_replica_asks_no_leader_of_an_older_version() {
     let mut cluster = Cluster::founded(&[1, 2, 3]);

@@ -104,12 +104,15 @@ impl Node {
             let id = (request, forwarded);
             return Begun::Done(self.ask_alone(serving, (shard, own), (hash, key), operation, id));
         }
-        let write = (!operation.is_read()).then(|| {
-            let request = request.unwrap_or_else(|| Passed::drawn().request);
-            self.stamp(own, request, epoch)
+        // Whoever asks takes the node that answers for the leader, and will send it writes, too. Only a leader says when a write was made.
+        let asking = self.leads(own).and_then(|()| {
+            let write = (!operation.is_read()).then(|| {
+                let request = request.unwrap_or_else(|| Passed::drawn().request);
+                self.stamp(own, request, epoch)
+            });
+            self.asking_of(own, (hash, key), operation, write)
         });
-        // Whoever asks takes the node that answers for the leader, and will send it writes, too.
-        match self.leads(own).and_then(|()| self.asking_of(own, (hash, key), operation, write)) {
+        match asking {
             Ok(asking) => Begun::Asks(asking),
             Err(error) => Begun::Done(self.reply(serving, (shard, own), Err(error), operation)),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::passing::Passed;
 use super::raft::{ANSWER_TIME, NotProposed};
 use super::state::Node;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, ticks_ms};
 use crate::consensus::{Answer, Command, Refusal};
 use crate::model::address::Address;
 #[cfg(feature = "failpoints")]
@@ -244,8 +244,10 @@ impl Node {
         forwarded: Option<Forwarded>,
     ) -> Result<Done, Refused> {
         if operation.ttl.is_some() {
-            // What lives for a time lives from now on.
-            self.pass_time(shard);
+            shard.note_time(shard.time(ticks_ms()));
+        }
+        if shard.end_in_time(hash, key, || shard.time(ticks_ms())) {
+            self.host.ended(shard, &[key.into()]);
         }
         let done = shard.run(hash, key, operation, forwarded)?;
         self.host.done(shard, key, operation, request, &done);
@@ -327,12 +329,15 @@ impl Node {
     }
 
     /// Whether this node leads a shard, by whose clock the group's time goes on then; the leader where it does not and one is known.
+    ///
+    /// Whoever has been elected leads it once it has applied what the leaders before have left in the log, a moment later. Until then its clock may show
+    /// another time than those entries come to: the time would jump, and what was written for a time would end too early.
     pub fn leads(&self, shard: &Shard) -> Result<(), NotDone> {
         if !shard.is_logged() {
             return Ok(());
         }
         match self.groups.local(shard.group()) {
-            Some(local) if local.leads() => {
+            Some(local) if local.has_taken_over() => {
                 shard.lead(local.status.term);
                 Ok(())
             }

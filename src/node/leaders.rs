@@ -72,7 +72,7 @@ impl Node {
         if let Some(leader) = local.leader() {
             self.peers.abandon(group, leader);
         }
-        if local.leads() {
+        if local.has_taken_over() {
             self.tell_led(&[(group, local.status.term)]);
         }
     }
@@ -91,7 +91,7 @@ impl Node {
     pub fn tell_leaders(&self) {
         let locals = self.groups.locals();
         let is_shard = |group: u64| self.meta.local().is_none_or(|local| local.group != group);
-        let led = locals.iter().filter(|local| local.leads() && is_shard(local.group));
+        let led = locals.iter().filter(|local| local.has_taken_over() && is_shard(local.group));
         let led: Vec<(u64, u64)> = led.map(|local| (local.group, local.status.term)).collect();
         self.tell_led(&led);
     }

@@ -66,6 +66,11 @@ impl LocalReplica {
         self.status.role == Role::Leader
     }
 
+    /// Whether it does, and has applied all that the leaders before it have left in the log.
+    pub fn has_taken_over(&self) -> bool {
+        self.status.has_taken_over
+    }
+
     /// Whether this node's replica has a vote.
     pub fn votes(&self) -> bool {
         self.status.voters.contains(&self.status.replica)
@@ -522,7 +527,7 @@ impl Raft {
                 Some(status) => locals.insert(group, Arc::new(LocalReplica { group, status })),
                 None => locals.remove(&group),
             };
-            let led = |local: &LocalReplica| (local.status.leader, local.status.term);
+            let led = |local: &LocalReplica| (local.status.leader, local.status.term, local.has_taken_over());
             if locals.get(&group).map(|local| led(local)) != before.map(|local| led(&local)) {
                 led_otherwise.push(group);
             }
@@ -599,8 +604,12 @@ fn note(group: u64, began: Result<(), Refusal>) {
 #[cfg(test)]
 mod tests {
     use super::super::calls::Calls;
+    use super::super::fake::Fake;
     use super::super::host;
+    use super::super::state::Node;
     use super::*;
+    use crate::model::hash::HashKey;
+    use crate::model::shard::Shard;
 
     struct Nowhere;
 
@@ -628,6 +637,7 @@ mod tests {
             members: Members::new(),
             changing: false,
             answers_reads: false,
+            has_taken_over: false,
             fed: 0,
         };
         LocalReplica { group: 1, status }
@@ -645,6 +655,22 @@ mod tests {
             (true, invited(3, &[1, 2], 30), local(7, 0, 0), "it waits to be added"),
         ] {
             assert_eq!(invitation.goes_on_with(&local), goes_on, "{why}");
+        }
+    }
+
+    #[test]
+    fn who_is_elected_leads_its_shard_once_it_has_taken_over() {
+        let settings: crate::config::Settings = [("ADDRESS", "n1"), ("VIEW", "n1,n2")].into_iter().collect();
+        let (node, _inbox) = Node::new(&settings.check().unwrap(), Arc::new(Fake::default()));
+        let shard = Shard::new(1, HashKey::PUBLISHED, [], 1);
+        shard.set_logged(true);
+        for (role, has_taken_over, leads) in
+            [(Role::Follower, false, false), (Role::Leader, false, false), (Role::Leader, true, true)]
+        {
+            let LocalReplica { group, status } = local(7, 3, 20);
+            let status = Status { role, has_taken_over, leader: Some(7), ..status };
+            node.groups.locals.write().insert(group, Arc::new(LocalReplica { group, status }));
+            assert_eq!(node.leads(&shard).is_ok(), leads, "{role:?} {has_taken_over}");
         }
     }
 

@@ -11,10 +11,12 @@ use parking_lot::Mutex;
 use super::state::Node;
 use crate::clock::ticks_ms;
 use crate::consensus::Command;
-use crate::model::shard::{Shard, ShardCommand};
+use crate::model::shard::{Shard, ShardCommand, TimeWanted};
 
-/// How often it is looked whether pairs are over: so much later at most the first of them goes, and by each look some of the others.
+/// How often it is looked whether pairs are over: so much later at most the first of them goes.
 pub const ROUND: Duration = Duration::from_millis(50);
+/// The same while more are over than end at one time: those that were written together, as by an import, do not wait for one another.
+pub const SHORT_ROUND: Duration = Duration::from_millis(2);
 
 /// The groups whose logs were asked to take the time and have not answered yet: a log that does not get on is not asked again and again.
 #[derive(Default)]
@@ -31,15 +33,17 @@ impl Timekeeping {
 }
 
 impl Node {
-    /// Says the time to the shards that want to know it, and waits for nothing.
-    pub fn keep_time(&self) {
+    /// Says the time to the shards that want to know it, and waits for nothing. When that is to be done again.
+    pub fn keep_time(&self) -> Duration {
         let serving_state = self.serving_state();
-        let Ok(serving) = serving_state.serving() else { return };
+        let Ok(serving) = serving_state.serving() else { return ROUND };
+        let mut rest = ROUND;
         for (_, shard) in &serving.own {
-            if self.leads(shard).is_ok() {
-                self.say_time(shard);
+            if self.leads(shard).is_ok() && self.say_time(shard) == TimeWanted::Again {
+                rest = SHORT_ROUND;
             }
         }
+        rest
     }
 
     /// Says the time to a shard that is kept without a log.
@@ -50,31 +54,36 @@ impl Node {
         }
     }
 
-    fn say_time(&self, shard: &Shard) {
+    /// Says it to one of them, where it wants to know it.
+    fn say_time(&self, shard: &Shard) -> TimeWanted {
         let now_ms = shard.time(ticks_ms());
-        if !shard.wants_time(now_ms) {
-            return;
+        let wanted = shard.wants_time(now_ms);
+        if wanted == TimeWanted::No {
+            return wanted;
         }
         if !shard.is_logged() {
             self.pass_time(shard);
-            return;
+            return wanted;
         }
         let group = shard.group();
         if !self.timekeeping.begin(group) {
-            return;
+            return wanted;
         }
         let command = ShardCommand::PassTime { now_ms };
         let command = Command { bytes: command.encode().into(), needs: command.needs(), goes_ahead: false };
         let timekeeping = Arc::clone(&self.timekeeping);
         self.groups.propose_and(group, command, move |_| timekeeping.end(group));
+        wanted
     }
 }
 
 /// Keeps the time until the channel closes.
 pub fn run(node: &Node, stop: &Receiver<()>) {
-    while stop.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
-        if catch_unwind(AssertUnwindSafe(|| node.keep_time())).is_err() {
+    let mut rest = ROUND;
+    while stop.recv_timeout(rest) == Err(RecvTimeoutError::Timeout) {
+        rest = catch_unwind(AssertUnwindSafe(|| node.keep_time())).unwrap_or_else(|_| {
             log::error!("what pairs end by broke off: it is tried again");
-        }
+            ROUND
+        });
     }
 }

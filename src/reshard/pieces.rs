@@ -180,6 +180,8 @@ pub async fn prepare(
         Origin::Shard(source) => {
             let freeze = Transfer::Freeze { stamp, group: source.group };
             let parcel = ask(node, source, &freeze, limit).await?;
+            // Another may lead by now, by whose clock the time goes on.
+            node.leads(&shard)?;
             let came_ms = shard.time(ticks_ms());
             install(node, &shard, stamp, parcel.delta).await?;
             let frozen = parcel.frozen;
@@ -188,6 +190,7 @@ pub async fn prepare(
             (frozen, shift_ms)
         }
     };
+    node.leads(&shard)?;
     let prepared = ShardCommand::Prepare { stamp, frozen, now_ms: shard.time(ticks_ms()), shift_ms };
     let received = match node.apply(&shard, &prepared, Deadline::after(now(), CHANGE_TIMEOUT)).await? {
         ShardOutcome::Prepared(Ok(received)) => received,

@@ -171,6 +171,7 @@ mod tests {
             members,
             changing: false,
             answers_reads: false,
+            has_taken_over: false,
             fed: 0,
         }
     }

@@ -9,7 +9,7 @@ use super::oracle::number_in;
 use super::process::Process;
 use super::world::{World, address, place_of};
 use crate::model::meta::{MetaState, wanted_voters};
-use crate::model::shard::{Done, Operation, Shard};
+use crate::model::shard::{Done, Operation, Shard, TimeWanted};
 
 /// A shard as its group has agreed on it so far: nothing where whoever had applied most is gone.
 fn agreed(world: &World, nodes: &[&Process], group: u64) -> Option<Arc<Shard>> {
@@ -67,7 +67,8 @@ pub(super) fn is_whole(world: &Shared) -> bool {
     let mut wanted: Vec<usize> = wanted_voters(&nodes).iter().map(place_of).collect();
     wanted.sort_unstable();
     // What lives for a time is gone by then: a log stands still without.
-    let ends = |node: &Process| node.shards().iter().any(|shard| shard.wants_time(u64::MAX));
+    let ends =
+        |node: &Process| node.shards().iter().any(|shard| shard.wants_time(u64::MAX) != TimeWanted::No);
     let none_ends = !world.nodes.iter().any(ends);
     none_ends
         && all_know

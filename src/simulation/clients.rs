@@ -33,6 +33,7 @@ enum Kind {
     Get,
     Put(u64, Option<Ttl>),
     Delete,
+    Touch(Option<Ttl>),
 }
 
 #[derive(Debug, Clone)]
@@ -109,7 +110,8 @@ fn draw_request(world: &Shared, seen: &HashMap<Rc<[u8]>, u64>, is_named: bool) -
     let number = world.number();
     let ttl = world.chance(40).then(|| Ttl::from_ms(world.draw(200..6_000))).flatten();
     let put = Kind::Put(number, ttl);
-    let kind = [Kind::Get, Kind::Get, put, put, Kind::Delete][world.draw(0..5)];
+    let (get, touch) = (Kind::Get, Kind::Touch(ttl));
+    let kind = [get, get, get, get, put, put, put, put, Kind::Delete, Kind::Delete, touch][world.draw(0..11)];
     let name = is_named.then(|| RequestId::from(number));
     let condition = condition(world, seen.get(&key).copied());
     let began = world.oracle.borrow().floor(&key);
@@ -220,12 +222,13 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, O
     let deadline = Deadline::after(now(), REQUEST);
     let text = match request.kind {
         Kind::Put(number, _) => value_of(number),
-        Kind::Get | Kind::Delete => Vec::new(),
+        Kind::Get | Kind::Delete | Kind::Touch(_) => Vec::new(),
     };
     let operation = match request.kind {
         Kind::Get => Operation::GET,
         Kind::Put(_, ttl) => Operation::put(&text).living(ttl),
         Kind::Delete => Operation::DELETE,
+        Kind::Touch(ttl) => Operation::TOUCH.living(ttl),
     };
     let operation = operation.under(request.condition.as_ref());
     let mut told = None;

@@ -19,7 +19,7 @@ use crate::error::{Applied, Error};
 use crate::model::address::Address;
 use crate::model::format;
 use crate::model::meta::MetaState;
-use crate::model::shard::{Action, Done, Operation, RequestId, Shard};
+use crate::model::shard::{Action, Change, Done, Operation, RequestId, Shard};
 use crate::node::ask::OrderError;
 use crate::node::batch::{Item, ItemAction, Part, Question, Replies};
 use crate::node::forwarded::NotMeant;
@@ -116,17 +116,13 @@ impl Host for Simulated {
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>> {
         let (addressed, key, id) = (addressed.clone(), request.key.to_vec(), request.id());
-        let (deadline, is_read) = (request.deadline, request.operation.is_read());
-        let value = request.operation.value().map(<[u8]>::to_vec);
+        let deadline = request.deadline;
+        let change = Change::of(&request.operation);
         let (condition, ttl) = (request.operation.condition.cloned(), request.operation.ttl);
         Box::pin(async move {
             let work = move |controller: Rc<Controller>| async move {
-                let operation = match &value {
-                    _ if is_read => Operation::GET,
-                    Some(value) => Operation::put(value),
-                    None => Operation::DELETE,
-                };
-                let operation = operation.under(condition.as_ref()).living(ttl);
+                let action = change.as_ref().map_or(Action::Get, Change::action);
+                let operation = Operation { action, condition: condition.as_ref(), ttl };
                 serve(&controller.node, &addressed, &key, operation, id, deadline).await
             };
             self.exchange(node, to, deadline, work).await
@@ -188,7 +184,7 @@ impl Host for Simulated {
         });
         let write = Write {
             key: key.to_vec(),
-            value: operation.value().map(<[u8]>::to_vec),
+            change: Change::of(&operation).expect("it has written"),
             condition: operation.condition.cloned(),
             ttl: operation.ttl,
             request,

@@ -10,7 +10,7 @@ use super::Tally;
 use crate::model::condition::{Condition, Judgement};
 use crate::model::hash::HashKey;
 use crate::model::meta::{Command, End, MetaState, Void};
-use crate::model::shard::{RequestId, WriteOutcome, Written};
+use crate::model::shard::{Change, RequestId, WriteOutcome, Written};
 use crate::model::store::Checksum;
 use crate::model::ttl::Ttl;
 use crate::model::value::{Content, ContentType};
@@ -22,8 +22,7 @@ pub(super) type Post = Option<Option<(Vec<u8>, u64)>>;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Write {
     pub(super) key: Vec<u8>,
-    /// Nothing to delete the key.
-    pub(super) value: Option<Vec<u8>>,
+    pub(super) change: Change,
     pub(super) condition: Option<Condition>,
     pub(super) ttl: Option<Ttl>,
     pub(super) request: RequestId,
@@ -98,8 +97,20 @@ struct Register {
     settled: u64,
     /// The pair that it has.
     held: Held,
-    /// For how long what it holds lives, where that is known.
-    life: Option<Life>,
+    /// For how long what it holds lives.
+    lifetime: Lifetime,
+    /// The same of every value that it has held: more than one where it was touched.
+    lifetimes: HashMap<u64, Vec<Lifetime>>,
+}
+
+/// For how long a pair lives.
+#[derive(Clone, Copy)]
+enum Lifetime {
+    /// It was named as lost and has come back, and was touched before: by which of the writes it is there nobody knows.
+    Unknown,
+    /// Until somebody deletes it.
+    Unending,
+    Ends(Life),
 }
 
 /// How long a pair lives, by the clock of the simulation.
@@ -161,7 +172,22 @@ impl Register {
         }
         self.settled += 1;
         self.values.push(got);
+        // A value is written by one request.
+        let known = got.map(|number| self.lifetimes.get(&number).map_or(&[][..], Vec::as_slice));
+        self.lifetime = match known {
+            None => Lifetime::Unending,
+            Some([only]) => *only,
+            Some(_) => Lifetime::Unknown,
+        };
         Ok(())
+    }
+
+    /// What it holds from now on was written, or touched.
+    fn lives(&mut self, lifetime: Lifetime) {
+        self.lifetime = lifetime;
+        if let Some(number) = self.values.last().copied().flatten() {
+            self.lifetimes.entry(number).or_default().push(lifetime);
+        }
     }
 }
 
@@ -206,8 +232,16 @@ pub(super) struct Oracle {
 impl Oracle {
     pub(super) fn new(keys: Vec<Vec<u8>>) -> Self {
         let register = |key| {
-            let held = Held::Known(None);
-            (key, Register { values: vec![None], floor: 0, is_open: false, settled: 0, held, life: None })
+            let register = Register {
+                values: vec![None],
+                floor: 0,
+                is_open: false,
+                settled: 0,
+                held: Held::Known(None),
+                lifetime: Lifetime::Unending,
+                lifetimes: HashMap::new(),
+            };
+            (key, register)
         };
         Self {
             registers: keys.into_iter().map(register).collect(),
@@ -341,7 +375,7 @@ impl Oracle {
                 (register.is_open, register.floor) = (true, 0);
                 self.forgotten += 1;
                 self.begun = None;
-                (register.held, register.life) = (Held::Unknown, None);
+                (register.held, register.lifetime) = (Held::Unknown, Lifetime::Unknown);
                 let of_key = |(of, ..): &(Vec<u8>, usize, Written)| of == key;
                 self.doubtful.extend(self.done.iter().filter(|(_, done)| of_key(done)).map(|(id, _)| *id));
                 self.done.retain(|_, done| !of_key(done));
@@ -379,19 +413,24 @@ impl Oracle {
 
     /// A write was done, by whichever shard, for the first time or because it was asked for again.
     fn written(&mut self, write: &Write, post: &Post, by: Option<(u64, u64)>) -> Result<(), String> {
-        let Write { key, value, condition, ttl, request, written: done } = write;
+        let Write { key, change, condition, ttl, request, written: done } = write;
         let outcome = done.outcome;
         log::trace!("written: {write:?}, and then {post:?}");
         if let Some(Some((value, version))) = post {
             self.names(key, *version, number_in(value))?;
         }
         let register = self.registers.get_mut(key).expect("it is there");
-        let written = value.as_ref().map(|value| number_in(value));
+        let written = change.value().map(number_in);
         let seen = post.as_ref().map(|post| post.as_ref().map(|(value, _)| number_in(value)));
-        // It was done before what it did was open; then what is there is what came after it.
-        let is_repeated = self.doubtful.contains(request) && seen.is_some_and(|seen| seen != written);
+        // It was done before what it did was open; then what is there is what came after it. Of one that touches what is there this is not to be seen.
+        let is_touch = *change == Change::Touch;
+        let is_repeated =
+            self.doubtful.contains(request) && (is_touch || seen.is_some_and(|seen| seen != written));
         if is_repeated {
             log::trace!("request {request} was done before");
+            if is_touch {
+                register.lifetime = Lifetime::Unknown;
+            }
         } else if let Some((of, _, known)) = self.done.get(request) {
             if (of, known) != (key, done) {
                 return Err(format!("request {request} came to {done:?} and to {known:?} before"));
@@ -402,8 +441,8 @@ impl Oracle {
             }
             let was_open = register.is_open || self.doubtful.contains(request);
             if let (Some(condition), Held::Known(there), false) = (condition, register.held, was_open) {
-                // What is not there is not deleted, whatever the condition is.
-                let counts = value.is_some() || there.is_some();
+                // What is not there is not deleted, nor touched, whatever the condition is.
+                let counts = written.is_some() || there.is_some();
                 let is_met = !counts || condition.judge(there) == Judgement::Holds;
                 if is_met != (outcome != WriteOutcome::Unmet) {
                     return Err(format!("{write:?} where there was {there:?}"));
@@ -417,18 +456,27 @@ impl Oracle {
                 self.done.insert(*request, (key.clone(), register.values.len() - 1, *done));
                 return self.is_then(write, post);
             }
-            let was_there = register.values.last().is_some_and(Option::is_some);
-            let (expected, value) = match (value, was_there) {
-                (Some(value), true) => (WriteOutcome::Updated, Some(number_in(value))),
-                (Some(value), false) => (WriteOutcome::Added, Some(number_in(value))),
-                (None, true) => (WriteOutcome::Deleted, None),
-                (None, false) => (WriteOutcome::Absent, None),
+            if let (true, Held::Known(there), WriteOutcome::Updated) = (is_touch, register.held, outcome)
+                && there != done.there()
+            {
+                return Err(format!("{write:?} has touched another version than {there:?}"));
+            }
+            let before =
+                if was_open && is_touch { seen.flatten() } else { register.values.last().copied().flatten() };
+            let (expected, value) = match (change, before.is_some()) {
+                (Change::Put(_), true) => (WriteOutcome::Updated, written),
+                (Change::Put(_), false) => (WriteOutcome::Added, written),
+                (Change::Delete, true) => (WriteOutcome::Deleted, None),
+                // What is there stays.
+                (Change::Touch, true) => (WriteOutcome::Updated, before),
+                (Change::Delete | Change::Touch, false) => (WriteOutcome::Absent, None),
             };
             register.values.push(value);
             register.held = Held::Known(done.there());
             let (asked_ms, written_ms) = (self.asked.get(request).copied(), self.now_ms);
             let begun = self.begun;
-            register.life = ttl.map(|ttl| Life { ttl_ms: ttl.ms(), asked_ms, written_ms, by, begun });
+            let life = |ttl: &Ttl| Life { ttl_ms: ttl.ms(), asked_ms, written_ms, by, begun };
+            register.lives(ttl.as_ref().map_or(Lifetime::Unending, |ttl| Lifetime::Ends(life(ttl))));
             self.done.insert(*request, (key.clone(), register.values.len() - 1, *done));
             if post.is_some() && outcome != expected && !was_open {
                 return Err(format!(
@@ -449,22 +497,27 @@ impl Oracle {
         log::trace!("{key:?} has ended");
         (self.ended, self.has_ended) = (self.ended + 1, true);
         let register = self.registers.get_mut(key).expect("it is there");
-        let life = register.life.take();
+        let lifetime = std::mem::replace(&mut register.lifetime, Lifetime::Unending);
         let last = register.values.last().copied().flatten();
         register.values.push(None);
         if std::mem::take(&mut register.is_open) {
             register.settled += 1;
         } else if last.is_none() {
             return Err(format!("{key:?} has ended and was not there"));
-        } else if matches!(register.held, Held::Known(_)) {
-            let life = life.ok_or_else(|| format!("{key:?} has ended and was to stay"))?;
-            let lived_ms = life.asked_ms.map(|asked_ms| self.now_ms - asked_ms);
-            if lived_ms.is_some_and(|lived_ms| lived_ms < life.ttl_ms - life.ttl_ms * WRONG_PER_MILLE / 1000)
-            {
-                return Err(format!(
-                    "{key:?} was to live for {} ms, and did so for {lived_ms:?}",
-                    life.ttl_ms
-                ));
+        } else {
+            match lifetime {
+                Lifetime::Unknown => {}
+                Lifetime::Unending => return Err(format!("{key:?} has ended and was to stay")),
+                Lifetime::Ends(life) => {
+                    let lived_ms = life.asked_ms.map(|asked_ms| self.now_ms - asked_ms);
+                    let least_ms = life.ttl_ms - life.ttl_ms * WRONG_PER_MILLE / 1000;
+                    if lived_ms.is_some_and(|lived_ms| lived_ms < least_ms) {
+                        let ttl_ms = life.ttl_ms;
+                        return Err(format!(
+                            "{key:?} was to live for {ttl_ms} ms, and did so for {lived_ms:?}"
+                        ));
+                    }
+                }
             }
         }
         register.held = Held::Known(None);
@@ -473,7 +526,7 @@ impl Oracle {
 
     /// What a read that began at a time has found may be there still.
     fn may_live(&mut self, key: &[u8], began_ms: u64) -> Result<(), String> {
-        let Some(life) = self.registers[key].life else { return Ok(()) };
+        let Lifetime::Ends(life) = self.registers[key].lifetime else { return Ok(()) };
         let (Some((group, still_ms)), Some(state)) = (life.by, &self.newest) else { return Ok(()) };
         // On its way it is not over, and has to be looked for again.
         let owner = state.view.shards[state.view.owner(state.hash_key.hash(key), key)].group;

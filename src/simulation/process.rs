@@ -23,7 +23,6 @@ use crate::model::shard::Shard;
 use crate::node::discovery::{self, Discovery};
 use crate::node::raft::{Raft, Transport};
 use crate::node::state::{Node, ServingState};
-use crate::node::timekeeping;
 use crate::reshard::controller::Controller;
 use crate::reshard::leave::leave;
 use crate::reshard::{Coordinator, Reconciler};
@@ -213,11 +212,10 @@ async fn greet(world: Shared, mut discovery: Discovery) {
 }
 
 async fn keep_time(controller: Rc<Controller>) {
-    let steps =
-        u64::try_from(timekeeping::ROUND.as_millis().div_ceil(STEP.as_millis())).expect("a short round");
     loop {
-        controller.node.keep_time();
-        pause_for(steps).await;
+        let rest = controller.node.keep_time();
+        let steps = rest.as_millis().div_ceil(STEP.as_millis());
+        pause_for(u64::try_from(steps).expect("a short round")).await;
     }
 }
 

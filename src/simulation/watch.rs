@@ -46,7 +46,7 @@ impl WatchedShard {
         let write =
             |key: &[u8], change: &Change, condition: Option<&Condition>, ttl, request, written| Write {
                 key: key.to_vec(),
-                value: change.value().map(<[u8]>::to_vec),
+                change: change.clone(),
                 condition: condition.cloned(),
                 ttl,
                 request,

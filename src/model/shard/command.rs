@@ -119,7 +119,18 @@ impl Change {
         }
     }
 
-    fn action(&self) -> Action<'_> {
+    /// What an operation does, where it changes anything.
+    #[cfg(test)]
+    pub(crate) fn of(operation: &Operation) -> Option<Self> {
+        match operation.action {
+            Action::Get => None,
+            Action::Put(value) => Some(Self::Put(value.into())),
+            Action::Delete => Some(Self::Delete),
+            Action::Touch => Some(Self::Touch),
+        }
+    }
+
+    pub(crate) fn action(&self) -> Action<'_> {
         match self {
             Self::Put(value) => Action::Put(value),
             Self::Delete => Action::Delete,

@@ -10,15 +10,51 @@ const MOST_ENDED: usize = 2048;
 /// While there is a pair with an end, the log has a time that is at most so old.
 const OLDEST_TIME_MS: u64 = 500;
 
+/// Whether the time is to be said to a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeWanted {
+    /// No pair is over, and the time was said just now, or no pair has an end.
+    No,
+    /// A pair is over, or one has an end and the time was not said for long.
+    Yes,
+    /// Pairs are there still that were over at the last time that was said: more than end at one time.
+    Again,
+}
+
 impl Shard {
-    /// Whether the time is to be said to the shard: a pair is over, or one has an end and the time was not said for long.
-    pub fn wants_time(&self, now_ms: u64) -> bool {
+    /// Whether the time is to be said to the shard.
+    pub fn wants_time(&self, now_ms: u64) -> TimeWanted {
         if !self.store.has_ends() {
-            return false;
+            return TimeWanted::No;
         }
         let serving = self.table.read().serving();
-        let Some(end_ms) = self.store.first_end(&serving) else { return false };
-        end_ms < now_ms || now_ms >= self.clock.time().saturating_add(OLDEST_TIME_MS)
+        let time_ms = self.clock.time();
+        match self.store.first_end(&serving) {
+            Some(end_ms) if end_ms < time_ms => TimeWanted::Again,
+            Some(end_ms) if end_ms < now_ms || now_ms >= time_ms.saturating_add(OLDEST_TIME_MS) => {
+                TimeWanted::Yes
+            }
+            Some(_) | None => TimeWanted::No,
+        }
+    }
+
+    /// What is written to a shard that is kept without a log lives from now on.
+    pub fn note_time(&self, now_ms: u64) {
+        if !self.table.read().logged {
+            self.clock.pass(now_ms);
+        }
+    }
+
+    /// Ends a pair of a shard that is kept without a log, if it is over: nobody who asks for it waits for its turn among the others.
+    pub fn end_in_time(&self, hash: KeyHash, key: &[u8], now_ms: impl FnOnce() -> u64) -> bool {
+        let Some(end_ms) = self.store.end_of(hash, key) else { return false };
+        let now_ms = now_ms();
+        let table = self.table.read();
+        if end_ms >= now_ms || table.logged || table.owner_since(hash, key).is_err() {
+            return false;
+        }
+        self.clock.pass(now_ms);
+        self.end(&table, hash, key, now_ms)
     }
 
     /// Says the time to a shard that is kept without a log: what is over ends, and what is too old may leave although nobody writes. The keys of what has ended.

@@ -46,6 +46,7 @@ pub use self::batch::{HeldUp, Write, encode_batch};
 pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
 pub use self::command::{Change, ShardCommand, ShardOutcome, encode_write};
+pub use self::ends::TimeWanted;
 pub use self::moving::{Delta, Directive, Frozen, MoveError, PieceId, Stamp};
 pub use self::ranges::{cover, intersection, subtract_all};
 pub use self::retries::{

@@ -683,21 +683,59 @@ fn a_pair_lives_until_the_time_is_after_its_end_and_is_counted_as_deleted() {
     shard.apply(&living(6, Some(Change::Touch), Some(2000), 5001));
     assert_eq!(count(&shard), ShardOutcome::Census(Some(CensusCount { pairs: vec![4] })));
     let index = shard.audit().index;
-    assert!(!shard.wants_time(5001) && shard.wants_time(5501), "twice a second");
+    let wants = |now_ms: u64| shard.wants_time(now_ms);
+    assert_eq!((wants(5001), wants(5501)), (TimeWanted::No, TimeWanted::Yes), "twice a second");
     pass(&shard, 6000);
     assert!([0, 2, 4, 6].into_iter().all(|number| is_there(&shard, number)));
-    assert!(shard.wants_time(6001));
+    assert_eq!(wants(6001), TimeWanted::Yes);
     pass(&shard, 6001);
     let there = [0, 2, 4, 6].map(|number| is_there(&shard, number));
     assert_eq!(there, [false, true, true, true]);
     assert_eq!(shard.tally(1).0, Tally { created: 0, deleted: 1 });
     pass(&shard, 7002);
     assert_eq!((is_there(&shard, 6), shard.size().pairs), (false, 2));
-    assert!(!shard.wants_time(1 << 40), "nothing ends any more");
+    assert_eq!(wants(1 << 40), TimeWanted::No, "nothing ends any more");
     assert_eq!(shard.audit().index, index, "no version is drawn");
     // What is gone is absent: it is created anew.
     let added = shard.apply(&living(0, None, Some(1), 8000));
     assert!(matches!(added, ShardOutcome::Write(Ok(Written { outcome: WriteOutcome::Added, .. }))));
+}
+
+#[test]
+fn a_pair_of_a_shard_without_a_log_is_over_for_whoever_asks_for_it() {
+    let shard = Shard::new(1, HASH_KEY, [range(0)], 1);
+    let (key, other) = (key(0), key(3));
+    let hash = shard.hash_of(&key);
+    let ends = |shard: &Shard, key: &[u8], now_ms: u64| {
+        let has_ended = shard.end_in_time(shard.hash_of(key), key, || now_ms);
+        (has_ended, shard.size().pairs)
+    };
+    assert_eq!(ends(&shard, &key, 1 << 40), (false, 0), "it is not there");
+    shard.note_time(5000);
+    let operation = Operation::put(b"1").living(Ttl::from_ms(1000));
+    assert!(shard.run(hash, &key, operation, None).is_ok());
+    assert_eq!(ends(&shard, &key, 6000), (false, 1));
+    assert_eq!(ends(&shard, &other, 6001), (false, 1), "nobody has asked for it");
+    shard.set_logged(true);
+    assert_eq!(ends(&shard, &key, 6001), (false, 1), "only an entry ends it");
+    shard.set_logged(false);
+    let at = stamp(0, 0, 1, 1);
+    shard.begin_outgoing(&at, &range(0)).unwrap();
+    shard.freeze(&at).unwrap();
+    assert_eq!(ends(&shard, &key, 6001), (false, 1), "it goes to another shard as it is");
+    let given_up = Directive {
+        version: 2,
+        meta_group: 1,
+        counting: None,
+        planned: false,
+        epoch: 1,
+        mine: vec![range(0)],
+        open: Vec::new(),
+        starts: Vec::new(),
+    };
+    shard.learn(&given_up);
+    assert_eq!(ends(&shard, &key, 6001), (true, 0));
+    assert_eq!((ends(&shard, &key, 6001), shard.time(0)), ((false, 0), 6001));
 }
 
 #[test]
@@ -718,6 +756,7 @@ fn many_pairs_end_by_several_entries_in_one_order() {
         for shard in [&one, &other, &late] {
             pass(shard, 9);
             assert_eq!(shard.size().pairs, left);
+            assert_eq!(shard.wants_time(9), if left > 0 { TimeWanted::Again } else { TimeWanted::No });
         }
         assert_eq!(content(&one), content(&other));
         assert_eq!(content(&one), content(&late));

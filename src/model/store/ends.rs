@@ -54,6 +54,14 @@ impl Store {
         over
     }
 
+    /// The end of a pair, if it is there and has one.
+    pub fn end_of(&self, hash: KeyHash, key: &[u8]) -> Option<u64> {
+        if !self.has_ends() {
+            return None;
+        }
+        self.stripe(hash).read().held(hash, key).and_then(|held| end_of(held.value))
+    }
+
     /// Removes a pair if its end is before a time; whether it was there and is gone. It draws no version.
     pub fn end(&self, hash: KeyHash, key: &[u8], time_ms: u64) -> bool {
         let mut stripe = self.stripe(hash).write();

@@ -101,6 +101,7 @@ fn item_of(request: &Request) -> Item {
         Kind::Get => (ItemAction::Get, None),
         Kind::Put(number, ttl) => (ItemAction::Put(Bytes::from(value_of(number))), ttl),
         Kind::Delete => (ItemAction::Delete, None),
+        Kind::Touch(ttl) => (ItemAction::Touch, ttl),
     };
     let named = request.name.filter(|_| action != ItemAction::Get);
     Item {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use support::cluster::Cluster;
 use support::http::{Http, percent_encoded};
 use support::node::evenkv;
+use support::replicated::{known_shards, named, replicated, try_view, wait_leader};
 use support::{START_DEADLINE, at_once, wait_until};
 
 const CODE_POINTS: u32 = 34_924;
@@ -196,7 +197,7 @@ fn an_import_that_is_interrupted_says_how_far_it_came_and_goes_on_there() {
     let mut clients = cluster.clients();
     let folder = tempfile::tempdir().expect("a folder for the data");
     let file = folder.path().join("words");
-    let words: Vec<String> = (1..=20_000).map(|number| format!("word {number}")).collect();
+    let words: Vec<String> = (1..=400_000).map(|number| format!("word {number}")).collect();
     fs::write(&file, words.join("\n")).expect("the made data is written");
     let path = file.to_str().expect("a path that is text");
     let running = begun(path, Stdio::null(), cluster.nodes[0].address());
@@ -210,7 +211,7 @@ fn an_import_that_is_interrupted_says_how_far_it_came_and_goes_on_there() {
         next > 1 && next <= stored + 1 && stored < words.len(),
         "line {next} of {stored} that are stored"
     );
-    for word in &words[..next - 1] {
+    for word in words[..next - 1].iter().step_by(7) {
         let target = format!("/kv-store/keys/{}", percent_encoded(word.as_bytes()));
         assert_eq!(clients[1].get(&target).status, 200, "{word} is before line {next}");
     }
@@ -218,8 +219,71 @@ fn an_import_that_is_interrupted_says_how_far_it_came_and_goes_on_there() {
     let said = import(&file, &["--from-line", &from, "--node", cluster.nodes[1].address()], 0);
     assert!(said.contains(&format!("imported {}, failed 0", words.len() + 1 - next)), "{said}");
     assert_eq!(counts(&mut clients).iter().sum::<usize>(), words.len());
-    let last = clients[0].get("/kv-store/keys/word%2020000").json();
-    assert_eq!(last["value"], 20_000, "lines keep their numbers");
+    let last = clients[0].get("/kv-store/keys/word%20400000").json();
+    assert_eq!(last["value"], 400_000, "lines keep their numbers");
+}
+
+#[test]
+fn an_import_through_all_nodes_goes_on_while_a_leader_is_killed() {
+    let mut cluster = replicated(3, 3, &[]);
+    let addresses = cluster.addresses();
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let file = folder.path().join("words");
+    let words: Vec<String> = (1..=200_000).map(|number| format!("word {number}")).collect();
+    fs::write(&file, words.join("\n")).expect("the made data is written");
+    let mut command = evenkv();
+    command.arg("import").arg(&file).args(["--through", &addresses.join(","), "--retry-seconds", "60"]);
+    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let view = try_view(&addresses[0]).expect("a view");
+    let id = known_shards(&view)[0].id.clone();
+    let leader = wait_leader(&addresses[0], &id, |_| true);
+    let rest: Vec<String> = addresses.iter().filter(|address| **address != leader).cloned().collect();
+    let stored = |address: &str| {
+        Http::new(address).get("/kv-store/key-count").json()["key-count"].as_u64().unwrap_or(0)
+    };
+    wait_until("some lines are stored", START_DEADLINE, || stored(&rest[0]) > 2000);
+    named(&mut cluster.nodes, &leader).kill();
+    wait_until("the import has ended", START_DEADLINE, || {
+        running.try_wait().expect("a child of ours").is_some()
+    });
+    let ended = running.wait_with_output().expect("what it has printed");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(said.starts_with("imported 200000, failed 0"), "{said}");
+    assert_eq!(stored(&rest[1]), 200_000);
+    let mut client = Http::new(&rest[0]);
+    for number in (1..=200_000_u64).step_by(997) {
+        let found = client.get(&format!("/kv-store/keys/word%20{number}"));
+        assert_eq!(found.json()["value"], number, "{}", found.text());
+    }
+}
+
+#[test]
+fn an_export_is_taken_back_and_a_torn_one_is_said_to_be_torn() {
+    let cluster = Cluster::of(2);
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let file = folder.path().join("export.ndjson");
+    let lines = [
+        r#"{"key":"a","value":{"x":[1]},"type":"application/json","etag":"\"7\""}"#,
+        r#"{"key-base64":"/w==","value-base64":"AAH/","type":"image/x","etag":"\"8\"","ttl":300.5}"#,
+        r#"{"end":true,"keys":2,"checksum":"0"}"#,
+    ];
+    fs::write(&file, lines.join("\n")).expect("written");
+    let through = cluster.addresses().join(",");
+    let node = cluster.nodes[1].address();
+    import(&file, &["--through", &through, "--verify-through", node], 0);
+    let mut client = cluster.nodes[0].http();
+    assert_eq!(client.get("/kvs/keys/a").json()["value"], json!({"x": [1]}));
+    let typed = client.get("/v1/kv/%FF");
+    assert_eq!((typed.body.as_slice(), typed.header("Content-Type")), (&[0, 1, 255][..], Some("image/x")));
+    assert!(typed.header("Evenkv-TTL").is_some_and(|left| left.starts_with("300") || left.starts_with("29")));
+    for (torn, said) in
+        [(lines[..2].join("\n"), "is not there"), ([lines[0], lines[2]].join("\n"), "has 2 pairs")]
+    {
+        fs::write(&file, torn).expect("written");
+        let printed = import(&file, &["--through", &through], 3);
+        assert!(printed.contains("the file is torn") && printed.contains(said), "{printed}");
+    }
 }
 
 #[test]

@@ -64,6 +64,11 @@ impl Group {
         Self::ready(Self { system: System::Etcd, processes, _folders: folders }).map(Some)
     }
 
+    /// Processes that keep nothing in folders.
+    pub(crate) fn of_processes(system: System, processes: Vec<Process>) -> Self {
+        Self { system, processes, _folders: Vec::new() }
+    }
+
     fn ready(mut group: Self) -> io::Result<Self> {
         for index in 0..group.processes.len() {
             group.wait_until_ready(index, START)?;

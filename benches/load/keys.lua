@@ -20,6 +20,8 @@ function init(args)
   prepared = {}
   for line in io.lines(args[1]) do
     local method, path, body = line:match("^(%S+)\t(%S+)\t(.*)$")
+    -- The end of a line within a body stands there as a byte that no text has.
+    body = body:gsub("\1", "\n")
     if body == "" then
       table.insert(prepared, wrk.format(method, path, {}))
     else

@@ -5,6 +5,7 @@
 
 mod answered;
 mod bare;
+mod batches;
 mod client;
 mod etcd;
 mod failover;
@@ -71,6 +72,8 @@ enum Part {
     Rejoin,
     /// Requests through a follower, beside its main and nginx.
     Following,
+    /// Many pairs in one request, beside one by one, and an import.
+    Batches,
 }
 
 #[derive(Subcommand)]
@@ -118,6 +121,7 @@ impl Cli {
             Part::Failover => failover::measure(self.kills, self.etcd_kills),
             Part::Rejoin => rejoin::measure(self.rounds),
             Part::Following => following::measure(length, self.rounds),
+            Part::Batches => batches::measure(length, self.rounds),
         }
     }
 
@@ -135,6 +139,7 @@ impl Cli {
             }
             Part::Rejoin => format!("BENCH_PART=rejoin BENCH_ROUNDS={rounds}"),
             Part::Following => format!("BENCH_PART=following {load}"),
+            Part::Batches => format!("BENCH_PART=batches {load}"),
         };
         format!("{settings} make bench")
     }

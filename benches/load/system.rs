@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use serde_json::Value;
 
-use crate::wrk::Kind;
+use crate::wrk::{BATCH_LINES, KEYS, Kind};
 
 /// Length of the values in bytes.
 const VALUE_LENGTH: usize = 100;
@@ -51,14 +51,23 @@ impl System {
 
     /// Puts in or reads a pair: a key of 16 digits, a value of 100 bytes. Reads are linearizable in both systems, as
     /// nothing else is asked for.
-    pub(crate) fn request(self, kind: Kind, key: u64) -> Request {
-        let (key, value) = (format!("{key:016}"), "v".repeat(VALUE_LENGTH));
+    pub(crate) fn request(self, kind: Kind, number: u64) -> Request {
+        let (key, value) = (format!("{number:016}"), "v".repeat(VALUE_LENGTH));
         let coded = |text: &str| base64(text.as_bytes());
         match (self, kind) {
             (Self::Evenkv, Kind::Get) => Request::new("GET", &format!("/kv-store/keys/{key}"), ""),
             (Self::Evenkv, Kind::Put) => {
                 Request::new("PUT", &format!("/kv-store/keys/{key}"), &format!("{{\"value\":\"{value}\"}}"))
             }
+            (Self::Evenkv, Kind::Batch) => {
+                // Batch after batch has other keys, far from each other.
+                let line = |line: u32| {
+                    let key = (number * u64::from(BATCH_LINES) + u64::from(line)) * 7919 % KEYS;
+                    format!("{{\"op\":\"put\",\"key\":\"{key:016}\",\"value\":\"{value}\"}}\n")
+                };
+                Request::new("POST", "/v1/batch", &(0..BATCH_LINES).map(line).collect::<String>())
+            }
+            (Self::Etcd, Kind::Batch) => unreachable!("etcd is not asked for batches"),
             (Self::Etcd, Kind::Get) => {
                 Request::new("POST", "/v3/kv/range", &format!("{{\"key\":\"{}\"}}", coded(&key)))
             }

@@ -14,6 +14,13 @@ use crate::system::System;
 
 /// Connections that are kept open during a round; a few less where they do not divide among the servers.
 const CONNECTIONS: usize = 64;
+/// The same of batches, and how many pairs each has.
+const BATCH_CONNECTIONS: usize = 8;
+pub(crate) const BATCH_LINES: u32 = 100;
+/// As many different batches are sent.
+const BATCHES: u64 = 500;
+/// Stands for the end of a line in what `keys.lua` reads.
+const LINE_END: &str = "\u{1}";
 /// Threads of wrk where one server is asked.
 const THREADS: usize = 2;
 /// Keys that the requests are about.
@@ -30,6 +37,8 @@ pub(crate) enum Kind {
     Get,
     /// Replace values.
     Put,
+    /// Replace many values at once.
+    Batch,
 }
 
 impl Kind {
@@ -38,7 +47,15 @@ impl Kind {
         match self {
             Self::Get => "GET",
             Self::Put => "PUT",
+            Self::Batch => "POST",
         }
+    }
+}
+
+impl Kind {
+    /// How many pairs a request is about.
+    pub(crate) fn pairs(self) -> f64 {
+        if self == Self::Batch { f64::from(BATCH_LINES) } else { 1.0 }
     }
 }
 
@@ -79,7 +96,8 @@ impl<'a> Load<'a> {
     }
 
     fn connections(&self) -> usize {
-        CONNECTIONS / self.threads() * self.threads()
+        let connections = if self.kind == Kind::Batch { BATCH_CONNECTIONS } else { CONNECTIONS };
+        connections / self.threads() * self.threads()
     }
 
     /// The requests as `keys.lua` reads them.
@@ -87,9 +105,10 @@ impl<'a> Load<'a> {
         let mut file = NamedTempFile::new()?;
         let line = |key| {
             let request = self.system.request(self.kind, key);
-            format!("{}\t{}\t{}\n", request.method, request.path, request.body)
+            format!("{}\t{}\t{}\n", request.method, request.path, request.body.replace('\n', LINE_END))
         };
-        file.write_all((0..KEYS).map(line).collect::<String>().as_bytes())?;
+        let count = if self.kind == Kind::Batch { BATCHES } else { KEYS };
+        file.write_all((0..count).map(line).collect::<String>().as_bytes())?;
         Ok(file)
     }
 

@@ -4,10 +4,10 @@ use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use ureq::http::{HeaderValue, Method, Request, Uri};
+use ureq::http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
-use ureq::{Agent, AsSendBody};
+use ureq::{Agent, AsSendBody, Body};
 
 use super::address::Address;
 use super::failure::Failure;
@@ -128,6 +128,17 @@ impl Client {
         self.exchange(request, Applied::Unknown)
     }
 
+    /// Sends lines of NDJSON, under a name where there is one.
+    pub(super) fn post(&self, path: &str, body: Vec<u8>, name: Option<&str>) -> Result<Answer, Failure> {
+        let mut request = self.request(Method::POST, path)?.map(|()| body);
+        let headers = request.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static("application/x-ndjson"));
+        if let Some(name) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
+            headers.insert("idempotency-key", name);
+        }
+        self.exchange(request, Applied::Unknown)
+    }
+
     fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {
         // `Uri` takes the path as it is: it neither resolves `..` nor touches escapes.
         let uri: Uri = format!("http://{}{path}", self.node)
@@ -205,7 +216,7 @@ impl Answer {
     pub(super) fn reason(&self) -> String {
         #[derive(serde::Deserialize)]
         struct Errors {
-            /// Problem details (RFC 9457) call it otherwise.
+            /// Problem details have the same under another name.
             #[serde(alias = "detail")]
             error: String,
         }

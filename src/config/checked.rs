@@ -7,12 +7,13 @@ use super::given::Settings;
 use super::role::Role;
 use super::table::{
     ADDRESS, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS, HEALTH_WORKERS,
-    IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_KEY_LENGTH, MAX_VALUE_LENGTH, PIPELINE_DEPTH,
-    QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY, RUST_LOG, WATCH_HISTORY,
+    IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_BATCH_LENGTH, MAX_BATCH_LINES, MAX_KEY_LENGTH,
+    MAX_VALUE_LENGTH, PIPELINE_DEPTH, QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY, RUST_LOG,
+    WATCH_HISTORY,
 };
 use crate::logging::Filter;
 use crate::model::address::{Address, DEFAULT_PORT};
-use crate::model::limits::{LONGEST_LOGGED_VALUE, Limits};
+use crate::model::limits::{BatchLimits, LONGEST_LOGGED_VALUE, Limits};
 
 /// A named write is remembered for so many times as long as a request takes at most,
 const REMEMBERED_REQUESTS: u32 = 10;
@@ -34,6 +35,8 @@ pub struct Config {
     pub role: Role,
     /// What keys and values may be, as far as the node's cluster does not say otherwise.
     pub limits: Limits,
+    /// What one request with many operations may have.
+    pub batch_limits: BatchLimits,
     /// Every key request is answered within this time after it has come in wholly.
     pub request_timeout: Duration,
     /// Bytes that a shard may take to remember named writes; further names are refused.
@@ -99,6 +102,10 @@ impl Settings {
             listen,
             role,
             limits,
+            batch_limits: BatchLimits {
+                items: self.number(&MAX_BATCH_LINES)?,
+                bytes: self.number(&MAX_BATCH_LENGTH)?,
+            },
             request_timeout: Duration::from_millis(self.number(&REQUEST_TIMEOUT_MS)?),
             retry_memory: self.number(&RETRY_MEMORY)?,
             watch_history: self.number(&WATCH_HISTORY)?,

@@ -4,7 +4,7 @@
 use super::setting::{Declared, Number, Text, declare};
 use crate::logging::{DEFAULT_LEVEL, Filter};
 use crate::model::address::{Address, AddressError};
-use crate::model::limits::{LONGEST_KEY, LONGEST_VALUE, Limits};
+use crate::model::limits::{BatchLimits, LONGEST_KEY, LONGEST_VALUE, Limits};
 use crate::model::view::MOST_REPLICAS;
 
 declare! {
@@ -55,6 +55,18 @@ declare! {
         help: "Longest value, as JSON text",
         default: Limits::UNSET.max_value_length,
         allowed: 1..=LONGEST_VALUE,
+    }
+    MAX_BATCH_LINES: Number<usize> {
+        value: "NUMBER",
+        help: "Most lines of one request to /v1/batch",
+        default: BatchLimits::UNSET.items,
+        allowed: 1..=1_000_000,
+    }
+    MAX_BATCH_LENGTH: Number<usize> {
+        value: "BYTES",
+        help: "Longest body of one request to /v1/batch",
+        default: BatchLimits::UNSET.bytes,
+        allowed: 1024..=256 << 20,
     }
     REQUEST_TIMEOUT_MS: Number<u64> {
         value: "MS",

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tiny_http::{HTTPVersion, Method, Request};
 
 use super::answer_body::Body;
-use super::error_form::{ErrorForm, is_write, kind_of};
+use super::error_form::{ErrorForm, kind_of};
 use super::framing::Framing;
 use super::routes;
 use super::target::Target;
@@ -73,12 +73,14 @@ impl Answer {
     /// The answer to a request that failed.
     pub fn error<'a>(error: &Error, method: &Method, form: impl Into<ErrorForm<'a>>) -> Self {
         let (status, ..) = kind_of(error);
-        let (content_type, body) = form.into().body(error, method);
+        let form = form.into();
+        let says_outcome = form.says_outcome(method);
+        let (content_type, body) = form.body(error, method);
         let content_type = Cow::Borrowed(content_type);
         let mut answer = Self { content_type, ..Self::json(status, body.into_bytes()) };
         // What is left of a body that came too slowly is not waited for.
         answer.close = matches!(error, Error::Framing(_) | Error::TargetTooLong { .. } | Error::TooSlow(_));
-        if is_write(method) {
+        if says_outcome {
             answer = answer.with(wire::OUTCOME_HEADER, error.applied().as_str());
         }
         match error {

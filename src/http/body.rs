@@ -25,14 +25,19 @@ const PIECE: usize = 64 * 1024;
 pub struct BodyBytes {
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// Given back with the bytes; nobody looks at it.
-    _permit: Option<Permit>,
+    /// Given back with the bytes.
+    permit: Option<Permit>,
 }
 
 impl BodyBytes {
     /// A body that takes no part of the memory for large ones.
     pub fn small(bytes: Vec<u8>) -> Self {
-        Self { bytes, _permit: None }
+        Self { bytes, permit: None }
+    }
+
+    /// The bytes, and what is to be given back with them.
+    pub fn into_parts(self) -> (Vec<u8>, Option<Permit>) {
+        (self.bytes, self.permit)
     }
 }
 
@@ -66,7 +71,7 @@ pub fn read(
             let mut bytes = head;
             bytes.reserve_exact(*length);
             request.as_reader().read_to_end(&mut bytes).map_err(|error| broken(&error))?;
-            Ok(BodyBytes { bytes, _permit: None })
+            Ok(BodyBytes { bytes, permit: None })
         }
         Framing::OnItsWay { length: Some(length), .. } if *length > limit.bytes => {
             Err(too_large(limit.allowed))
@@ -111,7 +116,7 @@ fn read_paced(
             Err(error) => return Err(broken(&error)),
         }
     }
-    Ok(BodyBytes { bytes, _permit: Some(permit) })
+    Ok(BodyBytes { bytes, permit: Some(permit) })
 }
 
 /// What is said of a value that is longer than so many bytes.

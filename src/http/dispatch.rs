@@ -195,14 +195,15 @@ impl Work {
             Self::Handle(job) => Some(job.arrival.arrived),
             Self::Key(job) => job.may_be_late(),
             Self::Relayed(..) => None,
-            Self::Write(job, _) => {
-                let is_write =
-                    matches!(job.arrival.request.method(), Method::Put | Method::Delete | Method::Patch);
-                (!is_write).then_some(job.arrival.arrived)
-            }
+            Self::Write(job, _) => (!is_change(job.arrival.request.method())).then_some(job.arrival.arrived),
             Self::Finish(rest) => Some(rest.since),
         }
     }
+}
+
+/// Whether a request of this method may have changed something that only its answer tells of.
+pub const fn is_change(method: &Method) -> bool {
+    matches!(method, Method::Put | Method::Delete | Method::Patch | Method::Post)
 }
 
 /// The rest of an answer, and what is held until it is written.

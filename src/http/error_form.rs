@@ -2,6 +2,7 @@
 
 use tiny_http::Method;
 
+use super::payload::json_text;
 use super::routes::Interface;
 use crate::error::Error;
 
@@ -83,17 +84,26 @@ pub const fn is_write(method: &Method) -> bool {
     matches!(method, Method::Put | Method::Delete | Method::Patch)
 }
 
-fn json_text(text: &str) -> String {
-    serde_json::to_string(text).expect("a string is JSON")
-}
-
 impl ErrorForm<'_> {
+    /// Whether an error in answer to this method says whether something was changed: in the second interface POST changes something, too.
+    pub fn says_outcome(self, method: &Method) -> bool {
+        is_write(method) || (self == Self::Problem && *method == Method::Post)
+    }
+
     /// The type and the body of an error in this form.
     pub fn body(self, error: &Error, method: &Method) -> (&'static str, String) {
         match self {
             Self::Classic(more) => ("application/json", classic_body(error, method, more)),
             Self::Problem => ("application/problem+json", problem_body(error, method)),
         }
+    }
+}
+
+/// What was wrong with this very request, in words.
+pub fn detail_of(error: &Error) -> String {
+    match error {
+        Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => reason.clone(),
+        error => error.to_string(),
     }
 }
 
@@ -112,11 +122,8 @@ fn classic_body(error: &Error, method: &Method, more: &str) -> String {
 /// The same as problem details.
 fn problem_body(error: &Error, method: &Method) -> String {
     let (status, name, title) = kind_of(error);
-    let detail = match error {
-        Error::Unavailable { reason, .. } | Error::MainDown { reason, .. } => reason.clone(),
-        error => error.to_string(),
-    };
-    let outcome = if is_write(method) {
+    let detail = detail_of(error);
+    let outcome = if ErrorForm::Problem.says_outcome(method) {
         format!(",\"outcome\":\"{}\"", error.applied().as_str())
     } else {
         String::new()

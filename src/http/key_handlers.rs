@@ -34,7 +34,7 @@ use crate::wire::{STALE, STALENESS_HEADER};
 const ENVELOPE: usize = 64 * 1024;
 
 /// What a client says in place of a time to live to take it away.
-const FOR_EVER: &str = "none";
+pub const FOR_EVER: &str = "none";
 
 /// By this header a client names a write, so that sent again it is done once.
 pub const IDEMPOTENCY_HEADER: &str = "Idempotency-Key";
@@ -74,7 +74,7 @@ pub struct Said<'a> {
 #[derive(Default)]
 pub struct KeyHeaders<'a> {
     /// The name that the client has given the request by [`IDEMPOTENCY_HEADER`].
-    name: Option<&'a str>,
+    pub name: Option<&'a str>,
     /// The lines of [`IF_MATCH`].
     if_match: Lines<'a>,
     /// The lines of [`IF_NONE_MATCH`].
@@ -482,13 +482,28 @@ pub fn check_length(limits: Limits, stored: &[u8]) -> Result<(), Error> {
 /// The id of a write that the client has named by `Idempotency-Key`: sent again with the same name, it is done once. The id is a hash of
 /// name and key, so that the name stands for another request on another key. What the request says is the fingerprint.
 fn named(name: &str, key: &[u8], operation: Operation, stated: Option<&Stated>) -> Option<RequestId> {
+    named_by(&[name.as_bytes(), key], operation, stated)
+}
+
+/// The same of a line of a batch, whose name stands for another request on each of its lines.
+pub fn named_line(
+    name: &str,
+    line: usize,
+    key: &[u8],
+    operation: Operation,
+    stated: Option<&Stated>,
+) -> Option<RequestId> {
+    named_by(&[name.as_bytes(), key, &(line as u64).to_le_bytes()], operation, stated)
+}
+
+fn named_by(name: &[&[u8]], operation: Operation, stated: Option<&Stated>) -> Option<RequestId> {
     let (method, value) = match operation.action {
         Action::Get => return None,
         Action::Put(value) => (&b"PUT"[..], value),
         Action::Delete => (&b"DELETE"[..], &b""[..]),
         Action::Touch => (&b"PATCH"[..], &b""[..]),
     };
-    let id = hash_of(&[name.as_bytes(), key]);
+    let id = hash_of(name);
     let (stated, ttl) = (stated.map(Stated::fingerprint), operation.ttl.map(|ttl| ttl.to_string()));
     let parts = [Some(method), Some(value), stated.as_deref(), ttl.as_ref().map(String::as_bytes)];
     // A condition begins with a byte that is no digit.
@@ -506,7 +521,7 @@ fn hash_of(parts: &[&[u8]]) -> Hash128 {
 }
 
 /// The versions of this cluster that a client's condition names.
-fn versions(node: &Node, stated: &Stated) -> Result<Condition, Error> {
+pub fn versions(node: &Node, stated: &Stated) -> Result<Condition, Error> {
     let serving_state = node.serving_state();
     let serving = serving_state
         .serving()

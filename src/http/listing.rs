@@ -106,7 +106,8 @@ impl Asked {
 /// Answers a request for a listing, or for the end of what is listed.
 pub fn answer(controller: &Controller, job: &mut Job) -> Answer {
     let method = job.arrival.method().clone();
-    find_answer(controller, job, &method).unwrap_or_else(|error| Answer::error(&error, &method, ErrorForm::Problem))
+    find_answer(controller, job, &method)
+        .unwrap_or_else(|error| Answer::error(&error, &method, ErrorForm::Problem))
 }
 
 fn find_answer(controller: &Controller, job: &mut Job, method: &Method) -> Result<Answer, Error> {

@@ -29,6 +29,7 @@ pub mod metrics;
 
 pub mod conversation;
 
+mod batch;
 pub mod changes;
 pub mod cluster_handlers;
 pub mod dispatch;

@@ -16,12 +16,12 @@ use crate::clock::now;
 use crate::error::Error;
 use crate::failpoints::failpoint;
 use crate::model::condition::Condition;
-use crate::model::shard::{Action, Done, Operation};
+use crate::model::shard::{Action, Operation};
 use crate::node::forwarded::Begun;
 use crate::node::group_ops::LogAnswer;
 use crate::node::keys::{NotServed, Reply};
 use crate::node::state::{Node, ServingState};
-use crate::wire::frames::{self, Answer, Form, Frame, Question, Version};
+use crate::wire::frames::{self, Form, Frame, Question};
 
 /// What such connections need of the node that is asked.
 #[derive(Clone)]
@@ -96,6 +96,22 @@ impl Multiplex {
         None
     }
 
+    /// Does a part of a batch, of which nothing has to wait.
+    fn take_part(&self, conversation: &Conversation<Self>, number: u64, part: &[u8]) -> io::Result<()> {
+        let began = now();
+        let done = catch_unwind(AssertUnwindSafe(|| node_handlers::do_part(&self.node, part, false)));
+        let answers = if let Ok(done) = done {
+            done.map_err(io::Error::other)?
+        } else {
+            self.shared.metrics.panics.inc();
+            // What is not answered is asked again, under the same ids.
+            Vec::new()
+        };
+        self.shared.metrics.answered(LaneId::Forwarded, Some(Route::NodeBatch), 200, now() - began);
+        conversation.put(|out| frames::put_part_answer(number, &answers, out));
+        Ok(())
+    }
+
     fn put(
         &self,
         conversation: &Conversation<Self>,
@@ -105,7 +121,7 @@ impl Multiplex {
     ) {
         let status = if reply.is_ok() { 200 } else { 503 };
         self.shared.metrics.answered(LaneId::Forwarded, Some(Route::NodeKey), status, now() - began);
-        conversation.put(|out| encode(reply, (number, form), out));
+        conversation.put(|out| node_handlers::put_reply(reply, (number, form), frames::LONGEST_VALUE, out));
     }
 }
 
@@ -119,6 +135,7 @@ impl Answers for Multiplex {
                 self.node.hear_leader(&leader);
                 return Ok(());
             }
+            Frame::Part(number, part) => return self.take_part(conversation, number, part),
             Frame::Answer(..) => return Err(io::Error::other("an answer to nothing")),
         };
         let began = now();
@@ -158,32 +175,4 @@ impl Answers for Multiplex {
     fn idle(&self, _: &Conversation<Self>) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Appends the answer that a reply is.
-fn encode(reply: Reply, (number, form): (u64, Form), out: &mut Vec<u8>) {
-    let answer = match node_handlers::as_known(reply, form.format()) {
-        Ok(outcome) => match outcome.done {
-            Done::Wrote(wrote) => Answer::Wrote(wrote),
-            Done::Read(None) => Answer::Missing(outcome.age),
-            Done::Read(Some(value)) if value.as_bytes().len() > frames::LONGEST_VALUE => Answer::ByHttp,
-            Done::Read(Some(value)) => {
-                let version = Version { number: value.version(), left: value.left() };
-                let found = Answer::Found(outcome.age, version, value.as_bytes());
-                return found.encode(form, number, out);
-            }
-            Done::Unread(unread, version) => Answer::Unread(outcome.age, unread, version),
-        },
-        Err(NotServed::Again) => Answer::Again,
-        Err(NotServed::Gone) => Answer::Gone,
-        Err(NotServed::NotLeader(leader, reason)) => Answer::NotLeader(leader, reason),
-        Err(NotServed::OtherRequest) => Answer::OtherRequest,
-        Err(NotServed::Full) => Answer::Full,
-        Err(NotServed::Failed(Error::KeyTooLong { limit })) => Answer::KeyTooLong(limit),
-        Err(NotServed::Failed(Error::TooLarge(reason))) => Answer::TooLarge(reason),
-        Err(NotServed::Failed(Error::Unavailable { reason, applied })) => Answer::Failed(applied, reason),
-        Err(NotServed::Failed(Error::Overloaded(reason))) => Answer::Busy(reason),
-        Err(NotServed::Failed(error)) => Answer::Failed(error.applied(), error.to_string()),
-    };
-    answer.encode(form, number, out);
 }

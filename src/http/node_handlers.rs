@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,12 +28,14 @@ use crate::model::shard::{Action, Done, RequestId};
 use crate::model::ttl::{TTL_HEADER, Ttl};
 use crate::model::value::{self, Content};
 use crate::node::ask::OrderError;
+use crate::node::batch;
 use crate::node::host;
 use crate::node::keys::{NotServed, Outcome, Reply};
 use crate::node::state::{Node, ServingState};
 use crate::reshard::controller::Controller;
 use crate::reshard::{pieces, recover};
-use crate::wire::frames::{Form, Question};
+use crate::wire::batches;
+use crate::wire::frames::{self, Form, Question, Version};
 use crate::wire::orders::Order;
 use crate::wire::{self, Addressed, KeyResult, Refusal, Sender, Transfer, listing};
 
@@ -228,6 +231,71 @@ fn ttl(request: &Request, path: &str) -> Result<Option<Ttl>, Error> {
     ttl.map_err(|error| Error::BadRequest(format!("{TTL_HEADER} is wrong: {error}")))
 }
 
+/// Does the part of a batch that another node passes on.
+pub fn answer_part(node: &Node, job: &mut Job) -> Answer {
+    part(node, job).unwrap_or_else(|error| refusal(&error))
+}
+
+fn part(node: &Node, job: &mut Job) -> Result<Answer, Error> {
+    check_sender(node, &job.arrival.request, Route::NodeBatch)?;
+    if *job.arrival.method() != Method::Post {
+        return Err(Error::MethodNotAllowed(Route::NodeBatch.allow()));
+    }
+    let body = job.read_body(BODY, &node.budget)?;
+    let out = do_part(node, &body.bytes, true)
+        .map_err(|error| Error::BadRequest(format!("The body is no part of a batch: {error}")))?;
+    // The result of each is in the body.
+    Ok(Answer::json(200, out).with(wire::RESULT_HEADER, KeyResult::Found.as_str()))
+}
+
+/// Does a part of a batch: the frames of the answers. Where it may not wait, they fit into one frame, and what does not is to be asked again; as all that is done has
+/// an id, it is done once.
+///
+/// # Errors
+/// When the bytes are something else.
+pub fn do_part(node: &Node, part: &[u8], waits: bool) -> Result<Vec<u8>, Malformed> {
+    let (room, questions) = batches::read_questions(part)?;
+    let epoch = questions.first().map_or(0, |(_, question)| question.addressed.epoch);
+    let left_ms = questions.iter().map(|(_, question)| question.left_ms).min().unwrap_or(0);
+    let deadline = Deadline::after(now(), node.request_timeout.min(Duration::from_millis(left_ms)));
+    let (mut replies, mut asked, mut serving_state) = (Vec::new(), Vec::new(), None);
+    let mut again: Vec<&[u8]> = Vec::new();
+    for (place, question) in &questions {
+        // What is to be asked again holds up what comes after it on the same key.
+        if again.contains(&question.key) {
+            continue;
+        }
+        match check_question(node, question, batches::FORM) {
+            Ok(checked) => {
+                serving_state = Some(checked);
+                let (key, operation, id) = (question.key, question.operation(), question.id);
+                asked.push((*place, batch::Question { group: 0, key, operation, id }));
+            }
+            Err(not_served) => {
+                if not_served == NotServed::Again {
+                    again.push(question.key);
+                }
+                replies.push((*place, Some(Err(not_served))));
+            }
+        }
+    }
+    if let Some(state) = serving_state {
+        replies.extend(host::run(node.run_forwarded_part(&state, epoch, asked, (room, waits), deadline)));
+    }
+    let longest = if waits { usize::MAX } else { frames::LONGEST_VALUE };
+    let mut out = Vec::new();
+    for (place, reply) in replies {
+        let Some(reply) = reply else { continue };
+        let before = out.len();
+        put_reply(reply, (place as u64, batches::FORM), longest, &mut out);
+        if !waits && out.len() > frames::LONGEST - frames::LONGEST_HEAD {
+            out.truncate(before);
+            break;
+        }
+    }
+    Ok(out)
+}
+
 /// Checks a request about a key that another node passes on by a frame: the state of serving under which it is answered.
 ///
 /// # Errors
@@ -283,6 +351,36 @@ pub fn as_known(reply: Reply, knows: u32) -> Reply {
         }
         _ => reply,
     }
+}
+
+/// Appends the answer that a reply is. A value that is longer than so many bytes is to be asked for by HTTP.
+pub fn put_reply(reply: Reply, (number, form): (u64, Form), longest: usize, out: &mut Vec<u8>) {
+    let answer = match as_known(reply, form.format()) {
+        Ok(outcome) => match outcome.done {
+            Done::Wrote(wrote) => frames::Answer::Wrote(wrote),
+            Done::Read(None) => frames::Answer::Missing(outcome.age),
+            Done::Read(Some(value)) if value.as_bytes().len() > longest => frames::Answer::ByHttp,
+            Done::Read(Some(value)) => {
+                let version = Version { number: value.version(), left: value.left() };
+                let found = frames::Answer::Found(outcome.age, version, value.as_bytes());
+                return found.encode(form, number, out);
+            }
+            Done::Unread(unread, version) => frames::Answer::Unread(outcome.age, unread, version),
+        },
+        Err(NotServed::Again) => frames::Answer::Again,
+        Err(NotServed::Gone) => frames::Answer::Gone,
+        Err(NotServed::NotLeader(leader, reason)) => frames::Answer::NotLeader(leader, reason),
+        Err(NotServed::OtherRequest) => frames::Answer::OtherRequest,
+        Err(NotServed::Full) => frames::Answer::Full,
+        Err(NotServed::Failed(Error::KeyTooLong { limit })) => frames::Answer::KeyTooLong(limit),
+        Err(NotServed::Failed(Error::TooLarge(reason))) => frames::Answer::TooLarge(reason),
+        Err(NotServed::Failed(Error::Unavailable { reason, applied })) => {
+            frames::Answer::Failed(applied, reason)
+        }
+        Err(NotServed::Failed(Error::Overloaded(reason))) => frames::Answer::Busy(reason),
+        Err(NotServed::Failed(error)) => frames::Answer::Failed(error.applied(), error.to_string()),
+    };
+    answer.encode(form, number, out);
 }
 
 /// The body of a request about a key, which is the value itself.

@@ -92,7 +92,7 @@ impl<'a> Visitor<'a> for Fields {
 }
 
 /// The name of a field, without a copy where it has no escapes.
-struct Name<'a>(Cow<'a, str>);
+pub struct Name<'a>(pub Cow<'a, str>);
 
 impl<'a> de::Deserialize<'a> for Name<'a> {
     fn deserialize<D: Deserializer<'a>>(reader: D) -> Result<Self, D::Error> {
@@ -114,6 +114,11 @@ impl<'a> de::Deserialize<'a> for Name<'a> {
         }
         reader.deserialize_str(Text)
     }
+}
+
+/// A text as JSON has it.
+pub fn json_text(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is JSON")
 }
 
 /// Checks that a body is one JSON value.

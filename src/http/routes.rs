@@ -19,6 +19,8 @@ pub enum Route {
     V1List,
     /// All pairs, with their values.
     V1Export,
+    /// Many of them.
+    V1Batch,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -47,6 +49,8 @@ pub enum Route {
     NodeTypedKey,
     /// The same with a time to live.
     NodeTimedKey,
+    /// Many keys that another node passed on.
+    NodeBatch,
     /// Who is this node?
     NodeHello,
     /// The news of the cluster.
@@ -121,7 +125,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 28] = [
+const TABLE: [Row; 30] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -152,6 +156,8 @@ const TABLE: [Row; 28] = [
         "GET, HEAD, OPTIONS",
         LaneId::ClientLarge,
     ),
+    // Its body is read whole and its answer takes as long as the slowest shard, so it keeps no worker from small requests.
+    row(Route::V1Batch, ("/v1/batch", Rest::Nothing), "v1-batch", "POST, OPTIONS", LaneId::ClientLarge),
     row(
         Route::KeyCount,
         ("/kv-store/key-count", Rest::Nothing),
@@ -200,6 +206,13 @@ const TABLE: [Row; 28] = [
         (wire::TIMED_KEYS, Rest::Key),
         "node-timed-keys",
         "PUT, PATCH, OPTIONS",
+        LaneId::Forwarded,
+    ),
+    row(
+        Route::NodeBatch,
+        (wire::batches::BATCH, Rest::Nothing),
+        "node-batch",
+        "POST, OPTIONS",
         LaneId::Forwarded,
     ),
     row(Route::NodeHello, (wire::HELLO, Rest::Nothing), "node-hello", "GET, HEAD, OPTIONS", LaneId::Question),

@@ -14,7 +14,7 @@ use super::accept::{self, Acceptor};
 use super::answer::{self, Answer};
 use super::changes::{self, Awaited, Changes};
 use super::conversation::{Open, Shared, Unattended, Waits};
-use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work};
+use super::dispatch::{Arrival, AskedBy, Dispatcher, Job, KeyJob, Unfinished, Work, is_change};
 use super::error_form::ErrorForm;
 use super::framing::Framing;
 use super::gate::{Entry, Gate};
@@ -33,8 +33,8 @@ use super::watch::{self, Watches};
 use super::watch_main::{self, Asked};
 use super::watch_request::Wanted;
 use super::{
-    cluster_handlers, export, key_handlers, listing, node_handlers, own_handlers, payload, relay, relayed,
-    streams,
+    batch, cluster_handlers, export, key_handlers, listing, node_handlers, own_handlers, payload, relay,
+    relayed, streams,
 };
 use crate::clock::{Deadline, now};
 use crate::config::Config;
@@ -628,6 +628,8 @@ impl Server {
                     Err(answer) => *answer,
                 }
             }
+            Route::V1Batch => batch::answer(node, job),
+            Route::NodeBatch => node_handlers::answer_part(node, job),
             Route::NodeHello
             | Route::NodeNews
             | Route::NodeOrders
@@ -699,7 +701,7 @@ impl Server {
     /// even if that takes a while.
     fn write_late(self: &Arc<Self>, job: Box<Job>, answer: Answer) {
         let method = job.arrival.method().clone();
-        let answer = if matches!(method, Method::Put | Method::Delete | Method::Patch) {
+        let answer = if is_change(&method) {
             answer
         } else {
             let error =

@@ -106,6 +106,7 @@ impl Protocol {
             Self::Requests => {
                 const {
                     &[
+                        Form::Batches.protocol(),
                         Form::Ttl.protocol(),
                         Form::Types.protocol(),
                         Form::Conditions.protocol(),

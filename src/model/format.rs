@@ -16,6 +16,8 @@ pub const CONDITIONS: u32 = 4;
 pub const TYPES: u32 = 5;
 /// Pairs have a time to live, and entries of the log say how late it is.
 pub const TTL: u32 = 6;
+/// An entry of the log may have several writes in it.
+pub const BATCHES: u32 = 7;
 /// Changes are kept for those who watch, and go along with moves and snapshots.
 pub const WATCH: u32 = 8;
 /// That of this version of the program.

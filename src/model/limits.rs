@@ -34,6 +34,20 @@ impl Default for Limits {
     }
 }
 
+/// What one request with many operations may have. Each node goes by its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// The most operations.
+    pub items: usize,
+    /// The longest body, in bytes.
+    pub bytes: usize,
+}
+
+impl BatchLimits {
+    /// What a node has where nothing is set.
+    pub const UNSET: Self = Self { items: 10_000, bytes: 16 << 20 };
+}
+
 /// The limits that a view change asks for; those that it does not name stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -9,6 +9,8 @@ use ureq::http::{HeaderMap, Method, Response, StatusCode};
 use ureq::{Body, SendBody};
 
 use super::ask::OrderError;
+use super::batch::{Part, Replies};
+use super::batch_calls;
 use super::host::{Awaited, Host, Pending};
 use super::keys::{Action, NotServed, Onward, Operation, Outcome, Reply, Request, Told, Value};
 use super::state::Node;
@@ -118,6 +120,10 @@ impl Host for Calls {
         Box::pin(ready(pass_on(node, to, request)))
     }
 
+    fn parts<'a>(&'a self, node: &'a Node, parts: &'a [Part<'a>]) -> Pending<'a, Vec<Replies>> {
+        Box::pin(ready(batch_calls::ask_all(node, parts)))
+    }
+
     fn connect(&self, node: &Node, to: &Address) {
         let _ = node.peers.at(to).connection();
     }
@@ -209,7 +215,7 @@ fn read_answer(response: Response<Body>, limit: u64) -> Result<Vec<u8>, OrderErr
 }
 
 /// The text of a header.
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -287,7 +293,7 @@ fn is_short(operation: Operation) -> bool {
     operation.value().is_none_or(|value| value.len() <= frames::LONGEST_VALUE)
 }
 
-fn left_ms(deadline: Deadline) -> u64 {
+pub(super) fn left_ms(deadline: Deadline) -> u64 {
     u64::try_from(deadline.left().as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -305,7 +311,7 @@ fn read_frame(
     match Frame::decode(&frame) {
         Ok(Frame::Answer(_, Answer::ByHttp)) => None,
         Ok(Frame::Answer(_, answer)) => Some(Ok(reply(peer.address(), answer, tags))),
-        Ok(Frame::Question(..) | Frame::Leader(_)) | Err(_) => Some(Err(NoAnswer {
+        Ok(Frame::Question(..) | Frame::Part(..) | Frame::Leader(_)) | Err(_) => Some(Err(NoAnswer {
             kind: NoAnswerKind::Senseless,
             reason: "its answer makes no sense".to_owned(),
         })),
@@ -387,7 +393,7 @@ impl PassedOn {
 }
 
 /// What another node has answered, as if it were asked here.
-fn reply(owner: &Address, answer: Answer, tags: TagSpace) -> Reply {
+pub(super) fn reply(owner: &Address, answer: Answer, tags: TagSpace) -> Reply {
     let done = |done, age| Ok(Outcome { age, ..Outcome::new(done, tags) });
     Err(match answer {
         Answer::Wrote(written) => return done(Done::Wrote(written), None),
@@ -453,7 +459,7 @@ fn ask_by_http(
 }
 
 /// Whether a node does not know the path that it was asked by. To a question about a key it answers by a result otherwise, or by another status.
-fn is_unknown_path(response: &Response<Body>) -> bool {
+pub(super) fn is_unknown_path(response: &Response<Body>) -> bool {
     response.status() == StatusCode::NOT_FOUND && !response.headers().contains_key(wire::RESULT_HEADER)
 }
 
@@ -521,7 +527,7 @@ fn age(response: &Response<Body>) -> Option<Duration> {
 }
 
 /// Takes memory for the value that another node is about to send.
-fn make_room(
+pub(super) fn make_room(
     node: &Node,
     owner: &Address,
     response: &Response<Body>,
@@ -542,7 +548,7 @@ fn make_room(
 }
 
 /// An answer without a result: the owner refused, or whoever answers there is no node.
-fn refused(owner: &Address, response: Response<Body>) -> Error {
+pub(super) fn refused(owner: &Address, response: Response<Body>) -> Error {
     let status = response.status();
     let applied = header(response.headers(), wire::OUTCOME_HEADER).map_or(Applied::Unknown, Applied::parse);
     let reason = header(response.headers(), wire::REASON_HEADER).map(str::to_owned);

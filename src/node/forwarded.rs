@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::group_ops::{Asking, LogAnswer};
 use super::keys::{NotServed, Operation, Reply};
 use super::passing::Passed;
-use super::state::{Node, ServingState};
+use super::state::{Node, Serving, ServingState};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
-use crate::model::shard::RequestId;
+use crate::model::shard::{RequestId, Shard};
+use crate::model::view;
 use crate::wire::Addressed;
 
 /// Why a request of another node is not for this one.
@@ -94,11 +95,9 @@ impl Node {
         self.count_operation();
         let Ok(serving) = serving_state.serving() else { return Begun::Done(Err(NotServed::Again)) };
         let (hash, shard) = serving.shard_of(key);
-        // A shard that this node holds alone knows best what it owns.
-        let alone = || serving.own.iter().map(|(_, own)| own).find(|own| !own.is_logged());
-        let Some(own) = serving.own_of(shard.group).or_else(alone) else {
-            let reason = format!("{} holds no replica of shard {}", self.address, shard.id);
-            return Begun::Done(Err(NotServed::NotLeader(None, reason)));
+        let own = match self.forwarded_to(serving, shard) {
+            Ok(own) => own,
+            Err(not_served) => return Begun::Done(Err(not_served)),
         };
         if !own.is_logged() {
             let forwarded = request.map(|request| self.stamp(own, request, epoch));
@@ -117,6 +116,20 @@ impl Node {
             Ok(asking) => Begun::Asks(asking),
             Err(error) => Begun::Done(self.reply(serving, (shard, own), Err(error), operation)),
         }
+    }
+
+    /// This node's replica that does what another node has passed on about a key of a shard.
+    pub(super) fn forwarded_to<'a>(
+        &self,
+        serving: &'a Serving,
+        shard: &view::Shard,
+    ) -> Result<&'a Arc<Shard>, NotServed> {
+        // A shard that this node holds alone knows best what it owns.
+        let alone = || serving.own.iter().map(|(_, own)| own).find(|own| !own.is_logged());
+        serving.own_of(shard.group).or_else(alone).ok_or_else(|| {
+            let reason = format!("{} holds no replica of shard {}", self.address, shard.id);
+            NotServed::NotLeader(None, reason)
+        })
     }
 
     /// What came of asking the log.

@@ -32,7 +32,7 @@ pub struct LogAnswer {
 }
 
 /// The command that has a write done.
-fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Command {
+pub(super) fn command(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Command {
     let needs = needed_by(operation);
     // It has an id, under which it is done once, and no order with others but that of the answers.
     Command { bytes: encode_write(key, operation, forwarded).into(), needs, goes_ahead: true }
@@ -219,7 +219,12 @@ impl Node {
         self.ask_log(group, command, move |answer| told(LogAnswer { shard, passed, answer }));
     }
 
-    fn ask_log(&self, group: u64, command: Option<Command>, told: impl FnOnce(Answer) + Send + 'static) {
+    pub(super) fn ask_log(
+        &self,
+        group: u64,
+        command: Option<Command>,
+        told: impl FnOnce(Answer) + Send + 'static,
+    ) {
         match command {
             Some(command) => self.groups.propose_and(group, command, told),
             None => self.groups.read_here_and(group, told),
@@ -286,7 +291,7 @@ impl Node {
         ShardOutcome::decode(&outcome).map_err(|_| NotDone::Unknown)
     }
 
-    fn not_done(&self, group: u64, error: NotProposed) -> NotDone {
+    pub(super) fn not_done(&self, group: u64, error: NotProposed) -> NotDone {
         match error {
             NotProposed::Unknown => NotDone::Unknown,
             NotProposed::Refused(Refusal::NotLeader { leader }) => {

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Select};
 use serde_json::Value;
 
 use super::ask::OrderError;
+use super::batch::{Part, Replies, ask_one_by_one};
 use super::keys::{Reply, Request};
 use super::state::Node;
 use crate::clock::Deadline;
@@ -89,6 +90,17 @@ pub trait Host: Send + Sync {
         to: (&'a Address, &'a Addressed, u64),
         request: &'a Request<'a>,
     ) -> Pending<'a, Result<Reply, NoAnswer>>;
+
+    /// Passes parts of a batch on, each to its node, as far as possible at the same time.
+    fn parts<'a>(&'a self, node: &'a Node, parts: &'a [Part<'a>]) -> Pending<'a, Vec<Replies>> {
+        Box::pin(async move {
+            let mut replies = Vec::new();
+            for part in parts {
+                replies.push(ask_one_by_one(node, part).await);
+            }
+            replies
+        })
+    }
 
     /// Has the connection made on which requests are passed on, without waiting for it.
     fn connect(&self, _: &Node, _to: &Address) {}

@@ -365,17 +365,14 @@ impl Node {
         if let Some(passed) = told_before.as_mut().and_then(Told::take_passed) {
             request.passed = passed.into();
         }
-        let mut pause = FIRST_PAUSE;
-        let (mut unclear, mut not_done): (Option<Error>, Option<Error>) = (None, None);
-        // What a replica has said of its shard tells more than that another one did not answer.
-        let mut told: Option<String> = None;
+        let (mut pause, mut so_far) = (FIRST_PAUSE, SoFar::default());
         let mut was_sent_on = false;
         self.wait_for_first_round(deadline).await;
         loop {
             let serving_state = self.serving_state();
             let serving = serving_state.serving().map_err(|error| Error::Unavailable {
                 reason: error.to_string(),
-                applied: unclear.as_ref().map_or(Applied::No, Error::applied),
+                applied: so_far.applied(),
             })?;
             // What was learned since it was asked is news.
             let known = told_before.as_ref().and_then(Told::version).unwrap_or(serving.state.version);
@@ -383,35 +380,19 @@ impl Node {
             let has_others = |key: &[u8]| was_led || serving.is_led(key);
             let reply = match told_before.take() {
                 Some(told) => self.told(serving, told, request),
-                None => self.ask_owner(serving, request, unclear.is_some()).await,
+                None => self.ask_owner(serving, request, so_far.is_unclear()).await,
             };
             let sent_on = matches!(reply, Err(NotServed::NotLeader(Some(_), _))) && !was_sent_on;
-            match reply {
-                Ok(outcome) => return Ok(outcome),
-                Err(NotServed::Again) if unclear.is_none() => request.give_up_number(),
-                Err(NotServed::Again | NotServed::NotLeader(Some(_), _)) => {}
-                Err(NotServed::NotLeader(None, reason)) => told = Some(reason),
-                Err(NotServed::OtherRequest) => return Err(Error::OtherRequest),
-                Err(NotServed::Failed(error))
-                    if error.may_go_on(|| has_others(request.key), unclear.is_some()) =>
-                {
-                    let kept = if error.applied() == Applied::Unknown { &mut unclear } else { &mut not_done };
-                    *kept = Some(error);
-                }
-                Err(not_served) => {
-                    let error = Error::from(not_served);
-                    // Whoever owns the key by now may be another node than the one that does not answer.
-                    let newer = self.state().is_some_and(|state| state.version > known);
-                    if !newer || deadline.is_over() {
-                        return Err(unclear.unwrap_or(error));
-                    }
-                    if error.applied() == Applied::Unknown {
-                        unclear.get_or_insert(error);
-                    }
-                }
+            if so_far.is_refused_as_unknown(&reply) {
+                request.give_up_number();
+            }
+            // Whoever owns the key by now may be another node than the one that does not answer.
+            let has_news = || self.state().is_some_and(|state| state.version > known) && !deadline.is_over();
+            if let Some(end) = so_far.take(reply, || has_others(request.key), has_news) {
+                return end;
             }
             if deadline.is_over() {
-                return Err(in_vain(operation, unclear.or(not_done), told));
+                return Err(so_far.in_vain(operation));
             }
             // The first hint to another leader is followed at once.
             was_sent_on = sent_on;
@@ -451,7 +432,12 @@ impl Node {
     }
 
     /// Who has to be asked to do an operation on a key of a shard.
-    fn whom_to_ask<'a>(&self, serving: &'a Serving, shard: &view::Shard, operation: Operation) -> Whom<'a> {
+    pub(super) fn whom_to_ask<'a>(
+        &self,
+        serving: &'a Serving,
+        shard: &view::Shard,
+        operation: Operation,
+    ) -> Whom<'a> {
         let Some(own) = serving.own_of(shard.group) else {
             return if serving.state.replicas_of(shard.group).len() > 1 {
                 let node = self.likely_leader(&serving.state, shard);
@@ -612,7 +598,7 @@ impl Node {
     }
 
     /// What came of asking a node.
-    fn conclude_asked(
+    pub(super) fn conclude_asked(
         &self,
         serving: &Serving,
         shard: &view::Shard,
@@ -677,7 +663,7 @@ fn conclude_gone(node: &Address, reply: Result<Reply, NoAnswer>) -> Reply {
 }
 
 /// Who has to be asked about a key of a shard.
-enum Whom<'a> {
+pub(super) enum Whom<'a> {
     /// This node, which keeps the shard alone.
     Alone(&'a Arc<Shard>),
     /// This node, whose replica does it: it leads the shard's group, or answers the read of its own.
@@ -713,23 +699,82 @@ impl From<NotServed> for Error {
     }
 }
 
-/// What is said where nobody has done it by the deadline.
-fn in_vain(operation: Operation, error: Option<Error>, told: Option<String>) -> Error {
-    // A read changes nothing, whoever may have done it.
-    let applied = error.as_ref().map_or(Applied::No, Error::applied);
-    let applied = if operation.is_read() { Applied::No } else { applied };
-    let reason = match (told, error) {
-        (Some(told), _) => told,
-        (None, Some(Error::Unavailable { reason, .. })) => reason,
-        (None, Some(error)) => return error,
-        (None, None) => "the key was on its way from one shard to another all the time".to_owned(),
-    };
-    Error::Unavailable { reason, applied }
+/// What was heard so far of a request that has not ended.
+#[derive(Default)]
+pub(super) struct SoFar {
+    /// It may have been done.
+    unclear: Option<Error>,
+    not_done: Option<Error>,
+    /// What a replica has said of its shard tells more than that another one did not answer.
+    told: Option<String>,
+}
+
+impl SoFar {
+    /// Whether it may have been done.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.unclear.is_some()
+    }
+
+    /// Whether it was done, as far as that is known.
+    pub(super) fn applied(&self) -> Applied {
+        self.unclear.as_ref().map_or(Applied::No, Error::applied)
+    }
+
+    /// Whether nothing was done, maybe since the shard does not know the number of the request.
+    pub(super) fn is_refused_as_unknown(&self, reply: &Reply) -> bool {
+        matches!(reply, Err(NotServed::Again)) && !self.is_unclear()
+    }
+
+    /// Takes a reply in: how the request has ended, if it has. `has_others` says whether there are other replicas to be asked, or the same one once more; `has_news`
+    /// whether another node may own the key by now.
+    pub(super) fn take(
+        &mut self,
+        reply: Reply,
+        has_others: impl FnOnce() -> bool,
+        has_news: impl FnOnce() -> bool,
+    ) -> Option<Result<Outcome, Error>> {
+        match reply {
+            Ok(outcome) => return Some(Ok(outcome)),
+            Err(NotServed::Again | NotServed::NotLeader(Some(_), _)) => {}
+            Err(NotServed::NotLeader(None, reason)) => self.told = Some(reason),
+            Err(NotServed::OtherRequest) => return Some(Err(Error::OtherRequest)),
+            Err(NotServed::Failed(error)) if error.may_go_on(has_others, self.is_unclear()) => {
+                let is_unknown = error.applied() == Applied::Unknown;
+                let kept = if is_unknown { &mut self.unclear } else { &mut self.not_done };
+                *kept = Some(error);
+            }
+            Err(not_served) => {
+                let error = Error::from(not_served);
+                if !has_news() {
+                    return Some(Err(self.unclear.take().unwrap_or(error)));
+                }
+                if error.applied() == Applied::Unknown {
+                    self.unclear.get_or_insert(error);
+                }
+            }
+        }
+        None
+    }
+
+    /// What is said where nobody has done it by the deadline.
+    pub(super) fn in_vain(&mut self, operation: Operation) -> Error {
+        let (told, error) = (self.told.take(), self.unclear.take().or(self.not_done.take()));
+        // A read changes nothing, whoever may have done it.
+        let applied = error.as_ref().map_or(Applied::No, Error::applied);
+        let applied = if operation.is_read() { Applied::No } else { applied };
+        let reason = match (told, error) {
+            (Some(told), _) => told,
+            (None, Some(Error::Unavailable { reason, .. })) => reason,
+            (None, Some(error)) => return error,
+            (None, None) => "the key was on its way from one shard to another all the time".to_owned(),
+        };
+        Error::Unavailable { reason, applied }
+    }
 }
 
 impl Serving {
     /// Whether the shard of a key has a leader, which may be another node by the next time that it is asked.
-    fn is_led(&self, key: &[u8]) -> bool {
+    pub(super) fn is_led(&self, key: &[u8]) -> bool {
         let (_, shard) = self.shard_of(key);
         match self.own_of(shard.group) {
             Some(own) => own.is_logged(),

@@ -2,6 +2,9 @@
 
 pub mod ask;
 pub mod audits;
+pub mod batch;
+mod batch_calls;
+mod batch_parts;
 pub mod calls;
 pub mod cluster;
 pub mod discovery;

@@ -26,7 +26,7 @@ use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::condition::TagSpace;
-use crate::model::limits::Limits;
+use crate::model::limits::{BatchLimits, Limits};
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard as ShardReplica;
 use crate::model::view::Shard;
@@ -51,6 +51,8 @@ pub struct Node {
     pub role: Role,
     /// What keys and values may be by its settings: see [`Node::limits`].
     pub(super) own_limits: Limits,
+    /// What one request with many operations may have.
+    pub batch_limits: BatchLimits,
     /// Every key request is answered within this time after it has come in wholly.
     pub request_timeout: Duration,
     /// For so many milliseconds a named write is remembered.
@@ -154,6 +156,7 @@ impl Node {
             has_address: config.has_address,
             role: config.role.clone(),
             own_limits: config.limits,
+            batch_limits: config.batch_limits,
             request_timeout: config.request_timeout,
             remembered_ms: config.remembered_ms(),
             retry_memory: config.retry_memory,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
@@ -67,7 +67,8 @@ impl Purpose {
     fn protocols(self) -> (&'static str, &'static [(&'static str, Form)]) {
         match self {
             Self::Nodes => {
-                const ALL: [(&str, Form); 4] = [
+                const ALL: [(&str, Form); 5] = [
+                    (Form::Batches.protocol(), Form::Batches),
                     (Form::Ttl.protocol(), Form::Ttl),
                     (Form::Types.protocol(), Form::Types),
                     (Form::Conditions.protocol(), Form::Conditions),
@@ -267,12 +268,15 @@ impl Connection {
     /// # Errors
     /// See [`NoAnswerKind`]. Nothing is ever sent twice.
     pub fn ask(&self, group: u64, deadline: Deadline, frame: Vec<u8>) -> Option<Answer> {
+        self.begin(group, deadline, frame).map(Begun::end)
+    }
+
+    /// The same, and the answer is waited for later.
+    pub fn begin(&self, group: u64, deadline: Deadline, frame: Vec<u8>) -> Option<Begun> {
         let (sender, answer) = bounded(1);
         let tell = |sender: Sender<Answer>, answer| drop(sender.try_send(answer));
         self.ask_and(group, deadline, frame, (sender, tell)).ok()?;
-        // Whoever reads says that it is late.
-        let answer = answer.recv_timeout(deadline.left() + SLACK);
-        Some(answer.unwrap_or_else(|_| Err(late())))
+        Some(Begun { answer, deadline })
     }
 
     /// The same without waiting: `tell` has somebody told, by the thread that reads, or by whoever finds that the connection has ended.
@@ -523,6 +527,24 @@ impl Connection {
         }
         // Whoever reads sees the end.
         let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// A question that was sent.
+pub struct Begun {
+    answer: Receiver<Answer>,
+    deadline: Deadline,
+}
+
+impl Begun {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Connection::ask`].
+    pub fn end(self) -> Answer {
+        // Whoever reads says that it is late.
+        let answer = self.answer.recv_timeout(self.deadline.left() + SLACK);
+        answer.unwrap_or_else(|_| Err(late()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Clients that put, get and delete through any node, several at once the same key, and ask again under the same request id where they do
 //! not learn what came of it.
 
+mod batches;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -80,7 +82,11 @@ pub(super) async fn use_keys(world: Shared) {
     while world.harm.get() {
         pause_for(world.draw(1..30)).await;
         world.busy.set(world.busy.get() + 1);
-        use_key(&world, &mut seen).await;
+        if world.chance(20) {
+            batches::use_batch(&world, &mut seen).await;
+        } else {
+            use_key(&world, &mut seen).await;
+        }
         world.busy.set(world.busy.get() - 1);
     }
 }
@@ -98,21 +104,26 @@ fn condition(world: &Shared, seen: Option<u64>) -> Option<Condition> {
     Some(Condition { if_match, if_none_match })
 }
 
-async fn use_key(world: &Shared, seen: &mut HashMap<Rc<[u8]>, u64>) {
+/// What a client asks next, and what is known of the key before.
+fn draw_request(world: &Shared, seen: &HashMap<Rc<[u8]>, u64>, is_named: bool) -> (Request, Began) {
     let key: Rc<[u8]> = world.keys[world.draw(0..world.keys.len())].as_slice().into();
     let number = world.number();
     let ttl = world.chance(40).then(|| Ttl::from_ms(world.draw(200..6_000))).flatten();
     let put = Kind::Put(number, ttl);
     let (get, touch) = (Kind::Get, Kind::Touch(ttl));
     let kind = [get, get, get, get, put, put, put, put, Kind::Delete, Kind::Delete, touch][world.draw(0..11)];
-    let is_named = world.chance(60);
     let name = is_named.then(|| RequestId::from(number));
     let condition = condition(world, seen.get(&key).copied());
-    let request = Request { key: Rc::clone(&key), kind, condition, name };
     let began = world.oracle.borrow().floor(&key);
     if let Some(name) = name {
         world.oracle.borrow_mut().asks(name);
     }
+    (Request { key, kind, condition, name }, began)
+}
+
+async fn use_key(world: &Shared, seen: &mut HashMap<Rc<[u8]>, u64>) {
+    let (request, began) = draw_request(world, seen, world.chance(60));
+    let (name, key) = (request.name, Rc::clone(&request.key));
     let (mut end, mut id) = (End::NotDone, name);
     for attempt in 1.. {
         let place = world.draw(0..world.nodes.len());

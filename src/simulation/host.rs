@@ -21,6 +21,7 @@ use crate::model::format;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Action, Change, Done, Operation, RequestId, Shard};
 use crate::node::ask::OrderError;
+use crate::node::batch::{Item, ItemAction, Part, Question, Replies};
 use crate::node::forwarded::NotMeant;
 use crate::node::host::{Awaited, Host, Machine, Pending};
 use crate::node::keys::{NotServed, Outcome, Reply, Request, Value};
@@ -143,6 +144,25 @@ impl Host for Simulated {
                 serve(&controller.node, &addressed, &key, operation, id, deadline).await
             };
             self.exchange(node, to, deadline, work).await
+        })
+    }
+
+    fn parts<'a>(&'a self, node: &'a Node, parts: &'a [Part<'a>]) -> Pending<'a, Vec<Replies>> {
+        Box::pin(async move {
+            let mut replies = Vec::new();
+            for part in parts {
+                let addressed = part.addressed.clone();
+                let (room, deadline, count) = (part.room, part.deadline, part.questions.len());
+                let questions: Vec<_> = part.questions.iter().map(owned).collect();
+                let work = move |controller: Rc<Controller>| async move {
+                    serve_part(&controller.node, &addressed, &questions, room, deadline).await
+                };
+                replies.push(match self.exchange(node, &part.to, deadline, work).await {
+                    Ok(told) => told.into_iter().map(|reply| reply.map(Ok)).collect(),
+                    Err(error) => (0..count).map(|_| Some(Err(error.clone()))).collect(),
+                });
+            }
+            replies
         })
     }
 
@@ -313,13 +333,59 @@ async fn serve(
     request: Option<RequestId>,
     deadline: Deadline,
 ) -> Reply {
-    let serving_state = node.check_addressed(Some(addressed)).map_err(|error| match error {
+    let serving_state = node.check_addressed(Some(addressed)).map_err(not_served)?;
+    let asked = (addressed.epoch, request);
+    node.run_forwarded(&serving_state, key, operation, asked, None, deadline).await.map(detached)
+}
+
+/// A question of a part as it is on its way.
+fn owned(question: &Question<'_>) -> (Item, u64) {
+    let Question { group, key, operation, id } = question;
+    let action = match operation.action {
+        Action::Get => ItemAction::Get,
+        Action::Put(value) => ItemAction::Put(value.to_vec().into()),
+        Action::Delete => ItemAction::Delete,
+        Action::Touch => ItemAction::Touch,
+    };
+    let condition = operation.condition.cloned().map(Box::new);
+    (Item { key: (*key).into(), action, condition, ttl: operation.ttl, named: *id }, *group)
+}
+
+/// What a node answers that another one passes a part of a batch on to.
+async fn serve_part(
+    node: &Node,
+    addressed: &Addressed,
+    questions: &[(Item, u64)],
+    room: usize,
+    deadline: Deadline,
+) -> Vec<Option<Reply>> {
+    let mut replies: Vec<Option<Reply>> = questions.iter().map(|_| None).collect();
+    let serving_state = match node.check_addressed(Some(addressed)).map_err(not_served) {
+        Ok(serving_state) => serving_state,
+        Err(error) => return questions.iter().map(|_| Some(Err(error.clone()))).collect(),
+    };
+    let mut asked = Vec::new();
+    for (at, (item, group)) in questions.iter().enumerate() {
+        let (operation, id) = (item.operation(), item.named);
+        asked.push((at, Question { group: *group, key: &item.key, operation, id }));
+    }
+    let told = node.run_forwarded_part(&serving_state, addressed.epoch, asked, (room, true), deadline).await;
+    for (at, reply) in told {
+        replies[at] = reply.map(|reply| reply.map(detached));
+    }
+    replies
+}
+
+fn not_served(error: NotMeant) -> NotServed {
+    match error {
         NotMeant::Gone(_) => NotServed::Gone,
         NotMeant::NotYet(_) => NotServed::Again,
         NotMeant::Unclear(reason) => NotServed::Failed(Error::Unavailable { reason, applied: Applied::No }),
-    })?;
-    let asked = (addressed.epoch, request);
-    let outcome = node.run_forwarded(&serving_state, key, operation, asked, None, deadline).await?;
+    }
+}
+
+/// An outcome as another node gets it.
+fn detached(outcome: Outcome) -> Outcome {
     let done = match outcome.done {
         Done::Read(Some(value)) => {
             let (version, left) = (value.version(), value.left());
@@ -332,7 +398,7 @@ async fn serve(
         }
         done => done,
     };
-    Ok(Outcome { done, ..outcome })
+    Outcome { done, ..outcome }
 }
 
 impl Process {

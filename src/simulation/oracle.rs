@@ -45,10 +45,10 @@ pub(super) struct Applied {
     /// Its bytes, other than of a write that was done.
     pub(super) command: Option<Vec<u8>>,
     pub(super) outcome: Vec<u8>,
-    pub(super) write: Option<Write>,
+    /// The writes that it has done, and what their keys held then, as far as that was seen.
+    pub(super) writes: Vec<(Write, Post)>,
     /// The keys of pairs that it has ended.
     pub(super) ended: Vec<Box<[u8]>>,
-    pub(super) post: Post,
     pub(super) digest: Option<Digest>,
 }
 
@@ -411,7 +411,7 @@ impl Oracle {
         if let Some(digest) = applied.digest.as_ref().filter(|digest| digest.stray > 0) {
             return Err(format!("group {} at index {index}: {} stray pairs", applied.group, digest.stray));
         }
-        let (group, write, post) = (applied.group, applied.write.clone(), applied.post.clone());
+        let (group, writes) = (applied.group, applied.writes.clone());
         let ended = applied.ended.clone();
         log.insert(index, applied);
         let now_ms = self.now_ms;
@@ -419,7 +419,7 @@ impl Oracle {
         *progress = Progress { last_ms: now_ms, still_ms: progress.still_ms(now_ms) };
         let by = By::Log(group, progress.still_ms);
         ended.iter().try_for_each(|key| self.has_ended(key))?;
-        write.map_or(Ok(()), |write| self.written(&write, &post, by))
+        writes.iter().try_for_each(|(write, post)| self.written(write, post, by))
     }
 
     /// A write was done, by whichever shard, for the first time or because it was asked for again.
@@ -602,6 +602,13 @@ impl Oracle {
     pub(super) fn floor(&self, key: &[u8]) -> Began {
         let Register { floor, settled, .. } = self.registers[key];
         Began { floor, settled, at_ms: self.now_ms }
+    }
+
+    /// The same for what has come after a write on the same key, whoever knew of that.
+    pub(super) fn after(&self, began: Began, write: RequestId) -> Began {
+        let at =
+            self.done.get(&write).filter(|_| !self.doubtful.contains(&write)).map_or(0, |(_, at, _)| *at);
+        Began { floor: began.floor.max(at), ..began }
     }
 
     /// A read that began when the key had this floor.

@@ -1,5 +1,6 @@
 //! The state machines of the replicas, and what they tell the oracle.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -7,8 +8,9 @@ use parking_lot::Mutex;
 use super::oracle::{Applied, Digest, Event, Post, Write};
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
+use crate::model::condition::Condition;
 use crate::model::meta::{Command, MetaState, Void};
-use crate::model::shard::{Done, Operation, Shard, ShardCommand, ShardOutcome};
+use crate::model::shard::{Change, Done, Operation, Shard, ShardCommand, ShardOutcome};
 
 /// What replicas have done and the oracle has not judged yet.
 pub(super) type Events = Arc<Mutex<Vec<Event>>>;
@@ -39,6 +41,44 @@ impl WatchedShard {
         Self { machine, group: shard.group(), shard: Arc::clone(shard), told: Arc::clone(told) }
     }
 
+    /// How many writes a command has, and those that were done. What a key held between two of them nobody has seen.
+    fn writes(&self, command: &ShardCommand, done: &ShardOutcome) -> (usize, Vec<(Write, Post)>) {
+        let write =
+            |key: &[u8], change: &Change, condition: Option<&Condition>, ttl, request, written| Write {
+                key: key.to_vec(),
+                change: change.clone(),
+                condition: condition.cloned(),
+                ttl,
+                request,
+                written,
+            };
+        let (count, mut all): (_, Vec<Write>) = match (command, done) {
+            (
+                ShardCommand::Write { key, change, condition, ttl, forwarded },
+                ShardOutcome::Write(Ok(written)),
+            ) => {
+                let condition = condition.as_deref();
+                (1, vec![write(key, change, condition, *ttl, forwarded.request, *written)])
+            }
+            (ShardCommand::Batch(writes), ShardOutcome::Batch(done)) => {
+                let done = writes.iter().zip(done).filter_map(|(one, done)| {
+                    let (condition, request) = (one.condition.as_deref(), one.forwarded.request);
+                    Some(write(&one.key, &one.change, condition, one.ttl, request, done.ok()?))
+                });
+                (writes.len(), done.collect())
+            }
+            _ => (0, Vec::new()),
+        };
+        let mut seen = HashSet::new();
+        let mut posts: Vec<Post> = all
+            .iter()
+            .rev()
+            .map(|write| if seen.insert(&write.key) { post(&self.shard, &write.key) } else { None })
+            .collect();
+        posts.reverse();
+        (count, all.drain(..).zip(posts).collect())
+    }
+
     fn digest(&self) -> Digest {
         let audit = self.shard.audit();
         let head = self.shard.snapshot().next().unwrap_or_default();
@@ -55,29 +95,13 @@ impl StateMachine for WatchedShard {
         };
         let outcome = self.machine.apply(index, term, bytes);
         let done = ShardOutcome::decode(&outcome).expect("the machine answers by outcomes");
-        let (mut write, mut after) = (None, None);
-        if let (
-            ShardCommand::Write { key, change, condition, ttl, forwarded },
-            ShardOutcome::Write(Ok(written)),
-        ) = (&command, &done)
-        {
-            write = Some(Write {
-                key: key.to_vec(),
-                change: change.clone(),
-                condition: condition.as_deref().cloned(),
-                ttl: *ttl,
-                request: forwarded.request,
-                written: *written,
-            });
-            after = post(&self.shard, key);
-        }
-        let is_write = matches!(command, ShardCommand::Write { .. });
+        let (count, writes) = self.writes(&command, &done);
         let is_compared = index.is_multiple_of(COMPARED_EVERY) || matches!(command, ShardCommand::Learn(_));
         let digest = is_compared.then(|| self.digest());
-        let command = if is_write { write.is_none().then(|| bytes.to_vec()) } else { Some(bytes.to_vec()) };
+        let is_known = count > 0 && count == writes.len();
+        let command = (!is_known).then(|| bytes.to_vec());
         let (group, at) = (self.group, (index, term));
-        let applied =
-            Applied { group, at, command, outcome: outcome.clone(), write, ended, post: after, digest };
+        let applied = Applied { group, at, command, outcome: outcome.clone(), writes, ended, digest };
         self.told.lock().push(Event::Applied(Box::new(applied)));
         outcome
     }

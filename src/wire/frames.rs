@@ -28,13 +28,15 @@ pub enum Form {
     Types = 3,
     /// The same, and questions may have a time to live, and answers tell how much of it is left.
     Ttl = 4,
+    /// The same, and a frame may have a part of a batch.
+    Batches = 5,
 }
 
 impl Form {
     /// The forms, the newest first.
-    pub const ALL: [Self; 4] = [Self::Ttl, Self::Types, Self::Conditions, Self::First];
+    pub const ALL: [Self; 5] = [Self::Batches, Self::Ttl, Self::Types, Self::Conditions, Self::First];
     /// The newest.
-    pub const NEWEST: Self = Self::Ttl;
+    pub const NEWEST: Self = Self::Batches;
 
     /// The protocol that a connection is upgraded to.
     pub const fn protocol(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Form {
             Self::Conditions => "evenkv-requests/2",
             Self::Types => "evenkv-requests/3",
             Self::Ttl => "evenkv-requests/4",
+            Self::Batches => "evenkv-requests/5",
         }
     }
 
@@ -53,6 +56,7 @@ impl Form {
             Self::Conditions => format::CONDITIONS,
             Self::Types => format::TYPES,
             Self::Ttl => format::TTL,
+            Self::Batches => format::BATCHES,
         }
     }
 }
@@ -65,6 +69,8 @@ pub const LONGEST_VALUE: usize = 32 << 10;
 pub const LONGEST: usize = 256 << 10;
 /// The bytes of a frame's length.
 pub const HEAD: usize = 4;
+/// What a frame has at most before what its kind has, in bytes.
+pub const LONGEST_HEAD: usize = HEAD + 10;
 
 /// The longest name of a cluster, address or reason that is believed, in bytes.
 const LONGEST_TEXT: usize = 4096;
@@ -152,6 +158,8 @@ pub enum Frame<'a> {
     Question(u64, Form, Question<'a>),
     /// The answer to the question of that number.
     Answer(u64, Answer<'a>),
+    /// A part of a batch, as [`batches`](super::batches) has it. Its answer has frames of answers in place of one answer.
+    Part(u64, &'a [u8]),
     /// Who leads a group. It has no number, and no answer.
     Leader(Leader),
 }
@@ -171,6 +179,7 @@ pub(super) const QUESTION: u8 = 1;
 pub(super) const ANSWER: u8 = 2;
 const LEADER: u8 = 3;
 const LAST: u8 = 4;
+const PART: u8 = 5;
 
 impl Leader {
     /// Appends a frame.
@@ -241,11 +250,35 @@ pub fn put_last(out: &mut Vec<u8>) {
     put_frame(out, LAST, 0, |_| ());
 }
 
+/// Appends a frame with a part of a batch.
+pub fn put_part(number: u64, part: &[u8], out: &mut Vec<u8>) {
+    put_formed(out, (Form::Batches, PART), number, |out| out.extend_from_slice(part));
+}
+
+/// Appends the answer to one.
+pub fn put_part_answer(number: u64, answers: &[u8], out: &mut Vec<u8>) {
+    put_formed(out, (Form::Batches, ANSWER), number, |out| out.extend_from_slice(answers));
+}
+
+/// The answers that the answer to a part has.
+///
+/// # Errors
+/// When it is something else.
+pub fn part_answer(frame: &[u8]) -> Result<&[u8], Malformed> {
+    let mut reader = Reader::new(frame);
+    match formed_head(&mut reader)? {
+        (Form::Batches, ANSWER, _) => Ok(reader.rest()),
+        _ => Err(Malformed("not the answer to a part")),
+    }
+}
+
 /// Kind and number of a frame that has one form only.
 pub(super) fn head(reader: &mut Reader<'_>) -> Result<(u8, u64), Malformed> {
     match formed_head(reader)? {
         (Form::First, kind, number) => Ok((kind, number)),
-        (Form::Conditions | Form::Types | Form::Ttl, ..) => Err(Malformed("a frame of another version")),
+        (Form::Conditions | Form::Types | Form::Ttl | Form::Batches, ..) => {
+            Err(Malformed("a frame of another version"))
+        }
     }
 }
 
@@ -275,6 +308,7 @@ impl<'a> Frame<'a> {
             QUESTION => Question::decode(reader, form).map(|question| Self::Question(number, form, question)),
             ANSWER => Answer::decode(reader, form).map(|answer| Self::Answer(number, answer)),
             LEADER => Leader::decode(reader).map(Self::Leader),
+            PART if form >= Form::Batches => Ok(Self::Part(number, reader.rest())),
             _ => Err(Malformed("a frame of an unknown kind")),
         }
     }
@@ -329,7 +363,9 @@ impl<'a> Question<'a> {
         let key = reader.bytes(LONGEST)?;
         let condition = match form {
             Form::First => None,
-            Form::Conditions | Form::Types | Form::Ttl => reader.option(Condition::decode)?.map(Cow::Owned),
+            Form::Conditions | Form::Types | Form::Ttl | Form::Batches => {
+                reader.option(Condition::decode)?.map(Cow::Owned)
+            }
         };
         let ttl = if form >= Form::Ttl { reader.option(ttl)? } else { None };
         let (action, is_stale) = match reader.byte()? {

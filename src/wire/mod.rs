@@ -1,5 +1,6 @@
 //! What crosses a socket between nodes, defined once for both ends: paths, headers and bodies.
 
+pub mod batches;
 pub mod frames;
 pub mod listing;
 pub mod orders;

@@ -1,16 +1,20 @@
 //! What the lines of a file say: pairs, and lines that cannot be one.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use serde::Deserialize;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::super::client::BODY_LIMIT;
 use super::format::{Column, Format};
 use super::lines::{Line, Lines};
+use crate::model::value::BYTES;
 
 /// The longest line, or delimited record, that is read; a longer one is a failed line.
 const LINE_LIMIT: u64 = BODY_LIMIT;
@@ -24,11 +28,60 @@ const END: &[u8] = b"\n\x1a\n";
 pub(super) struct Record {
     pub(super) line: u64,
     pub(super) key: Vec<u8>,
-    /// JSON text.
+    /// JSON text; bytes in base64 where they have a type of their own.
     pub(super) value: String,
+    /// The type of bytes that are not JSON.
+    pub(super) content_type: Option<String>,
+    /// For how many seconds it lives, as JSON text.
+    pub(super) ttl: Option<String>,
 }
 
 impl Record {
+    /// A pair that lives for ever, whose value is JSON text.
+    pub(super) fn json(line: u64, key: Vec<u8>, value: String) -> Self {
+        Self { line, key, value, content_type: None, ttl: None }
+    }
+
+    /// About so many bytes of memory it takes.
+    pub(super) fn length(&self) -> usize {
+        size_of::<Self>() + self.key.len() + self.value.len()
+    }
+
+    /// The value as a client is told it that asks for JSON.
+    pub(super) fn told(&self) -> Cow<'_, str> {
+        match self.content_type {
+            Some(_) => Cow::Owned(format!("\"{}\"", self.value)),
+            None => Cow::Borrowed(&self.value),
+        }
+    }
+
+    /// Appends the line of a batch that stores it.
+    pub(super) fn put_line(&self, out: &mut Vec<u8>) {
+        let text = |text: &str| serde_json::to_string(text).expect("a string is JSON");
+        let key = match std::str::from_utf8(&self.key) {
+            Ok(key) => format!("{{\"op\":\"put\",\"key\":{}", text(key)),
+            Err(_) => format!("{{\"op\":\"put\",\"key-base64\":\"{}\"", STANDARD.encode(&self.key)),
+        };
+        out.extend_from_slice(key.as_bytes());
+        match &self.content_type {
+            None => {
+                out.extend_from_slice(b",\"value\":");
+                // Between the parts of JSON text, ends of lines are blanks; within its strings there are none.
+                let blank = |byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte };
+                out.extend(self.value.bytes().map(blank));
+            }
+            Some(content_type) => {
+                let (value, content_type) = (&self.value, text(content_type));
+                let value = format!(",\"value-base64\":\"{value}\",\"type\":{content_type}");
+                out.extend_from_slice(value.as_bytes());
+            }
+        }
+        if let Some(ttl) = &self.ttl {
+            out.extend_from_slice(format!(",\"ttl\":{ttl}").as_bytes());
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
     /// A hash of the key, the same in every run.
     pub(super) fn key_hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -77,12 +130,66 @@ pub(super) fn entries(format: Format, input: impl Read + 'static) -> Entries {
     }
 }
 
-/// A parser is given the number of the line and the line, and says the key and the value or what is wrong.
-type Parser = fn(u64, &[u8]) -> Result<(Vec<u8>, String), String>;
+/// A parser is given the number of the line and the line, and says what is there or what is wrong.
+type Parser = fn(u64, &[u8]) -> Result<Parsed, String>;
+
+/// What a line says.
+enum Parsed {
+    Pair(Record),
+    /// It is one of an export, which ends with a line of its own.
+    Exported(Record),
+    /// The last line of an export, which has so many pairs before it.
+    End(u64),
+}
+
+/// What is known of a file that may be an export.
+#[derive(Default)]
+struct Export {
+    lines: u64,
+    is_one: bool,
+    /// How many pairs its last line names.
+    end: Option<u64>,
+}
+
+impl Export {
+    /// Takes what a line says; a line after the last is none.
+    fn take(&mut self, line: u64, parsed: Result<Parsed, String>) -> Option<Entry> {
+        if self.end.is_some() {
+            let reason = "it comes after the last line of an export".to_owned();
+            return Some(Entry::Bad { line, reason });
+        }
+        if let Ok(Parsed::End(keys)) = parsed {
+            self.end = Some(keys);
+            return None;
+        }
+        self.lines += 1;
+        self.is_one |= matches!(parsed, Ok(Parsed::Exported(_)));
+        Some(match parsed {
+            Ok(Parsed::Pair(record) | Parsed::Exported(record)) => Entry::Record(record),
+            Ok(Parsed::End(_)) => return None,
+            Err(reason) => Entry::Bad { line, reason },
+        })
+    }
+
+    /// What is wrong with the file as a whole, at its end.
+    fn torn(&self) -> Option<String> {
+        match self.end {
+            Some(keys) if keys != self.lines => Some(format!(
+                "the file is torn: its last line says that it has {keys} pairs, and {} are there",
+                self.lines
+            )),
+            None if self.is_one => Some(
+                "the file is torn: it is an export, and its last line, {\"end\":true,..}, is not there"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
 
 fn by_line(input: impl Read + 'static, parse: Parser) -> Entries {
     let mut lines = Lines::new(input, usize::try_from(LINE_LIMIT).unwrap_or(usize::MAX));
-    let mut has_failed = false;
+    let (mut has_failed, mut export) = (false, Export::default());
     Box::new(std::iter::from_fn(move || {
         while !has_failed {
             let (line, text) = match lines.next() {
@@ -91,14 +198,19 @@ fn by_line(input: impl Read + 'static, parse: Parser) -> Entries {
                     let reason = format!("the line is longer than {LINE_LIMIT} bytes");
                     return Some(Ok(Entry::Bad { line, reason }));
                 }
-                Ok(None) => return None,
+                Ok(None) => {
+                    has_failed = true;
+                    return export.torn().map(Err);
+                }
                 Err(error) => {
                     has_failed = true;
                     return Some(Err(format!("cannot read on: {error}")));
                 }
             };
-            if !text.is_empty() {
-                return Some(Ok(entry(line, parse(line, &text))));
+            if !text.is_empty()
+                && let Some(entry) = export.take(line, parse(line, &text))
+            {
+                return Some(Ok(entry));
             }
         }
         None
@@ -107,37 +219,82 @@ fn by_line(input: impl Read + 'static, parse: Parser) -> Entries {
 
 fn entry(line: u64, parsed: Result<(Vec<u8>, String), String>) -> Entry {
     match parsed {
-        Ok((key, value)) => Entry::Record(Record { line, key, value }),
+        Ok((key, value)) => Entry::Record(Record::json(line, key, value)),
         Err(reason) => Entry::Bad { line, reason },
     }
 }
 
-fn ndjson(_line: u64, text: &[u8]) -> Result<(Vec<u8>, String), String> {
+fn ndjson(line: u64, text: &[u8]) -> Result<Parsed, String> {
     #[derive(Deserialize)]
     struct Pair<'a> {
-        key: String,
-        #[serde(borrow)]
-        value: &'a RawValue,
+        key: Option<String>,
+        #[serde(rename = "key-base64")]
+        key_base64: Option<String>,
+        #[serde(borrow, default, deserialize_with = "raw")]
+        value: Option<&'a RawValue>,
+        #[serde(rename = "value-base64")]
+        value_base64: Option<String>,
+        #[serde(rename = "type")]
+        content_type: Option<serde_json::Value>,
+        #[serde(borrow, default, deserialize_with = "raw")]
+        ttl: Option<&'a RawValue>,
+        #[serde(default)]
+        etag: serde_json::Value,
+        #[serde(default)]
+        end: serde_json::Value,
+        #[serde(default)]
+        keys: serde_json::Value,
     }
-    match serde_json::from_slice::<Pair>(text) {
-        Ok(Pair { key, value }) => Ok((key.into_bytes(), value.get().to_owned())),
+    let form = "not {\"key\": \"..\", \"value\": ..}";
+    let pair = serde_json::from_slice::<Pair>(text).map_err(|error| {
         // The parser saw one line and says so; the line's number in the file is told elsewhere.
-        Err(error) => Err(format!(
-            "not {{\"key\": \"..\", \"value\": ..}}: {}",
-            error.to_string().replace(" at line 1 column ", " at column ")
-        )),
+        format!("{form}: {}", error.to_string().replace(" at line 1 column ", " at column "))
+    })?;
+    let decoded = |name: &str, text: String| {
+        STANDARD.decode(text).map_err(|error| format!("{form}: {name} is wrong: {error}"))
+    };
+    if let (true, Some(keys), None) = (pair.end == true, pair.keys.as_u64(), &pair.key) {
+        return Ok(Parsed::End(keys));
     }
+    let key = match (pair.key, pair.key_base64) {
+        (Some(key), _) => key.into_bytes(),
+        (None, Some(key)) => decoded("key-base64", key)?,
+        (None, None) => return Err(format!("{form}: missing field `key`")),
+    };
+    let mut record = match (pair.value, pair.value_base64) {
+        (Some(value), _) => Record::json(line, key, value.get().to_owned()),
+        (None, Some(value)) => {
+            // As a node would write it.
+            let value = STANDARD.encode(decoded("value-base64", value)?);
+            let content_type = pair.content_type.as_ref().and_then(|text| text.as_str());
+            let content_type = Some(content_type.unwrap_or(BYTES).to_owned());
+            Record { content_type, ..Record::json(line, key, value) }
+        }
+        (None, None) => return Err(format!("{form}: missing field `value`")),
+    };
+    if !pair.etag.as_str().is_some_and(|tag| tag.starts_with('"')) {
+        // It is no line of an export, and its other fields mean nothing.
+        return Ok(Parsed::Pair(record));
+    }
+    record.ttl = pair.ttl.map(|ttl| ttl.get().to_owned());
+    Ok(Parsed::Exported(record))
 }
 
-fn tsv(_line: u64, text: &[u8]) -> Result<(Vec<u8>, String), String> {
+/// JSON text as it stands there, be it null.
+fn raw<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(reader).map(Some)
+}
+
+fn tsv(line: u64, text: &[u8]) -> Result<Parsed, String> {
     let tab = text.iter().position(|byte| *byte == b'\t').ok_or("there is no tab between key and value")?;
     let value = std::str::from_utf8(&text[tab + 1..]).map_err(|_| "the value is not UTF-8")?;
-    Ok((text[..tab].to_vec(), serde_json::Value::from(value).to_string()))
+    let value = serde_json::Value::from(value).to_string();
+    Ok(Parsed::Pair(Record::json(line, text[..tab].to_vec(), value)))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "all parsers have one shape")]
-fn word(line: u64, text: &[u8]) -> Result<(Vec<u8>, String), String> {
-    Ok((text.to_vec(), line.to_string()))
+fn word(line: u64, text: &[u8]) -> Result<Parsed, String> {
+    Ok(Parsed::Pair(Record::json(line, text.to_vec(), line.to_string())))
 }
 
 /// The line of a record is counted back from where the record ends, since the reader counts the ends of empty
@@ -216,7 +373,7 @@ mod tests {
     }
 
     fn pair(line: u64, key: impl AsRef<[u8]>, value: &str) -> Entry {
-        Entry::Record(Record { line, key: key.as_ref().to_vec(), value: value.to_owned() })
+        Entry::Record(Record::json(line, key.as_ref().to_vec(), value.to_owned()))
     }
 
     /// The line and a part of the reason of a bad one; the pair otherwise.
@@ -262,6 +419,46 @@ mod tests {
                 Ok(pair(11, "", "\"last\"")),
             ],
         );
+    }
+
+    #[test]
+    fn lines_of_an_export() {
+        let typed = |line, key: &[u8], value: &str, content_type: &str| {
+            let content_type = Some(content_type.to_owned());
+            Record { content_type, ..Record::json(line, key.to_vec(), value.to_owned()) }
+        };
+        let lines = "{\"key\":\"a\",\"value\":[1],\"type\":\"application/json\",\"etag\":\"\\\"7\\\"\",\"ttl\":1.5}\n\
+            {\"key-base64\":\"/w==\",\"value-base64\":\"AA==\",\"type\":\"image/x\",\"etag\":\"x\"}\n\
+            {\"key\":\"b\",\"value-base64\":\"?\",\"etag\":\"x\"}\n";
+        let end = |keys: u64| format!("{lines}{{\"end\":true,\"keys\":{keys},\"checksum\":\"c\"}}\n");
+        let read = |text: &str| {
+            entries(Format::Ndjson, io::Cursor::new(text.as_bytes().to_vec())).collect::<Vec<_>>()
+        };
+        let good = read(&end(3));
+        assert_eq!(good.len(), 3, "{good:?}");
+        let ttl = Some("1.5".to_owned());
+        assert_eq!(
+            good[0],
+            Ok(Entry::Record(Record { ttl, ..Record::json(1, b"a".to_vec(), "[1]".to_owned()) }))
+        );
+        assert_eq!(good[1], Ok(Entry::Record(typed(2, b"\xff", "AA==", "image/x"))));
+        assert!(matches!(&good[2], Ok(Entry::Bad { line: 3, reason }) if reason.contains("value-base64")));
+        // One that lacks lines in the middle or at its end, and one with lines after its end.
+        for (torn, said) in [(end(4), "has 4 pairs, and 3"), (lines.to_owned(), "its last line")] {
+            let found = read(&torn);
+            assert!(matches!(&found[3], Err(reason) if reason.contains(said)), "{found:?}");
+        }
+        let longer = read(&format!("{}{lines}", end(3)));
+        assert!(matches!(&longer[3], Ok(Entry::Bad { line: 5, .. })), "{longer:?}");
+        let mut sent = Vec::new();
+        for entry in good {
+            if let Ok(Entry::Record(record)) = entry {
+                record.put_line(&mut sent);
+            }
+        }
+        let wanted = "{\"op\":\"put\",\"key\":\"a\",\"value\":[1],\"ttl\":1.5}\n\
+            {\"op\":\"put\",\"key-base64\":\"/w==\",\"value-base64\":\"AA==\",\"type\":\"image/x\"}\n";
+        assert_eq!(String::from_utf8(sent).unwrap(), wanted);
     }
 
     #[test]

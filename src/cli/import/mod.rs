@@ -7,9 +7,12 @@
 //! import-read --queue of the key--> import-1 .. import-N --events--> the calling thread
 //! ```
 //!
+//! A connection that stores sends what waits for it by batches, more lines at once the faster that goes.
+//!
 //! A key always goes to the same queue, so of two lines with one key the later one wins, as if they had been
 //! sent one after the other.
 
+mod batches;
 mod entries;
 mod format;
 mod input;
@@ -39,7 +42,7 @@ use super::waiting::Waiting;
 use entries::Entry;
 use format::{Format, FormatArgs};
 use input::Input;
-use pipeline::{Plan, Stopped};
+use pipeline::{Node, Plan, Stopped};
 use report::{Event, FailureLog, Pass, Tally};
 use worker::Task;
 
@@ -49,7 +52,9 @@ const CONNECTIONS_MAX: i64 = 256;
 const FORMATS_HELP: &str = "\
 Formats:
   ndjson     {\"key\": \"text\", \"value\": any JSON} on each line; other fields are
-             ignored. Files named *.ndjson and *.jsonl.
+             ignored. Files named *.ndjson and *.jsonl. What an export has written
+             is taken back with types and times to live, and a torn file is
+             said to be one.
   tsv        Key, a tab, and the rest of the line, which is stored as a JSON
              string. Files named *.tsv and *.tab.
   delimited  Fields between delimiters; the key is the field that --key names,
@@ -68,6 +73,8 @@ Ctrl-C stops an import; what was sent is waited for, and a second Ctrl-C does no
 It then says, as whenever it is stopped, from which line the same command goes on
 with --from-line.
 
+Lines are sent many at once, and single ones to a node that does not know that.
+
 Examples:
   evenkv import pairs.ndjson
   evenkv import UnicodeData.txt --delimiter ';' --key 1 --no-quoting
@@ -84,6 +91,9 @@ pub struct ImportArgs {
     file: PathBuf,
     #[command(flatten)]
     format: FormatArgs,
+    /// Send through these nodes, the connections spread over them, in place of --node
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = Address::parse)]
+    through: Vec<Address>,
     /// How many connections send at the same time
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=CONNECTIONS_MAX))]
     connections: u16,
@@ -158,7 +168,8 @@ fn run_passes(
     let is_verified = !through.is_empty();
     let mut written = Written { last_lines: HashMap::new(), failed: HashSet::new() };
     let mut importer = Importer { args, format, interrupts: interrupts(), log };
-    let stored = importer.run(&args.node.node, Task::Write, |entry| {
+    let nodes = if args.through.is_empty() { std::slice::from_ref(&args.node.node) } else { &args.through };
+    let stored = importer.run(nodes, Task::Write, |entry| {
         if entry.line() < args.from_line {
             return false;
         }
@@ -170,7 +181,7 @@ fn run_passes(
     written.failed = stored.tally.failed_lines();
     end_pass(stored, passes)?;
     for node in through {
-        let checked = importer.run(node, Task::ReadBack, |entry| match entry {
+        let checked = importer.run(std::slice::from_ref(node), Task::ReadBack, |entry| match entry {
             Entry::Record(record) => {
                 written.last_lines.get(&record.key_hash()) == Some(&record.line)
                     && !written.failed.contains(&record.line)
@@ -209,27 +220,30 @@ struct Importer<'a> {
 }
 
 impl Importer<'_> {
-    /// One way through the file: its lines that `choose` takes go through `task` at `node`. Says what came of it.
+    /// One way through the file: its lines that `choose` takes go through `task` at these nodes, of which there is one. Says what came of it.
     fn run(
         &mut self,
-        node: &Address,
+        nodes: &[Address],
         task: Task,
         choose: impl FnMut(&Entry) -> bool + Send,
     ) -> Result<Pass, Failure> {
         let (args, format) = (self.args, self.format);
         let connections = usize::from(args.connections);
-        let client = Client::new(node, connections, args.answer.timeout)?;
-        {
+        let mut asked = Vec::new();
+        for node in nodes {
+            let client = Client::new(node, connections, args.answer.timeout)?;
             // Whatever it answers: it is there. Otherwise every line would find out by itself.
             let _waiting = Waiting::begin(node, args.answer.timeout);
             client.get("/livez")?;
+            asked.push(Node::new(client));
         }
+        let node = &nodes[0];
         let input = Input::open(&args.file)?;
         let bar = progress_bar(input.length());
         let keeps_lines = args.verify || !args.verify_through.is_empty();
         let mut tally = Tally::new(keeps_lines);
         let plan = Plan {
-            client: &client,
+            nodes: &asked,
             task,
             connections,
             patience: Duration::from_secs(args.retry_seconds.into()),
@@ -247,10 +261,11 @@ impl Importer<'_> {
                 Event::Interrupted => {
                     say("stopping: what was sent is waited for; Ctrl-C again does not wait");
                 }
-                Event::Done | Event::Stop(_) | Event::Left(_) => {}
+                Event::Done(_) | Event::Stop(_) | Event::Left(_) => {}
             }
+            let before = tally.seen();
             tally.add(event);
-            if tally.seen().is_multiple_of(256) {
+            if tally.seen() / 256 > before / 256 {
                 bar.set_message(format!("{} pairs, {} failed", tally.done(), tally.failed()));
             }
         });

@@ -1,25 +1,53 @@
 //! The threads of one pass over a file, and the queues between them.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select};
 
 use super::super::client::Client;
+use super::batches::{self, Batches};
 use super::entries::{Entries, Entry, Record};
 use super::report::Event;
-use super::worker::{self, Task};
+use super::worker::{Task, Worker};
+use crate::budget::{Budget, Permit};
 
-/// Records that wait for one connection. The reader waits when a queue is full.
-const QUEUE_LENGTH: usize = 64;
+/// Records that wait for one connection, as many as go together twice. The reader waits when a queue is full.
+const QUEUE_LENGTH: usize = 2 * batches::MOST_LINES;
+/// Events that wait for the thread that keeps the tally, for each connection.
+const EVENTS: usize = 64;
+/// The records that wait for all connections have so many bytes, or are one.
+const WAITING_BYTES: usize = 64 << 20;
+/// Where they have, it is looked so often whether there is room again.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// Where nothing has become of any line for this long, it is said that the node is waited for.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// A node that is asked.
+pub(super) struct Node {
+    pub(super) client: Client,
+    /// It does not know requests with many lines.
+    pub(super) is_old: AtomicBool,
+}
+
+impl Node {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, is_old: AtomicBool::new(false) }
+    }
+}
+
+/// A record that waits for its connection, and its part of the memory for that.
+pub(super) struct Job {
+    pub(super) record: Record,
+    pub(super) room: Permit,
+}
+
 /// What one pass does, and where.
 pub(super) struct Plan<'a> {
-    pub(super) client: &'a Client,
+    /// The connections are spread over them.
+    pub(super) nodes: &'a [Node],
     pub(super) task: Task,
     pub(super) connections: usize,
     /// How long each connection may wait, in all, for a node that does not take its requests.
@@ -45,17 +73,23 @@ pub(super) fn run(
     interrupts: &Receiver<()>,
     mut note: impl FnMut(Event),
 ) -> Result<(), Stopped> {
-    let (events, inbox) = bounded(QUEUE_LENGTH * plan.connections);
+    let (events, inbox) = bounded(EVENTS * plan.connections);
     // Nothing is ever sent here: dropping `go_on` is what wakes and ends the threads.
     let (go_on, stopped) = bounded::<()>(0);
     let mut go_on = Some(go_on);
     thread::scope(|scope| {
         let mut queues = Vec::with_capacity(plan.connections);
         for number in 1..=plan.connections {
-            let (queue, jobs) = bounded::<Record>(QUEUE_LENGTH);
+            let (queue, jobs) = bounded::<Job>(QUEUE_LENGTH);
             queues.push(queue);
             let (events, stopped) = (events.clone(), stopped.clone());
-            let work = move || worker::run(plan, &jobs, &events, &stopped);
+            let work = move || {
+                let worker = Worker::new(plan, number, &events, &stopped);
+                match plan.task {
+                    Task::Write => Batches::new(worker).run(&jobs),
+                    Task::ReadBack => worker.run(&jobs),
+                }
+            };
             named(thread::Builder::new().name(format!("import-{number}")).spawn_scoped(scope, work))?;
         }
         let read = move || feed(open, choose, &queues, &events, &stopped);
@@ -74,7 +108,7 @@ pub(super) fn run(
                     reason.get_or_insert_with(|| "it was interrupted".to_owned());
                 }
                 Event::Left(line) => next_line = Some(next_line.map_or(*line, |least: u64| least.min(*line))),
-                Event::Done | Event::Failed { .. } | Event::Silent => {}
+                Event::Done(_) | Event::Failed { .. } | Event::Silent => {}
             }
             note(event);
         }
@@ -134,14 +168,14 @@ fn named<T>(thread: io::Result<ScopedJoinHandle<'_, T>>) -> Result<ScopedJoinHan
 fn feed(
     open: impl FnOnce(Receiver<()>) -> io::Result<Entries>,
     mut choose: impl FnMut(&Entry) -> bool,
-    queues: &[Sender<Record>],
+    queues: &[Sender<Job>],
     events: &Sender<Event>,
     stopped: &Receiver<()>,
 ) -> Result<(), String> {
     let is_stopped = || stopped.try_recv() == Err(TryRecvError::Disconnected);
     // Who keeps the tally is there until all threads have ended.
     let leave = |line| drop(events.send(Event::Left(line)));
-    let mut next = 1;
+    let (mut next, waiting) = (1, Budget::new(WAITING_BYTES));
     for entry in open(stopped.clone()).map_err(|error| format!("cannot read the input: {error}"))? {
         let entry = match entry {
             Ok(entry) => entry,
@@ -160,7 +194,10 @@ fn feed(
             continue;
         }
         let is_taken = match entry {
-            Entry::Record(record) => queues[queue_of(&record, queues.len())].send(record).is_ok(),
+            Entry::Record(record) => match room_for(&record, &waiting, stopped) {
+                Some(room) => queues[queue_of(&record, queues.len())].send(Job { record, room }).is_ok(),
+                None => false,
+            },
             Entry::Bad { line, reason } => events.send(Event::Failed { line, reason }).is_ok(),
         };
         if !is_taken {
@@ -169,6 +206,17 @@ fn feed(
         }
     }
     Ok(())
+}
+
+/// Waits until a record has room among those that wait; nothing where the pass is stopped meanwhile.
+fn room_for(record: &Record, waiting: &Budget, stopped: &Receiver<()>) -> Option<Permit> {
+    let bytes = record.length().min(WAITING_BYTES);
+    loop {
+        let room = waiting.take(bytes);
+        if room.is_some() || !wait_unless_stopped(stopped, ROOM_PAUSE) {
+            return room;
+        }
+    }
 }
 
 fn queue_of(record: &Record, queues: usize) -> usize {

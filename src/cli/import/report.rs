@@ -19,7 +19,8 @@ const LISTED_MAX: usize = 20;
 /// What the threads of an import tell the one that keeps the tally.
 #[derive(Debug)]
 pub(super) enum Event {
-    Done,
+    /// So many lines are done.
+    Done(u64),
     Failed {
         line: u64,
         reason: String,
@@ -98,7 +99,7 @@ impl Tally {
 
     pub(super) fn add(&mut self, event: Event) {
         match event {
-            Event::Done => self.done += 1,
+            Event::Done(lines) => self.done += lines,
             Event::Failed { line, reason } => {
                 self.failed += 1;
                 self.first.insert(line, reason);
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn the_first_failures_are_listed_in_order() {
         let mut tally = Tally::new(true);
-        tally.add(Event::Done);
+        tally.add(Event::Done(1));
         for line in (1..=30).rev() {
             tally.add(Event::Failed { line, reason: format!("reason {line}") });
         }

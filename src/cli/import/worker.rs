@@ -1,7 +1,7 @@
 //! One connection of an import: what it does with a record, and how long it tries.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -11,7 +11,7 @@ use super::super::failure::Failure;
 use super::super::key::path_of_key;
 use super::super::pair::{Found, is_absence};
 use super::entries::Record;
-use super::pipeline::{Plan, wait_unless_stopped};
+use super::pipeline::{Job, Node, Plan, wait_unless_stopped};
 use super::report::Event;
 use crate::clock::now;
 
@@ -87,8 +87,9 @@ impl Patience {
         }
     }
 
-    fn earn(&mut self) {
-        self.left = self.full.min(self.left + EARNED);
+    fn earn(&mut self, successes: u64) {
+        let earned = EARNED.saturating_mul(u32::try_from(successes).unwrap_or(u32::MAX));
+        self.left = self.full.min(self.left + earned);
     }
 }
 
@@ -98,82 +99,157 @@ fn backoff(tries: u32, retry_after: Option<Duration>) -> Duration {
     grown.max(retry_after.unwrap_or_default()).min(BACKOFF_MAX)
 }
 
-/// Works the queue off until it is closed or the pass is stopped; then says which line it leaves.
-pub(super) fn run(plan: &Plan<'_>, jobs: &Receiver<Record>, events: &Sender<Event>, stopped: &Receiver<()>) {
-    let mut patience = Patience::new(plan.patience);
-    // The lines in a row that found nobody to serve them: the first, and how many. They are worth another try, so whoever goes on begins there.
-    let mut unserved: Option<(u64, u32)> = None;
-    // Who keeps the tally is there until all threads have ended.
-    let tell = |event| drop(events.send(event));
-    for record in jobs {
-        let line = record.line;
-        let Some(verdict) = persist(plan, &record, &mut patience, stopped) else {
-            return tell(Event::Left(unserved.map_or(line, |(first, _)| first)));
+/// The pass ends here; what this leaves was told.
+pub(super) struct Ends;
+
+/// One connection of a pass.
+pub(super) struct Worker<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    number: usize,
+    events: &'a Sender<Event>,
+    stopped: &'a Receiver<()>,
+    patience: Patience,
+    /// The lines in a row that found nobody to serve them: the first, and how many. They are worth another try, so whoever goes on begins there.
+    unserved: Option<(u64, u32)>,
+    /// So often nobody has answered: each time another node is asked next.
+    silences: usize,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        plan: &'a Plan<'a>,
+        number: usize,
+        events: &'a Sender<Event>,
+        stopped: &'a Receiver<()>,
+    ) -> Self {
+        let patience = Patience::new(plan.patience);
+        Self { plan, number, events, stopped, patience, unserved: None, silences: 0 }
+    }
+
+    /// Works the queue off until it is closed or the pass is stopped; then says which line it leaves.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            if self.persist(&job.record).is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // Who keeps the tally is there until all threads have ended.
+        drop(self.events.send(event));
+    }
+
+    /// The node that is asked.
+    pub(super) fn node(&self) -> &'a Node {
+        &self.plan.nodes[(self.number + self.silences) % self.plan.nodes.len()]
+    }
+
+    /// Asks a node, which counts as not answered meanwhile.
+    pub(super) fn ask<T>(&self, ask: impl FnOnce(&Client) -> T) -> T {
+        self.plan.asking.fetch_add(1, Ordering::Relaxed);
+        let answer = ask(&self.node().client);
+        self.plan.asking.fetch_sub(1, Ordering::Relaxed);
+        answer
+    }
+
+    /// So many lines are done.
+    pub(super) fn done(&mut self, lines: u64) {
+        if lines > 0 {
+            self.unserved = None;
+            self.patience.earn(lines);
+            self.tell(Event::Done(lines));
+        }
+    }
+
+    /// A line is at fault.
+    pub(super) fn failed(&mut self, line: u64, reason: String) {
+        self.unserved = None;
+        self.tell(Event::Failed { line, reason });
+    }
+
+    /// Waits; the pass ends here if it was stopped, with this line left.
+    pub(super) fn wait(&self, line: u64, wait: Duration) -> Result<(), Ends> {
+        if wait_unless_stopped(self.stopped, wait) {
+            return Ok(());
+        }
+        self.tell(Event::Left(self.unserved.map_or(line, |(first, _)| first)));
+        Err(Ends)
+    }
+
+    /// Whether a line is worth another try that was not served when it was asked, and then waits for that.
+    pub(super) fn waits(
+        &mut self,
+        line: u64,
+        (tries, retry_after): (u32, Option<Duration>),
+        (asked, was_answered): (Instant, bool),
+    ) -> Result<bool, Ends> {
+        if !was_answered {
+            self.silences += 1;
+        }
+        let wait = backoff(tries, retry_after);
+        // A node that does not answer is waited for meanwhile, too.
+        let spent = if was_answered { wait } else { wait + (now() - asked) };
+        if !self.patience.spend(spent) {
+            return Ok(false);
+        }
+        self.wait(line, wait).map(|()| true)
+    }
+
+    /// Nobody has served a line, and no more time is spent on it.
+    pub(super) fn give_up(&mut self, line: u64, reason: String, was_answered: bool) -> Result<(), Ends> {
+        let (first, count) = self.unserved.map_or((line, 1), |(first, count)| (first, count + 1));
+        self.unserved = Some((first, count));
+        let stop = if !was_answered && self.node().client.get("/livez").is_err() {
+            Some(format!("{reason} (at line {line})"))
+        } else if count >= UNSERVED_MAX {
+            Some(format!(
+                "{UNSERVED_MAX} lines in a row were not served, the last: {reason} (at line {line})"
+            ))
+        } else {
+            None
         };
-        match verdict {
-            Verdict::Done => {
-                unserved = None;
-                patience.earn();
-                tell(Event::Done);
-            }
-            Verdict::Failed(reason) => {
-                unserved = None;
-                tell(Event::Failed { line, reason });
-            }
-            Verdict::Unserved { reason, was_answered, .. } => {
-                let (first, count) = unserved.map_or((line, 1), |(first, count)| (first, count + 1));
-                unserved = Some((first, count));
-                let stop = if !was_answered && plan.client.get("/livez").is_err() {
-                    Some(format!("{reason} (at line {line})"))
-                } else if count >= UNSERVED_MAX {
-                    Some(format!(
-                        "{UNSERVED_MAX} lines in a row were not served, the last: {reason} (at line {line})"
-                    ))
-                } else {
-                    None
-                };
-                tell(Event::Failed { line, reason });
-                if let Some(why) = stop {
-                    tell(Event::Stop(why));
-                    return tell(Event::Left(first));
+        self.tell(Event::Failed { line, reason });
+        let Some(why) = stop else { return Ok(()) };
+        self.tell(Event::Stop(why));
+        self.tell(Event::Left(first));
+        Err(Ends)
+    }
+
+    /// Tries a record until it is served, is found at fault, or patience ends.
+    pub(super) fn persist(&mut self, record: &Record) -> Result<(), Ends> {
+        let line = record.line;
+        for tries in 0.. {
+            self.wait(line, Duration::ZERO)?;
+            let asked = now();
+            match self.ask(|client| attempt(client, self.plan.task, record)) {
+                Verdict::Done => {
+                    self.done(1);
+                    break;
+                }
+                Verdict::Failed(reason) => {
+                    self.failed(line, reason);
+                    break;
+                }
+                Verdict::Unserved { reason, retry_after, was_answered } => {
+                    if !self.waits(line, (tries, retry_after), (asked, was_answered))? {
+                        return self.give_up(line, reason, was_answered);
+                    }
                 }
             }
         }
+        Ok(())
     }
-}
-
-/// Tries a record until it is served, is found at fault, or patience ends; none if the pass was stopped.
-fn persist(
-    plan: &Plan<'_>,
-    record: &Record,
-    patience: &mut Patience,
-    stopped: &Receiver<()>,
-) -> Option<Verdict> {
-    for tries in 0.. {
-        if !wait_unless_stopped(stopped, Duration::ZERO) {
-            return None;
-        }
-        let asked = now();
-        plan.asking.fetch_add(1, Ordering::Relaxed);
-        let verdict = attempt(plan.client, plan.task, record);
-        plan.asking.fetch_sub(1, Ordering::Relaxed);
-        let Verdict::Unserved { retry_after, was_answered, .. } = &verdict else { return Some(verdict) };
-        let wait = backoff(tries, *retry_after);
-        // A node that does not answer is waited for meanwhile, too.
-        let spent = if *was_answered { wait } else { wait + (now() - asked) };
-        if !patience.spend(spent) {
-            return Some(verdict);
-        }
-        if !wait_unless_stopped(stopped, wait) {
-            return None;
-        }
-    }
-    None
 }
 
 fn attempt(client: &Client, task: Task, record: &Record) -> Verdict {
     let path = path_of_key(&record.key);
     let answer = match task {
+        Task::Write if record.content_type.is_some() || record.ttl.is_some() => {
+            let reason =
+                "a value that is not JSON, or a time to live, needs a node that knows POST /v1/batch";
+            return Verdict::Failed(reason.to_owned());
+        }
         Task::Write => client.put_value(&path, &record.value),
         Task::ReadBack => client.get(&path),
     };
@@ -184,7 +260,7 @@ fn attempt(client: &Client, task: Task, record: &Record) -> Verdict {
             was_answered: true,
         },
         (Ok(answer), Task::Write) if matches!(answer.status, 200 | 201) => Verdict::Done,
-        (Ok(answer), Task::ReadBack) => compared(&answer, &record.value),
+        (Ok(answer), Task::ReadBack) => compared(&answer, &record.told()),
         (Ok(answer), Task::Write) => Verdict::Failed(answer.refusal().to_string()),
         (Err(failure @ (Failure::Unreachable { .. } | Failure::Late { .. })), _) => {
             Verdict::Unserved { reason: failure.to_string(), retry_after: None, was_answered: false }
@@ -234,11 +310,11 @@ mod tests {
         let mut patience = Patience::new(second);
         assert!(patience.spend(second));
         assert!(!patience.spend(EARNED));
-        patience.earn();
+        patience.earn(1);
         assert!(patience.spend(EARNED));
         assert!(!patience.spend(EARNED));
         for _ in 0..10_000 {
-            patience.earn();
+            patience.earn(1);
         }
         assert!(patience.spend(second));
         assert!(!patience.spend(EARNED));

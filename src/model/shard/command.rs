@@ -3,6 +3,7 @@
 //! Every change of a shard whose group has several replicas is one of these. What applying one does depends on the state and the
 //! command only: the clock and the ids of requests are read by whoever proposes it.
 
+use super::batch::{BATCH, Write, put_batch, read_batch};
 use super::form::{put_checksum, read_checksum};
 use super::{
     Action, AuditBegun, CensusCount, CensusId, Checksum, Delta, Directive, Forwarded, Frozen, HashRange,
@@ -28,6 +29,8 @@ pub enum ShardCommand {
         /// The request, the epoch it was routed by, and the times by which it is remembered.
         forwarded: Forwarded,
     },
+    /// Several of them, done one after the other.
+    Batch(Vec<Write>),
     /// [`Shard::begin_outgoing`].
     BeginOutgoing {
         /// Who orders it.
@@ -143,6 +146,8 @@ impl Change {
 pub enum ShardOutcome {
     /// Of a write: what it did, now or when it was done before.
     Write(Result<Written, Refused>),
+    /// Of several writes: the same of each.
+    Batch(Vec<Result<Written, Refused>>),
     /// Of an order about a piece, other than to prepare it.
     Moved(Result<(), MoveError>),
     /// Of an order to prepare a piece: what was received.
@@ -186,14 +191,21 @@ const TIMED_PUT: u8 = 1;
 
 /// The binary form of [`ShardCommand::Write`], without copying key and value into one first.
 pub fn encode_write(key: &[u8], operation: Operation, forwarded: &Forwarded) -> Vec<u8> {
-    let Operation { condition, ttl, .. } = operation;
     let value = operation.value();
     // Kind, time to live, request, three numbers of at most ten bytes, two lengths of at most five.
     let mut out = Vec::with_capacity(1 + 12 + 30 + 30 + 10 + key.len() + value.map_or(0, <[u8]>::len));
+    put_write(key, operation, forwarded, &mut out);
+    out
+}
+
+/// Appends it.
+pub(super) fn put_write(key: &[u8], operation: Operation, forwarded: &Forwarded, out: &mut Vec<u8>) {
+    let Operation { condition, ttl, .. } = operation;
+    let value = operation.value();
     if operation.needs() >= format::TTL {
         out.extend([TIMED_WRITE, if value.is_some() { TIMED_PUT } else { TOUCH }]);
-        put_option(&mut out, ttl.as_ref(), |ttl, out| put_number(out, ttl.ms()));
-        put_option(&mut out, condition, Condition::encode);
+        put_option(out, ttl.as_ref(), |ttl, out| put_number(out, ttl.ms()));
+        put_option(out, condition, Condition::encode);
     } else {
         out.push(match (value, condition) {
             (Some(_), None) => PUT,
@@ -202,18 +214,47 @@ pub fn encode_write(key: &[u8], operation: Operation, forwarded: &Forwarded) -> 
             (None, Some(_)) => DELETE_IF,
         });
         if let Some(condition) = condition {
-            condition.encode(&mut out);
+            condition.encode(out);
         }
     }
-    forwarded.request.encode(&mut out);
-    put_number(&mut out, forwarded.epoch);
-    put_number(&mut out, forwarded.now_ms);
-    put_number(&mut out, forwarded.keep_ms);
-    put_bytes(&mut out, key);
+    forwarded.request.encode(out);
+    put_number(out, forwarded.epoch);
+    put_number(out, forwarded.now_ms);
+    put_number(out, forwarded.keep_ms);
+    put_bytes(out, key);
     if let Some(value) = value {
-        put_bytes(&mut out, value);
+        put_bytes(out, value);
     }
-    out
+}
+
+/// Reads a write whose first byte was read already; nothing where that is of something else.
+///
+/// # Errors
+/// When the bytes are no write.
+pub(super) fn read_write(kind: u8, reader: &mut Reader<'_>) -> Result<Option<Write>, Malformed> {
+    let (is_put, ttl, condition) = match kind {
+        TIMED_WRITE => {
+            let is_put = match reader.byte()? {
+                TOUCH => false,
+                TIMED_PUT => true,
+                _ => return Err(Malformed("unknown kind of write")),
+            };
+            (is_put, reader.option(read_ttl)?, reader.option(Condition::decode)?)
+        }
+        PUT_IF | DELETE_IF => (kind == PUT_IF, None, Some(Condition::decode(reader)?)),
+        PUT | DELETE => (kind == PUT, None, None),
+        _ => return Ok(None),
+    };
+    let (request, epoch) = (RequestId::decode(reader)?, reader.number()?);
+    let (now_ms, keep_ms) = (reader.number()?, reader.number()?);
+    let key = reader.bytes(LONGEST_BYTES)?.into();
+    let change = match kind {
+        _ if is_put => Change::Put(reader.bytes(LONGEST_BYTES)?.into()),
+        TIMED_WRITE => Change::Touch,
+        _ => Change::Delete,
+    };
+    let forwarded = Forwarded { request, epoch, now_ms, keep_ms };
+    Ok(Some(Write { key, change, condition: condition.map(Box::new), ttl, forwarded }))
 }
 
 impl ShardCommand {
@@ -221,6 +262,7 @@ impl ShardCommand {
     pub fn time_ms(&self) -> Option<u64> {
         match self {
             Self::Write { forwarded, .. } => Some(forwarded.now_ms),
+            Self::Batch(writes) => writes.iter().map(|write| write.forwarded.now_ms).max(),
             Self::Prepare { now_ms, .. } | Self::PassTime { now_ms } => Some(*now_ms),
             _ => None,
         }
@@ -231,6 +273,10 @@ impl ShardCommand {
         match self {
             Self::Write { change, condition, ttl, .. } => {
                 operation(change, condition.as_deref(), *ttl).needs()
+            }
+            Self::Batch(writes) => {
+                let needs = writes.iter().map(|write| write.operation().needs()).max();
+                needs.unwrap_or(format::FIRST).max(format::BATCHES)
             }
             Self::Install { delta, .. } => delta.needs(),
             Self::KeepHistory => format::WATCH,
@@ -252,6 +298,11 @@ impl ShardCommand {
             Self::Write { key, change, condition, ttl, forwarded } => {
                 let operation = operation(change, condition.as_deref(), *ttl);
                 return encode_write(key, operation, forwarded);
+            }
+            Self::Batch(writes) => {
+                out.push(BATCH);
+                let writes = writes.iter().map(|write| (&*write.key, write.operation(), &write.forwarded));
+                put_batch(writes, &mut out);
             }
             Self::BeginOutgoing { stamp, range } => {
                 order(BEGIN_OUTGOING, stamp);
@@ -314,31 +365,13 @@ impl ShardCommand {
     /// When the bytes are no command.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let reader = &mut Reader::new(bytes);
-        let command = match reader.byte()? {
-            kind @ (PUT | DELETE | PUT_IF | DELETE_IF | TIMED_WRITE) => {
-                let (is_put, ttl, condition) = match kind {
-                    TIMED_WRITE => {
-                        let is_put = match reader.byte()? {
-                            TOUCH => false,
-                            TIMED_PUT => true,
-                            _ => return Err(Malformed("unknown kind of write")),
-                        };
-                        (is_put, reader.option(read_ttl)?, reader.option(Condition::decode)?)
-                    }
-                    PUT_IF | DELETE_IF => (kind == PUT_IF, None, Some(Condition::decode(reader)?)),
-                    _ => (kind == PUT, None, None),
-                };
-                let (request, epoch) = (RequestId::decode(reader)?, reader.number()?);
-                let (now_ms, keep_ms) = (reader.number()?, reader.number()?);
-                let key = reader.bytes(LONGEST_BYTES)?.into();
-                let change = match kind {
-                    _ if is_put => Change::Put(reader.bytes(LONGEST_BYTES)?.into()),
-                    TIMED_WRITE => Change::Touch,
-                    _ => Change::Delete,
-                };
-                let forwarded = Forwarded { request, epoch, now_ms, keep_ms };
-                Self::Write { key, change, condition: condition.map(Box::new), ttl, forwarded }
-            }
+        let kind = reader.byte()?;
+        if let Some(Write { key, change, condition, ttl, forwarded }) = read_write(kind, reader)? {
+            reader.end()?;
+            return Ok(Self::Write { key, change, condition, ttl, forwarded });
+        }
+        let command = match kind {
+            BATCH => Self::Batch(read_batch(reader)?),
             BEGIN_OUTGOING => {
                 Self::BeginOutgoing { stamp: Stamp::decode(reader)?, range: HashRange::decode(reader)? }
             }
@@ -384,6 +417,16 @@ impl ShardOutcome {
                 put_number(&mut out, written.version);
             }
             Self::Write(Err(refused)) => out.extend([1, *refused as u8]),
+            Self::Batch(all) => {
+                out.push(11);
+                put_list(&mut out, all.iter(), |done, out| match done {
+                    Ok(written) => {
+                        out.extend([0, written.outcome.to_byte()]);
+                        put_number(out, written.version);
+                    }
+                    Err(refused) => out.extend([1, *refused as u8]),
+                });
+            }
             Self::Moved(Ok(())) => out.push(2),
             Self::Prepared(Ok(received)) => {
                 out.push(3);
@@ -415,10 +458,7 @@ impl ShardOutcome {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
         let outcome = match reader.byte()? {
-            0 => {
-                let outcome = WriteOutcome::from_byte(reader.byte()?)?;
-                Self::Write(Ok(Written { outcome, version: reader.number()? }))
-            }
+            0 => Self::Write(Ok(read_written(&mut reader)?)),
             1 => Self::Write(Err(read_refused(&mut reader)?)),
             2 => Self::Moved(Ok(())),
             3 => Self::Prepared(Ok(read_checksum(&mut reader)?)),
@@ -432,6 +472,9 @@ impl ShardOutcome {
                 let (index, version) = (reader.number()?, reader.number()?);
                 Self::AuditBegun(AuditBegun { index, version, owned: reader.list(HashRange::decode)? })
             }
+            11 => Self::Batch(reader.list(|reader| {
+                Ok(if reader.flag()? { Err(read_refused(reader)?) } else { Ok(read_written(reader)?) })
+            })?),
             _ => return Err(Malformed("unknown kind of outcome")),
         };
         reader.end()?;
@@ -439,7 +482,16 @@ impl ShardOutcome {
     }
 }
 
-fn operation<'a>(change: &'a Change, condition: Option<&'a Condition>, ttl: Option<Ttl>) -> Operation<'a> {
+fn read_written(reader: &mut Reader<'_>) -> Result<Written, Malformed> {
+    let outcome = WriteOutcome::from_byte(reader.byte()?)?;
+    Ok(Written { outcome, version: reader.number()? })
+}
+
+pub(super) fn operation<'a>(
+    change: &'a Change,
+    condition: Option<&'a Condition>,
+    ttl: Option<Ttl>,
+) -> Operation<'a> {
     Operation { action: change.action(), condition, ttl }
 }
 
@@ -498,6 +550,7 @@ impl Shard {
                 let table = self.table.read();
                 ShardOutcome::Write(self.write_once(&table, hash, key, operation, Some(*forwarded)))
             }
+            ShardCommand::Batch(writes) => ShardOutcome::Batch(self.write_in_order(writes)),
             ShardCommand::BeginOutgoing { stamp, range } => {
                 ShardOutcome::Moved(self.begin_outgoing(stamp, range))
             }

@@ -6,6 +6,7 @@
 //! ranges has it alone. So every operation is wholly before or wholly after a freeze, a hand-over or a census.
 
 mod audit;
+mod batch;
 mod census;
 mod claims;
 mod clock;
@@ -46,6 +47,7 @@ use super::ttl::{Parts, Ttl};
 use super::value;
 
 pub use self::audit::{Audit, AuditBegun, AuditState};
+pub use self::batch::{HeldUp, Write, encode_batch};
 pub use self::census::{CensusCount, CensusId, Tally};
 pub use self::claims::Claims;
 pub use self::command::{Change, ShardCommand, ShardOutcome, encode_write};

@@ -158,7 +158,7 @@ impl Client {
         let request = self.agent.configure_request(request).timeout_global(Some(left)).build();
         let failed = |error: ureq::Error| self.failure(&error, applied);
         let response = self.agent.run(request).map_err(failed)?;
-        Answer::read(response).map_err(failed)
+        Answer::of(response).map_err(failed)
     }
 
     /// Asks for an answer of any length: what to read it from, or the answer where that is no 200. Only its beginning has to come in time.
@@ -170,7 +170,7 @@ impl Client {
         if response.status() == StatusCode::OK {
             return Ok(Ok(response.into_body().into_with_config().limit(u64::MAX).reader()));
         }
-        Answer::read(response).map(Err).map_err(failed)
+        Answer::of(response).map(Err).map_err(failed)
     }
 
     fn failure(&self, error: &ureq::Error, applied: Applied) -> Failure {
@@ -196,7 +196,7 @@ impl Client {
 
 impl Answer {
     /// Reads the whole of it.
-    fn read(mut response: Response<Body>) -> Result<Self, ureq::Error> {
+    fn of(mut response: Response<Body>) -> Result<Self, ureq::Error> {
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after =
             header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);

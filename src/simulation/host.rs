@@ -30,7 +30,7 @@ use crate::node::transport as greetings;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
 use crate::reshard::controller::Controller;
 use crate::reshard::pieces;
-use crate::wire::listing::{Page, Question};
+use crate::wire::listing::{self, Page};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
 use crate::wire::{Addressed, Hello, Transfer};
@@ -100,7 +100,7 @@ impl Host for Simulated {
         &'a self,
         node: &'a Node,
         (to, addressed): (&'a Address, &'a Addressed),
-        question: &'a Question,
+        question: &'a listing::Question,
         deadline: Deadline,
     ) -> Pending<'a, Result<Page, OrderError>> {
         let (addressed, question) = (addressed.clone(), question.clone());

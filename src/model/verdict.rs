@@ -110,18 +110,22 @@ impl Verdict {
             }
         }
         let found = || audits.replicas.iter().filter_map(|(node, audit)| Some((node, audit.as_ref().ok()?)));
-        let alike = |audit: &Audit| found().filter(|(_, other)| *other == audit).count();
+        let alike = |audit: &Audit| found().filter(|(_, other)| is_alike(other, audit)).count();
         // Of several the first one.
-        let shown = found().map(|(_, audit)| audit).rev().max_by_key(|audit| alike(audit));
-        self.shown.push(shown.cloned());
+        let shown = found().map(|(_, audit)| audit).rev().max_by_key(|audit| alike(audit)).cloned();
+        let shown = shown.map(|shown| {
+            let mut same = found().map(|(_, audit)| audit).filter(|audit| is_alike(audit, &shown));
+            Audit { content: same.find_map(|audit| audit.content), ..shown }
+        });
+        self.shown.push(shown.clone());
         let Some(shown) = shown.filter(|_| audits.apart.is_none()) else { return };
-        let (same, others): (Vec<_>, Vec<_>) = found().partition(|(_, audit)| *audit == shown);
+        let (same, others): (Vec<_>, Vec<_>) = found().partition(|(_, audit)| is_alike(audit, &shown));
         // Where those that agree are not most of them, nobody knows whose is right.
         let is_most = 2 * same.len() > same.len() + others.len();
         let same: Vec<&Address> = same.into_iter().map(|(node, _)| node).collect();
         let names: Vec<&str> = same.iter().map(|node| node.as_str()).collect();
         for (node, audit) in others {
-            let what = differences(audit, shown).join(", ");
+            let what = differences(audit, &shown).join(", ");
             let in_doubt = if is_most { &[][..] } else { &same };
             say(
                 &[&[node], in_doubt].concat(),
@@ -172,13 +176,22 @@ fn own_faults(audit: &Audit) -> impl Iterator<Item = String> {
     [stray, unaccounted, counted].into_iter().flatten()
 }
 
+/// Whether two replicas have the same. One of a version that does not tell what another tells agrees in that.
+fn is_alike(audit: &Audit, other: &Audit) -> bool {
+    differences(audit, other).is_empty()
+}
+
 /// In what an audit differs from another.
 fn differences(audit: &Audit, other: &Audit) -> Vec<String> {
     let figure = |name: &str, a: u64, b: u64| (a != b).then(|| format!("{name} {a} instead of {b}"));
     let (sum, other_sum) = (audit.checksum.sum, other.checksum.sum);
+    let contents = audit.content.zip(other.content).map(|(one, two)| (one.sum, two.sum));
     [
         figure("key-count", audit.pairs, other.pairs),
         (sum != other_sum).then(|| format!("checksum {sum:032x} instead of {other_sum:032x}")),
+        contents
+            .filter(|(one, two)| one != two)
+            .map(|(one, two)| format!("content-checksum {one:032x} instead of {two:032x}")),
         figure("log-index", audit.index, other.index),
         figure("stray", audit.stray, other.stray),
         (audit.owned != other.owned).then(|| "other ranges".to_owned()),
@@ -283,6 +296,24 @@ mod tests {
                 both[0].replicas.pop();
             },
             &[&format!("shard 1: b:1 differs from a:1: checksum {:032x} instead of {:032x}", 8, 7)],
+        );
+    }
+
+    #[test]
+    fn a_replica_that_does_not_tell_its_content_differs_in_nothing() {
+        let content = |sum| Some(Checksum { pairs: 5, sum });
+        let verdict = check(|both| one(&mut both[0], 1).content = content(3), &[]);
+        let shown = |shard: usize| verdict.shown[shard].as_ref().and_then(|audit| audit.content);
+        assert_eq!((shown(0), shown(1)), (content(3), None), "whoever tells it is shown");
+        check(
+            |both| {
+                one(&mut both[0], 0).content = content(3);
+                one(&mut both[0], 1).content = content(4);
+            },
+            &[&format!(
+                "shard 1: b:1 differs from a:1 and c:1: content-checksum {:032x} instead of {:032x}",
+                4, 3
+            )],
         );
     }
 

@@ -74,7 +74,7 @@ impl Answer {
     pub fn error<'a>(error: &Error, method: &Method, form: impl Into<ErrorForm<'a>>) -> Self {
         let (status, ..) = kind_of(error);
         let form = form.into();
-        let says_outcome = form.says_outcome(method);
+        let says_outcome = form.says_outcome(method, error);
         let (content_type, body) = form.body(error, method);
         let content_type = Cow::Borrowed(content_type);
         let mut answer = Self { content_type, ..Self::json(status, body.into_bytes()) };

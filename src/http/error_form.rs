@@ -85,9 +85,10 @@ pub const fn is_write(method: &Method) -> bool {
 }
 
 impl ErrorForm<'_> {
-    /// Whether an error in answer to this method says whether something was changed: in the second interface POST changes something, too.
-    pub fn says_outcome(self, method: &Method) -> bool {
-        is_write(method) || (self == Self::Problem && *method == Method::Post)
+    /// Whether an error in answer to this method says whether something was changed: in the second interface POST changes something, too, where it is allowed.
+    pub fn says_outcome(self, method: &Method, error: &Error) -> bool {
+        let is_allowed = !matches!(error, Error::MethodNotAllowed(_));
+        is_write(method) || (self == Self::Problem && *method == Method::Post && is_allowed)
     }
 
     /// The type and the body of an error in this form.
@@ -123,7 +124,7 @@ fn classic_body(error: &Error, method: &Method, more: &str) -> String {
 fn problem_body(error: &Error, method: &Method) -> String {
     let (status, name, title) = kind_of(error);
     let detail = detail_of(error);
-    let outcome = if ErrorForm::Problem.says_outcome(method) {
+    let outcome = if ErrorForm::Problem.says_outcome(method, error) {
         format!(",\"outcome\":\"{}\"", error.applied().as_str())
     } else {
         String::new()

@@ -143,6 +143,9 @@ impl Discovery {
             if now() - self.told_leaders >= TELL_LEADERS {
                 self.told_leaders = now();
                 self.node.tell_leaders();
+                if self.node.meta.leads() {
+                    self.node.look_for_successors().await;
+                }
             }
         }
         let known: BTreeSet<Address> = known.into_iter().collect();

@@ -10,7 +10,7 @@ use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::meta::MetaState;
 use crate::model::shard::ShardCommand;
-use crate::wire::orders;
+use crate::wire::{Hello, orders};
 
 /// A node that does not tell what it knows within this time will not.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -149,17 +149,36 @@ impl Node {
         for _ in 0..ASKED_AT_ONCE.min(others.len()) {
             let other = others.swap_remove(dice::index(others.len()));
             let Ok(hello) = self.ask_hello(&other).await else { continue };
-            let is_of_cluster = hello.cluster.as_ref() == Some(&state.cluster);
-            let exchanged = if is_of_cluster && hello.version > state.version {
-                self.fetch_news(&other, hello.incarnation).await
-            } else if is_of_cluster {
-                Ok(())
-            } else {
-                self.tell(&other, &state).await.map(|_| ())
-            };
-            if let Err(error) = exchanged {
-                log::debug!("no news exchanged with {other}: {error}");
+            self.learn_from(&other, &hello).await;
+            if hello.cluster.as_ref() != Some(&state.cluster)
+                && let Err(error) = self.tell(&other, &state).await
+            {
+                log::debug!("{other} was not told the news: {error}");
             }
+        }
+    }
+
+    /// Looks for news at the nodes that this one was given when it was started, as far as they are not in its view: its meta group may have been succeeded, by a recovery to which it was gone, and
+    /// then nobody else would tell.
+    pub(super) async fn look_for_successors(&self) {
+        let Some(state) = self.state().filter(|state| state.generation > 0) else { return };
+        let nodes = state.nodes();
+        for seed in self.seeds().into_iter().filter(|seed| !nodes.contains(seed)) {
+            if let Ok(hello) = self.ask_hello(&seed).await {
+                self.learn_from(&seed, &hello).await;
+            }
+        }
+    }
+
+    /// Learns what another node of the cluster knows, where that is more.
+    pub(super) async fn learn_from(&self, other: &Address, hello: &Hello) {
+        let is_newer = |state: &MetaState| {
+            hello.cluster.as_ref() == Some(&state.cluster) && hello.version > state.version
+        };
+        if self.state().is_some_and(|state| is_newer(&state))
+            && let Err(error) = self.fetch_news(other, hello.incarnation).await
+        {
+            log::debug!("{other} did not tell its news: {error}");
         }
     }
 

@@ -100,7 +100,7 @@ impl Posts {
     }
 }
 
-/// Greets a node: asks it who it is, and tells it the news if it does not know them.
+/// Greets a node: asks it who it is, and tells it the news if it does not know them. Where it knows more, since its meta group has succeeded that of this node, this node learns that.
 pub async fn greet(node: &Node, to: &Address) {
     let known = node.state();
     let Ok(hello) = node.ask_hello(to).await else { return };
@@ -114,6 +114,7 @@ pub async fn greet(node: &Node, to: &Address) {
     {
         log::debug!("{to} was not told the news: {error}");
     }
+    node.learn_from(to, &hello).await;
 }
 
 /// Has the thread for greetings greet a node.

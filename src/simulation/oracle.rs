@@ -154,8 +154,10 @@ struct Progress {
 }
 
 impl Progress {
+    /// A rest that is longer than any leader's counts as a whole: the leader may have gone right after its last entry.
     fn still_ms(self, now_ms: u64) -> u64 {
-        self.still_ms + (now_ms - self.last_ms).saturating_sub(LONGEST_REST_MS)
+        let rest_ms = now_ms - self.last_ms;
+        self.still_ms + if rest_ms > LONGEST_REST_MS { rest_ms } else { 0 }
     }
 }
 

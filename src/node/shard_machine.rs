@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::clock::ticks_ms;
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
-use crate::model::shard::{Change, SNAPSHOT_FORM, Shard, ShardCommand, ShardOutcome, form_of, is_known};
+use crate::model::shard::{SNAPSHOT_FORM, Shard, ShardCommand, ShardOutcome, form_of, is_known};
 
 /// Applies the commands of a group's log, each a [`ShardCommand`], to a shard that others read meanwhile. An outcome is a
 /// [`ShardOutcome`].
@@ -80,7 +80,11 @@ fn damaged(mut command: ShardCommand) -> ShardCommand {
         false
     };
     match &mut command {
-        ShardCommand::Write { change: Change::Put(value), .. } if is_wanted("write-damaged") => value[0] ^= 1,
+        ShardCommand::Write { change: crate::model::shard::Change::Put(value), .. }
+            if is_wanted("write-damaged") =>
+        {
+            value[0] ^= 1
+        }
         ShardCommand::Learn(directive) if is_wanted("ranges-forgotten") => directive.mine.clear(),
         _ => {}
     }

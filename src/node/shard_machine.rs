@@ -83,7 +83,7 @@ fn damaged(mut command: ShardCommand) -> ShardCommand {
         ShardCommand::Write { change: crate::model::shard::Change::Put(value), .. }
             if is_wanted("write-damaged") =>
         {
-            value[0] ^= 1
+            value[0] ^= 1;
         }
         ShardCommand::Learn(directive) if is_wanted("ranges-forgotten") => directive.mine.clear(),
         _ => {}

@@ -11,7 +11,7 @@ use crate::dice;
 use crate::error::{Applied, Error};
 use crate::model::condition::TagSpace;
 use crate::model::range::HashRange;
-use crate::model::shard::{Shard, intersection, subtract_all};
+use crate::model::shard::{Shard, subtract_all};
 use crate::model::store::{Copied, ListedPair, Span};
 use crate::model::ttl::Parts;
 use crate::model::value;
@@ -109,14 +109,7 @@ impl Node {
             let state = &serving.state;
             let mut reason = "a range was on its way from one shard to another all the time".to_owned();
             for (index, shard) in state.view.shards.iter().enumerate() {
-                let left = &export.left;
-                let ranges: Vec<HashRange> = state
-                    .view
-                    .ranges(index)
-                    .flat_map(|own| {
-                        left.iter().filter_map(|range| intersection(&own, range)).collect::<Vec<_>>()
-                    })
-                    .collect();
+                let ranges = super::listing::common(state.view.ranges(index), &export.left);
                 if ranges.is_empty() {
                     continue;
                 }

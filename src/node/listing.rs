@@ -167,12 +167,7 @@ impl Node {
             let state = &serving.state;
             let mut reason = "a range was on its way from one shard to another all the time".to_owned();
             for (index, shard) in state.view.shards.iter().enumerate() {
-                let of_shard = state.view.ranges(index);
-                let ranges: Vec<HashRange> = of_shard
-                    .flat_map(|own| {
-                        left.iter().filter_map(|range| intersection(&own, range)).collect::<Vec<_>>()
-                    })
-                    .collect();
+                let ranges = common(state.view.ranges(index), &left);
                 if ranges.is_empty() {
                     continue;
                 }
@@ -235,6 +230,11 @@ impl Node {
             }
         }
     }
+}
+
+/// What the ranges of a shard have in common with others.
+pub(super) fn common(own: impl Iterator<Item = HashRange>, others: &[HashRange]) -> Vec<HashRange> {
+    own.flat_map(|own| others.iter().filter_map(move |other| intersection(&own, other))).collect()
 }
 
 /// Whether a shard is not reached that only one node has.

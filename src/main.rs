@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use crossbeam_channel::{after, bounded, tick};
 use evenkv::clock::{Deadline, now};
 use evenkv::config::{Config, Role, Settings};
@@ -39,7 +39,7 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(command) => cli::run(command),
+        Some(command) => cli::run(command, Cli::command),
         None => serve(&cli.settings),
     }
 }

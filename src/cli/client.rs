@@ -197,14 +197,26 @@ impl Client {
 impl Answer {
     /// Reads the whole of it.
     fn of(mut response: Response<Body>) -> Result<Self, ureq::Error> {
+        let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec()?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        Ok(Self::with_headers(response.status().as_u16(), header, body))
+    }
+
+    /// One that was read otherwise.
+    pub(super) fn from_parts(status: u16, headers: &[(String, String)], body: Vec<u8>) -> Self {
+        let header = |wanted: &str| {
+            let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.as_str())
+        };
+        Self::with_headers(status, header, body)
+    }
+
+    fn with_headers<'a>(status: u16, header: impl Fn(&str) -> Option<&'a str>, body: Vec<u8>) -> Self {
+        let text = |name: &str| header(name).map(str::to_owned);
         let retry_after =
             header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let text = |name: &str| header(name).map(str::to_owned);
         let (outcome, tag, content_type) = (text("evenkv-outcome"), text("etag"), text("content-type"));
-        let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(BODY_LIMIT).read_to_vec()?;
-        Ok(Self { status, retry_after, tag, content_type, body, outcome })
+        Self { status, retry_after, tag, content_type, body, outcome }
     }
 
     /// The answer as a failure, with the node's own words where it has some.

@@ -1,9 +1,7 @@
 //! `export`: all pairs, into a file.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -12,7 +10,7 @@ use super::address::NodeArgs;
 use super::answer::AnswerArgs;
 use super::client::Client;
 use super::failure::{Failure, PLAIN_EXIT_CODES};
-use super::key::encoded_key;
+use super::key::PrefixArgs;
 use super::waiting::Waiting;
 
 /// What is written to standard output goes by this name.
@@ -26,9 +24,8 @@ pub struct ExportArgs {
     ///
     /// They are written beside it, under its name with `.part` behind it, and get its name when all of them are there. `--timeout` is for the first of them.
     file: PathBuf,
-    /// Only the keys that begin with this, of any bytes
-    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
-    prefix: Option<OsString>,
+    #[command(flatten)]
+    prefix: PrefixArgs,
     #[command(flatten)]
     answer: AnswerArgs,
     #[command(flatten)]
@@ -46,7 +43,7 @@ struct LastLine {
 /// Writes all pairs, and says how many there are.
 pub(super) fn export(args: &ExportArgs) -> Result<bool, Failure> {
     let (node, timeout) = (&args.node.node, args.answer.timeout);
-    let prefix = encoded_key(args.prefix.as_ref().map_or(&b""[..], |prefix| prefix.as_bytes()));
+    let prefix = args.prefix.encoded();
     let client = Client::new(node, 1, timeout)?;
     let lines = {
         let _waiting = Waiting::begin(node, timeout);

@@ -67,6 +67,14 @@ impl Failure {
         }
     }
 
+    /// May the same question be answered a moment later?
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Failure::Unreachable { .. } | Failure::Late { .. } | Failure::Refused { status: 502..=504, .. }
+        )
+    }
+
     /// What to do about it, where the text does not say so itself.
     pub(super) fn advice(&self) -> &'static str {
         match self {

@@ -1,10 +1,33 @@
 //! How a key travels in the path of a URL.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// The bytes that stand for themselves are those that RFC 3986 calls unreserved. Even `/` is escaped: what is
 /// between us and the node may merge or resolve segments, and must find none.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The option of the subcommands that are about keys which begin alike.
+#[derive(Debug, clap::Args)]
+pub(super) struct PrefixArgs {
+    /// Only the keys that begin with this, of any bytes
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
+    prefix: Option<OsString>,
+}
+
+impl PrefixArgs {
+    /// As a part of a query.
+    pub(super) fn encoded(&self) -> String {
+        encoded_prefix(self.prefix.as_deref())
+    }
+}
+
+/// What keys begin with, as a part of a query; nothing for all keys.
+pub(super) fn encoded_prefix(prefix: Option<&OsStr>) -> String {
+    encoded_key(prefix.map_or(&b""[..], OsStr::as_bytes))
+}
 
 /// The path of a key of any bytes. The node decodes it once and has the same bytes again.
 pub(super) fn path_of_key(key: &[u8]) -> String {
@@ -12,13 +35,13 @@ pub(super) fn path_of_key(key: &[u8]) -> String {
 }
 
 /// A key as a part of a path or a query.
-pub(super) fn encoded_key(key: &[u8]) -> String {
+fn encoded_key(key: &[u8]) -> String {
     percent_encode(key, ESCAPED).to_string()
 }
 
 /// The path under which the body is the value.
 pub(super) fn path_of_bytes(key: &[u8]) -> String {
-    format!("/v1/kv/{}", percent_encode(key, ESCAPED))
+    format!("/v1/kv/{}", encoded_key(key))
 }
 
 #[cfg(test)]

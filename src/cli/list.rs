@@ -1,8 +1,5 @@
 //! `list`: the keys in their order.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -12,7 +9,7 @@ use super::address::NodeArgs;
 use super::answer::{AnswerArgs, Form};
 use super::client::Client;
 use super::failure::{Failure, PLAIN_EXIT_CODES};
-use super::key::encoded_key;
+use super::key::PrefixArgs;
 use super::output::print_more;
 use super::waiting::Waiting;
 
@@ -20,9 +17,8 @@ use super::waiting::Waiting;
 #[derive(Debug, clap::Args)]
 #[command(after_help = PLAIN_EXIT_CODES)]
 pub struct ListArgs {
-    /// Only the keys that begin with this, of any bytes
-    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
-    prefix: Option<OsString>,
+    #[command(flatten)]
+    prefix: PrefixArgs,
     #[command(flatten)]
     answer: AnswerArgs,
     #[command(flatten)]
@@ -48,12 +44,12 @@ struct Row {
 pub(super) fn list(args: &ListArgs) -> Result<bool, Failure> {
     let (form, timeout) = (args.answer.form(), args.answer.timeout);
     let client = Client::new(&args.node.node, 1, timeout)?;
-    let prefix = encoded_key(args.prefix.as_ref().map_or(&b""[..], |prefix| prefix.as_bytes()));
+    let prefix = args.prefix.encoded();
     let mut after = Some(String::new());
     while let Some(key) = after {
         let answer = {
             let _waiting = Waiting::begin(&args.node.node, timeout);
-            client.get(&format!("/v1/kv?prefix={prefix}&after={key}"))?
+            client.get(&format!("/v1/kv?prefix={prefix}&after={key}&watch=false"))?
         };
         let page: Page = answer.parse()?;
         let lines = page.keys.iter().map(|row| line(row, form)).collect::<Result<Vec<_>, _>>()?;

@@ -19,6 +19,7 @@ mod import;
 mod interrupts;
 mod key;
 mod list;
+mod manual;
 mod output;
 mod pair;
 mod recover;
@@ -28,6 +29,8 @@ mod tests;
 mod view;
 mod view_change;
 mod waiting;
+mod watch;
+mod watch_line;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,8 @@ pub enum Command {
     List(list::ListArgs),
     /// Write all pairs to a file, those of each shard as of one moment
     Export(export::ExportArgs),
+    /// Print what is done to keys, as it is done
+    Watch(watch::WatchArgs),
     /// Print how many pairs every shard holds, and their sum
     Count(count::CountArgs),
     /// Print which shard owns what, and on which nodes
@@ -60,16 +65,21 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Store every line of a file as a pair
     Import(import::ImportArgs),
+    /// Print what a shell completes command lines by
+    Completions(manual::CompletionsArgs),
+    /// Print the page of the manual, or write all of its pages
+    Man(manual::ManArgs),
 }
 
-/// Does what `command` says, with its output on standard output and its errors on standard error.
-pub fn run(command: Command) -> ExitCode {
+/// Does what `command` of a program says, with its output on standard output and its errors on standard error.
+pub fn run(command: Command, program: fn() -> clap::Command) -> ExitCode {
     let result = match command {
         Command::Get(args) => pair::get(&args),
         Command::Put(args) => pair::put(&args),
         Command::Delete(args) => pair::delete(&args),
         Command::List(args) => list::list(&args),
         Command::Export(args) => export::export(&args),
+        Command::Watch(args) => watch::watch(&args),
         Command::Count(args) => count::count(&args),
         Command::View(args) => view::view(&args),
         Command::ViewChange(args) => view_change::view_change(&args),
@@ -77,6 +87,8 @@ pub fn run(command: Command) -> ExitCode {
         Command::Recover(args) => recover::recover(&args),
         Command::Health(args) => health::health(&args),
         Command::Import(args) => import::import(&args),
+        Command::Completions(args) => manual::completions(&args, program()),
+        Command::Man(args) => manual::man(&args, program()),
     };
     match result {
         Ok(true) => ExitCode::from(DONE),

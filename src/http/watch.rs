@@ -19,7 +19,7 @@ use super::dispatch::Job;
 use super::routes::Interface;
 use super::sockets::{self, Socket};
 use super::watch_request::Wanted;
-use super::watch_text::{self, RESYNC};
+use super::watch_text;
 use super::watcher::Watcher;
 use crate::clock::now;
 use crate::error::{Applied, Error};
@@ -29,6 +29,7 @@ use crate::model::history::{Event, Page};
 use crate::model::meta::MetaState;
 use crate::node::host;
 use crate::reshard::controller::Controller;
+use crate::wire::RESYNC;
 
 /// How often shards are asked while somebody watches.
 const ROUND: Duration = Duration::from_millis(20);

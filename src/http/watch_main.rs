@@ -21,7 +21,7 @@ use super::node_handlers::header;
 use super::relay;
 use super::sockets::Socket;
 use super::watch::{Client, Looked, Watches};
-use super::watch_request::{LAST_EVENT_ID, SINCE, Wanted};
+use super::watch_request::{SINCE, Wanted};
 use super::watch_text;
 use super::watcher::Watcher;
 use crate::error::{Applied, Error};
@@ -29,7 +29,7 @@ use crate::node::host;
 use crate::node::state::Node;
 use crate::peers::events::{self, Events, Opened};
 use crate::threads;
-use crate::wire;
+use crate::wire::{self, LAST_EVENT_ID};
 
 /// How often those who watch are written to.
 const ROUND: Duration = Duration::from_millis(20);

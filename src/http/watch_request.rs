@@ -10,9 +10,8 @@ use super::node_handlers::header;
 use super::routes::{self, Route};
 use crate::error::Error;
 use crate::model::cursor::Cursor;
+use crate::wire::LAST_EVENT_ID;
 
-/// The header by which a client goes on where it was: what the browsers' `EventSource` sends by itself.
-pub const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// A cursor in a query, for others.
 pub const SINCE: &str = "since";
 

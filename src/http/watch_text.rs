@@ -7,9 +7,6 @@ use crate::model::condition::TagSpace;
 use crate::model::history::{Event, Happened};
 use crate::model::value::{Content, JSON};
 
-/// The name of an event that says: something was missed.
-pub const RESYNC: &str = "resync";
-
 /// The name of the event that tells a change.
 pub fn name(event: &Event<'_>) -> &'static str {
     match event.happened {

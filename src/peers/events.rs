@@ -1,4 +1,4 @@
-//! A connection on which a main tells its follower, without end, what those who watch at the follower want to know.
+//! A connection on which a node tells, without end, what somebody who watches wants to know: a follower, for those who watch there, or `evenkv watch`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};

@@ -87,6 +87,10 @@ pub const REASON_HEADER: &str = "Evenkv-Reason";
 pub const LIMIT_HEADER: &str = "Evenkv-Limit";
 /// The followers that a request has come through, each by its random id, with commas between.
 pub const HOP_HEADER: &str = "Evenkv-Hop";
+/// The header by which whoever watches goes on where he was: what the browsers' `EventSource` sends by itself.
+pub const LAST_EVENT_ID: &str = "Last-Event-ID";
+/// The name of an event that says to whoever watches: something was missed.
+pub const RESYNC: &str = "resync";
 
 /// What came of a forwarded key operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -132,7 +132,7 @@ pub(super) fn follow(
                 return Ok(Followed { end, answer: Some(answer) });
             }
             Ok(_) => {}
-            Err(failure) if deadline.is_over() || !is_passing(&failure) => return Err(failure),
+            Err(failure) if deadline.is_over() || !failure.is_passing() => return Err(failure),
             Err(failure) => {
                 if !was_silent {
                     watcher.say(&format!("{failure}; asking again for {}", Seconds(patience)));
@@ -149,14 +149,6 @@ pub(super) fn follow(
 fn asked(client: &Client) -> Result<(Status, Answer), Failure> {
     let answer = client.get(PATH)?;
     Ok((answer.parse()?, answer))
-}
-
-/// May the same question be answered a moment later?
-fn is_passing(failure: &Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Unreachable { .. } | Failure::Late { .. } | Failure::Refused { status: 502..=504, .. }
-    )
 }
 
 fn ended(status: Status) -> End {

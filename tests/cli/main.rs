@@ -1,6 +1,10 @@
 //! The subcommands as a person and a script see them: what they print, and that none of them is silent for long.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod manual;
+mod watching;
 
 use std::fs;
 use std::net::TcpListener;
@@ -21,6 +25,9 @@ fn lines(import: &Path) -> Vec<Vec<String>> {
         "get k",
         "put k 1",
         "delete k",
+        "list",
+        "export -",
+        "watch",
         "count",
         "view",
         "audit",

@@ -416,12 +416,10 @@ impl Node {
         own: &crate::model::shard::Shard,
         (at, hash): (usize, KeyHash),
     ) -> Task<'b> {
-        let entry = &batch.entries[at];
-        let item = entry.item.as_ref().expect("it is open");
-        let operation = item.operation();
-        let id = self.id_of(serving, entry, operation);
-        let forwarded = id.map(|id| self.stamp(own, id, serving.state.view.epoch));
-        Task { at, hash, key: &item.key, operation, request: id, forwarded }
+        let (entry, task) = task(batch, (at, hash));
+        let request = self.id_of(serving, entry, task.operation);
+        let forwarded = request.map(|id| self.stamp(own, id, serving.state.view.epoch));
+        Task { request, forwarded, ..task }
     }
 
     fn task_alone<'b>(
@@ -431,15 +429,13 @@ impl Node {
         own: &crate::model::shard::Shard,
         (at, hash): (usize, KeyHash),
     ) -> Task<'b> {
-        let entry = &batch.entries[at];
-        let item = entry.item.as_ref().expect("it is open");
+        let (entry, task) = task(batch, (at, hash));
         // Another node may have done it already, before the key came here, and its record came along.
-        let may_be_done = entry.so_far.is_unclear() || item.named.is_some();
-        if may_be_done {
+        let is_named = entry.item.as_ref().is_some_and(|item| item.named.is_some());
+        if is_named || entry.so_far.is_unclear() {
             return self.task_in_log(serving, batch, own, (at, hash));
         }
-        let (operation, request) = (item.operation(), entry.id());
-        Task { at, hash, key: &item.key, operation, request, forwarded: None }
+        Task { request: entry.id(), ..task }
     }
 
     /// Takes in what came of a round, and waits for news where there is nothing else to do.
@@ -479,4 +475,12 @@ impl Node {
             batch.pause = LONGEST_PAUSE.min(batch.pause * 2);
         }
     }
+}
+
+/// What is open of a batch, as it is to be done, without an id yet.
+fn task(batch: &Batch, (at, hash): (usize, KeyHash)) -> (&Entry, Task<'_>) {
+    let entry = &batch.entries[at];
+    let item = entry.item.as_ref().expect("it is open");
+    let task = Task { at, hash, key: &item.key, operation: item.operation(), request: None, forwarded: None };
+    (entry, task)
 }

@@ -4,7 +4,6 @@
 //! between their moments; what none has told of is asked for once more.
 
 use super::ask::OrderError;
-use super::keys::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::state::Node;
 use crate::clock::{Deadline, ticks_ms};
 use crate::dice;
@@ -99,34 +98,18 @@ impl Node {
         export: &mut Export,
         deadline: Deadline,
     ) -> Result<Option<Exported>, Error> {
-        self.refuse_if_claimed()?;
-        self.wait_for_first_round(deadline).await;
-        let unavailable = |reason| Error::Unavailable { reason, applied: Applied::No };
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let serving_state = self.serving_state();
-            let serving = serving_state.serving().map_err(|error| unavailable(error.to_string()))?;
+        let begun = self.ask_in_rounds(deadline, async |serving, index| {
             let state = &serving.state;
-            let mut reason = "a range was on its way from one shard to another all the time".to_owned();
-            for (index, shard) in state.view.shards.iter().enumerate() {
-                let ranges = super::listing::common(state.view.ranges(index), &export.left);
-                if ranges.is_empty() {
-                    continue;
-                }
-                let telling = Telling { group: shard.group, id: dice::draw(), told: 0, ranges };
-                match self.page(state, &export.question(&telling), deadline).await {
-                    Ok(page) if page.ranges.is_empty() => {}
-                    Ok(page) => return self.take(export, telling, page),
-                    Err(OrderError::NotKnown(reason)) => return Err(Error::Overloaded(reason)),
-                    Err(error) => reason = format!("shard {}: {error}", shard.id),
-                }
+            let ranges = super::listing::common(state.view.ranges(index), &export.left);
+            if ranges.is_empty() {
+                return Ok(None);
             }
-            if deadline.is_over() {
-                return Err(unavailable(reason));
-            }
-            self.wait_for_news(state.version, pause.min(deadline.left())).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
-        }
+            let group = state.view.shards[index].group;
+            let telling = Telling { group, id: dice::draw(), told: 0, ranges };
+            let page = self.page(state, &export.question(&telling), deadline).await?;
+            Ok((!page.ranges.is_empty()).then(|| self.take(export, telling, page)))
+        });
+        begun.await?
     }
 
     /// Takes what a shard has told; nothing where it had none any more.

@@ -4,14 +4,15 @@
 //! somebody has told what was there, and nobody is asked again for what was told: so what was there all along is listed once, also where a range goes from one
 //! shard to another between two questions, and what is told was there when it was.
 
+use std::mem;
 use std::time::Duration;
 
 use super::ask::OrderError;
 use super::forwarded::NotMeant;
-use super::keys::{FIRST_PAUSE, LONGEST_PAUSE, Operation, Request};
-use super::state::{Node, advice};
+use super::keys::{Operation, Request};
+use super::state::Node;
 use crate::clock::{Deadline, ticks_ms};
-use crate::error::{Applied, Error};
+use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::condition::TagSpace;
 use crate::model::meta::MetaState;
@@ -19,7 +20,6 @@ use crate::model::range::HashRange;
 use crate::model::shard::{Done, Served, Shard, WriteOutcome, intersection, subtract_all};
 use crate::model::store::{ListLimit, ListedPair, Span};
 use crate::model::ttl::Ttl;
-use crate::model::view;
 use crate::wire::Addressed;
 use crate::wire::listing::{Entry, Page, Question, Wanted};
 
@@ -32,8 +32,6 @@ const PAGE_LOOKS: usize = 4096;
 pub const LONGEST_LISTED: usize = 64 << 10;
 /// Who leads a shard is looked for again after this where it may be this node by now.
 const LEADER_PAUSE: Duration = Duration::from_millis(5);
-/// Of a shard that only one node has, so many questions without an answer are enough.
-const FAILURES: u32 = 2;
 
 /// Some of the pairs of a span.
 pub struct Chunk {
@@ -157,46 +155,20 @@ impl Node {
         wanted: Wanted,
         deadline: Deadline,
     ) -> Result<(Vec<Page>, TagSpace), Error> {
-        self.refuse_if_claimed()?;
-        self.wait_for_first_round(deadline).await;
-        let unavailable = |reason| Error::Unavailable { reason, applied: Applied::No };
-        let (mut pages, mut pause, mut failures) = (Vec::new(), FIRST_PAUSE, 0);
-        loop {
-            let serving_state = self.serving_state();
-            let serving = serving_state.serving().map_err(|error| unavailable(error.to_string()))?;
+        let mut pages = Vec::new();
+        self.ask_in_rounds(deadline, async |serving, index| {
             let state = &serving.state;
-            let mut reason = "a range was on its way from one shard to another all the time".to_owned();
-            for (index, shard) in state.view.shards.iter().enumerate() {
-                let ranges = common(state.view.ranges(index), &left);
-                if ranges.is_empty() {
-                    continue;
-                }
-                let question = Question { group: shard.group, ranges, span: span.clone(), wanted };
-                match self.page(state, &question, deadline).await {
-                    Ok(page) => {
-                        left = subtract_all(left, &page.ranges);
-                        pages.push(page);
-                    }
-                    Err(OrderError::NotKnown(reason)) => return Err(Error::Overloaded(reason)),
-                    Err(error) => {
-                        failures += u32::from(is_failure(shard, &error));
-                        reason = format!("shard {}: {error}", shard.id);
-                        if failures >= FAILURES && self.state().is_none_or(|now| now.version <= state.version)
-                        {
-                            return Err(unavailable(format!("{reason}; {}", advice(shard))));
-                        }
-                    }
-                }
+            let ranges = common(state.view.ranges(index), &left);
+            if !ranges.is_empty() {
+                let group = state.view.shards[index].group;
+                let question = Question { group, ranges, span: span.clone(), wanted };
+                let page = self.page(state, &question, deadline).await?;
+                left = subtract_all(mem::take(&mut left), &page.ranges);
+                pages.push(page);
             }
-            if left.is_empty() {
-                return Ok((pages, serving.tags));
-            }
-            if deadline.is_over() {
-                return Err(unavailable(reason));
-            }
-            self.wait_for_news(state.version, pause.min(deadline.left())).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
-        }
+            Ok(left.is_empty().then(|| (mem::take(&mut pages), serving.tags)))
+        })
+        .await
     }
 
     /// What the leader of a shard tells.
@@ -235,13 +207,6 @@ impl Node {
 /// What the ranges of a shard have in common with others.
 pub(super) fn common(own: impl Iterator<Item = HashRange>, others: &[HashRange]) -> Vec<HashRange> {
     own.flat_map(|own| others.iter().filter_map(move |other| intersection(&own, other))).collect()
-}
-
-/// Whether a shard is not reached that only one node has.
-fn is_failure(shard: &view::Shard, error: &OrderError) -> bool {
-    let is_unreached =
-        matches!(error, OrderError::NotSent(_) | OrderError::NotReached(_) | OrderError::Gone(_));
-    shard.replicas.len() == 1 && is_unreached
 }
 
 /// The side of a shard's leader.

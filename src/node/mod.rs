@@ -25,6 +25,7 @@ pub mod passing;
 pub mod raft;
 mod replicas;
 pub mod reservation;
+mod rounds;
 pub mod shard_machine;
 pub mod stale;
 pub mod state;

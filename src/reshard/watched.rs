@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::controller::Controller;
 use crate::clock::Deadline;
-use crate::error::{Applied, Error};
+use crate::error::Error;
 use crate::model::binary::Reader;
 use crate::model::condition::TagSpace;
 use crate::model::cursor::Cursor;
@@ -20,10 +20,8 @@ use crate::wire::orders;
 
 /// A page has so many bytes of changes, or one longer change.
 const PAGE_BYTES: usize = 256 << 10;
-/// A shard that does not answer within this time is asked again
+/// A shard that does not answer within this time is asked again, where all have to answer.
 const ASKED_FOR: Duration = Duration::from_secs(1);
-/// after this time, where all have to answer.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// What was done beyond a cursor to the pairs of a shard that this node leads. Where that is not kept yet it is from now on.
 ///
@@ -75,24 +73,14 @@ impl Controller {
     /// [`Error::Unavailable`] where a part of the keys is served by no shard until the deadline.
     pub async fn cursor_of_now(&self, deadline: Deadline) -> Result<String, Error> {
         let (asked, mut cursor) = (Cursor::everywhere(Cursor::NOW), Cursor::everywhere(Cursor::NOW));
-        loop {
-            let not_serving = || Error::NotServing("The node has no view yet".to_owned());
-            let state = self.node.state().ok_or_else(not_serving)?;
-            let mut reason = "a range was on its way from one shard to another all the time".to_owned();
-            for shard in &state.view.shards {
-                match self.changes(&state, shard.group, &asked, ASKED_FOR.min(deadline.left())).await {
-                    // Nothing is beyond what was asked for: it only says where each part is.
-                    Ok(page) => page.advance(&mut cursor, state.hash_key, |_, _, _| ()),
-                    Err(error) => reason = format!("shard {}: {error}", shard.id),
-                }
-            }
-            if cursor.is_settled() {
-                return Ok(cursor.text(TagSpace::of(&state.cluster).number()));
-            }
-            if deadline.is_over() {
-                return Err(Error::Unavailable { reason, applied: Applied::No });
-            }
-            self.node.wait_for_any_news(PAUSE.min(deadline.left())).await;
-        }
+        let found = self.node.ask_in_rounds(deadline, async |serving, index| {
+            let state = &serving.state;
+            let group = state.view.shards[index].group;
+            let page = self.changes(state, group, &asked, ASKED_FOR.min(deadline.left())).await?;
+            // Nothing is beyond what was asked for: it only says where each part is.
+            page.advance(&mut cursor, state.hash_key, |_, _, _| ());
+            Ok(cursor.is_settled().then(|| cursor.text(TagSpace::of(&state.cluster).number())))
+        });
+        found.await
     }
 }

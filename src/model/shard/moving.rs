@@ -1,6 +1,7 @@
 //! Pieces on their way: noted, copied, frozen and handed over at the source; received, prepared and served at the target.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -165,6 +166,8 @@ pub(super) struct Incoming {
     pub(super) pairs: AtomicU64,
     /// Nothing is added any more, since it is being compared with the source.
     pub(super) complete: bool,
+    /// The ends of its pairs are moved to the time of this group, or are just being.
+    pub(super) is_shifted: bool,
     /// Everything is here and agrees with the source: the piece may be handed over, and this goes along.
     pub(super) prepared: Option<Prepared>,
 }
@@ -174,7 +177,8 @@ pub(super) struct Prepared {
     pub(super) remembered: Remembered,
     /// What was done last, for those who watch.
     pub(super) history: Vec<u8>,
-    /// By so much the times of the pairs that end are moved then. Until then they are those of the source.
+    /// By so much the times of the pairs that end are moved then, where that was not done already: a leader of an older version has sent this in a snapshot. Its pairs have
+    /// the times of the source until then.
     pub(super) shift_ms: Option<i64>,
 }
 
@@ -435,7 +439,15 @@ impl Shard {
         table.tally_for(piece.change);
         let (since, pairs) = (stamp.version, AtomicU64::new(0));
         let range = range.clone();
-        table.incoming.push(Incoming { piece, since, range, pairs, complete: false, prepared: None });
+        table.incoming.push(Incoming {
+            piece,
+            since,
+            range,
+            pairs,
+            complete: false,
+            is_shifted: false,
+            prepared: None,
+        });
         Ok(())
     }
 
@@ -477,17 +489,27 @@ impl Shard {
         frozen: &Frozen,
         shift_ms: Option<i64>,
     ) -> Result<Checksum, MoveError> {
-        let range = {
+        let (range, shift_now) = {
             let mut table = self.table.write();
             table.obey(stamp)?;
             // A parcel of the same attempt that comes late must not change what is compared now.
             let incoming = table.incoming_of_mut(stamp)?;
             incoming.complete = true;
-            incoming.range.clone()
+            let shift_now = shift_ms.filter(|_| !incoming.is_shifted);
+            incoming.is_shifted |= shift_ms.is_some();
+            (incoming.range.clone(), shift_now)
         };
         let received = self.store.checksum(&range);
         if received != frozen.checksum {
             return Err(MoveError::ChecksumDiffers { sent: frozen.checksum, received });
+        }
+        if let Some(shift_ms) = shift_now {
+            // Nobody is served the range yet. All others are, so the table is held for a stripe only.
+            self.store.shift_ends(&range, shift_ms, || {
+                let table = self.table.read();
+                table.incoming_of(stamp)?;
+                Ok(table)
+            })?;
         }
         let mut table = self.table.write();
         table.obey(stamp)?;
@@ -502,6 +524,7 @@ impl Shard {
             self.store.note_ends();
         }
         let history = frozen.history.clone();
+        let shift_ms = incoming.prepared.as_ref().and_then(|prepared| prepared.shift_ms);
         incoming.prepared = Some(Prepared { remembered, history, shift_ms });
         Ok(received)
     }
@@ -537,7 +560,7 @@ impl Shard {
             if let Some(prepared) = one.prepared.as_ref().filter(|_| mine(&one.range)) {
                 self.remember(&mut table, &prepared.remembered);
                 if let Some(shift_ms) = prepared.shift_ms {
-                    self.store.shift_ends(&one.range, shift_ms);
+                    let Ok(()) = self.store.shift_ends(&one.range, shift_ms, || Ok::<_, Infallible>(()));
                 }
                 gained.push((one.range.clone(), prepared.history.clone()));
                 table.owned.add(one.range, directive.epoch);

@@ -823,8 +823,17 @@ fn what_is_left_goes_along_with_a_piece_and_nothing_of_it_ends_on_the_way() {
         let shift_ms = frozen.shift_at(came_ms);
         let prepare = ShardCommand::Prepare { stamp: at, frozen, now_ms: came_ms, shift_ms };
         assert_eq!(prepare.needs(), format::TTL);
+        // A second time it changes nothing.
+        let again = ShardCommand::decode(&prepare.encode()).unwrap();
         apply(&target, prepare);
+        apply(&target, again);
         let prepared = restored_as(&target, 2);
+        // A leader of an older version moves the ends when the range is handed over.
+        let later = restored_as(&target, 2);
+        let shift_ms = shift_ms.expect("the times differ");
+        later.store.shift_ends(&range(0), -shift_ms, || Ok::<_, ()>(())).unwrap();
+        later.table.write().incoming[0].prepared.as_mut().unwrap().shift_ms = Some(shift_ms);
+        let later = restored_as(&later, 2);
         let learn = |mine| {
             let starts = Vec::new();
             let (meta_group, counting, planned, open) = (1, None, false, Vec::new());
@@ -839,7 +848,7 @@ fn what_is_left_goes_along_with_a_piece_and_nothing_of_it_ends_on_the_way() {
                 starts,
             })
         };
-        for target in [&target, &prepared] {
+        for target in [&target, &prepared, &later] {
             apply(target, learn(vec![range(0)]));
             // 600 ms of its second are left.
             pass(target, came_ms + 601);

@@ -102,22 +102,7 @@ impl Shard {
     fn begin_snapshot(&self, table: &Table) -> Snapshot {
         let mut head = Vec::new();
         let records = self.remembered(table, &HashRange::all()).records;
-        let prepared = table.incoming.iter().filter_map(|one| one.prepared.as_ref());
-        let needs = records.iter().map(RetryRecord::needs).chain(prepared.map(|one| one.remembered.needs()));
-        let has_conditions = needs.max().is_some_and(|needs| needs >= format::CONDITIONS);
-        let has_history = self.store.keeps_history()
-            || table
-                .incoming
-                .iter()
-                .filter_map(|one| one.prepared.as_ref())
-                .any(|one| !one.history.is_empty());
-        let form = match (self.store.has_ends(), self.store.has_types(), has_conditions) {
-            _ if has_history => SNAPSHOT_FORM,
-            (true, ..) => WITHOUT_HISTORY,
-            (false, true, _) => WITHOUT_ENDS,
-            (false, false, true) => WITHOUT_TYPES,
-            (false, false, false) => WITHOUT_CONDITIONS,
-        };
+        let form = self.form(table, &records);
         put_number(&mut head, form);
         put_wide(&mut head, self.store.hash_key().number());
         put_number(&mut head, self.store.index());
@@ -135,6 +120,35 @@ impl Shard {
         let dropped: Vec<HashRange> = table.dropped.iter().map(|(range, _)| range.clone()).collect();
         let (head, records) = (Some(head.into()), records.into_iter());
         Snapshot { head, records, pairs: self.store.copy(&dropped), is_over: false }
+    }
+
+    /// The form of a snapshot, with these records: as old a one as there is that has all.
+    fn form(&self, table: &Table, records: &[RetryRecord]) -> u64 {
+        let prepared = || table.incoming.iter().filter_map(|one| one.prepared.as_ref());
+        let needs =
+            records.iter().map(RetryRecord::needs).chain(prepared().map(|one| one.remembered.needs()));
+        let has_conditions = || needs.max().is_some_and(|needs| needs >= format::CONDITIONS);
+        let has_history = self.store.keeps_history() || prepared().any(|one| !one.history.is_empty());
+        match (self.store.has_ends(), self.store.has_types()) {
+            _ if has_history => SNAPSHOT_FORM,
+            (true, _) => WITHOUT_HISTORY,
+            (false, true) => WITHOUT_ENDS,
+            (false, false) if has_conditions() => WITHOUT_TYPES,
+            (false, false) => WITHOUT_CONDITIONS,
+        }
+    }
+
+    /// The format that a node has to know to read a snapshot of the shard as it is now.
+    pub fn snapshot_needs(&self) -> u32 {
+        let table = self.table.read();
+        let records = self.remembered(&table, &HashRange::all()).records;
+        match self.form(&table, &records) {
+            ..=WITHOUT_CONDITIONS => format::FIRST,
+            WITHOUT_TYPES => format::CONDITIONS,
+            WITHOUT_ENDS => format::TYPES,
+            WITHOUT_HISTORY => format::TTL,
+            _ => format::WATCH,
+        }
     }
 
     /// Takes over the state of a snapshot, in place of all that is here. The number of the group stays, and whether writes go through a
@@ -304,7 +318,7 @@ fn read_keys(reader: &mut Reader<'_>) -> Result<HashSet<Box<[u8]>>, Malformed> {
 impl Incoming {
     /// Without the number of its pairs: they are there to be counted.
     fn encode(&self, form: u64, out: &mut Vec<u8>) {
-        let Self { piece, since, range, pairs: _, complete, prepared } = self;
+        let Self { piece, since, range, pairs: _, complete, is_shifted: _, prepared } = self;
         piece.encode(out);
         put_number(out, *since);
         range.encode(out);
@@ -321,12 +335,13 @@ impl Incoming {
     }
 
     fn decode(form: u64, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
+        let one = Self {
             piece: PieceId::decode(reader)?,
             since: reader.number()?,
             range: HashRange::decode(reader)?,
             pairs: AtomicU64::new(0),
             complete: reader.flag()?,
+            is_shifted: false,
             prepared: reader.option(|reader| {
                 let remembered = Remembered::decode(reader)?;
                 let has_history = form > WITHOUT_HISTORY;
@@ -334,7 +349,9 @@ impl Incoming {
                 let shift_ms = if form > WITHOUT_ENDS { reader.option(Reader::number)? } else { None };
                 Ok(Prepared { remembered, history, shift_ms: shift_ms.map(u64::cast_signed) })
             })?,
-        })
+        };
+        // Or they are once it is handed over.
+        Ok(Self { is_shifted: one.prepared.is_some(), ..one })
     }
 }
 

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::condition::Versions;
-use crate::model::store::{BatchLimit, Void};
+use crate::model::store::{BatchLimit, Copied, Value, Void};
+use crate::model::ttl::Parts;
 
 /// A place in a space of which every hash has three, so that cuts fall between equal hashes too; 96 is the end.
 fn place(number: u8) -> Point {
@@ -574,4 +575,38 @@ fn versions_of_a_later_generation_are_above_all_before() {
     assert_eq!(version(), first_of(2) + 1);
     shard.begin_generation(1);
     assert_eq!(version(), first_of(2) + 2, "an earlier one means nothing");
+}
+
+/// What is printed is how long a shard takes for a piece whose pairs end: its clients wait while it learns that the piece is its own.
+#[test]
+#[ignore = "it measures"]
+fn pieces_of_pairs_that_end_are_taken_in() {
+    for count in [8192_u32, 1_000_000] {
+        let hash_key = HashKey::new(7, 7);
+        let target = Shard::new(2, hash_key, [], 1);
+        let at = stamp(1, 1, 1);
+        target.begin_incoming(&at, &HashRange::all()).unwrap();
+        let stored = Parts { end_ms: Some(1 << 40), value: &[b'1'; 100] }.stored().into_owned();
+        let pairs = (0..count).map(|number| Copied {
+            key: format!("key-{number:012}").into_bytes().into(),
+            value: Value::Small(stored.clone().into()),
+            version: u64::from(number),
+        });
+        let delta = Delta { pairs: pairs.collect(), deleted: Vec::new() };
+        target.install(&at, &delta).unwrap();
+        let checksum = target.store.checksum(&HashRange::all());
+        let frozen = Frozen { checksum, index: u64::from(count), ..Frozen::default() };
+        let timed = |what: &str, run: &dyn Fn()| {
+            let start = crate::clock::now();
+            run();
+            println!("{count} pairs: {what} takes {:?}", crate::clock::now() - start);
+        };
+        timed("to compare", &|| assert_eq!(target.store.checksum(&HashRange::all()), checksum));
+        timed("to prepare", &|| assert_eq!(target.prepare(&at, &frozen, Some(5)), Ok(checksum)));
+        let (starts, open) = (Vec::new(), Vec::new());
+        let (meta_group, counting, planned, mine) = (1, None, false, vec![HashRange::all()]);
+        let learned = Directive { version: 2, meta_group, counting, planned, epoch: 2, mine, open, starts };
+        timed("to learn", &|| target.learn(&learned));
+        assert_eq!(target.store.first_end(&[HashRange::all()]), Some((1 << 40) + 5));
+    }
 }

@@ -101,9 +101,19 @@ impl Store {
         Ok(Some(version))
     }
 
-    /// Moves the ends of the pairs of a range by so many milliseconds: they came from a group whose time shows so much less.
-    pub fn shift_ends(&self, range: &HashRange, shift_ms: i64) {
+    /// Moves the ends of the pairs of a range by so many milliseconds: they came from a group whose time shows so much less. What `hold` returns is held for one stripe after
+    /// the other.
+    ///
+    /// # Errors
+    /// That of `hold`; then the rest is as it was.
+    pub fn shift_ends<T, E>(
+        &self,
+        range: &HashRange,
+        shift_ms: i64,
+        mut hold: impl FnMut() -> Result<T, E>,
+    ) -> Result<(), E> {
         for part in self.parts(range) {
+            let _held = hold()?;
             let mut stripe = part.stripe.write();
             let keys: Vec<_> = stripe.ends_within(part.within).map(|(_, key)| key.clone()).collect();
             for key in keys {
@@ -116,6 +126,7 @@ impl Store {
                 drop(self.place(&mut stripe, hash, &record, large(&key, &stored)));
             }
         }
+        Ok(())
     }
 }
 
@@ -207,7 +218,7 @@ mod tests {
                         model.retain(|key, _| !half.contains(HASH_KEY.hash(key), key));
                     }
                     6 => {
-                        store.shift_ends(&half, -5);
+                        store.shift_ends(&half, -5, || Ok::<_, ()>(())).unwrap();
                         for (key, end_ms) in &mut model {
                             if half.contains(HASH_KEY.hash(key), key) {
                                 *end_ms = end_ms.map(|end_ms| end_ms.saturating_sub(5));

@@ -75,14 +75,21 @@ fn by_pages(client: &mut Http, query: &str, limit: usize) -> Vec<String> {
     }
 }
 
-/// The lines of a whole listing, without the last one, which has to fit.
-fn lines(answer: &Response) -> Vec<Value> {
+/// The lines of a whole answer, and the last one, which has to fit.
+fn told(answer: &Response) -> (Vec<Value>, Value) {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("Content-Type"), Some("application/x-ndjson"));
     let text = answer.text();
     let mut lines: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
     let end = lines.pop().expect("there is a last line");
+    assert_eq!((&end["end"], &end["keys"]), (&json!(true), &json!(lines.len())), "{end}");
+    (lines, end)
+}
+
+/// The lines of a whole listing, without the last one.
+fn lines(answer: &Response) -> Vec<Value> {
+    let (lines, end) = told(answer);
     assert_eq!(end, json!({ "end": true, "keys": lines.len() }));
     lines
 }
@@ -151,6 +158,19 @@ fn check_values(place: &str, client: &mut Http) {
     let bare = rows(&client.get("/v1/kv?prefix=r/"));
     let with_values = rows(&client.get("/v1/kv?prefix=r/&values=true"));
     let by_lines = lines(&client.request("GET", "/v1/kv?prefix=r/&values=true&limit=1", &[LINES], b""));
+    for (query, in_page, before_lines) in [
+        ("", true, false),
+        ("&watch=true", true, true),
+        ("&watch=false", false, false),
+        ("&watch=true&after=r%2F", false, false),
+    ] {
+        let target = format!("/v1/kv?prefix=r/{query}");
+        let page = client.get(&target).json();
+        assert_eq!(page["watch"].is_string(), in_page, "{place}: {page}");
+        let answer = client.request("GET", &target, &[LINES], b"");
+        let cursor = answer.header("Evenkv-Watch");
+        assert_eq!(cursor.is_some_and(|cursor| cursor.len() > 8), before_lines, "{place}: {cursor:?}");
+    }
     let lengths = [6, 5, 5, 1, 1, 1, 1, 1, 100_000];
     for (number, row) in bare.iter().enumerate() {
         let context = format!("{place}: {row}");
@@ -528,13 +548,7 @@ fn a_million_keys_are_listed_while_half_of_them_move_and_it_takes_little_memory(
 
 /// The lines of a whole export, without the last one, and the checksum of that.
 fn exported(answer: &Response) -> (Vec<Value>, String) {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.header("Content-Type"), Some("application/x-ndjson"));
-    let text = answer.text();
-    let mut lines: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
-    let end = lines.pop().expect("there is a last line");
-    assert_eq!((&end["end"], &end["keys"]), (&json!(true), &json!(lines.len())), "{end}");
+    let (mut lines, end) = told(answer);
     lines.sort_by_key(key_of);
     (lines, end["checksum"].as_str().expect("a checksum").to_owned())
 }

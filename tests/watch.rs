@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::change::{allowed, ask_with, check_receipt_at, passive};
@@ -149,6 +149,19 @@ fn a_comment_with_the_cursor_comes_every_ten_seconds() {
     assert!(put(&mut node.http(), "other", "1").is_some());
     let second = watch.next().expect("the second");
     assert!(second.has_comment && second.name.is_empty() && second.id != first.id, "{first:?} {second:?}");
+    // Also to somebody who is told much meanwhile.
+    let mut busy = Watch::at(node.address(), "?prefix=busy", None);
+    busy.next().expect("the first");
+    let begun = Instant::now();
+    for number in 0.. {
+        assert!(put(&mut node.http(), "busy", &number.to_string()).is_some());
+        let told = busy.next().expect("an event, or a comment");
+        if told.has_comment && told.name.is_empty() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15), "no comment comes");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

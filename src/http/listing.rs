@@ -43,6 +43,8 @@ const LINES: usize = 4096;
 const WRITTEN_BYTES: usize = 32 << 10;
 /// The body of such a request says nothing, and is refused where it is longer.
 const BODY: Limit = Limit { bytes: 1 << 20, allowed: 1 << 20 };
+/// The cursor from before a listing began that is told line by line.
+const WATCH_HEADER: &str = "Evenkv-Watch";
 /// The type of what is told line by line.
 pub const LINES_TYPE: &str = "application/x-ndjson";
 /// A deletion ends when so many tenths of the time for a request are over, so that its answer comes in time.
@@ -56,6 +58,8 @@ pub struct Asked {
     limit: usize,
     has_values: bool,
     is_count: bool,
+    /// Whether a cursor is wanted from which to watch, where that is said.
+    watch: Option<bool>,
 }
 
 impl Asked {
@@ -64,8 +68,8 @@ impl Asked {
     /// # Errors
     /// [`Error::BadRequest`], also where something is said twice.
     pub fn parse(query: &str) -> Result<Self, Error> {
-        let mut said: [(&str, Option<&str>); 5] =
-            [("prefix", None), ("after", None), ("limit", None), ("values", None), ("count", None)];
+        let mut said: [(&str, Option<&str>); 6] =
+            ["prefix", "after", "limit", "values", "count", "watch"].map(|name| (name, None));
         for parameter in query.split('&') {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             let Some((_, slot)) = said.iter_mut().find(|(known, _)| *known == name) else { continue };
@@ -73,7 +77,7 @@ impl Asked {
                 return Err(Error::BadRequest(format!("{name} is said twice, and not the same")));
             }
         }
-        let [prefix, after, limit, values, count] = said.map(|(_, value)| value);
+        let [prefix, after, limit, values, count, watch] = said.map(|(_, value)| value);
         let key = |name: &str, text: Option<&str>| {
             let text = text.filter(|text| !text.is_empty());
             let key = text.map(|text| decode_key(text).map(|key| Box::<[u8]>::from(&*key))).transpose();
@@ -99,6 +103,7 @@ impl Asked {
             limit,
             has_values: flag("values", values)?,
             is_count: flag("count", count)?,
+            watch: watch.map(|watch| flag("watch", Some(watch))).transpose()?,
         })
     }
 }
@@ -133,12 +138,16 @@ fn find_answer(controller: &Controller, job: &mut Job, method: &Method) -> Resul
         let count = host::run(node.count_listed(&asked.span, deadline))?;
         return Ok(Answer::json(200, json!({ "count": count }).to_string().into_bytes()));
     }
-    if wants_lines(job) {
-        return lines(node, asked, deadline);
+    let wants_lines = wants_lines(job);
+    // A later page would name a moment at which the listing had begun already. From then on shards keep what is done, so somebody may want none.
+    let has_cursor = asked.span.after.is_none() && asked.watch.unwrap_or(!wants_lines);
+    let watch = has_cursor.then(|| host::run(controller.cursor_of_now(deadline))).transpose()?;
+    if wants_lines {
+        let mut answer = lines(node, asked, deadline)?;
+        // The lines have no place for it.
+        answer.headers.extend(watch.map(|watch| (WATCH_HEADER.into(), watch.into())));
+        return Ok(answer);
     }
-    // A later page would name a moment at which the listing had begun already.
-    let is_first = asked.span.after.is_none();
-    let watch = is_first.then(|| host::run(controller.cursor_of_now(deadline))).transpose()?;
     page(node, &asked, watch.as_deref(), deadline)
 }
 
@@ -428,7 +437,7 @@ mod tests {
 
     fn asked(prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Asked {
         let span = Span { prefix: prefix.into(), after: after.map(Into::into) };
-        Asked { span, limit, has_values: false, is_count: false }
+        Asked { span, limit, has_values: false, is_count: false, watch: None }
     }
 
     #[test]
@@ -438,6 +447,8 @@ mod tests {
             ("prefix=&after=", Some(asked(b"", None, 1000))),
             ("prefix=a%2F+&after=a%00&limit=7&b=c", Some(asked(b"a/+", Some(b"a\0"), 7))),
             ("limit=10000&limit=10000", Some(asked(b"", None, 10_000))),
+            ("watch=false", Some(Asked { watch: Some(false), ..asked(b"", None, 1000) })),
+            ("watch=1", None),
             ("values=true", Some(Asked { has_values: true, ..asked(b"", None, 1000) })),
             ("count=true&values=false", Some(Asked { is_count: true, ..asked(b"", None, 1000) })),
             ("limit=0", None),

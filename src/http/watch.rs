@@ -41,7 +41,7 @@ const ASKED_FOR: Duration = Duration::from_millis(300);
 const REST: Duration = Duration::from_millis(200);
 /// So many pages of a shard are read in one round.
 const PAGES: usize = 8;
-/// A comment is written to whoever was told nothing for so long.
+/// So often a comment is written, also to whoever is told much: what is between them and us may judge by these whether a connection lives.
 const COMMENT: Duration = Duration::from_secs(10);
 /// So often it is looked which clients have closed their connections: nothing else tells before something is written to them.
 const LOOKED: Duration = Duration::from_secs(1);
@@ -487,14 +487,15 @@ fn begin(mut watcher: Watcher, text: &str, client: Client<'_>) -> Watcher {
     watcher
 }
 
-/// Writes what waits, and a comment to whoever was told nothing for long; without those whose connection has ended.
+/// Writes what waits, and comments when it is time; without those whose connection has ended.
 fn flushed(watchers: Vec<Watcher>, comment: impl Fn(&Watcher) -> Vec<u8>) -> Vec<Watcher> {
     let mut there = Vec::with_capacity(watchers.len());
     for mut watcher in watchers {
-        if now() - watcher.written >= COMMENT && watcher.has_room() {
+        if now() - watcher.commented >= COMMENT && watcher.has_room() {
             let text = comment(&watcher);
             if !text.is_empty() {
                 watcher.push(text.into());
+                watcher.commented = now();
             }
         }
         watcher.flush();

@@ -26,8 +26,8 @@ pub struct Watcher {
     pub own: Option<Cursor>,
     /// He is to be told that he has missed something.
     pub has_missed: bool,
-    /// When something was written to him last.
-    pub written: Instant,
+    /// When he was written a comment last, or has come.
+    pub commented: Instant,
     /// What tiny_http has of the connection, which is kept until its end.
     job: Box<Job>,
     socket: Socket,
@@ -47,7 +47,7 @@ impl Watcher {
             wanted,
             own: None,
             has_missed: false,
-            written: now(),
+            commented: now(),
             job,
             socket,
             queue: VecDeque::new(),
@@ -111,7 +111,7 @@ impl Watcher {
                 Ok(count) => {
                     self.taken += count;
                     self.queued -= count;
-                    (self.written, self.stuck) = (now(), None);
+                    self.stuck = None;
                     if self.taken == first.len() {
                         self.queue.pop_front();
                         self.taken = 0;

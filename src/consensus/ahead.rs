@@ -37,7 +37,12 @@ impl<W> Group<W> {
         if needs == format::FIRST {
             return None;
         }
-        let mut others = self.members.keys().copied().filter(|replica| *replica != self.replica());
+        // One that is sent nothing that it cannot read need not know it.
+        let mut others = self
+            .members
+            .keys()
+            .copied()
+            .filter(|replica| *replica != self.replica() && !self.is_too_old(*replica));
         match others.find(|replica| self.format_of(*replica) < needs) {
             Some(replica) if self.formats.contains_key(&replica) => Some(Refusal::NotKnown { replica }),
             // Whoever has just been added, or was never heard by who leads now, says it with its first message.
@@ -164,7 +169,7 @@ impl<W> Group<W> {
     }
 
     /// Sends a replica no entries until it answers, or what it lacks is there; a snapshot that is under way goes on.
-    fn pause(&mut self, to: u64) {
+    pub(super) fn pause(&mut self, to: u64) {
         let progress = self.raft.raft.mut_prs().get_mut(to);
         if let Some(progress) = progress.filter(|progress| progress.state != ProgressState::Snapshot) {
             progress.become_probe();

@@ -27,7 +27,7 @@ pub(super) struct Group<W> {
     pub(super) raft: RawNode<LogStore>,
     pub(super) members: Members,
     pub(super) proposals: Proposals<W>,
-    machine: Box<dyn StateMachine>,
+    pub(super) machine: Box<dyn StateMachine>,
     pub(super) reads: Reads<W>,
     /// This replica was behind lately, and sends its readers to the leader for so many ticks more.
     pub(super) behind_for: u64,
@@ -44,6 +44,8 @@ pub(super) struct Group<W> {
     pub(super) fed_ahead: u64,
     /// By replica the format that its node says it knows.
     pub(super) formats: BTreeMap<u64, u32>,
+    /// What members would have to know that were not sent something, as they do not.
+    pub(super) too_old: BTreeMap<u64, u32>,
     seen: (StateRole, u64),
     /// The state could not be restored from a snapshot: this replica takes no further part.
     failed: bool,
@@ -95,6 +97,7 @@ impl<W> Group<W> {
             blocked: BTreeMap::new(),
             fed_ahead: 0,
             formats: BTreeMap::new(),
+            too_old: BTreeMap::new(),
             seen: (StateRole::Follower, 0),
             failed: false,
         }
@@ -411,6 +414,11 @@ impl<W> Group<W> {
             let to = message.to;
             let body = if message.get_msg_type() == MessageType::MsgSnapshot {
                 self.blocked.remove(&to);
+                if !self.is_state_read_by(to) {
+                    // The crate is to try again: who has said nothing says it by then.
+                    self.raft.report_snapshot(to, SnapshotStatus::Failure);
+                    continue;
+                }
                 // Head and data are taken at the same moment. The head that the crate has put in may be
                 // older, which is allowed to be replaced by a newer one, but not to be mixed with it.
                 let mut members = Vec::new();
@@ -420,7 +428,10 @@ impl<W> Group<W> {
                 snapshot.set_metadata(self.raft.store().head());
                 message.set_snapshot(snapshot);
                 self.outgoing.start(message, Box::new(pieces), settings.piece_bytes)
-            } else if self.mend_batch(&mut message) && self.refer(&mut message) {
+            } else if self.mend_batch(&mut message)
+                && self.cut_unreadable(&mut message)
+                && self.refer(&mut message)
+            {
                 Body::Raft(message)
             } else {
                 continue;

@@ -26,6 +26,17 @@ pub trait StateMachine: Send {
     /// # Errors
     /// When the bytes are no snapshot. The replica then takes no further part in its group.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed>;
+
+    /// The format that a replica has to know to apply this command of the log as the others do.
+    fn needs(&self, command: &[u8]) -> u32 {
+        let _ = command;
+        format::FIRST
+    }
+
+    /// The format that a replica has to know to read a snapshot of the state as it is now.
+    fn state_needs(&self) -> u32 {
+        format::FIRST
+    }
 }
 
 /// The bytes of a snapshot, piece by piece.

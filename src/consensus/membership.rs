@@ -64,6 +64,9 @@ impl<W> Group<W> {
             return Err(Refusal::ChangeRefused);
         }
         match change {
+            Change::Promote { learner, .. } if self.is_too_old(*learner) => {
+                Err(Refusal::NotKnown { replica: *learner })
+            }
             Change::Promote { learner, .. } if !self.caught_up(*learner, settings) => {
                 Err(Refusal::NotCaughtUp)
             }

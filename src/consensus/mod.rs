@@ -8,6 +8,7 @@ mod ahead;
 mod codec;
 mod driver;
 mod envelope;
+mod gate;
 mod group;
 mod log_store;
 mod machine;

@@ -57,6 +57,8 @@ pub struct Status {
     pub answers_reads: bool,
     /// Whether it leads and has applied all that the leaders before it have left in the log: only then it knows what the state has come to.
     pub has_taken_over: bool,
+    /// Of a leader: the learners that are of a version which cannot read what the group holds, and the format that they would have to know. They get no vote.
+    pub too_old: Vec<(u64, u32)>,
     /// Of a leader: grows whenever a learner gets entries, or another replica a piece of a snapshot.
     pub fed: u64,
 }
@@ -85,6 +87,7 @@ impl<W> Group<W> {
             changing: self.changing(),
             answers_reads: self.answers_reads(),
             has_taken_over: self.has_taken_over(),
+            too_old: self.too_old(),
             fed: self.fed(),
         }
     }
@@ -129,6 +132,7 @@ impl<W> Group<W> {
             && self.changing() == status.changing
             && self.answers_reads() == status.answers_reads
             && self.has_taken_over() == status.has_taken_over
+            && self.too_old() == status.too_old
             && members.voters == status.voters
             && members.voters_outgoing == status.outgoing
             && members.learners == status.learners

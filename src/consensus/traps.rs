@@ -31,6 +31,14 @@ impl StateMachine for Text {
         Box::new(pieces.into_iter())
     }
 
+    fn needs(&self, command: &[u8]) -> u32 {
+        if command.starts_with(b"new") { format::CURRENT } else { format::FIRST }
+    }
+
+    fn state_needs(&self) -> u32 {
+        if self.0.contains("new") { format::CURRENT } else { format::FIRST }
+    }
+
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {
         self.0 = String::from_utf8(snapshot.to_vec()).map_err(|_| Malformed("not a text"))?;
         Ok(())
@@ -41,8 +49,10 @@ struct Cluster {
     nodes: BTreeMap<u64, Driver<&'static str>>,
     /// What passes from whom to whom.
     passes: fn(&Envelope) -> bool,
-    /// What each node knows.
+    /// What each node knows,
     format: u32,
+    /// but this one, which is of an older version.
+    old: Option<u64>,
     answers: BTreeMap<&'static str, Answer>,
 }
 
@@ -65,6 +75,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             passes: |_| true,
             format: format::CURRENT,
+            old: None,
             answers: BTreeMap::new(),
         };
         for replica in replicas {
@@ -108,7 +119,9 @@ impl Cluster {
                 if (self.passes)(&envelope)
                     && let Some(node) = self.nodes.get_mut(&envelope.to)
                 {
-                    node.note_format(GROUP, envelope.from, self.format);
+                    let is_old = self.old == Some(envelope.from);
+                    let format = if is_old { format::FIRST } else { self.format };
+                    node.note_format(GROUP, envelope.from, format);
                     node.step(envelope);
                 }
             }
@@ -711,6 +724,53 @@ fn a_command_is_proposed_only_where_every_member_says_that_it_knows_it() {
     cluster.node(1).propose(GROUP, needs(format::CURRENT), "known");
     cluster.settle();
     assert_eq!(cluster.outcome("known"), "new");
+}
+
+#[test]
+fn a_learner_of_an_older_version_is_sent_what_it_can_read_and_gets_no_vote() {
+    let new = |name: &'static str| Command {
+        bytes: Bytes::from_static(name.as_bytes()),
+        needs: format::CURRENT,
+        goes_ahead: false,
+    };
+    // The log has all entries still, or it is a snapshot that would be sent.
+    for filled in [0, 40] {
+        let mut cluster = Cluster::founded(&[1, 2, 3]);
+        cluster.tick(5);
+        cluster.propose(1, "a");
+        cluster.node(1).propose(GROUP, new("new"), "new");
+        for number in 0..filled {
+            cluster.settle();
+            cluster.propose(1, Box::leak(format!("{number},").into_boxed_str()));
+        }
+        cluster.settle();
+        let Answer::Applied { index, .. } = cluster.answers["new"] else { panic!("it is not applied") };
+        assert_eq!(cluster.status(1).first > 1, filled > 0);
+        cluster.join(4);
+        cluster.old = Some(4);
+        cluster.node(1).change(GROUP, &add(4), "add");
+        cluster.wait_until(|cluster| cluster.status(1).too_old == [(4, format::CURRENT)]);
+        cluster.tick(50);
+        assert!(cluster.status(4).applied < index, "{:?}", cluster.status(4));
+        cluster.node(1).change(GROUP, &promote(4, None), "promote");
+        cluster.settle();
+        assert_eq!(cluster.answers["promote"], Answer::NotApplied(Refusal::NotKnown { replica: 4 }));
+        // Nobody waits for it, and the next leader finds the same.
+        cluster.node(1).propose(GROUP, new("new again"), "again");
+        cluster.settle();
+        assert!(matches!(cluster.answers["again"], Answer::Applied { .. }), "{:?}", cluster.answers["again"]);
+        assert!(cluster.node(1).hand_over(GROUP, Some(2)));
+        cluster.wait_until(|cluster| cluster.status(2).too_old == [(4, format::CURRENT)]);
+        assert_eq!(cluster.status(1).too_old, []);
+        assert!(cluster.status(4).applied < index, "{:?}", cluster.status(4));
+        // Its node is updated, and comes with another id.
+        cluster.nodes.remove(&4);
+        cluster.join(5);
+        cluster.node(2).change(GROUP, &add(5), "add 5");
+        cluster.wait_until(|cluster| cluster.status(5).applied == cluster.status(2).applied);
+        cluster.node(2).change(GROUP, &promote(5, None), "promote 5");
+        cluster.wait_until(|cluster| cluster.status(2).voters.contains(&5));
+    }
 }
 
 #[test]

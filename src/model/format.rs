@@ -22,3 +22,37 @@ pub const BATCHES: u32 = 7;
 pub const WATCH: u32 = 8;
 /// That of this version of the program.
 pub const CURRENT: u32 = WATCH;
+
+/// Whether a node that has said this number, or nothing yet, can read whatever this one can.
+pub fn reads_all(said: Option<u32>) -> bool {
+    said.is_some_and(|said| said >= CURRENT)
+}
+
+/// Of things that are to be sent to a node one after the other, the first that it cannot read, with what that needs. A node that has said nothing yet may be of any version.
+pub fn first_unread(said: Option<u32>, needs: impl IntoIterator<Item = u32>) -> Option<(usize, u32)> {
+    let said = said.unwrap_or(FIRST);
+    needs.into_iter().enumerate().find(|(_, needs)| *needs > said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_sent_what_it_can_read() {
+        let needs = [FIRST, TTL, FIRST, WATCH];
+        let table = [
+            (None, Some((1, TTL)), "it has said nothing"),
+            (Some(FIRST), Some((1, TTL)), "it is old"),
+            (Some(TYPES), Some((1, TTL)), "it is older"),
+            (Some(TTL), Some((3, WATCH)), "it knows some"),
+            (Some(WATCH), None, "it knows all"),
+            (Some(CURRENT + 1), None, "it knows more"),
+        ];
+        for (said, unread, what) in table {
+            assert_eq!(first_unread(said, needs), unread, "{what}");
+        }
+        assert_eq!(first_unread(None, [FIRST]), None);
+        assert_eq!([None, Some(FIRST), Some(CURRENT)].map(reads_all), [false, false, true]);
+    }
+}

@@ -638,6 +638,7 @@ mod tests {
             changing: false,
             answers_reads: false,
             has_taken_over: false,
+            too_old: Vec::new(),
             fed: 0,
         };
         LocalReplica { group: 1, status }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::clock::ticks_ms;
 use crate::consensus::{Pieces, StateMachine};
 use crate::model::binary::Malformed;
+use crate::model::format;
 use crate::model::shard::{SNAPSHOT_FORM, Shard, ShardCommand, ShardOutcome, form_of, is_known};
 
 /// Applies the commands of a group's log, each a [`ShardCommand`], to a shard that others read meanwhile. An outcome is a
@@ -54,6 +55,14 @@ impl StateMachine for ShardMachine {
     fn snapshot(&self) -> Pieces {
         let time_ms = Bytes::copy_from_slice(&self.shard.time((self.ticks_ms)()).to_le_bytes());
         Box::new(std::iter::once(time_ms).chain(self.shard.snapshot()))
+    }
+
+    fn needs(&self, command: &[u8]) -> u32 {
+        ShardCommand::decode(command).map_or(format::FIRST, |command| command.needs())
+    }
+
+    fn state_needs(&self) -> u32 {
+        self.shard.snapshot_needs()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed> {

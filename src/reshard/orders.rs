@@ -226,6 +226,7 @@ impl Controller {
             index: 0,
             version: shard.version(),
             fed: 0,
+            too_old: Vec::new(),
         };
         if !alone.is_logged {
             return Ok(alone);
@@ -238,7 +239,8 @@ impl Controller {
         };
         let changing = status.changing || !status.outgoing.is_empty();
         let (voters, learners) = (named(&status.voters), named(&status.learners));
-        Ok(GroupMembers { voters, learners, changing, index, fed: status.fed, ..alone })
+        let too_old = status.too_old.iter().filter_map(|(id, _)| status.members.get(id).cloned()).collect();
+        Ok(GroupMembers { voters, learners, changing, index, fed: status.fed, too_old, ..alone })
     }
 
     /// Takes a replica out of a group that this node leads, as its node is about to stop.

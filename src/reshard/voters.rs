@@ -58,6 +58,7 @@ pub(super) async fn step(
         };
         // The node names its replica of today each time: one of yesterday is never added, nor promoted.
         match controller.order(node, None, order, JOIN_TIMEOUT).await {
+            Ok(replica) if is_too_old(status, replica) => missing = Some(too_old(node)),
             Ok(replica) => present.push((replica, node.clone())),
             Err(error) => missing = Some(error.to_string()),
         }
@@ -70,6 +71,18 @@ pub(super) async fn step(
         }
         Next::Nothing => missing.map_or(Voters::Complete, Voters::Waiting),
     }
+}
+
+/// Whether a replica is of a version that cannot read what the group holds: it is as if its node were missing, and stays what it is.
+fn is_too_old(status: &Status, replica: u64) -> bool {
+    status.too_old.iter().any(|(old, _)| *old == replica)
+}
+
+/// What to do about a node that cannot read what a group holds.
+pub(super) fn too_old(node: &Address) -> String {
+    format!(
+        "{node} runs a version of the program that cannot read what the shard holds: run there the version of the other nodes"
+    )
 }
 
 /// What a leader does next.
@@ -172,6 +185,7 @@ mod tests {
             changing: false,
             answers_reads: false,
             has_taken_over: false,
+            too_old: Vec::new(),
             fed: 0,
         }
     }

@@ -438,6 +438,9 @@ pub struct GroupMembers {
     pub version: u64,
     /// Grows whenever a learner gets entries, or another replica a piece of a snapshot.
     pub fed: u64,
+    /// Nodes whose replica gets no vote, since their version of the program cannot read what the shard holds. Of older versions none say so.
+    #[serde(default)]
+    pub too_old: Vec<Address>,
 }
 
 /// A node that leads a shard.

@@ -11,11 +11,13 @@ use serde_json::json;
 
 use crate::alone;
 use crate::support::audit::audit;
-use crate::support::change::{ask, ask_with, target};
+use crate::support::change::{ask, ask_with, phase, status, target};
 use crate::support::cluster::Cluster;
 use crate::support::history;
 use crate::support::http::Http;
 use crate::support::load::{Load, Profile};
+use crate::support::node::Node;
+use crate::support::ports;
 use crate::support::replicated::{replicated, wait_agreed, wait_leader};
 use crate::support::{START_DEADLINE, wait_until};
 
@@ -313,4 +315,41 @@ fn conditions_are_known_once_all_nodes_are_of_this_version() {
         let kept = Http::new(address).get("/kv-store/keys/a");
         assert!(kept.json()["value"] == 1 && kept.header("ETag").is_some(), "what was put before has a tag");
     }
+}
+
+/// A node that cannot read what a shard has in its log gets no vote there. The view change names it, and goes on when it is updated.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn a_node_of_an_older_version_becomes_no_replica_of_what_it_cannot_read() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    let cluster = replicated(3, 3, &[]);
+    let all = cluster.addresses();
+    let put = |key: &str| {
+        let answer = Http::new(&all[1]).request("PUT", &format!("/v1/kv/{key}?ttl=1000"), &[], b"bytes");
+        assert!(answer.status < 300, "{}", answer.text());
+    };
+    // The log still begins with its first entry.
+    put("a");
+    let mut joining = Node::start_program(&older, &ports::free_address(), &[("VIEW", &cluster.view)]);
+    joining.wait_live();
+    let wanted = [all[0].clone(), all[1].clone(), joining.address().to_owned()];
+    let begun = ask_with(&all[0], &[("Prefer", "respond-async")], &json!({ "view": wanted }));
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let named = format!("{} runs a version of the program that cannot read", joining.address());
+    wait_until("the view change says what it waits for", START_DEADLINE, || {
+        status(&all[0])["blocked-by"].as_str().is_some_and(|by| by.contains(&named))
+    });
+    // Those that know it go on.
+    put("b");
+    joining.run_program(None);
+    joining.kill();
+    joining.restart();
+    joining.wait_live();
+    wait_until("the view change is finished", START_DEADLINE, || phase(&all[0]) == "finished");
+    wait_agreed(&all[0]);
+    let found = joining.http().get("/v1/kv/a");
+    assert_eq!((found.status, found.text().as_str()), (200, "bytes"));
+    assert_eq!(audit(&all[0]).keys, 2);
 }

@@ -98,6 +98,9 @@ async fn members_complete(
     if is_complete(&members, &shard.replicas, state.version) {
         return Ok(Some(members));
     }
+    if let Some(node) = members.too_old.iter().find(|node| shard.replicas.contains(node)) {
+        return Err(Stuck::For(format!("shard {}: {}", shard.id, voters::too_old(node))));
+    }
     let names = |nodes: &[&Address]| nodes.iter().map(|node| node.as_str()).collect::<Vec<_>>().join(", ");
     Err(Stuck::For(format!(
         "shard {} is held by {}, and is to be held by {}: its replicas are being moved",

@@ -13,6 +13,7 @@ pub mod error_form;
 
 pub mod answer;
 pub mod byte_range;
+pub mod openapi;
 pub mod v1;
 
 pub mod sockets;

@@ -5,6 +5,7 @@ use tiny_http::Method;
 
 use super::answer::Answer;
 use super::dispatch::Job;
+use super::openapi;
 use super::routes::Route;
 use crate::error::Error;
 use crate::node::state::Node;
@@ -22,8 +23,18 @@ pub fn answer(node: &Node, job: &Job, route: Route, figures: impl FnOnce() -> Ve
             let status = if reasons.is_empty() { 200 } else { 503 };
             let notes = node.notes();
             let body = json!({ "ready": reasons.is_empty(), "reasons": reasons, "notes": notes });
-            Answer::json(status, body.to_string().into_bytes())
+            let answer = Answer::json(status, body.to_string().into_bytes());
+            if status == 503 { answer.with("Retry-After", "1") } else { answer }
         }
         _ => Answer { content_type: prometheus::TEXT_FORMAT.into(), ..Answer::json(200, figures()) },
     }
+}
+
+/// Answers `/openapi.json`: what all paths take and answer.
+pub fn document(job: &Job) -> Answer {
+    let method = job.arrival.method();
+    if *method != Method::Get {
+        return Answer::error(&Error::MethodNotAllowed(Route::OpenApi.allow()), method, "");
+    }
+    openapi::answer(job.arrival.request.headers())
 }

@@ -39,6 +39,8 @@ pub enum Route {
     Readyz,
     /// Its figures.
     Metrics,
+    /// What all of these take and answer.
+    OpenApi,
     /// A connection for many requests that a follower passes on.
     Relay,
     /// A key that another node passed on.
@@ -125,7 +127,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 30] = [
+const TABLE: [Row; 31] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -179,6 +181,7 @@ const TABLE: [Row; 30] = [
     row(Route::Livez, ("/livez", Rest::Nothing), "livez", "GET, HEAD, OPTIONS", LaneId::Health),
     row(Route::Readyz, ("/readyz", Rest::Nothing), "readyz", "GET, HEAD, OPTIONS", LaneId::Health),
     row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET, HEAD, OPTIONS", LaneId::Health),
+    row(Route::OpenApi, ("/openapi.json", Rest::Nothing), "openapi", "GET, HEAD, OPTIONS", LaneId::Client),
     row(Route::Relay, (wire::RELAY, Rest::Nothing), "relay", "GET, OPTIONS", LaneId::Client),
     row(
         Route::NodeKey,
@@ -258,6 +261,26 @@ impl Route {
         &TABLE[self as usize]
     }
 
+    /// All of them, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|row| row.route)
+    }
+
+    /// Its path, with a name in braces for what comes after it.
+    pub fn template(self) -> String {
+        let row = self.row();
+        match row.rest {
+            Rest::Nothing => row.path.to_owned(),
+            Rest::Key => format!("{}{{key}}", row.path),
+            Rest::Id => format!("{}{{id}}", row.path),
+        }
+    }
+
+    /// The methods that it takes, one by one.
+    pub fn methods(self) -> impl Iterator<Item = &'static str> {
+        self.row().allow.split(", ")
+    }
+
     /// The name by which metrics tell routes apart; what has no route has one, too.
     pub fn name(route: Option<Self>) -> &'static str {
         route.map_or("none", |route| route.row().name)
@@ -282,6 +305,21 @@ impl Route {
 /// Whether a path is one of the store's, in either interface: what a follower passes on.
 pub fn is_store(path: &str) -> bool {
     under_store(path).is_some() || interface(path) == Interface::V1
+}
+
+/// The same path under the other name of the store, where it is one of its paths.
+pub fn alias(template: &str) -> Option<String> {
+    template.strip_prefix(STORE).map(|rest| format!("{STORE_ALIAS}{rest}"))
+}
+
+/// Where a key is in the short form, and under the other name of the store.
+pub const SHORT: &str = "/kv-store/{key}";
+/// The same under the other name.
+pub const SHORT_ALIAS: &str = "/kvs/{key}";
+
+/// The first segments that are no keys in the short form; some come twice.
+pub fn reserved() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter_map(|row| row.path.strip_prefix(STORE)?.split('/').nth(1))
 }
 
 /// What comes after the store's name.
@@ -333,11 +371,7 @@ pub fn find(path: &str, short_form: bool) -> Result<(Route, &str), Error> {
 fn find_short(rest: &str, short_form: bool) -> Result<(Route, &str), Error> {
     let rest = rest.strip_prefix('/').unwrap_or(rest);
     let first = rest.split('/').next().unwrap_or("");
-    let is_reserved = |row: &Row| {
-        let path = row.path.strip_prefix(STORE);
-        path.is_some_and(|path| path.split('/').nth(1) == Some(first))
-    };
-    if rest.is_empty() || TABLE.iter().any(is_reserved) {
+    if rest.is_empty() || reserved().any(|name| name == first) {
         return Err(Error::NotFound(
             "There is nothing under this path: a key is under /kv-store/keys/<key>".to_owned(),
         ));

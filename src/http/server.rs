@@ -649,6 +649,7 @@ impl Server {
             Route::Livez | Route::Readyz | Route::Metrics => {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))
             }
+            Route::OpenApi => own_handlers::document(job),
             Route::KeyCount
             | Route::Shards
             | Route::Shard

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::{START_DEADLINE, ports, wait_until};
+use super::{START_DEADLINE, openapi, ports, wait_until};
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -36,6 +36,7 @@ impl FakeMain {
     /// up by returning nothing.
     pub(crate) fn start(answer: impl Fn(&Arrived) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let address = ports::free_address();
+        openapi::leave_out(&address);
         // The port was free a moment ago, by a socket that a node which was just being started by another test may have
         // inherited for as long as it is not yet its own program.
         let mut bound = None;

@@ -1,11 +1,14 @@
 //! A small HTTP/1.1 client over one keep-alive connection, written by hand so that a test decides about
-//! every byte: nothing in a path is encoded, decoded or tidied.
+//! every byte: nothing in a path is encoded, decoded or tidied. Every answer to a request is [held against](super::openapi) what
+//! the program says of its interface.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::openapi;
 
 /// Longer than any deadline of a node, so that a node's own answer is seen and not the client's patience.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,12 +48,18 @@ impl Response {
 pub(crate) struct Http {
     address: String,
     patience: Duration,
+    is_checked: bool,
     connection: Option<BufReader<TcpStream>>,
 }
 
 impl Http {
     pub(crate) fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), patience: PATIENCE, connection: None }
+        Self { address: address.to_owned(), patience: PATIENCE, is_checked: true, connection: None }
+    }
+
+    /// The same for answers that may not be the program's own.
+    pub(crate) fn unchecked(address: &str) -> Self {
+        Self { is_checked: false, ..Self::new(address) }
     }
 
     /// The same with another limit for each read and write.
@@ -108,7 +117,12 @@ impl Http {
         let sent = self.send(&bytes);
         // A node may refuse a body before it was sent wholly; its answer is then worth more than our error.
         match (self.receive(method), sent) {
-            (Ok(response), _) => Ok(response),
+            (Ok(response), _) => {
+                if self.is_checked {
+                    openapi::check(&self.address, method, target, &response);
+                }
+                Ok(response)
+            }
             (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
         }
     }

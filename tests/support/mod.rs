@@ -17,6 +17,7 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod openapi;
 pub(crate) mod ports;
 pub(crate) mod relay;
 pub(crate) mod replicated;

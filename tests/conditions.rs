@@ -494,52 +494,116 @@ impl Counter<'_> {
     }
 }
 
-#[test]
-fn a_counter_under_conditions_loses_and_doubles_nothing_through_failovers_and_view_changes() {
-    const CLIENTS: usize = 16;
-    let mut cluster = replicated(6, 3, &[]);
+impl Counter<'_> {
+    /// Waits until so many more additions are acknowledged.
+    fn wait_added(&self, count: u64) {
+        let before = self.done.load(Ordering::Relaxed);
+        wait_until("the counter goes on", allowed(START_DEADLINE), || {
+            self.done.load(Ordering::Relaxed) >= before + count
+        });
+    }
+}
+
+/// Has clients add to a counter through all nodes while something is done to the cluster. The value is then the number of additions that were acknowledged, which is returned.
+fn check_counter(
+    cluster: &mut Cluster,
+    clients: usize,
+    meanwhile: impl FnOnce(&mut Cluster, &Counter<'_>),
+) -> u64 {
     let all = cluster.addresses();
     assert_eq!(Http::new(&all[0]).put(&target("counter"), "{\"value\":0}").status, 201);
     let (seen, done, is_over) = (Seen::default(), AtomicU64::new(0), AtomicBool::new(false));
     let counter = Counter { nodes: &all, seen, done, is_over };
-    let progress = |counter: &Counter| {
-        let before = counter.done.load(Ordering::Relaxed);
-        wait_until("the counter goes on", allowed(START_DEADLINE), || {
-            counter.done.load(Ordering::Relaxed) >= before + 20
-        });
-    };
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..CLIENTS)
-            .map(|client| {
-                scope.spawn({
-                    let counter = &counter;
-                    move || counter.add(client)
-                })
-            })
-            .collect();
+        for client in 0..clients {
+            let counter = &counter;
+            scope.spawn(move || counter.add(client));
+        }
         let harmed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            progress(&counter);
-            for view in [&all[3..], &all[..], &all[..3], &all[..]] {
-                let ids =
-                    known_shards(&try_view(&all[3]).expect("the view")).into_iter().map(|shard| shard.id);
-                for id in ids {
-                    let leader = wait_leader(&all[3], &id, |_| true);
-                    named(&mut cluster.nodes, &leader).kill();
-                    progress(&counter);
-                    restart_ready(named(&mut cluster.nodes, &leader));
-                }
-                let changed = ask_with(&all[3], &[], &json!({"view": view, "repl-factor": 3}));
-                assert_eq!(changed.status, 200, "{}", changed.text());
-                progress(&counter);
-            }
+            counter.wait_added(20);
+            meanwhile(cluster, &counter);
         }));
         counter.is_over.store(true, Ordering::Relaxed);
-        drop(running);
         harmed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    wait_agreed(&all[3]);
-    let done = counter.done.load(Ordering::Relaxed);
-    let last = Http::new(&all[3]).get(&target("counter"));
+    let asked = all.last().expect("there are nodes");
+    wait_agreed(asked);
+    let (done, tags) = (counter.done.load(Ordering::Relaxed), counter.seen.0.lock().unwrap().len());
+    let last = Http::new(asked).get(&target("counter"));
     assert_eq!(last.json()["value"], done, "{done} additions were acknowledged");
+    println!("{clients} clients: {done} additions, {tags} ETags with a value each");
+    done
+}
+
+/// Changes the view, whatever the factor was before.
+fn change(asked: &str, view: &[String], factor: usize) {
+    let changed = ask_with(asked, &[], &json!({"view": view, "repl-factor": factor}));
+    assert_eq!(changed.status, 200, "{}", changed.text());
+}
+
+/// Kills the leader of each shard in turn, and starts it again when the others have gone on without it.
+fn kill_leaders(cluster: &mut Cluster, asked: &str, counter: &Counter<'_>) {
+    for shard in known_shards(&try_view(asked).expect("the view")) {
+        let leader = wait_leader(asked, &shard.id, |_| true);
+        named(&mut cluster.nodes, &leader).kill();
+        counter.wait_added(20);
+        restart_ready(named(&mut cluster.nodes, &leader));
+    }
+}
+
+#[test]
+fn a_counter_under_conditions_loses_and_doubles_nothing_through_failovers_and_view_changes() {
+    let done = check_counter(&mut replicated(6, 3, &[]), 16, |cluster, counter| {
+        let all = cluster.addresses();
+        for view in [&all[3..], &all[..], &all[..3], &all[..]] {
+            kill_leaders(cluster, &all[3], counter);
+            change(&all[3], view, 3);
+            counter.wait_added(20);
+        }
+    });
     assert!(done >= 80);
+}
+
+/// Clients of the long runs, and how often they go through everything that is done to their cluster.
+const MANY_CLIENTS: usize = 64;
+const ROUNDS: usize = 3;
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_counter_of_many_clients_is_right_through_failovers_view_changes_and_restarts_of_all_nodes() {
+    check_counter(&mut replicated(6, 3, &[]), MANY_CLIENTS, |cluster, counter| {
+        let all = cluster.addresses();
+        for _ in 0..ROUNDS {
+            for view in [&all[3..], &all[..], &all[..3], &all[..]] {
+                kill_leaders(cluster, &all[3], counter);
+                change(&all[3], view, 3);
+                counter.wait_added(20);
+            }
+            // Node by node, each back before the next one goes.
+            for node in &mut cluster.nodes {
+                restart_ready(node);
+                counter.wait_added(20);
+            }
+            // The shard of the counter grows, shrinks, and is at one node between.
+            for (view, factor) in [(&all[..5], 5), (&all[2..4], 1), (&all[..], 3)] {
+                change(&all[3], view, factor);
+                counter.wait_added(20);
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_counter_of_many_clients_is_right_through_view_changes_where_each_node_has_a_shard() {
+    check_counter(&mut Cluster::of(4), MANY_CLIENTS, |cluster, counter| {
+        let all = cluster.addresses();
+        for _ in 0..ROUNDS {
+            // The counter lies at each of them at some time.
+            for view in [&all[..1], &all[1..3], &all[3..], &all[2..3], &all[..]] {
+                change(&all[3], view, 1);
+                counter.wait_added(20);
+            }
+        }
+    });
 }

@@ -3,16 +3,19 @@
 //! How the requests come matters for the memory per pair: `tiny_http` takes and frees some memory for each, and a pair
 //! that is put into a place that was just freed leaves a rest which is too small for anything.
 
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::process::Command;
 use std::thread::{self, Builder};
 use std::time::Duration;
 
 use evenkv::clock::{Deadline, now};
+use tempfile::NamedTempFile;
 
 use crate::client::Connection;
-use crate::system::System;
+use crate::process::Process;
+use crate::system::{System, VALUE_LENGTH};
 use crate::wrk::Kind;
 
 /// Connections that put in pairs at the same time.
@@ -45,6 +48,31 @@ pub(crate) fn put_all(system: System, node: SocketAddr, count: u64) -> io::Resul
     } else {
         Err(io::Error::other(format!("{} has no value for a key that was put in", system.name())))
     }
+}
+
+/// Has `evenkv import` put in pairs of these keys through all of these nodes, and says how long that took.
+///
+/// # Errors
+/// When one of them fails.
+pub(crate) fn import(nodes: &[Process], keys: impl Iterator<Item = String>) -> io::Result<Duration> {
+    let file = NamedTempFile::with_suffix(".tsv")?;
+    let mut lines = BufWriter::new(file.as_file());
+    let value = "v".repeat(VALUE_LENGTH);
+    for key in keys {
+        writeln!(lines, "{key}\t{value}")?;
+    }
+    lines.flush()?;
+    let through: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
+    let mut import = Command::new(env!("CARGO_BIN_EXE_evenkv"));
+    import.arg("import").arg(file.path()).args(["--through", &through.join(",")]);
+    let start = now();
+    let said = import.output()?;
+    let took = now() - start;
+    if said.status.success() {
+        return Ok(took);
+    }
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    Err(io::Error::other(format!("the import has failed: {said}")))
 }
 
 fn put(system: System, node: SocketAddr, keys: Range<u64>, deadline: Deadline) -> io::Result<()> {

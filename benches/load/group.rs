@@ -1,4 +1,4 @@
-//! Processes that replicate one shard, of either system: started, asked for their leader, killed and started again.
+//! Processes that hold the same pairs, of any of the systems: started, asked for their leader, killed and started again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,8 +9,11 @@ use tempfile::TempDir;
 use crate::client::Connection;
 use crate::etcd;
 use crate::fill;
-use crate::process::{ONE_ANSWER, Process, START, free_addresses, is_installed, node_command, wait_for};
+use crate::process::{
+    ONE_ANSWER, Process, START, free_addresses, is_in_path, is_installed, node_command, wait_for,
+};
 use crate::system::{Belief, System};
+use crate::webdis;
 
 /// Replicas of the shard.
 pub(crate) const REPLICAS: usize = 3;
@@ -64,6 +67,23 @@ impl Group {
         Self::ready(Self { system: System::Etcd, processes, _folders: folders }).map(Some)
     }
 
+    /// A Redis server behind webdis, which is the first; nothing where one of the two is not installed.
+    ///
+    /// # Errors
+    /// When they do not get ready in time.
+    pub(crate) fn of_redis() -> io::Result<Option<Self>> {
+        // Whatever webdis is told, it serves.
+        if !is_installed("redis-server") || !is_in_path("webdis") {
+            return Ok(None);
+        }
+        let folder = TempDir::new()?;
+        let processes = webdis::start(&folder)?;
+        let mut group = Self { system: System::Redis, processes, _folders: vec![folder] };
+        // It answers for the other one.
+        group.wait_until_ready(0, START)?;
+        Ok(Some(group))
+    }
+
     /// Processes that keep nothing in folders.
     pub(crate) fn of_processes(system: System, processes: Vec<Process>) -> Self {
         Self { system, processes, _folders: Vec::new() }
@@ -106,7 +126,7 @@ impl Group {
     /// # Errors
     /// When they do not agree in time.
     pub(crate) fn leader(&self) -> io::Result<usize> {
-        if self.processes.len() == 1 {
+        if self.processes.len() == 1 || self.system == System::Redis {
             return Ok(0);
         }
         let what = format!("all replicas of {} name the same leader", self.system.name());

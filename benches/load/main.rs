@@ -12,6 +12,7 @@ mod failover;
 mod fill;
 mod following;
 mod group;
+mod listing;
 mod moving;
 mod process;
 mod redis;
@@ -20,6 +21,7 @@ mod replicated;
 mod report;
 mod serving;
 mod system;
+mod webdis;
 mod writers;
 mod wrk;
 
@@ -72,8 +74,10 @@ enum Part {
     Rejoin,
     /// Requests through a follower, beside its main and nginx.
     Following,
-    /// Many pairs in one request, beside one by one, and an import.
+    /// Many pairs in one request, beside one by one and beside Redis and etcd, and an import.
     Batches,
+    /// Pages of a listing.
+    Listing,
 }
 
 #[derive(Subcommand)]
@@ -122,6 +126,7 @@ impl Cli {
             Part::Rejoin => rejoin::measure(self.rounds),
             Part::Following => following::measure(length, self.rounds),
             Part::Batches => batches::measure(length, self.rounds),
+            Part::Listing => listing::measure(),
         }
     }
 
@@ -140,6 +145,7 @@ impl Cli {
             Part::Rejoin => format!("BENCH_PART=rejoin BENCH_ROUNDS={rounds}"),
             Part::Following => format!("BENCH_PART=following {load}"),
             Part::Batches => format!("BENCH_PART=batches {load}"),
+            Part::Listing => "BENCH_PART=listing".to_owned(),
         };
         format!("{settings} make bench")
     }

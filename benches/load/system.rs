@@ -1,4 +1,4 @@
-//! The two systems that replicate, and how each is asked: a pair put in or read, whether a server is ready, and who leads.
+//! The systems that are measured, and how each is asked: a pair put in or read, many put in at once, whether a server is ready, and who leads.
 
 use std::iter::repeat_n;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::wrk::{BATCH_LINES, KEYS, Kind};
 
 /// Length of the values in bytes.
-const VALUE_LENGTH: usize = 100;
+pub(crate) const VALUE_LENGTH: usize = 100;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(crate) enum System {
     Evenkv,
     /// etcd 3.4 through its JSON gateway, in which keys and values are in base64 and every request is a POST.
     Etcd,
+    /// Redis through webdis, in which a command stands in the path or the body, with slashes between its words.
+    Redis,
 }
 
 /// A request as HTTP has it.
@@ -23,7 +25,7 @@ pub(crate) enum System {
 pub(crate) struct Request {
     pub(crate) method: &'static str,
     pub(crate) path: String,
-    /// JSON, empty where the request has no body.
+    /// Empty where the request has no body.
     pub(crate) body: String,
 }
 
@@ -46,6 +48,7 @@ impl System {
         match self {
             Self::Evenkv => "evenkv",
             Self::Etcd => "etcd",
+            Self::Redis => "Redis",
         }
     }
 
@@ -54,20 +57,37 @@ impl System {
     pub(crate) fn request(self, kind: Kind, number: u64) -> Request {
         let (key, value) = (format!("{number:016}"), "v".repeat(VALUE_LENGTH));
         let coded = |text: &str| base64(text.as_bytes());
+        // Batch after batch has other keys, far from each other.
+        let batch_key = |line: u32| {
+            let key = (number * u64::from(BATCH_LINES) + u64::from(line)) * 7919 % KEYS;
+            format!("{key:016}")
+        };
         match (self, kind) {
             (Self::Evenkv, Kind::Get) => Request::new("GET", &format!("/kv-store/keys/{key}"), ""),
             (Self::Evenkv, Kind::Put) => {
                 Request::new("PUT", &format!("/kv-store/keys/{key}"), &format!("{{\"value\":\"{value}\"}}"))
             }
             (Self::Evenkv, Kind::Batch) => {
-                // Batch after batch has other keys, far from each other.
                 let line = |line: u32| {
-                    let key = (number * u64::from(BATCH_LINES) + u64::from(line)) * 7919 % KEYS;
-                    format!("{{\"op\":\"put\",\"key\":\"{key:016}\",\"value\":\"{value}\"}}\n")
+                    let key = batch_key(line);
+                    format!("{{\"op\":\"put\",\"key\":\"{key}\",\"value\":\"{value}\"}}\n")
                 };
                 Request::new("POST", "/v1/batch", &(0..BATCH_LINES).map(line).collect::<String>())
             }
-            (Self::Etcd, Kind::Batch) => unreachable!("etcd is not asked for batches"),
+            (Self::Etcd, Kind::Batch) => {
+                let put = |line: u32| {
+                    let (key, value) = (coded(&batch_key(line)), coded(&value));
+                    format!("{{\"request_put\":{{\"key\":\"{key}\",\"value\":\"{value}\"}}}}")
+                };
+                let puts = (0..BATCH_LINES).map(put).collect::<Vec<_>>().join(",");
+                Request::new("POST", "/v3/kv/txn", &format!("{{\"success\":[{puts}]}}"))
+            }
+            (Self::Redis, Kind::Get) => Request::new("GET", &format!("/GET/{key}"), ""),
+            (Self::Redis, Kind::Put) => Request::new("PUT", &format!("/SET/{key}"), &value),
+            (Self::Redis, Kind::Batch) => {
+                let pair = |line: u32| format!("/{}/{value}", batch_key(line));
+                Request::new("POST", "/", &format!("MSET{}", (0..BATCH_LINES).map(pair).collect::<String>()))
+            }
             (Self::Etcd, Kind::Get) => {
                 Request::new("POST", "/v3/kv/range", &format!("{{\"key\":\"{}\"}}", coded(&key)))
             }
@@ -83,6 +103,7 @@ impl System {
         let sign: &[u8] = match self {
             Self::Evenkv => b"\"doesExist\":true",
             Self::Etcd => b"\"count\":\"1\"",
+            Self::Redis => b"\"GET\":\"",
         };
         answer.windows(sign.len()).any(|part| part == sign)
     }
@@ -92,14 +113,16 @@ impl System {
         match self {
             Self::Evenkv => "/readyz",
             Self::Etcd => "/health",
+            Self::Redis => "/PING",
         }
     }
 
-    /// Asks a server for the leader.
+    /// Asks a server for the leader. Redis has none here: one server is alone.
     pub(crate) fn leader_request(self) -> Request {
         match self {
             Self::Evenkv => Request::new("GET", "/kv-store/view", ""),
             Self::Etcd => Request::new("POST", "/v3/maintenance/status", "{}"),
+            Self::Redis => unreachable!("a server that is alone is not asked who leads"),
         }
     }
 
@@ -110,6 +133,7 @@ impl System {
         match self {
             Self::Evenkv => Some(Belief { own: address.to_owned(), leader: text("/shards/0/leader")? }),
             Self::Etcd => Some(Belief { own: text("/header/member_id")?, leader: text("/leader")? }),
+            Self::Redis => None,
         }
     }
 }

@@ -276,6 +276,12 @@ impl Node {
         kilobytes.parse::<u64>().expect("a number of kilobytes") * 1024
     }
 
+    /// From now on [`Self::peak_bytes`] tells what is taken at most from now on.
+    pub(crate) fn reset_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")
+            .expect("Linux forgets the peak of a child");
+    }
+
     pub(crate) fn thread_count(&self) -> usize {
         self.status_line("Threads").and_then(|line| line.parse().ok()).expect("Linux tells the threads")
     }

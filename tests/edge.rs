@@ -59,7 +59,16 @@ impl Edge {
     fn curl(&self, arguments: &[&str], path: &str) -> String {
         let certificate = self.folder.path().join("certificate.pem");
         let mut command = Command::new("curl");
-        command.args(["--silent", "--include", "--noproxy", "*", "--max-time", "10", "--path-as-is", "--cacert"]);
+        command.args([
+            "--silent",
+            "--include",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "10",
+            "--path-as-is",
+            "--cacert",
+        ]);
         command.arg(certificate).args(arguments).arg(format!("https://{}{path}", self.address));
         let output = command.output().expect("curl is installed");
         assert!(output.status.success(), "curl {arguments:?} {path}: {:?}", output.status);
@@ -85,12 +94,26 @@ fn script(folder: &Path, address: &str, command: &str, settings: &[(&str, String
 fn it_speaks_tls_and_both_versions_of_http_and_passes_keys_on_as_they_came() {
     let cluster = Cluster::of(2);
     let Some(edge) = Edge::before(&cluster.nodes, &[]) else { return };
-    let keys = ["a", "a//b", "a%2Fb", "..%2Fx", "a/../b", "%C3%A9", "a%20b", "a?b=1", "a%3Fb", "%2E%2E", "a.", "node/hello"];
+    let keys = [
+        "a",
+        "a//b",
+        "a%2Fb",
+        "..%2Fx",
+        "a/../b",
+        "%C3%A9",
+        "a%20b",
+        "a?b=1",
+        "a%3Fb",
+        "%2E%2E",
+        "a.",
+        "node/hello",
+    ];
     for (version, first) in [("--http1.1", "HTTP/1.1 201"), ("--http2", "HTTP/2 201")] {
         for key in keys {
             let path = format!("/kv-store/keys/{key}");
             let direct = path.split('?').next().expect("a path");
-            let answer = edge.curl(&[version, "--request", "PUT", "--data", r#"{"value":"through"}"#], direct);
+            let answer =
+                edge.curl(&[version, "--request", "PUT", "--data", r#"{"value":"through"}"#], direct);
             assert!(answer.starts_with(first), "{key}: {answer}");
             let seen = cluster.nodes[0].http().get(direct);
             assert_eq!(seen.text().matches("\"through\"").count(), 1, "{key}: {}", seen.text());
@@ -147,7 +170,11 @@ fn only_the_paths_of_clients_are_open_however_they_are_written() {
             let answer = receive_all(&mut stream, Duration::from_secs(10));
             assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{target}: {answer}");
             let says_outcome = answer.contains("Evenkv-Outcome: not-applied\r\n");
-            assert_eq!(says_outcome, !answer.contains("Found") && !answer.contains("200 OK"), "{target}: {answer}");
+            assert_eq!(
+                says_outcome,
+                !answer.contains("Found") && !answer.contains("200 OK"),
+                "{target}: {answer}"
+            );
         }
     }
 }
@@ -170,7 +197,11 @@ struct Held {
 
 impl Held {
     fn by(node: &Node) -> Self {
-        Self { bytes: node.resident_bytes(), threads: node.thread_count(), descriptors: node.descriptor_count() }
+        Self {
+            bytes: node.resident_bytes(),
+            threads: node.thread_count(),
+            descriptors: node.descriptor_count(),
+        }
     }
 
     /// Is this where it was before, but for the connections that nginx keeps (one a request under way of each of its workers)?
@@ -214,7 +245,9 @@ fn what_harms_the_listener_ends_at_the_edge() {
             let statuses = attack::impossible_lengths(address, 300);
             assert!(statuses.iter().all(|status| [400, 413].contains(status)), "{statuses:?}");
         }),
-        ("silent clients that were refused", &|| drop(attack::many(address, 400, &attack::put_head(20_000_000)))),
+        ("silent clients that were refused", &|| {
+            drop(attack::many(address, 400, &attack::put_head(20_000_000)))
+        }),
         ("other versions of HTTP", &|| attack::other_versions(address)),
         ("a header without end", &|| {
             let (sent, status) = attack::header_without_end(address);
@@ -253,10 +286,14 @@ fn what_harms_the_listener_ends_at_the_edge() {
         let before: Vec<Held> = cluster.nodes.iter().map(Held::by).collect();
         attack();
         let mut after = before.clone();
-        wait_until(&format!("{name}: the nodes are as they were: {before:?}"), Duration::from_secs(20), || {
-            after = cluster.nodes.iter().map(Held::by).collect();
-            after.iter().zip(&before).all(|(after, before)| after.is_as(before))
-        });
+        wait_until(
+            &format!("{name}: the nodes are as they were: {before:?}"),
+            Duration::from_secs(20),
+            || {
+                after = cluster.nodes.iter().map(Held::by).collect();
+                after.iter().zip(&before).all(|(after, before)| after.is_as(before))
+            },
+        );
         eprintln!("{name}: before {before:?}, after {after:?}");
         assert_eq!(put(&mut edge.http()).status, 200, "{name}");
         for node in &cluster.nodes {
@@ -286,7 +323,10 @@ fn what_the_listener_takes_otherwise_than_it_should_is_refused() {
         ("GET /livez HTTP/1.1\r\nHost: x\r\nPrefer: \u{e9}\r\n\r\n".to_owned(), vec!["400"]),
         ("GET /livez HTTP/1.0\r\n\r\n".to_owned(), vec!["200"]),
         // One that is not passed on does no harm.
-        ("GET /livez HTTP/1.1\r\nHost: x\r\nCookie: \u{e9}\r\nConnection: close\r\n\r\n".to_owned(), vec!["200"]),
+        (
+            "GET /livez HTTP/1.1\r\nHost: x\r\nCookie: \u{e9}\r\nConnection: close\r\n\r\n".to_owned(),
+            vec!["200"],
+        ),
     ];
     for (request, allowed) in rows {
         let mut stream = connect_and_send(&edge.address, request.as_bytes()).expect("a connection");
@@ -303,13 +343,17 @@ fn what_a_client_says_about_a_key_reaches_the_node() {
     let Some(edge) = Edge::plain(&cluster.nodes, &[]) else { return };
     let mut client = edge.http();
     let path = "/v1/kv/page";
-    let put = |client: &mut Http, headers: &[(&str, &str)]| client.request("PUT", path, headers, b"0123456789");
+    let put =
+        |client: &mut Http, headers: &[(&str, &str)]| client.request("PUT", path, headers, b"0123456789");
     let made = put(&mut client, &[("Content-Type", "text/x"), ("If-None-Match", "*"), ("Evenkv-TTL", "100")]);
     assert_eq!(made.status, 201, "{}", made.text());
     assert_eq!(put(&mut client, &[("If-None-Match", "*")]).status, 412);
     let etag = made.header("ETag").expect("a tag").to_owned();
     let part = client.request("GET", path, &[("Range", "bytes=2-4")], b"");
-    assert_eq!((part.status, part.text().as_str(), part.header("Content-Type")), (206, "234", Some("text/x")));
+    assert_eq!(
+        (part.status, part.text().as_str(), part.header("Content-Type")),
+        (206, "234", Some("text/x"))
+    );
     assert!(part.header("Evenkv-TTL").is_some(), "{part:?}");
     for (name, status) in [("one", 200), ("one", 200), ("two", 412)] {
         let answer = put(&mut client, &[("If-Match", &etag), ("Idempotency-Key", name)]);
@@ -318,7 +362,8 @@ fn what_a_client_says_about_a_key_reaches_the_node() {
     let lines = client.request("GET", "/v1/kv?prefix=pa", &[("Accept", "application/x-ndjson")], b"");
     assert_eq!((lines.status, lines.header("Content-Type")), (200, Some("application/x-ndjson")));
     // What nodes say among themselves is not passed on: this would be refused by a node.
-    let answer = client.request("GET", path, &[("Evenkv-View", "9"), ("Evenkv-From", "x"), ("Upgrade", "h2c")], b"");
+    let answer =
+        client.request("GET", path, &[("Evenkv-View", "9"), ("Evenkv-From", "x"), ("Upgrade", "h2c")], b"");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
@@ -333,7 +378,10 @@ fn one_address_may_take_so_much_and_a_node_that_is_away_is_made_up_for() {
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
     assert!(refused.len() >= 20, "{}", refused.len());
     for answer in refused {
-        assert_eq!((answer.header("Retry-After"), answer.header("Evenkv-Outcome")), (Some("1"), Some("not-applied")));
+        assert_eq!(
+            (answer.header("Retry-After"), answer.header("Evenkv-Outcome")),
+            (Some("1"), Some("not-applied"))
+        );
     }
     drop(edge);
 

@@ -25,6 +25,7 @@ mod recover;
 mod seconds;
 #[cfg(test)]
 mod tests;
+mod token;
 mod view;
 mod view_change;
 mod waiting;
@@ -60,6 +61,8 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Store every line of a file as a pair
     Import(import::ImportArgs),
+    /// Draw a token for who asks nodes that want one; all other commands show the one in the variable `EVENKV_TOKEN`
+    Token(token::TokenArgs),
 }
 
 /// Does what `command` says, with its output on standard output and its errors on standard error.
@@ -77,6 +80,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Recover(args) => recover::recover(&args),
         Command::Health(args) => health::health(&args),
         Command::Import(args) => import::import(&args),
+        Command::Token(args) => token::token(&args),
     };
     match result {
         Ok(true) => ExitCode::from(DONE),

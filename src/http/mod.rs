@@ -29,6 +29,8 @@ pub mod metrics;
 
 pub mod conversation;
 
+pub mod access;
+
 mod batch;
 pub mod changes;
 pub mod cluster_handlers;

@@ -9,11 +9,11 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
 
 # What is given on the command line reaches the scripts as an environment variable: NODES, REPL_FACTOR and
-# PORT for the local cluster, COMPOSE ("docker compose" or "docker-compose", found by itself) for up and down.
+# PORT for the local cluster, EDGE and COMPOSE ("docker compose" or "docker-compose", found by itself) for up and down.
 
 SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) tests/openapi/run .ci/run
 
-.PHONY: help build run run-cluster stop-cluster add-node run-follower demo \
+.PHONY: help build run run-cluster stop-cluster add-node run-follower demo edge stop-edge \
         smoke openapi test test-full mutants torture check bench image up down
 
 help: ## list these targets
@@ -36,6 +36,12 @@ add-node: build ## start one more local node; it is passive until a view change 
 
 run-follower: build ## start a follower of node 1 on the next free port
 	@scripts/cluster run-follower
+
+edge: ## nginx with TLS and limits before the local cluster, on https://127.0.0.1:13443 (needs nginx, openssl, curl)
+	@scripts/edge start
+
+stop-edge: ## end exactly the nginx of `make edge`
+	@scripts/edge stop
 
 demo: build ## real data in a local cluster that changes its nodes under requests
 	@scripts/demo
@@ -82,7 +88,7 @@ bench: ## measure beside a bare server, Redis and etcd; BENCH_PART does one part
 image: ## build the image evenkv
 	docker build -t evenkv .
 
-up: ## the cluster of compose/cluster.yaml, ready on 127.0.0.1:13801 to 13803
+up: ## the cluster of compose/cluster.yaml, ready on 127.0.0.1:13801 to 13803; EDGE=1: with compose/edge.yaml, port 13443
 	@scripts/compose-cluster up
 
 down: ## take the cluster of compose/cluster.yaml down

@@ -98,7 +98,12 @@ pub enum Error {
     Unclear(String),
     /// What is asked for does not fit how things stand. Look, and ask for something else.
     Conflict(String),
-    /// The sender does not belong to the cluster.
+    /// Nobody may ask without a token here. Show one that is known.
+    Unauthorized {
+        /// Whether one was shown.
+        was_shown: bool,
+    },
+    /// Whoever asks may not ask for this: a stranger to the cluster, or one whose token is not good for it.
     Forbidden(String),
     /// Followers pass this request around in a circle.
     Loop,
@@ -144,6 +149,12 @@ impl fmt::Display for Error {
             | Self::Unclear(text)
             | Self::Conflict(text)
             | Self::Forbidden(text) => f.write_str(text),
+            Self::Unauthorized { was_shown: false } => f.write_str(
+                "A token is needed: send Authorization: Bearer <token>, with one of those that the operator of this node has given out",
+            ),
+            Self::Unauthorized { was_shown: true } => {
+                f.write_str("This token is not known here: ask the operator of this node for another")
+            }
             Self::ChangeRuns(id) => write!(f, "View change {id} is running"),
             Self::TargetTooLong { limit } => {
                 write!(f, "The target is too long: allowed are {limit} bytes")

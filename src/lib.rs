@@ -4,6 +4,7 @@
 
 pub mod model;
 
+pub mod access;
 pub mod budget;
 pub mod clock;
 pub mod dice;

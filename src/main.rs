@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use crossbeam_channel::{after, bounded, tick};
+use evenkv::access::Access;
 use evenkv::clock::{Deadline, now};
 use evenkv::config::{Config, Role, Settings};
 use evenkv::http::descriptors;
@@ -92,12 +93,11 @@ fn run(config: &Config) -> Result<(), String> {
         Err(error) => log::warn!("the limit of open files could not be raised: {error}"),
     }
     let (caught, signal) = bounded(1);
+    let node = std::sync::Arc::clone(&running.server.controller.node);
     let watching = threads::spawn("signals", move || {
         for number in signals.forever() {
             if number == SIGHUP {
-                log::info!(
-                    "SIGHUP is ignored: settings are read at the start only, and SIGTERM stops the node"
-                );
+                read_tokens_again(&node.access);
             } else {
                 let _ = caught.try_send(number);
             }
@@ -108,6 +108,19 @@ fn run(config: &Config) -> Result<(), String> {
     log::info!("signal {number}: stopping");
     drain(&mut running, &signal);
     Ok(())
+}
+
+/// What SIGHUP is for.
+fn read_tokens_again(access: &Access) {
+    match access.reload() {
+        Some(Ok(count)) => log::info!("SIGHUP: {count} tokens were read from AUTH_TOKENS_FILE"),
+        Some(Err(error)) => {
+            log::error!("SIGHUP: the tokens stay as they were: AUTH_TOKENS_FILE: {error}");
+        }
+        None => log::info!(
+            "SIGHUP is ignored: without AUTH_TOKENS_FILE there is nothing that is read again, and SIGTERM stops the node"
+        ),
+    }
 }
 
 /// Says in the log who this node is.

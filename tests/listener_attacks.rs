@@ -9,7 +9,6 @@
 mod attack;
 mod support;
 
-use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,18 +16,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use attack::{
-    connect, connect_and_send, metric, prompt, receive_all, receive_status, repeat, send_while_taken,
-    watched_during,
+    CLIENT_WORKERS, LARGE_WORKERS, STALLING, STALLING_REFUSED, connect_and_send, metric, prompt, put_head,
+    receive_all, receive_status, send_while_taken, stalled, watched_during,
 };
 use support::cluster::Cluster;
 use support::http::Http;
 use support::node::Node;
 use support::{ports, timed, wait_until};
 
-/// Threads for large bodies and answers in a node of default settings.
-const LARGE_WORKERS: usize = 8;
-/// Threads for small requests.
-const CLIENT_WORKERS: usize = 16;
 /// Of an upload nothing may come for so long.
 const STALL: Duration = Duration::from_secs(2);
 /// In such a time a node of default settings answers.
@@ -43,13 +38,7 @@ fn turn() -> MutexGuard<'static, ()> {
 
 /// As many connections, each with these bytes sent.
 fn many(node: &Node, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
-    (0..count)
-        .map(|_| connect_and_send(node.address(), bytes).expect("the node takes a connection"))
-        .collect()
-}
-
-fn put_head(length: u128) -> Vec<u8> {
-    format!("PUT /kv-store/keys/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+    attack::many(node.address(), count, bytes)
 }
 
 fn put_value(node: &Node, key: &str, bytes: usize) {
@@ -62,28 +51,8 @@ fn put_value(node: &Node, key: &str, bytes: usize) {
 fn slow_bodies_hold_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
-    let ((), watched) = watched_during(&node, || {
-        let mut streams = many(&node, 4 * LARGE_WORKERS, &put_head(100_000));
-        streams.extend(many(&node, 4 * LARGE_WORKERS, &put_head(8 << 20)));
-        streams.extend(many(&node, 4 * CLIENT_WORKERS, &put_head(500)));
-        // What a refused body declares must not be waited for either.
-        let twice = b"PUT /kv-store/keys/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\nContent-Length: 5\r\n\r\n";
-        streams.extend(many(&node, 4 * CLIENT_WORKERS, twice));
-        repeat(Duration::from_millis(500), Duration::from_secs(5), || {
-            for stream in &mut streams {
-                // Those that were answered 408 may be closed.
-                let _ = stream.write(b"x");
-            }
-        });
-    });
+    let ((), watched) = watched_during(&node, || attack::slow_bodies(node.address()));
     watched.assert_unharmed("slow bodies");
-}
-
-/// A client that has sent so much of an upload, and sends nothing more.
-fn stalled(address: &str, upload: &str) -> TcpStream {
-    let (headers, sent) = upload.split_once('|').expect("headers and what is sent of the body");
-    let head = format!("PUT /kv-store/keys/stalled HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{sent}");
-    connect_and_send(address, head.as_bytes()).expect("the node takes a connection")
 }
 
 #[test]
@@ -91,19 +60,10 @@ fn an_upload_that_stalls_is_answered_408_and_closed() {
     let _turn = turn();
     let main = Node::single(&[]);
     let follower = Node::follower(main.address(), &[]);
-    let uploads = [
-        "Content-Length: 2000|{\"value\": 1",
-        "Content-Length: 2000|",
-        "Content-Length: 100000|{",
-        "Transfer-Encoding: chunked|",
-        "Transfer-Encoding: chunked|b\r\n{\"value\":",
-        "Expect: 100-continue\r\nContent-Length: 10|",
-        "Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 10|{",
-    ];
     for node in [&main, &follower] {
         let started = Instant::now();
-        let streams: Vec<_> = uploads.iter().map(|upload| stalled(node.address(), upload)).collect();
-        for (mut stream, upload) in streams.into_iter().zip(uploads) {
+        let streams: Vec<_> = STALLING.iter().map(|upload| stalled(node.address(), upload)).collect();
+        for (mut stream, upload) in streams.into_iter().zip(STALLING) {
             let answer = receive_all(&mut stream, Duration::from_secs(10));
             let took = started.elapsed();
             let context = format!("{upload:?} after {took:?}: {answer:?}");
@@ -147,7 +107,7 @@ fn stalled_uploads_hold_up_no_other_upload_for_longer_than_a_request_takes() {
 
     let timeout = Duration::from_millis(1500);
     let node = Node::single(&[("LARGE_WORKERS", "1"), ("REQUEST_TIMEOUT_MS", "1500")]);
-    let _stalled = self::stalled(node.address(), "Content-Length: 2000|");
+    let _stalled = attack::stalled(node.address(), "Content-Length: 2000|");
     let mut client = node.http();
     let (answer, took) = timed(|| client.put("/kv-store/keys/other", &body));
     assert_eq!(answer.status, 503, "{}", answer.text());
@@ -167,7 +127,7 @@ fn a_refused_upload_that_stalls_is_closed() {
     let _turn = turn();
     let node = Node::single(&[]);
     let started = Instant::now();
-    for upload in ["Content-Length: 20000000|{", "Content-Length: 60000000000|", "Content-Length: 5000|x"] {
+    for upload in STALLING_REFUSED {
         let mut stream = stalled(node.address(), upload);
         let answer = receive_all(&mut stream, Duration::from_secs(10));
         assert_eq!(answer.matches("HTTP/1.1 4").count(), 1, "{answer}");
@@ -250,15 +210,9 @@ fn lengths_that_nobody_can_send_hold_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
     let before = metric(&node, "evenkv_abandoned_connections_total");
-    let lengths = [60_000_000_000, u128::from(u64::MAX / 2), u128::from(u64::MAX)];
-    let (answered, watched) = watched_during(&node, || {
-        let mut streams: Vec<_> = (0..1000)
-            .map(|number| connect_and_send(node.address(), &put_head(lengths[number % 3])).expect("taken"))
-            .collect();
-        let refused = streams.iter_mut().filter_map(|stream| receive_status(stream).ok());
-        refused.filter(|status| *status == 413).count()
-    });
+    let (statuses, watched) = watched_during(&node, || attack::impossible_lengths(node.address(), 1000));
     watched.assert_unharmed("lengths that nobody can send");
+    let answered = statuses.iter().filter(|status| **status == 413).count();
     assert_eq!(answered, 1000, "each of them is told that it is too large");
     let abandoned = metric(&node, "evenkv_abandoned_connections_total") - before;
     assert!((600..=1000).contains(&abandoned), "{abandoned} connections were counted as abandoned");
@@ -289,12 +243,7 @@ fn silent_clients_that_were_refused_hold_up_nobody_else() {
 fn other_versions_of_http_hold_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
-    let ((), watched) = watched_during(&node, || {
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-        let mut streams = many(&node, 50, preface);
-        streams.extend(many(&node, 50, b"GET /kv-store/keys/a HTTP/2.0\r\nHost: x\r\n\r\n"));
-        thread::sleep(Duration::from_secs(1));
-    });
+    let ((), watched) = watched_during(&node, || attack::other_versions(node.address()));
     watched.assert_unharmed("HTTP/2.0");
 }
 
@@ -307,8 +256,7 @@ fn clients_of_http_2_are_let_go() {
         return;
     }
     let before = node.descriptor_count();
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-    let clients = many(&node, 100, preface);
+    let clients = many(&node, 100, attack::PREFACE_OF_HTTP_2);
     wait_until("they are connected", Duration::from_secs(5), || node.descriptor_count() >= before + 200);
     drop(clients);
     wait_until("nothing is left of them", Duration::from_secs(10), || node.descriptor_count() < before + 20);
@@ -344,16 +292,8 @@ fn connections_that_cannot_be_let_go_are_counted_and_warned_of() {
 fn a_header_without_end_holds_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
-    let (sent, watched) = watched_during(&node, || {
-        let mut stream =
-            connect_and_send(node.address(), b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ").expect("taken");
-        let piece = vec![b'x'; 1 << 20];
-        let sent: usize =
-            (0..100).map(|_| send_while_taken(&mut stream, &piece, Duration::from_secs(5))).sum();
-        let _ = stream.write(b"\r\n\r\n");
-        assert_eq!(receive_status(&mut stream).ok(), Some(400));
-        sent
-    });
+    let ((sent, status), watched) = watched_during(&node, || attack::header_without_end(node.address()));
+    assert_eq!(status, Some(400));
     watched.assert_unharmed(&format!("a header line of {} MB", sent >> 20));
 }
 
@@ -361,15 +301,7 @@ fn a_header_without_end_holds_up_nobody_else() {
 fn a_target_without_end_holds_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
-    let (status, watched) = watched_during(&node, || {
-        let mut stream = connect_and_send(node.address(), b"PUT /kv-store/keys/").expect("taken");
-        let piece = vec![b'x'; 1 << 20];
-        for _ in 0..50 {
-            send_while_taken(&mut stream, &piece, Duration::from_secs(5));
-        }
-        let _ = stream.write(b" HTTP/1.1\r\nHost: x\r\n\r\n");
-        receive_status(&mut stream).ok()
-    });
+    let (status, watched) = watched_during(&node, || attack::target_without_end(node.address()));
     watched.assert_unharmed("a target of 50 MB");
     assert_eq!(status, Some(414));
 }
@@ -378,16 +310,8 @@ fn a_target_without_end_holds_up_nobody_else() {
 fn slow_heads_and_idle_connections_hold_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
-    let ((), watched) = watched_during(&node, || {
-        let idle = many(&node, 500, b"");
-        let mut slow = many(&node, 500, b"GET /livez HTTP/1.1\r\nX: ");
-        repeat(Duration::from_millis(500), Duration::from_secs(2), || {
-            for stream in &mut slow {
-                stream.write_all(b"x").expect("a slow head is waited for");
-            }
-        });
-        drop(idle);
-    });
+    let (cut_off, watched) = watched_during(&node, || attack::slow_heads(node.address(), 500));
+    assert_eq!(cut_off, 0, "a slow head is waited for");
     watched.assert_unharmed("slow heads");
 }
 
@@ -395,11 +319,7 @@ fn slow_heads_and_idle_connections_hold_up_nobody_else() {
 fn a_client_that_pipelines_without_end_holds_up_nobody_else() {
     let _turn = turn();
     let node = Node::single(&[]);
-    let (sent, watched) = watched_during(&node, || {
-        let mut stream = connect(node.address()).expect("the node takes a connection");
-        let requests = b"GET /kv-store/keys/probe HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
-        (0..100).map(|_| send_while_taken(&mut stream, &requests, Duration::from_secs(2))).sum::<usize>()
-    });
+    let (sent, watched) = watched_during(&node, || attack::endless_pipeline(node.address()));
     watched.assert_unharmed(&format!("{sent} bytes of pipelined requests"));
 }
 

@@ -12,6 +12,7 @@ use ureq::{Agent, AsSendBody, Body};
 use super::address::Address;
 use super::failure::Failure;
 use super::seconds::Seconds;
+use super::token;
 use crate::clock::{Deadline, now};
 use crate::error::Applied;
 
@@ -32,6 +33,8 @@ pub(super) struct Client {
     timeout: Duration,
     /// When the time for all exchanges is over, where it counts for all.
     by: Option<Deadline>,
+    /// What says who asks, where there is a token.
+    authorization: Option<HeaderValue>,
 }
 
 /// A whole answer of a node, whatever its status.
@@ -75,7 +78,8 @@ impl Client {
             .user_agent(concat!("evenkv/", env!("CARGO_PKG_VERSION")))
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), Known(found));
-        Ok(Client { agent, node: node.clone(), timeout, by: None })
+        let authorization = token::shown().map(|token| authorization(&token)).transpose()?;
+        Ok(Client { agent, node: node.clone(), timeout, by: None, authorization })
     }
 
     pub(super) fn node(&self) -> &Address {
@@ -144,12 +148,14 @@ impl Client {
         let uri: Uri = format!("http://{}{path}", self.node)
             .parse()
             .map_err(|error| Failure::Local(format!("the key does not fit into a URL: {error}")))?;
-        Request::builder()
-            .method(method)
-            .uri(uri)
-            .header("content-type", "application/json")
+        let request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
+        let mut request = request
             .body(())
-            .map_err(|error| Failure::Local(format!("the request cannot be formed: {error}")))
+            .map_err(|error| Failure::Local(format!("the request cannot be formed: {error}")))?;
+        if let Some(value) = &self.authorization {
+            request.headers_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
     }
 
     /// Sends a request and reads the whole answer; without one it may be `applied` or not.
@@ -192,6 +198,14 @@ impl Client {
             other => unreachable(other.to_string()),
         }
     }
+}
+
+fn authorization(token: &str) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| Failure::Local("EVENKV_TOKEN has characters that no token has".to_owned()))?;
+    // It is in no message about the request.
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Answer {

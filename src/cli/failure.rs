@@ -80,6 +80,9 @@ impl Failure {
         match self {
             Failure::Unreachable { .. } => " (choose another node with --node or EVENKV_NODE)",
             Failure::Late { .. } => " (--timeout SECONDS waits longer, --node asks another node)",
+            Failure::Refused { status: 401 | 403, .. } => {
+                " (the token that is shown is the one in EVENKV_TOKEN)"
+            }
             Failure::Usage(_) | Failure::Refused { .. } | Failure::Local(_) => "",
         }
     }

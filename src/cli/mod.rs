@@ -26,6 +26,7 @@ mod recover;
 mod seconds;
 #[cfg(test)]
 mod tests;
+mod token;
 mod view;
 mod view_change;
 mod waiting;
@@ -69,6 +70,8 @@ pub enum Command {
     Completions(manual::CompletionsArgs),
     /// Print the page of the manual, or write all of its pages
     Man(manual::ManArgs),
+    /// Draw a token for who asks nodes that want one; all other commands show the one in the variable `EVENKV_TOKEN`
+    Token(token::TokenArgs),
 }
 
 /// Does what `command` of a program says, with its output on standard output and its errors on standard error.
@@ -89,6 +92,7 @@ pub fn run(command: Command, program: fn() -> clap::Command) -> ExitCode {
         Command::Import(args) => import::import(&args),
         Command::Completions(args) => manual::completions(&args, program()),
         Command::Man(args) => manual::man(&args, program()),
+        Command::Token(args) => token::token(&args),
     };
     match result {
         Ok(true) => ExitCode::from(DONE),

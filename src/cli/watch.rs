@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::interrupts::interrupts;
 use super::key::encoded_prefix;
 use super::output::print_more;
+use super::token;
 use super::waiting::Waiting;
 use super::watch_line::Event;
 use crate::clock::{Deadline, now};
@@ -253,6 +254,8 @@ fn open(node: &Address, target: &str, cursor: Option<&str>, timeout: Duration) -
     let address = node.to_string().parse().map_err(|error| Failure::Usage(format!("{error}")))?;
     let mut headers = vec![("Accept", "text/event-stream")];
     headers.extend(cursor.map(|cursor| (LAST_EVENT_ID, cursor)));
+    let authorization = token::shown().map(|token| format!("Bearer {token}"));
+    headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
     events::open(&address, target, &headers, timeout).map_err(|error| match error.kind() {
         // A connection that is not taken ends otherwise.
         io::ErrorKind::WouldBlock => Failure::Late { node: node.clone(), timeout, applied: Applied::No },

@@ -1,16 +1,19 @@
 //! The settings, checked as a whole.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::given::Settings;
 use super::role::Role;
 use super::table::{
-    ADDRESS, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS, HEALTH_WORKERS,
-    IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_BATCH_LENGTH, MAX_BATCH_LINES, MAX_KEY_LENGTH,
-    MAX_VALUE_LENGTH, PIPELINE_DEPTH, QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY, RUST_LOG,
-    WATCH_HISTORY,
+    ADDRESS, AUTH_TOKENS_FILE, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS,
+    HEALTH_WORKERS, IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_BATCH_LENGTH, MAX_BATCH_LINES,
+    MAX_KEY_LENGTH, MAX_VALUE_LENGTH, PIPELINE_DEPTH, QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY,
+    RUST_LOG, WATCH_HISTORY,
 };
+use crate::access::{self, Tokens};
 use crate::logging::Filter;
 use crate::model::address::{Address, DEFAULT_PORT};
 use crate::model::limits::{BatchLimits, LONGEST_LOGGED_VALUE, Limits};
@@ -29,6 +32,8 @@ pub struct Config {
     pub has_address: bool,
     /// What proves that a node belongs to the cluster.
     pub secret: Option<String>,
+    /// Who may ask for what, where that is said: the file, and what was in it.
+    pub tokens: Option<(PathBuf, Arc<Tokens>)>,
     /// Where to listen.
     pub listen: SocketAddr,
     /// What the node is.
@@ -95,9 +100,12 @@ impl Settings {
         };
         let server = self.server_limits()?;
         check_memory(limits, server.large_memory, &role)?;
+        let secret = self.text(&CLUSTER_SECRET)?;
+        let tokens = self.tokens(&role, secret.is_some())?;
         Ok(Config {
             has_address: address.is_some(),
-            secret: self.text(&CLUSTER_SECRET)?,
+            secret,
+            tokens,
             address: address.unwrap_or_else(|| local_name(listen)),
             listen,
             role,
@@ -112,6 +120,19 @@ impl Settings {
             log: self.text(&RUST_LOG)?.unwrap_or_default(),
             server,
         })
+    }
+
+    /// The tokens, where there are some. Whoever reaches a node of a cluster without a secret could pass for another node, who needs none.
+    fn tokens(&self, role: &Role, has_secret: bool) -> Result<Option<(PathBuf, Arc<Tokens>)>, String> {
+        let Some(path) = self.text(&AUTH_TOKENS_FILE)? else { return Ok(None) };
+        if matches!(role, Role::Member { .. } | Role::Passive { .. }) && !has_secret {
+            return Err(
+                "AUTH_TOKENS_FILE is set and CLUSTER_SECRET is not: set the same CLUSTER_SECRET on all nodes, or whoever passes for a node needs no token"
+                    .to_owned(),
+            );
+        }
+        let tokens = access::load(&path).map_err(|error| format!("AUTH_TOKENS_FILE: {error}"))?;
+        Ok(Some((path, Arc::new(tokens))))
     }
 
     fn server_limits(&self) -> Result<ServerLimits, String> {

@@ -1,6 +1,8 @@
 //! All settings: for each, what it is for, what it is where it is unset, and what is allowed. Flag, variable, help and check
 //! come from here.
 
+use std::path::PathBuf;
+
 use super::setting::{Declared, Number, Text, declare};
 use crate::logging::{DEFAULT_LEVEL, Filter};
 use crate::model::address::{Address, AddressError};
@@ -43,6 +45,12 @@ declare! {
         help: "What nodes of one cluster prove to each other that they belong to it",
         unset: "they answer loopback and private addresses only",
         read: secret,
+    }
+    AUTH_TOKENS_FILE: Text<PathBuf> {
+        value: "FILE",
+        help: "Who may ask for what: a line for each token, <sha256 in hex> <monitor|read|write|admin> [prefix]; read again on SIGHUP",
+        unset: "whoever reaches this node may do everything",
+        read: path,
     }
     MAX_KEY_LENGTH: Number<usize> {
         value: "BYTES",
@@ -155,6 +163,11 @@ fn address(text: &str) -> Result<Address, String> {
 
 fn addresses(list: &str) -> Result<Vec<Address>, String> {
     Address::parse_list(list).map_err(|error| error.to_string())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "all settings are read by functions of one type")]
+fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
 }
 
 fn secret(text: &str) -> Result<String, String> {

@@ -85,6 +85,15 @@ impl Answer {
         }
         match error {
             Error::KeyTooLong { limit } => answer.with(wire::LIMIT_HEADER, limit.to_string()),
+            // RFC 6750, section 3.
+            Error::Unauthorized { was_shown } => answer.with(
+                "WWW-Authenticate",
+                if *was_shown {
+                    "Bearer realm=\"evenkv\", error=\"invalid_token\""
+                } else {
+                    "Bearer realm=\"evenkv\""
+                },
+            ),
             Error::MethodNotAllowed(allow) => answer.with("Allow", *allow),
             Error::Unsatisfiable { length } => answer.with("Content-Range", format!("bytes */{length}")),
             Error::WrongProtocol(protocol) => answer.with("Connection", "upgrade").with("Upgrade", *protocol),

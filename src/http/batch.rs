@@ -21,6 +21,7 @@ use super::key_handlers::{FOR_EVER, KeyHeaders, check_key, check_length, named_l
 use super::payload;
 use super::routes::{Interface, Route};
 use super::v1::Type;
+use crate::access::Reach;
 use crate::budget::{Budget, Permit};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
@@ -67,8 +68,14 @@ fn begin(node: &Arc<Node>, job: &mut Job) -> Result<Answering, Error> {
     let headers = job.arrival.request.headers().iter();
     let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
     let name = KeyHeaders::among(headers).name;
-    let mut reader =
-        Lines { node, body: &body, name, limits: limits_for(node, lines.clone()), decoded: None };
+    let mut reader = Lines {
+        node,
+        body: &body,
+        name,
+        limits: limits_for(node, lines.clone()),
+        reach: &job.reach,
+        decoded: None,
+    };
     let items: Vec<_> = lines.enumerate().map(|(at, line)| reader.read(at, line)).collect();
     let permits = (permit, reader.decoded);
     let batch = Batch::new(items.into_iter(), deadline);
@@ -151,6 +158,8 @@ struct Lines<'a> {
     /// The name that the client has given the batch.
     name: Option<&'a str>,
     limits: Limits,
+    /// The keys that it may be about.
+    reach: &'a Reach,
     /// The memory of what was decoded.
     decoded: Option<Permit>,
 }
@@ -287,6 +296,7 @@ impl Lines<'_> {
         let op = fields.op.ok_or_else(|| bad("op is missing: allowed are put, get, delete, touch"))?;
         let op = text_of(op, "op")?;
         let key = fields.key()?;
+        self.reach.check(&key)?;
         check_key(self.limits, &key)?;
         let (action, ttl) = match op.as_str() {
             "put" => {

@@ -26,6 +26,7 @@ use super::routes::{self, Interface};
 use super::sockets::{self, Held, Known};
 use super::target::Target;
 use super::watchdog::{Watch, Watchdog};
+use crate::access::Reach;
 use crate::budget::Budget;
 use crate::clock::now;
 use crate::config::ServerLimits;
@@ -88,6 +89,8 @@ pub struct Job {
     pub arrival: Arrival,
     /// Lets the connection's next request go when dropped.
     pub ticket: Ticket,
+    /// The keys that it may be about.
+    pub reach: Reach,
     /// Whether the body has been read.
     pub body_was_read: bool,
     /// When the request had come wholly, as far as it is known: the time for its answer counts from here.
@@ -142,7 +145,7 @@ impl Job {
     /// A request that was admitted.
     pub fn new(arrival: Arrival, ticket: Ticket) -> Self {
         let complete = arrival.arrived;
-        Self { arrival, ticket, body_was_read: false, complete }
+        Self { arrival, ticket, reach: Reach::default(), body_was_read: false, complete }
     }
 
     /// Reads the whole body, up to a limit.

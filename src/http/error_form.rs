@@ -53,6 +53,7 @@ pub const fn kind_of(error: &Error) -> (u16, &'static str, &'static str) {
         Error::BadRequest(_) => (400, "bad-request", "The request is wrong"),
         Error::KeyTooLong { .. } => (400, "key-too-long", "The key is too long"),
         Error::ValueMissing => (400, "value-missing", "The value is missing"),
+        Error::Unauthorized { .. } => (401, "unauthorized", "A token is needed"),
         Error::Forbidden(_) => (403, "forbidden", "The sender may not ask for this"),
         Error::NotFound(_) => (404, "not-found", "There is nothing under this path"),
         Error::Absent => (404, "absent", "The key does not exist"),

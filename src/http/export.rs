@@ -41,6 +41,7 @@ fn find_answer(node: &Arc<Node>, job: &mut Job, method: &Method) -> Result<Answe
     }
     body?;
     let asked = Asked::parse(job.arrival.query().unwrap_or_default())?;
+    job.reach.check(&asked.span.prefix)?;
     if *job.arrival.request.method() == Method::Head {
         // Nobody is to keep anything for one that is not read.
         return Ok(stream(io::empty()));

@@ -17,6 +17,7 @@ use super::key_request::{Asker, Causal, KeyRequest, Kind, Progress};
 use super::payload::Payload;
 use super::routes::{self, EncodedKey, Interface, Route};
 use super::v1::{self, Lines, ValueHeaders};
+use crate::access::Reach;
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::address::Address;
@@ -66,6 +67,8 @@ pub struct Said<'a> {
     pub query: Option<&'a str>,
     /// What its headers say that is about keys.
     pub headers: KeyHeaders<'a>,
+    /// The keys that it may be about.
+    pub reach: Reach,
     /// It is answered by then.
     pub deadline: Deadline,
 }
@@ -137,6 +140,7 @@ fn said_in<'a>(node: &Node, job: &'a Job) -> Said<'a> {
         method: job.arrival.method().clone(),
         query: job.arrival.query(),
         headers: KeyHeaders::among(headers),
+        reach: job.reach.clone(),
         deadline: Deadline::after(job.complete, node.request_timeout),
     }
 }
@@ -245,6 +249,7 @@ fn check_v1(
     let life = if matches!(said.method, Method::Put | Method::Patch) { said.life() } else { Ok(None) };
     let Said { method, headers, .. } = said;
     let key = encoded.key?;
+    said.reach.check(&key)?;
     check_key(limits, &key)?;
     if !matches!(method, Method::Get | Method::Put | Method::Delete | Method::Patch) {
         return Err(Error::MethodNotAllowed(Route::V1Key.allow()));
@@ -307,6 +312,7 @@ fn check_classic(
         Err(_) => Owner::Here,
     };
     let checked = encoded.key.and_then(|key| {
+        said.reach.check(&key)?;
         check_key(limits, &key)?;
         let takes_key = matches!(method, Method::Get | Method::Put | Method::Delete);
         if let Err(error) = &body

@@ -123,6 +123,7 @@ fn find_answer(controller: &Controller, job: &mut Job, method: &Method) -> Resul
     }
     body?;
     let asked = Asked::parse(job.arrival.query().unwrap_or_default())?;
+    job.reach.check(&asked.span.prefix)?;
     let deadline = Deadline::after(job.complete, node.request_timeout);
     if *method == Method::Delete {
         if asked.span.prefix.is_empty() {

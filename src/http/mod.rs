@@ -30,6 +30,8 @@ pub mod metrics;
 
 pub mod conversation;
 
+pub mod access;
+
 mod batch;
 pub mod changes;
 pub mod cluster_handlers;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tiny_http::{Method, Request};
 
+use super::access::AUTHORIZATION;
 use super::answer::Answer;
 use super::answer_body::Body;
 use super::body::{BodyBytes, Limit};
@@ -16,6 +17,7 @@ use super::key_handlers::{check_key, check_length, with_age};
 use super::key_request::{Asker, KeyRequest, Kind, Progress};
 use super::payload::is_json;
 use super::routes::{EncodedKey, Route};
+use crate::access::{Role, is_same};
 use crate::clock::{Deadline, now};
 use crate::consensus::Envelope;
 use crate::error::{Applied, Error};
@@ -95,6 +97,13 @@ static PROXY_SAID: Once = Once::new();
 /// # Errors
 /// [`Error::Forbidden`].
 pub fn check_sender(node: &Node, request: &Request, route: Route) -> Result<(), Error> {
+    // What is for an operator may be asked by a token, too.
+    if route == Route::NodeRecover && node.access.is_guarded() {
+        let shown = header(request, AUTHORIZATION);
+        if shown.is_some_and(|shown| node.access.judge(Role::Admin, Some(&shown)).is_ok()) {
+            return Ok(());
+        }
+    }
     match &node.secret {
         // The answer proves the secret to those who know it, and does not tell it.
         Some(_) if route == Route::NodeHello => Ok(()),
@@ -105,6 +114,10 @@ pub fn check_sender(node: &Node, request: &Request, route: Route) -> Result<(), 
             }
             Err(Error::Forbidden("The sender does not know this cluster's CLUSTER_SECRET".to_owned()))
         }
+        // Whoever is near could pass for another node, and needed no token.
+        None if node.access.is_guarded() && route != Route::NodeHello => Err(Error::Forbidden(
+            "With AUTH_TOKENS_FILE other nodes are answered by CLUSTER_SECRET only: set the same on all nodes".to_owned(),
+        )),
         None if !request.remote_addr().is_some_and(|address| is_near(address.ip())) => Err(Error::Forbidden(
             "Without CLUSTER_SECRET other nodes are answered on loopback and private addresses only: \
              set the same CLUSTER_SECRET on all nodes"
@@ -139,12 +152,6 @@ fn refuse_proxy(name: &str) -> Error {
         "Without CLUSTER_SECRET other nodes are not answered through a proxy, and this request has the header {name}: \
          set the same CLUSTER_SECRET on all nodes"
     ))
-}
-
-/// Compares in a time that does not tell how much of it is right.
-fn is_same(secret: &[u8], shown: &[u8]) -> bool {
-    let differences = secret.iter().zip(shown).fold(0, |found, (a, b)| found | (a ^ b));
-    secret.len() == shown.len() && differences == 0
 }
 
 fn is_near(address: IpAddr) -> bool {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Method;
 
+use super::access;
 use super::answer::Answer;
 use super::answer_body::Body;
 use super::conversation::{Answers, Conversation, Shared, Unattended, Waits};
@@ -125,7 +126,13 @@ impl Relayed {
         if question.body.len() > LONGEST_BODY {
             return Begun::ByHttp;
         }
-        let (route, encoded) = match key_handlers::find_route(node, target.path(question.target)) {
+        let found = key_handlers::find_route(node, target.path(question.target));
+        let route = found.as_ref().ok().map(|(route, _)| *route);
+        let reach = match access::judge(node, route, &method, question.headers.iter().copied()) {
+            Ok(reach) => reach,
+            Err(error) => return Begun::Answered(None, Answer::error(&error, &method, interface)),
+        };
+        let (route, encoded) = match found {
             Ok((route, rest)) if route.is_of_client_key() => (route, EncodedKey::of(rest)),
             // The others may take long, and are few.
             Ok(_) if routes::is_store(target.path(question.target)) => return Begun::ByHttp,
@@ -145,6 +152,7 @@ impl Relayed {
             method: method.clone(),
             query: target.query(question.target),
             headers: KeyHeaders::among(question.headers.iter().copied()),
+            reach,
             deadline: Deadline::after(arrived, patience),
         };
         let request = match key_handlers::read_held(node, said, encoded, question.body) {

@@ -33,8 +33,8 @@ use super::watch::{self, Watches};
 use super::watch_main::{self, Asked};
 use super::watch_request::Wanted;
 use super::{
-    batch, cluster_handlers, export, key_handlers, listing, node_handlers, own_handlers, payload, relay,
-    relayed, streams,
+    access, batch, cluster_handlers, export, key_handlers, listing, node_handlers, own_handlers, payload,
+    relay, relayed, streams,
 };
 use crate::clock::{Deadline, now};
 use crate::config::Config;
@@ -593,7 +593,11 @@ impl Server {
                 Err((route, answer)) => Found::Answer(route, *answer),
             };
         }
-        let node = &self.controller.node;
+        if let Err(error) = self.judge(job) {
+            let answer = Answer::error(&error, job.arrival.method(), job.arrival.interface());
+            return Found::Answer(None, answer);
+        }
+        let (node, path) = (&self.controller.node, job.arrival.path());
         let is_options = *job.arrival.request.method() == Method::Options;
         if is_options && path == ALL_PATHS {
             return Found::Answer(None, Answer::options(Route::Key.allow()));
@@ -664,6 +668,18 @@ impl Server {
             }
         };
         Found::Answer(Some(route), answer)
+    }
+
+    /// Judges who asks. What a follower passes on is judged by its main, which is shown the same headers.
+    fn judge(&self, job: &mut Job) -> Result<(), Error> {
+        let node = &self.controller.node;
+        if node.access.is_guarded() {
+            let route = routes::find(job.arrival.path(), true).ok().map(|(route, _)| route);
+            let headers = job.arrival.request.headers().iter();
+            let headers = headers.map(|header| (header.field.as_str().as_str(), header.value.as_str()));
+            job.reach = access::judge(node, route, job.arrival.request.method(), headers)?;
+        }
+        Ok(())
     }
 
     /// Answers a request for a connection of a follower that cannot be had so.

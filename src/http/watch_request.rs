@@ -39,7 +39,9 @@ impl Wanted {
             return Err(Error::BadRequest("Whoever watches sends no body".to_owned()));
         }
         let last = header(&job.arrival.request, LAST_EVENT_ID);
-        Self::parse(job.arrival.query().unwrap_or_default(), last.as_deref(), max_key_length)
+        let wanted = Self::parse(job.arrival.query().unwrap_or_default(), last.as_deref(), max_key_length)?;
+        job.reach.check(&wanted.prefix)?;
+        Ok(wanted)
     }
 
     fn parse(query: &str, last: Option<&str>, max_key_length: usize) -> Result<Self, Error> {

@@ -19,6 +19,7 @@ use super::stale::Freshness;
 use super::strangers::Strangers;
 use super::timekeeping::Timekeeping;
 use super::transport::Posts;
+use crate::access::Access;
 use crate::budget::Budget;
 use crate::clock::{Deadline, now};
 use crate::config::{Config, Role};
@@ -75,6 +76,8 @@ pub struct Node {
     pub incarnation: u64,
     /// The random id by which a follower finds its own trace in a request; nobody else is told.
     pub trace: String,
+    /// Who may ask for what.
+    pub access: Access,
     /// The secret of the cluster.
     pub secret: Option<String>,
     /// This node's replicas of all groups.
@@ -167,6 +170,10 @@ impl Node {
             internal_budget: Budget::new(INTERNAL_MEMORY),
             incarnation: dice::id(),
             trace: format!("{:016x}", dice::draw::<u64>()),
+            access: config
+                .tokens
+                .as_ref()
+                .map_or_else(Access::open, |(path, tokens)| Access::guarded(path, Arc::clone(tokens))),
             secret: config.secret.clone(),
             meta: MetaGroup::new(Arc::clone(&groups), Arc::clone(&host)),
             groups,

@@ -14,6 +14,10 @@ use crate::support::http::Http;
 use crate::support::node::Node;
 use crate::support::timed;
 
+/// Threads for large bodies and answers in a node of default settings.
+pub(crate) const LARGE_WORKERS: usize = 8;
+/// Threads for small requests.
+pub(crate) const CLIENT_WORKERS: usize = 16;
 /// What a client that does no harm may have to wait, on a machine that has time for it.
 const PROMPT: Duration = Duration::from_secs(1);
 /// Threads that want to run, per core, on a machine that has time for it.
@@ -206,4 +210,129 @@ pub(crate) fn metric(node: &Node, name: &str) -> u64 {
     let text = node.http().get("/metrics").text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}
+
+// --- The attacks, each on whatever listens at an address
+
+/// As many connections, each with these bytes sent.
+pub(crate) fn many(address: &str, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    (0..count).map(|_| connect_and_send(address, bytes).expect("a connection is taken")).collect()
+}
+
+/// The head of an upload of this length.
+pub(crate) fn put_head(length: u128) -> Vec<u8> {
+    format!("PUT /kv-store/keys/slow HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+}
+
+/// Bodies of many uploads that come a byte at a time.
+pub(crate) fn slow_bodies(address: &str) {
+    let mut streams = many(address, 4 * LARGE_WORKERS, &put_head(100_000));
+    streams.extend(many(address, 4 * LARGE_WORKERS, &put_head(8 << 20)));
+    streams.extend(many(address, 4 * CLIENT_WORKERS, &put_head(500)));
+    // What a refused body declares must not be waited for either.
+    let twice =
+        b"PUT /kv-store/keys/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\nContent-Length: 5\r\n\r\n";
+    streams.extend(many(address, 4 * CLIENT_WORKERS, twice));
+    repeat(Duration::from_millis(500), Duration::from_secs(5), || {
+        for stream in &mut streams {
+            // Those that were answered 408 may be closed.
+            let _ = stream.write(b"x");
+        }
+    });
+}
+
+/// Headers of uploads, and what is sent of each body before nothing more comes.
+pub(crate) const STALLING: [&str; 7] = [
+    "Content-Length: 2000|{\"value\": 1",
+    "Content-Length: 2000|",
+    "Content-Length: 100000|{",
+    "Transfer-Encoding: chunked|",
+    "Transfer-Encoding: chunked|b\r\n{\"value\":",
+    "Expect: 100-continue\r\nContent-Length: 10|",
+    "Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 10|{",
+];
+
+/// The same of uploads that are refused.
+pub(crate) const STALLING_REFUSED: [&str; 3] =
+    ["Content-Length: 20000000|{", "Content-Length: 60000000000|", "Content-Length: 5000|x"];
+
+/// A client that has sent so much of an upload, and sends nothing more.
+pub(crate) fn stalled(address: &str, upload: &str) -> TcpStream {
+    let (headers, sent) = upload.split_once('|').expect("headers and what is sent of the body");
+    let head = format!("PUT /kv-store/keys/stalled HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{sent}");
+    connect_and_send(address, head.as_bytes()).expect("a connection is taken")
+}
+
+/// Uploads of lengths that nobody can send; the statuses that come.
+pub(crate) fn impossible_lengths(address: &str, count: usize) -> Vec<u16> {
+    let lengths = [60_000_000_000, u128::from(u64::MAX / 2), u128::from(u64::MAX)];
+    let mut streams: Vec<_> = (0..count)
+        .map(|number| connect_and_send(address, &put_head(lengths[number % 3])).expect("taken"))
+        .collect();
+    streams.iter_mut().filter_map(|stream| receive_status(stream).ok()).collect()
+}
+
+/// What a client of HTTP/2 begins with.
+pub(crate) const PREFACE_OF_HTTP_2: &[u8] =
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+/// Versions of HTTP that the listener does not speak.
+pub(crate) fn other_versions(address: &str) {
+    let mut streams = many(address, 50, PREFACE_OF_HTTP_2);
+    streams.extend(many(address, 50, b"GET /kv-store/keys/a HTTP/2.0\r\nHost: x\r\n\r\n"));
+    thread::sleep(Duration::from_secs(1));
+}
+
+/// A header line of up to 100 MB: how much of it is taken, and the status that comes.
+pub(crate) fn header_without_end(address: &str) -> (usize, Option<u16>) {
+    without_end(address, b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ", 100, b"\r\n\r\n")
+}
+
+/// The same with many header lines.
+pub(crate) fn headers_without_end(address: &str) -> (usize, Option<u16>) {
+    let mut stream =
+        connect_and_send(address, b"GET /livez HTTP/1.1\r\nHost: x\r\n").expect("a connection is taken");
+    let lines = b"X-Line: 0123456789012345678901234567890123456789\r\n".repeat(20_000);
+    let sent = (0..50).map(|_| send_while_taken(&mut stream, &lines, Duration::from_secs(5))).sum();
+    let _ = stream.write(b"\r\n");
+    (sent, receive_status(&mut stream).ok())
+}
+
+/// A target of up to 50 MB: the status that comes.
+pub(crate) fn target_without_end(address: &str) -> Option<u16> {
+    without_end(address, b"PUT /kv-store/keys/", 50, b" HTTP/1.1\r\nHost: x\r\n\r\n").1
+}
+
+/// Something that has a beginning and an end, and as many MB between them.
+fn without_end(address: &str, beginning: &[u8], megabytes: usize, end: &[u8]) -> (usize, Option<u16>) {
+    let mut stream = connect_and_send(address, beginning).expect("a connection is taken");
+    let piece = vec![b'x'; 1 << 20];
+    let sent = (0..megabytes).map(|_| send_while_taken(&mut stream, &piece, Duration::from_secs(5))).sum();
+    let _ = stream.write(end);
+    (sent, receive_status(&mut stream).ok())
+}
+
+/// As many idle connections, and as many heads that come a byte at a time; how many of these were cut off within two seconds.
+pub(crate) fn slow_heads(address: &str, count: usize) -> usize {
+    let idle = many(address, count, b"");
+    let mut slow = many(address, count, b"GET /livez HTTP/1.1\r\nX: ");
+    repeat(Duration::from_millis(500), Duration::from_secs(2), || {
+        slow.retain_mut(|stream| stream.write_all(b"x").is_ok());
+    });
+    drop(idle);
+    count - slow.len()
+}
+
+/// Requests one after the other whose answers are not read; the bytes that were taken.
+pub(crate) fn endless_pipeline(address: &str) -> usize {
+    let mut stream = connect(address).expect("a connection is taken");
+    let requests = b"GET /kv-store/keys/probe HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    (0..100).map(|_| send_while_taken(&mut stream, &requests, Duration::from_secs(2))).sum()
+}
+
+/// Connections on which this is asked, and nothing read for so long.
+pub(crate) fn readers_that_stop(address: &str, count: usize, requests: &[u8], duration: Duration) {
+    let streams = many(address, count, requests);
+    thread::sleep(duration);
+    drop(streams);
 }

@@ -254,6 +254,7 @@ fn has_fixed_words(error: &Error) -> bool {
         | Error::ChangeRuns(_)
         | Error::Unclear(_)
         | Error::Conflict(_)
+        | Error::Unauthorized { .. }
         | Error::Forbidden(_) => false,
     }
 }
@@ -272,7 +273,7 @@ pub(super) fn headers(paths: &str) -> Value {
     all.into()
 }
 
-fn header_rows() -> [(&'static str, &'static str, Value); 15] {
+fn header_rows() -> [(&'static str, &'static str, Value); 16] {
     let outcome = json!({ "enum": ["applied", "not-applied", "unknown"] });
     [
         ("ETag", "What the key holds.", named("ETag")),
@@ -289,6 +290,7 @@ fn header_rows() -> [(&'static str, &'static str, Value); 15] {
         ("Content-Range", "Which part it is, or how long the value is.", text()),
         ("Cache-Control", "How long the answer may be kept.", text()),
         ("Connection", "What becomes of the connection.", text()),
+        ("WWW-Authenticate", "How to show a token.", text()),
         ("Upgrade", "The protocol that is needed.", text()),
     ]
 }

@@ -67,6 +67,8 @@ fn document() -> Value {
             "license": { "name": "MIT", "identifier": "MIT" },
         },
         "servers": [{ "url": "/" }],
+        // Where a node has tokens. What needs which role is in docs/API.md.
+        "security": [{}, { "token": [] }],
         "tags": [
             { "name": "keys", "description": "Keys and values, by JSON objects" },
             { "name": "cluster", "description": "The cluster, and changing it" },
@@ -79,6 +81,9 @@ fn document() -> Value {
             "parameters": parameters(),
             "headers": headers,
             "responses": responses,
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer", "description": "Needed where a node has AUTH_TOKENS_FILE" },
+            },
         },
     })
 }

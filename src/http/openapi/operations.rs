@@ -7,6 +7,7 @@ use super::answers::{Success, always, at_times};
 use super::parameters::Parameter;
 use super::schemas::{causal, constant, count, flag, list, named, object, text};
 use crate::error::{Applied, Error};
+use crate::http::access::{Door, door};
 use crate::http::routes::{Interface, Route};
 
 /// One method of a route.
@@ -62,6 +63,7 @@ const RUNS: Error = Error::ChangeRuns(String::new());
 const CONFLICT: Error = Error::Conflict(String::new());
 const UNCLEAR: Error = Error::Unclear(String::new());
 const FORBIDDEN: Error = Error::Forbidden(String::new());
+const UNKNOWN_TOKEN: Error = Error::Unauthorized { was_shown: true };
 const UNSATISFIABLE: Error = Error::Unsatisfiable { length: 0 };
 
 /// What any request may be answered, wherever it goes.
@@ -76,7 +78,7 @@ fn of_store() -> Vec<Error> {
 
 /// What is said of a route.
 pub(super) fn of(route: Route) -> Described {
-    let public = match route {
+    let mut public = match route {
         Route::Key => keys(),
         Route::V1Key => v1_keys(),
         Route::Watch => watch(),
@@ -109,6 +111,9 @@ pub(super) fn of(route: Route) -> Described {
         | Route::NodeRaft
         | Route::NodeRequests => return Described::Internal,
     };
+    if matches!(door(route, &Method::Get), Door::Role(_)) {
+        public.errors.extend([UNKNOWN_TOKEN, FORBIDDEN]);
+    }
     Described::Public(public)
 }
 

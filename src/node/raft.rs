@@ -639,6 +639,7 @@ mod tests {
             answers_reads: false,
             has_taken_over: false,
             fed: 0,
+            matched: Vec::new(),
         };
         LocalReplica { group: 1, status }
     }

@@ -173,6 +173,7 @@ mod tests {
             answers_reads: false,
             has_taken_over: false,
             fed: 0,
+            matched: Vec::new(),
         }
     }
 

@@ -24,6 +24,7 @@ mod output;
 mod pair;
 mod recover;
 mod seconds;
+mod status;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -56,6 +57,8 @@ pub enum Command {
     Count(count::CountArgs),
     /// Print which shard owns what, and on which nodes
     View(view::ViewArgs),
+    /// Print how everything is: what is wrong and what to do, nodes, shards, the last view changes
+    Status(status::StatusArgs),
     /// Change the nodes of the cluster, with exactly even shards afterwards, and follow it to its end
     ViewChange(view_change::ViewChangeArgs),
     /// Count and sum up every shard, and say whether all is as it must be
@@ -85,6 +88,7 @@ pub fn run(command: Command, program: fn() -> clap::Command) -> ExitCode {
         Command::Watch(args) => watch::watch(&args),
         Command::Count(args) => count::count(&args),
         Command::View(args) => view::view(&args),
+        Command::Status(args) => status::status(&args),
         Command::ViewChange(args) => view_change::view_change(&args),
         Command::Audit(args) => audit::audit(&args),
         Command::Recover(args) => recover::recover(&args),

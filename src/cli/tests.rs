@@ -52,6 +52,7 @@ fn command_lines_that_are_right() {
         &["man"],
         &["man", "folder"],
         &["view", "--json"],
+        &["status", "--json", "--node", "a:1"],
         &["get", "k", "--json", "--timeout", "0.5"],
         &["recover", "--node", "a:1", "--json", "--timeout", "60"],
         &["health", "--json", "--timeout", "1"],

@@ -61,6 +61,8 @@ pub struct Status {
     pub too_old: Vec<(u64, u32)>,
     /// Of a leader: grows whenever a learner gets entries, or another replica a piece of a snapshot.
     pub fed: u64,
+    /// Of a leader: up to where each member is known to hold the log. Empty at others.
+    pub matched: Vec<(u64, u64)>,
 }
 
 impl<W> Group<W> {
@@ -89,6 +91,7 @@ impl<W> Group<W> {
             has_taken_over: self.has_taken_over(),
             too_old: self.too_old(),
             fed: self.fed(),
+            matched: self.matched(),
         }
     }
 
@@ -107,6 +110,15 @@ impl<W> Group<W> {
                 || self.raft.raft.prs().get(id).is_some_and(|progress| progress.recent_active)
         };
         self.members.keys().copied().filter(|id| !active(*id)).collect()
+    }
+
+    fn matched(&self) -> Vec<(u64, u64)> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let progress = self.raft.raft.prs();
+        let matched = |id: &u64| progress.get(*id).map(|progress| (*id, progress.matched));
+        self.members.keys().filter_map(matched).collect()
     }
 
     fn role(&self) -> Role {

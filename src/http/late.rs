@@ -9,6 +9,7 @@ use super::lane_id::LaneId;
 use super::sockets;
 use super::stuck::{self, Stuck};
 use crate::clock::now;
+use crate::node::rate;
 
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -17,10 +18,14 @@ const TENTHS_TO_WAIT: u32 = 9;
 
 /// Looks for it until the channel closes.
 pub fn run(dispatcher: &Dispatcher, stop: &Receiver<()>) {
-    let (mut stuck, mut looked) = (Stuck::default(), now());
+    let (mut stuck, mut looked, mut counted) = (Stuck::default(), now(), now());
     while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         dispatcher.contain(|| dispatcher.watchdog.end_late_reads());
         dispatcher.contain(|| refuse_late(dispatcher));
+        if now() - counted >= rate::INTERVAL {
+            counted = now();
+            dispatcher.node.rate.note(counted, dispatcher.metrics.answered_to_clients());
+        }
         if now() - looked >= stuck::INTERVAL {
             looked = now();
             dispatcher.contain(|| look_for_stuck(dispatcher, &mut stuck));

@@ -200,6 +200,16 @@ impl Metrics {
         self.latency[lane as usize].observe(took.as_secs_f64());
     }
 
+    /// How many answers clients have got, whatever they have asked but for health and figures.
+    pub fn answered_to_clients(&self) -> u64 {
+        let of_lane = |lane: LaneId| {
+            let first = lane as usize * ROUTES * STATUSES.len();
+            self.used[first..first + ROUTES * STATUSES.len()].iter()
+        };
+        let used = [LaneId::Client, LaneId::ClientLarge].into_iter().flat_map(of_lane);
+        used.filter_map(OnceLock::get).map(IntCounter::get).sum()
+    }
+
     /// Counts a request that was refused since its lane was full.
     pub fn shed(&self, lane: LaneId) {
         self.sheds.with_label_values(&[lane.name(self.follower)]).inc();

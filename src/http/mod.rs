@@ -44,6 +44,7 @@ pub mod node_handlers;
 pub mod own_handlers;
 pub mod relay;
 pub mod relayed;
+pub mod status;
 pub mod streams;
 pub mod turns;
 

@@ -344,7 +344,7 @@ fn not_passed_on(error: &NoAnswer) -> Error {
 }
 
 /// Makes the main's answer ours; that to HEAD has the length of what GET would have answered.
-fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Error> {
+pub fn take_over(response: Response<PeerBody>, is_head: bool) -> Result<Answer, Error> {
     let (parts, body) = response.into_parts();
     let mut answer = Answer::empty(parts.status.as_u16());
     for (name, value) in &parts.headers {

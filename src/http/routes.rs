@@ -21,6 +21,8 @@ pub enum Route {
     V1Export,
     /// Many of them.
     V1Batch,
+    /// How everything is.
+    V1Status,
     /// The pairs of this node's shard.
     KeyCount,
     /// The ids of all shards.
@@ -111,6 +113,9 @@ const V1: &str = "/v1";
 /// Where changes are watched.
 pub const WATCH: &str = "/v1/watch";
 
+/// Where it is said how everything is.
+pub const STATUS: &str = "/v1/status";
+
 /// In which words a client is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interface {
@@ -160,6 +165,7 @@ const TABLE: [Row; 31] = [
     ),
     // Its body is read whole and its answer takes as long as the slowest shard, so it keeps no worker from small requests.
     row(Route::V1Batch, ("/v1/batch", Rest::Nothing), "v1-batch", "POST, OPTIONS", LaneId::ClientLarge),
+    row(Route::V1Status, (STATUS, Rest::Nothing), "v1-status", "GET, HEAD, OPTIONS", LaneId::Client),
     row(
         Route::KeyCount,
         ("/kv-store/key-count", Rest::Nothing),
@@ -467,6 +473,8 @@ mod tests {
             ("/v1/kv", true, Some((Route::V1List, ""))),
             ("/v1/watch", false, Some((Route::Watch, ""))),
             ("/v1/watch/", true, None),
+            ("/v1/status", false, Some((Route::V1Status, ""))),
+            ("/v1/status/", true, None),
             ("/v1", true, None),
             ("/v1kv/a", true, None),
             ("/kvs/v1/kv/a", true, Some((Route::Key, "v1/kv/a"))),

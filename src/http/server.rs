@@ -27,6 +27,7 @@ use super::multiplex::Multiplex;
 use super::relay::{Message, Onward};
 use super::relayed::Relays;
 use super::routes::{self, EncodedKey, Route};
+use super::status::{self, Statuses, Taken};
 use super::streams::Protocol;
 use super::turns::Turns;
 use super::watch::{self, Watches};
@@ -76,6 +77,8 @@ pub struct Server {
     watches_of_main: Watches<Asked>,
     /// Audits are made one at a time.
     audits: Turns,
+    /// What is known of the whole, and who waits to be told it.
+    statuses: Statuses,
     /// Takes connections on which other nodes pass requests on, and those of followers.
     multiplex: Multiplex,
     relays: Relays,
@@ -106,6 +109,8 @@ enum Found {
     Watch(Wanted),
     /// The same, as the main says.
     WatchMain(Asked),
+    /// How everything is.
+    Status,
 }
 
 /// A server that runs, for as long as the process does.
@@ -119,7 +124,7 @@ pub struct Running {
     /// The thread that watches the accept loops ends when this is dropped.
     stop_accept: Option<Sender<()>>,
     /// The threads that watch end when these are dropped.
-    _stop: [Sender<()>; 9],
+    _stop: [Sender<()>; 10],
 }
 
 impl Server {
@@ -169,6 +174,7 @@ impl Server {
             watches: Watches::default(),
             watches_of_main: Watches::default(),
             audits: Turns::default(),
+            statuses: Statuses::default(),
         });
         let node = Arc::clone(&server.controller.node);
         let learner = Arc::clone(&node);
@@ -215,6 +221,9 @@ impl Server {
         let (stop_watch, stopped) = bounded(0);
         let own = Arc::clone(&server);
         threads::spawn("watch", move || own.tell_watchers(&stopped))?;
+        let (stop_status, stopped) = bounded(0);
+        let own = Arc::clone(&server);
+        threads::spawn("status", move || own.answer_statuses(&stopped))?;
         let stop = [
             stop_looking,
             stop_discovery,
@@ -225,6 +234,7 @@ impl Server {
             stop_audit,
             stop_time,
             stop_watch,
+            stop_status,
         ];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
     }
@@ -275,6 +285,14 @@ impl Server {
     fn answer_changes(self: &Arc<Self>, stop: &Receiver<()>) {
         changes::run(&self.changes, &self.controller, stop, |job, answer| {
             let route = Some(Route::ViewChange);
+            self.dispatcher.contain(|| self.finish(LaneId::Client, route, job, answer));
+        });
+    }
+
+    /// Answers those who wait to be told how everything is, until the channel closes.
+    fn answer_statuses(self: &Arc<Self>, stop: &Receiver<()>) {
+        status::run(&self.statuses, &self.controller, stop, |job, answer| {
+            let route = Some(Route::V1Status);
             self.dispatcher.contain(|| self.finish(LaneId::Client, route, job, answer));
         });
     }
@@ -398,6 +416,11 @@ impl Server {
                     self.dispatcher.refuse(lane, job);
                 }
             }
+            Ok(Found::Status) => match self.statuses.take(job) {
+                Taken::Answer(job, answer) => self.finish(lane, Some(Route::V1Status), job, answer),
+                Taken::Parked => {}
+                Taken::Full(job) => self.dispatcher.refuse(lane, job),
+            },
             Ok(Found::WatchMain(asked)) => {
                 if let Err(job) = self.watches_of_main.join(job, asked) {
                     self.dispatcher.refuse(lane, job);
@@ -587,6 +610,9 @@ impl Server {
                 }
             };
         }
+        if self.dispatcher.is_follower() && status::is_of_follower(job) {
+            return Found::Answer(Some(Route::V1Status), status::of_follower(&self.controller, job));
+        }
         if self.dispatcher.is_follower() && routes::is_store(path) {
             return match relay::read(&self.controller.node, job) {
                 Ok(message) => Found::Onward(message),
@@ -633,6 +659,10 @@ impl Server {
                 }
             }
             Route::V1Batch => batch::answer(node, job),
+            Route::V1Status => match status::check(node, job) {
+                Some(answer) => answer,
+                None => return Found::Status,
+            },
             Route::NodeBatch => node_handlers::answer_part(node, job),
             Route::NodeHello
             | Route::NodeNews

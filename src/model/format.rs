@@ -20,8 +20,10 @@ pub const TTL: u32 = 6;
 pub const BATCHES: u32 = 7;
 /// Changes are kept for those who watch, and go along with moves and snapshots.
 pub const WATCH: u32 = 8;
+/// The meta group knows when view changes began and ended, and keeps what the last ones came to.
+pub const RECEIPTS: u32 = 9;
 /// That of this version of the program.
-pub const CURRENT: u32 = WATCH;
+pub const CURRENT: u32 = RECEIPTS;
 
 /// Whether a node that has said this number, or nothing yet, can read whatever this one can.
 pub fn reads_all(said: Option<u32>) -> bool {

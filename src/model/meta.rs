@@ -8,15 +8,19 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::format;
 use super::hash::HashKey;
 use super::limits::{Limits, WantedLimits};
 use super::plan::Plan;
 use super::range::HashRange;
+use super::receipt::Receipt;
 use super::shard::{Directive, PieceId, Tally};
 use super::view::{Shard, View};
 
 /// Results of view changes that are kept for those who ask later.
 const KEPT_RESULTS: usize = 8;
+/// Receipts that are kept for those who look at what has been done.
+const KEPT_RECEIPTS: usize = 20;
 /// Nodes that have left and are still told of news.
 const KEPT_FORMER: usize = 64;
 /// The start of no node: who holds a shard under it has lost it.
@@ -63,6 +67,9 @@ pub struct MetaState {
     pub change: Option<Change>,
     /// How the last ones ended, the newest last.
     pub results: VecDeque<ChangeResult>,
+    /// What the last finished ones came to, the newest last; only of those that ended while all members of the group knew [`format::RECEIPTS`].
+    #[serde(default)]
+    pub receipts: VecDeque<Receipt>,
 }
 
 /// A view change that is under way.
@@ -74,6 +81,9 @@ pub struct Change {
     pub wanted: Wanted,
     /// What is done about it; nothing until it was counted and planned.
     pub planned: Option<Planned>,
+    /// When it was begun, by the wall clock of whoever led then, in milliseconds; not known where a member was of a version before [`format::RECEIPTS`].
+    #[serde(default)]
+    pub began_ms: Option<u64>,
 }
 
 /// What is asked of a view change.
@@ -217,6 +227,9 @@ pub enum Command {
         /// Who holds the groups where that one is superseded.
         #[serde(default)]
         members: BTreeMap<u64, Members>,
+        /// When that is, by the wall clock of whoever leads, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at_ms: Option<u64>,
     },
     /// Sets the plan: new groups become part of the view.
     Plan {
@@ -290,7 +303,31 @@ pub enum Command {
         /// Where it is finished: the starts of the nodes that are now the only replicas of their shards.
         #[serde(default)]
         holders: BTreeMap<u64, BTreeMap<Address, u64>>,
+        /// Where it is finished: what it came to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipt: Option<Receipt>,
     },
+}
+
+impl Command {
+    /// The format that all members of the group have to know to apply it alike.
+    pub fn needs(&self) -> u32 {
+        match self {
+            Self::Begin { at_ms: Some(_), .. } | Self::End { receipt: Some(_), .. } => format::RECEIPTS,
+            _ => format::FIRST,
+        }
+    }
+
+    /// The same as members of every version apply it: nothing is lost but what is only shown.
+    #[must_use]
+    pub fn in_first_form(mut self) -> Self {
+        match &mut self {
+            Self::Begin { at_ms, .. } => *at_ms = None,
+            Self::End { receipt, .. } => *receipt = None,
+            _ => {}
+        }
+        self
+    }
 }
 
 /// Ranges that nobody has any more.
@@ -341,6 +378,7 @@ impl MetaState {
             former: VecDeque::new(),
             change: None,
             results: VecDeque::new(),
+            receipts: VecDeque::new(),
         }
     }
 
@@ -507,8 +545,8 @@ impl MetaState {
         self.version += 1;
         match command {
             Command::Open => self.open = true,
-            Command::Begin { id, wanted, supersedes, members } => {
-                self.begin(id, wanted, supersedes, &members)?;
+            Command::Begin { id, wanted, supersedes, members, at_ms } => {
+                self.begin((id, at_ms), wanted, supersedes, &members)?;
             }
             Command::Plan { id, epoch, planned, view, holders } => {
                 let change = running(&mut self.change, id)?;
@@ -557,14 +595,17 @@ impl MetaState {
                 }
                 self.starts.insert(node, start);
             }
-            Command::End { id, end, holders } => self.end(id, end, holders)?,
+            Command::End { id, end, holders, receipt } => {
+                self.end(id, end, holders)?;
+                self.note_receipt(receipt);
+            }
         }
         Ok(())
     }
 
     fn begin(
         &mut self,
-        id: u64,
+        (id, began_ms): (u64, Option<u64>),
         wanted: Wanted,
         supersedes: Option<u64>,
         members: &BTreeMap<u64, Members>,
@@ -579,7 +620,7 @@ impl MetaState {
             }
             self.end_unfinished(running, End::Superseded(id), members)?;
         }
-        self.change = Some(Change { id, wanted, planned: None });
+        self.change = Some(Change { id, wanted, planned: None, began_ms });
         Ok(())
     }
 
@@ -751,6 +792,27 @@ impl MetaState {
         while self.results.len() > KEPT_RESULTS {
             self.results.pop_front();
         }
+    }
+
+    fn note_receipt(&mut self, receipt: Option<Receipt>) {
+        self.receipts.extend(receipt);
+        while self.receipts.len() > KEPT_RECEIPTS {
+            self.receipts.pop_front();
+        }
+    }
+
+    /// What the last finished view changes came to, the newest first: also those of which only the result was kept.
+    pub fn last_receipts(&self) -> Vec<Receipt> {
+        let is_kept = |id: u64| self.receipts.iter().any(|receipt| receipt.change == id);
+        let results = self.results.iter().filter(|result| !is_kept(result.id));
+        let others = results.filter_map(|result| match &result.end {
+            End::Finished(text) => Receipt::read(result.id, text),
+            _ => None,
+        });
+        let mut all: Vec<Receipt> = others.chain(self.receipts.iter().cloned()).collect();
+        all.sort_by_key(|receipt| std::cmp::Reverse(receipt.epoch));
+        all.truncate(KEPT_RECEIPTS);
+        all
     }
 
     /// Makes these the shards of the view. Those that go own nothing.

@@ -22,6 +22,7 @@ pub mod pages;
 pub mod pair;
 pub mod plan;
 pub mod range;
+pub mod receipt;
 mod runs;
 pub mod shard;
 pub mod store;

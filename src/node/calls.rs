@@ -234,7 +234,10 @@ fn send(
         complete(request, body).and_then(|request| peer.exchange(request, Patience::Until(deadline)));
     let answer = answer.map_err(|error| OrderError::unanswered(&error));
     let answer = answer.map_err(|error| error.of(to))?;
-    if is_unknown_path(&answer) {
+    // What a node sends is sound: who says otherwise does not know such an order.
+    let is_unknown_order =
+        answer.status() == StatusCode::BAD_REQUEST && [wire::ORDERS, wire::QUESTIONS].contains(&path);
+    if is_unknown_order || is_unknown_path(&answer) {
         let _ = read_body(answer, SHORT_ANSWER);
         return Err(OrderError::NotKnown(format!(
             "{to} is of a version that does not know what it was asked at {path}: once it runs a newer one, ask again"

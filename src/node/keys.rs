@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::group_ops::{LogAnswer, NotDone};
 use super::passing::{Passed, full};
-use super::state::{Node, Serving, ServingState, advice, lost_shard};
+use super::problems::{advice, lost_shard};
+use super::state::{Node, Serving, ServingState};
 use crate::budget::Permit;
 use crate::clock::{Deadline, ticks_ms};
 use crate::dice;

@@ -76,7 +76,7 @@ impl Node {
         }
         let was_lost = old.is_some_and(|serving| serving.lost.is_some());
         if let Some(id) = lost.filter(|_| !was_lost) {
-            log::warn!("{}", super::state::lost_shard(id, &self.address));
+            log::warn!("{}", super::problems::lost_shard(id, &self.address));
         }
         self.note_limits(known.map(|serving| &*serving.state), state);
         self.set_serving_state(ServingState::Serving(Serving::new(state, own, lost)));

@@ -16,11 +16,17 @@ impl Node {
 
     /// What an operator should know of a node that serves all the same, a sentence each.
     pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.own_notes();
+        notes.extend(self.told_troubles());
+        notes
+    }
+
+    /// The same without what is wrong with the cluster.
+    pub(super) fn own_notes(&self) -> Vec<String> {
         let mut notes =
             self.cluster_limits().map_or_else(Vec::new, |limits| differences(self.own_limits, limits));
         notes.extend(self.strangers());
         notes.extend(self.duplicates());
-        notes.extend(self.told_troubles());
         notes
     }
 

@@ -8,9 +8,10 @@ use parking_lot::{Mutex, RwLock};
 use super::host::{Host, Machine};
 use super::raft::{Groups, LocalReplica, NotProposed};
 use crate::clock::Deadline;
-use crate::consensus::{Members, Pieces, Refusal, StateMachine};
+use crate::consensus::{self, Members, Pieces, Refusal, StateMachine};
 use crate::model::address::Address;
 use crate::model::binary::Malformed;
+use crate::model::format;
 use crate::model::meta::{Command, MetaState, Void};
 
 /// The newest state that the replica has applied, and the group of the replica.
@@ -109,16 +110,28 @@ impl MetaGroup {
         command: &Command,
         deadline: Deadline,
     ) -> Result<Result<(), Void>, NotProposed> {
-        let bytes = serde_json::to_vec(command).expect("our own types are JSON");
-        let outcome = self.groups.propose(self.own_group()?, bytes, deadline).await?;
-        Ok(serde_json::from_slice(&outcome).expect("our own types are JSON"))
+        let group = self.own_group()?;
+        let told = match self.groups.propose(group, form_of(command), deadline).await {
+            // What a member would not apply alike is left out.
+            Err(NotProposed::Refused(Refusal::NotKnown { .. })) => {
+                let first = command.clone().in_first_form();
+                self.groups.propose(group, form_of(&first), deadline).await
+            }
+            // One that was never heard may have been down for long. If it is of an older version it leaves that out by itself: nothing is decided by what is
+            // only shown.
+            Err(NotProposed::Refused(Refusal::NotHeard { .. } | Refusal::ChangeRefused)) => {
+                let as_it_is = consensus::Command { needs: format::FIRST, ..form_of(command) };
+                self.groups.propose(group, as_it_is, deadline).await
+            }
+            told => told,
+        };
+        Ok(serde_json::from_slice(&told?).expect("our own types are JSON"))
     }
 
     /// Has a command applied, without waiting for it. Whether it is, the state shows.
     pub fn propose_at_leisure(&self, command: &Command) {
         if let Ok(group) = self.own_group() {
-            let bytes = serde_json::to_vec(command).expect("our own types are JSON");
-            self.groups.propose_and(group, bytes, |_| ());
+            self.groups.propose_and(group, form_of(command), |_| ());
         }
     }
 
@@ -131,6 +144,12 @@ impl MetaGroup {
     fn own_group(&self) -> Result<u64, NotProposed> {
         self.group.read().ok_or(NotProposed::Refused(Refusal::NoGroup))
     }
+}
+
+/// A command as it is proposed.
+fn form_of(command: &Command) -> consensus::Command {
+    let bytes = serde_json::to_vec(command).expect("our own types are JSON");
+    consensus::Command { needs: command.needs(), ..bytes.into() }
 }
 
 /// The meta state as the group replicates it.

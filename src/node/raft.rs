@@ -640,6 +640,7 @@ mod tests {
             has_taken_over: false,
             too_old: Vec::new(),
             fed: 0,
+            matched: Vec::new(),
         };
         LocalReplica { group: 1, status }
     }

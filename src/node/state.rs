@@ -12,7 +12,9 @@ use super::host::{Awaited, Host};
 use super::leaders::Leaders;
 use super::meta_group::MetaGroup;
 use super::passing::Passing;
+use super::problems::lost_shard;
 use super::raft::{Groups, GroupsInbox};
+use super::rate::Rate;
 use super::replicas::Replicas;
 use super::reservation::Reservations;
 use super::stale::Freshness;
@@ -30,7 +32,6 @@ use crate::model::condition::TagSpace;
 use crate::model::limits::{BatchLimits, Limits};
 use crate::model::meta::MetaState;
 use crate::model::shard::Shard as ShardReplica;
-use crate::model::view::Shard;
 use crate::peers::client::{Peer, Peers};
 
 /// Bytes of orders, news and messages of other nodes that are held at one time.
@@ -117,6 +118,8 @@ pub struct Node {
     stopping: AtomicBool,
     /// Key operations so far, of clients and passed on.
     operations: AtomicU64,
+    /// Requests of clients a second, as whoever answers them counts.
+    pub rate: Rate,
 }
 
 /// Whether there is a view to serve.
@@ -195,6 +198,7 @@ impl Node {
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             operations: AtomicU64::new(0),
+            rate: Rate::default(),
         };
         (node, inbox)
     }
@@ -374,26 +378,6 @@ impl Awaited for Nothing {
     fn block(&self, deadline: Deadline) {
         std::thread::sleep(deadline.left());
     }
-}
-
-/// What is said of a shard whose node was started again.
-pub fn lost_shard(id: u32, node: &Address) -> String {
-    format!(
-        "shard {id} is lost: {node} was started again, or given up, and holds nothing of it; \
-         a view change with \"accept-loss\":[\"{id}\"] goes on without its pairs"
-    )
-}
-
-/// What can be done about a shard that is not reached.
-pub fn advice(shard: &Shard) -> String {
-    let id = shard.id;
-    if shard.replicas.len() > 1 {
-        return "if most of its nodes are gone for good, evenkv recover has it go on from what is left"
-            .to_owned();
-    }
-    format!(
-        "if its node is gone for good, a view change with \"accept-loss\":[\"{id}\"] goes on without its pairs"
-    )
 }
 
 impl Serving {

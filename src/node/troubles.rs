@@ -1,7 +1,9 @@
 //! What is not as it should be in the cluster, as far as this node sees it: in figures for machines, in sentences for people.
 
-use super::state::{Node, Serving, ServingState, lost_shard};
+use super::problems::{self, lost_shard};
+use super::state::{Node, Serving, ServingState};
 use crate::model::address::Address;
+use crate::wire::status::Problem;
 
 /// What a node sees of its cluster.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -91,55 +93,34 @@ impl Node {
         let serving_state = self.serving_state();
         let Ok(serving) = serving_state.serving() else { return Vec::new() };
         let Troubles { unreached, held, lost } = self.troubles();
-        let unreached = unreached.iter().map(|node| not_reached(serving, node));
-        let missing = held.iter().filter_map(lacking);
+        let unreached = unreached.iter().map(|node| problems::not_reached(&serving.state, node).what);
+        let missing = held.iter().filter_map(lacking).map(|problem| problem.what);
         // Its own is why the node is not ready.
         let lost = lost.iter().filter(|(_, node)| *node != self.address);
         let lost = lost.map(|(id, node)| lost_shard(*id, node));
-        unreached.chain(missing).chain(lost).chain(self.leaderless_view(serving)).collect()
+        let view = self.leaderless_view(serving).map(|problem| problem.what);
+        unreached.chain(missing).chain(lost).chain(view).collect()
+    }
+
+    /// What this node sees of the groups that it is in, which others may not.
+    pub(super) fn seen_problems(&self, serving: &Serving) -> Vec<Problem> {
+        self.held(serving).iter().filter_map(lacking).chain(self.leaderless_view(serving)).collect()
     }
 
     /// That nobody leads the group that holds the view, where this node has a vote in it.
-    fn leaderless_view(&self, serving: &Serving) -> Option<String> {
+    fn leaderless_view(&self, serving: &Serving) -> Option<Problem> {
         let local = self.meta.local().filter(|local| local.group == serving.state.group && local.votes())?;
         if local.leader().is_some() {
             return None;
         }
         let voters = local.voters();
         let silent = voters.iter().filter(|node| **node != self.address && !self.groups.hears(node));
-        let silent: Vec<&str> = silent.map(Address::as_str).collect();
-        Some(format!(
-            "the group that holds the view has no leader, so the view cannot be changed: it needs {} of {} nodes; not reached: {}",
-            voters.len() / 2 + 1,
-            voters.len(),
-            if silent.is_empty() { "none".to_owned() } else { silent.join(", ") }
-        ))
+        let silent: Vec<Address> = silent.cloned().collect();
+        Some(problems::view_without_leader(voters.len() / 2 + 1, voters.len(), &silent))
     }
 }
 
-fn not_reached(serving: &Serving, node: &Address) -> String {
-    let shards = serving.state.view.shards.iter();
-    let alone = shards.filter(|shard| matches!(&shard.replicas[..], [only] if only == node));
-    let alone: Vec<String> = alone.map(|shard| shard.id.to_string()).collect();
-    if alone.is_empty() {
-        return format!("{node} is not reached");
-    }
-    format!(
-        "{node} is not reached: shard {}, which it holds alone, is not served meanwhile",
-        alone.join(", ")
-    )
-}
-
-fn lacking(shard: &HeldShard) -> Option<String> {
+fn lacking(shard: &HeldShard) -> Option<Problem> {
     let Led { wanted, missing } = shard.led.as_ref()?;
-    if missing.is_empty() {
-        return None;
-    }
-    let names: Vec<&str> = missing.iter().map(Address::as_str).collect();
-    Some(format!(
-        "shard {} has {} of {wanted} replicas: {} is not heard, or catches up",
-        shard.id,
-        wanted - missing.len(),
-        names.join(", ")
-    ))
+    (!missing.is_empty()).then(|| problems::lacking(shard.id, *wanted, missing))
 }

@@ -338,7 +338,8 @@ impl Coordinator {
                     NotPlanned::Failed(reason) => End::Failed(reason),
                     NotPlanned::Running(_) => return Err(Stuck::Outdated),
                 };
-                self.propose(&Command::End { id: change.id, end, holders: BTreeMap::new() }).await?;
+                let (holders, receipt) = (BTreeMap::new(), None);
+                self.propose(&Command::End { id: change.id, end, holders, receipt }).await?;
                 self.tell_all().await;
                 Ok(())
             }

@@ -4,6 +4,7 @@ pub mod controller;
 pub mod handle;
 pub mod leave;
 pub mod orders;
+pub mod overview;
 pub mod pieces;
 pub mod recover;
 mod recovery;

@@ -152,6 +152,7 @@ impl Controller {
                 answer(asked, requests::begin_here(self, asked.id, &asked.wanted).await)
             }
             Order::CancelChange(asked) => answer(asked, requests::cancel_here(self).await),
+            Order::Report(asked) => answer(asked, self.own_report()),
             Order::ChangeProgress(asked) => answer(asked, self.coordinator.progress(&node.address)),
             Order::PlanChange(asked) if node.meta.leads() => {
                 answer(asked, Some(prepare::plan_only(self, &asked.wanted).await))

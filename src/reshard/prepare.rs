@@ -13,7 +13,7 @@ use crate::model::meta::{Command, GivenUp, Members, MetaState, Piece, Wanted};
 use crate::model::plan::Plan;
 use crate::model::view::{Shard, View};
 use crate::node::ask::OrderError;
-use crate::node::state::{advice, lost_shard};
+use crate::node::problems::{advice, lost_shard};
 use crate::wire::orders;
 use crate::wire::{GroupMembers, NotPlanned, PlannedMove, PlannedShard, PlannedView, ReplicaReport};
 

@@ -487,7 +487,9 @@ mod tests {
         let nodes: Vec<Address> = (1..=3).map(node).collect();
         let wanted =
             Wanted { nodes, repl_factor: 3, accept_loss: Vec::new(), limits: WantedLimits::default() };
-        state.apply(Command::Begin { id: 7, wanted, supersedes: None, members: BTreeMap::new() }).unwrap();
+        state
+            .apply(Command::Begin { id: 7, wanted, supersedes: None, members: BTreeMap::new(), at_ms: None })
+            .unwrap();
         let held = |number: u64| vec![replica(&state, 1, number, &[1, 2, 3], 9)];
         let survivors = vec![survivor(2, held(2)), survivor(3, held(3))];
         let (after, _) = decided(state, survivors, &[1]);

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::controller::Controller;
 use super::prepare;
-use crate::clock::{Deadline, now};
+use crate::clock::{Deadline, now, wall_ms};
 use crate::dice;
 use crate::error::Error;
 use crate::model::address::Address;
@@ -44,7 +44,8 @@ pub(super) async fn begin_here(controller: &Controller, id: u64, wanted: &Wanted
         }
     }
     let supersedes = before.map(|before| before.id);
-    let command = Command::Begin { id, wanted: wanted.clone(), supersedes, members };
+    let at_ms = Some(wall_ms());
+    let command = Command::Begin { id, wanted: wanted.clone(), supersedes, members, at_ms };
     match controller.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {
             controller.coordinator.wake();
@@ -64,7 +65,8 @@ pub(super) async fn cancel_here(controller: &Controller) -> Cancelled {
     }
     let change = controller.node.meta.state().and_then(|state| state.change.clone());
     let Some(change) = change else { return Cancelled::None };
-    let command = Command::End { id: change.id, end: End::Cancelled, holders: BTreeMap::new() };
+    let (end, holders, receipt) = (End::Cancelled, BTreeMap::new(), None);
+    let command = Command::End { id: change.id, end, holders, receipt };
     match controller.node.meta.propose(&command, Deadline::after(now(), ORDER_TIMEOUT)).await {
         Ok(Ok(())) => {
             controller.coordinator.wake();
@@ -160,21 +162,7 @@ impl Controller {
             return Ok(body);
         };
         body["change-id"] = format!("{:016x}", change.id).into();
-        let progress = self.progress().await;
-        let progress =
-            progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON"));
-        if let Some(Value::Object(progress)) = progress {
-            let always = ["remaining-seconds"];
-            let known =
-                progress.into_iter().filter(|(name, value)| always.contains(&&**name) || !value.is_null());
-            body.as_object_mut().expect("an object").extend(known);
-        } else {
-            body["phase"] = ChangePhase::Preparing.as_str().into();
-            for field in ["moved", "total", "pairs-per-second"] {
-                body[field] = 0.into();
-            }
-            body["remaining-seconds"] = Value::Null;
-        }
+        body.as_object_mut().expect("an object").extend(shown_progress(self.progress().await));
         Ok(body)
     }
 
@@ -280,6 +268,21 @@ enum Led<T> {
     Elsewhere,
     /// It may have done it, or may yet.
     Unknown,
+}
+
+/// How far a view change is, as answers have it; where nobody says it, nobody coordinates it yet.
+pub(super) fn shown_progress(progress: Option<Progress>) -> Map<String, Value> {
+    let progress = progress.map(|progress| serde_json::to_value(progress).expect("our own types are JSON"));
+    if let Some(Value::Object(progress)) = progress {
+        let always = ["remaining-seconds"];
+        return progress
+            .into_iter()
+            .filter(|(name, value)| always.contains(&&**name) || !value.is_null())
+            .collect();
+    }
+    let nothing = ["moved", "total", "pairs-per-second"].map(|field| (field.to_owned(), 0.into()));
+    let phase = ("phase".to_owned(), ChangePhase::Preparing.as_str().into());
+    std::iter::once(phase).chain(nothing).chain([("remaining-seconds".to_owned(), Value::Null)]).collect()
 }
 
 /// How a view change ended: the phase that is shown, and the field that says more.

@@ -187,6 +187,7 @@ mod tests {
             has_taken_over: false,
             too_old: Vec::new(),
             fed: 0,
+            matched: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod listing;
 pub mod orders;
 pub mod pairs;
 pub mod relayed;
+pub mod status;
 
 use std::fmt;
 

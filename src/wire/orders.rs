@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::status::NodeReport;
 use super::{
     Audited, Begun, Cancelled, GroupMembers, Leads, NotPlanned, ORDERS, PlannedView, Prepared, Progress,
     QUESTIONS, ReplicaReport, Source, Tallied,
@@ -250,6 +251,8 @@ orders! {
     }
     /// Cancel the view change, if you lead the meta group.
     CancelChange "cancel-change" (waits, members) -> Cancelled {}
+    /// What do you say of yourself, for those who look at the whole?
+    Report "report" (at_once, anyone) -> NodeReport {}
     /// How far is the view change, if you lead the meta group?
     ChangeProgress "change-progress" (at_once, members) -> Option<Progress> {}
 }

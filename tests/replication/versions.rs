@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::alone;
 use crate::support::audit::audit;
@@ -352,4 +352,66 @@ fn a_node_of_an_older_version_becomes_no_replica_of_what_it_cannot_read() {
     let found = joining.http().get("/v1/kv/a");
     assert_eq!((found.status, found.text().as_str()), (200, "bytes"));
     assert_eq!(audit(&all[0]).keys, 2);
+}
+
+/// What an older node does not tell is shown as not known, and what it would not apply alike is left out.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn the_status_names_nodes_of_an_older_version_and_keeps_receipts_once_all_are_newer() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    let mut cluster = Cluster::of_program(3, &older, &[("REPL_FACTOR", "3")]);
+    let all = cluster.addresses();
+    replace(&mut cluster, 0, None);
+    let status = |address: &str| Http::new(address).get("/v1/status").json();
+    let problem = |status: &Value, kind: &str| -> Option<String> {
+        let found = status["problems"].as_array()?.iter().find(|one| one["kind"] == kind)?;
+        Some(found["what"].as_str().expect("a text").to_owned())
+    };
+    wait_until("the older ones are named", START_DEADLINE, || {
+        let told = status(&all[0]);
+        problem(&told, "versions-differ")
+            .is_some_and(|what| all.iter().all(|node| what.contains(node.as_str())))
+    });
+    let told = status(&all[0]);
+    for (node, address) in told["nodes"].as_array().expect("a list").iter().zip(&all) {
+        assert_eq!((&node["address"], &node["reachable"]), (&json!(address), &json!(true)), "{told}");
+        let is_newer = *address == all[0];
+        for field in ["version", "pairs", "bytes", "memory", "ready", "replica-id"] {
+            assert_eq!(node[field].is_null(), !is_newer, "{field}: {node}");
+        }
+    }
+    assert_eq!(told["problems"].as_array().map(Vec::len), Some(1), "nothing else is wrong: {told}");
+    // Through one of either version.
+    for through in [&all[0], &all[1]] {
+        assert_eq!(ask(through, &all).status, 200);
+    }
+    wait_until("both view changes are shown", START_DEADLINE, || {
+        status(&all[0])["receipts"].as_array().is_some_and(|receipts| receipts.len() == 2)
+    });
+    let receipts = status(&all[0])["receipts"].clone();
+    for receipt in receipts.as_array().expect("a list") {
+        assert!(receipt["epoch"].is_u64() && receipt["moved"] == receipt["minimum"], "{receipt}");
+        assert_eq!(
+            (&receipt["began"], &receipt["seconds"]),
+            (&Value::Null, &Value::Null),
+            "not known: {receipt}"
+        );
+    }
+    for number in 1..3 {
+        replace(&mut cluster, number, None);
+    }
+    wait_agreed(&all[0]);
+    wait_until("nothing is wrong any more", START_DEADLINE, || {
+        all.iter().all(|address| status(address)["problems"] == json!([]))
+    });
+    assert_eq!(ask(&all[1], &all).status, 200);
+    for address in &all {
+        wait_until("a receipt with its times is there, and those before", START_DEADLINE, || {
+            let told = status(address);
+            let receipts = told["receipts"].as_array().expect("a list").clone();
+            receipts.len() == 3 && receipts[0]["seconds"].is_f64() && receipts[1]["began"].is_null()
+        });
+    }
 }

@@ -282,6 +282,14 @@ impl Node {
             .expect("Linux forgets the peak of a child");
     }
 
+    /// The CPU time that the process has used, in hundredths of a second.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a child of ours");
+        // The name before it may have anything in it.
+        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
     pub(crate) fn thread_count(&self) -> usize {
         self.status_line("Threads").and_then(|line| line.parse().ok()).expect("Linux tells the threads")
     }

@@ -25,7 +25,7 @@ fn begin(id: u64, supersedes: Option<u64>) -> Command {
         accept_loss: Vec::new(),
         limits: WantedLimits::default(),
     };
-    Command::Begin { id, wanted, supersedes, members: BTreeMap::new() }
+    Command::Begin { id, wanted, supersedes, members: BTreeMap::new(), at_ms: None }
 }
 
 /// A plan by which everything of the second shard goes to a new one, whose node is the given one, in two pieces.
@@ -82,7 +82,7 @@ fn abort(piece: PieceId) -> Command {
 }
 
 fn end(id: u64, end: End) -> Command {
-    Command::End { id, end, holders: BTreeMap::new() }
+    Command::End { id, end, holders: BTreeMap::new(), receipt: None }
 }
 
 fn finished() -> End {
@@ -226,6 +226,61 @@ fn what_is_kept_of_the_past_is_bounded() {
     assert_eq!((state.holders.len(), state.view.shards.len()), (2, 2));
 }
 
+/// What whoever has asked for a view change is answered.
+fn answer(epoch: u64) -> String {
+    format!(
+        r#"{{"epoch":{epoch},"keys":2,"moved":2,"minimum":2,"copied":2,"created-meanwhile":0,"deleted-meanwhile":0,"hold-ms":1.5,"checksums-match":true,"shards":[]}}"#
+    )
+}
+
+/// A whole view change whose commands are as these members take them.
+fn change_view(state: &mut MetaState, id: u64, form: impl Fn(Command) -> Command) {
+    let Command::Begin { wanted, supersedes, members, .. } = begin(id, None) else { unreachable!() };
+    let at_ms = Some(1000 * id);
+    state.apply(form(Command::Begin { id, wanted, supersedes, members, at_ms })).unwrap();
+    let began_ms = state.change.as_ref().unwrap().began_ms;
+    let plan = plan(state, id, 2 + usize::try_from(id).unwrap());
+    for command in [plan, hand_over(piece(id, 0, 0)), hand_over(piece(id, 1, 0))] {
+        state.apply(command).unwrap();
+    }
+    let text = answer(id);
+    let receipt = Receipt { began_ms, ended_ms: Some(1000 * id + 7), ..Receipt::read(id, &text).unwrap() };
+    let (end, holders, receipt) = (End::Finished(text), BTreeMap::new(), Some(receipt));
+    let finish = Command::End { id, end, holders, receipt };
+    assert_eq!(finish.needs(), format::RECEIPTS);
+    state.apply(form(finish.clone())).unwrap();
+    assert_eq!(state.apply(finish), Err(Void::Outdated), "asked twice, it is noted once");
+}
+
+#[test]
+fn the_last_twenty_receipts_are_kept_with_their_times() {
+    let mut state = first();
+    for id in 1..=30 {
+        change_view(&mut state, id, |command| command);
+    }
+    assert_eq!(state.receipts.len(), KEPT_RECEIPTS);
+    let last = state.last_receipts();
+    let epochs: Vec<u64> = last.iter().map(|receipt| receipt.epoch).collect();
+    assert_eq!(epochs, (11..=30).rev().collect::<Vec<_>>(), "the newest first");
+    assert!(last.iter().all(|receipt| receipt.took_ms() == Some(7)));
+}
+
+#[test]
+fn of_a_view_change_that_ended_before_all_members_kept_receipts_the_result_is_shown() {
+    let mut state = first();
+    for id in 1..=3 {
+        change_view(&mut state, id, |command| {
+            let first = command.clone().in_first_form();
+            assert_eq!(first.needs(), format::FIRST);
+            if id < 3 { first } else { command }
+        });
+    }
+    assert_eq!(state.receipts.len(), 1);
+    let shown = state.last_receipts();
+    let shown: Vec<_> = shown.iter().map(|receipt| (receipt.change, receipt.took_ms())).collect();
+    assert_eq!(shown, [(3, Some(7)), (2, None), (1, None)]);
+}
+
 #[test]
 fn a_start_takes_the_place_of_the_one_that_was_known_when_it_was_heard() {
     let mut state = first();
@@ -358,7 +413,7 @@ fn a_change_that_is_superseded_leaves_the_members_that_the_groups_have() {
             accept_loss: Vec::new(),
             limits: WantedLimits::default(),
         };
-        Command::Begin { id: 2, wanted, supersedes: Some(1), members }
+        Command::Begin { id: 2, wanted, supersedes: Some(1), members, at_ms: None }
     };
     let mut moved = planned_state();
     for index in 0..2 {

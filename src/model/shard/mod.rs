@@ -395,6 +395,12 @@ impl Shard {
         self.store.size().pairs.saturating_sub(others)
     }
 
+    /// As [`size`](Self::size), for figures: without waiting for anybody, and beside writes. Nothing where the ranges are just being changed.
+    pub fn shown_size(&self) -> Option<Size> {
+        let table = self.table.try_read()?;
+        Some(Size { pairs: self.count(&table), bytes: self.store.size().bytes })
+    }
+
     /// As [`size`](Self::size), for figures: without keeping anybody waiting, and counting also what comes and goes.
     pub fn rough_size(&self) -> Size {
         self.store.size()

@@ -6,14 +6,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Coordinator, Stuck};
+use crate::clock::wall_ms;
 use crate::failpoints::failpoint;
 use crate::model::address::Address;
 use crate::model::limits::WantedLimits;
 use crate::model::meta::{Command, End, MetaState, Planned, wanted_voters};
+use crate::model::receipt::Receipt;
 use crate::model::view::Shard;
 use crate::node::ask::OrderError;
+use crate::node::problems::advice;
 use crate::node::raft::LocalReplica;
-use crate::node::state::advice;
 use crate::reshard::voters::{self, Voters};
 use crate::wire::orders;
 use crate::wire::{GroupMembers, Tallied};
@@ -50,7 +52,13 @@ pub(super) async fn finish(
         Voters::Waiting(reason) => return Err(Stuck::For(reason)),
     }
     let receipt = receipt(coordinator, state, id, planned).await?;
-    coordinator.propose(&Command::End { id, end: End::Finished(receipt.to_string()), holders }).await?;
+    let text = receipt.to_string();
+    let kept = Receipt::read(id, &text).map(|receipt| Receipt {
+        began_ms: state.change.as_ref().and_then(|change| change.began_ms),
+        ended_ms: Some(wall_ms()),
+        ..receipt
+    });
+    coordinator.propose(&Command::End { id, end: End::Finished(text), holders, receipt: kept }).await?;
     log::info!("view change {id:016x} is finished: {receipt}");
     failpoint!("change-finished");
     coordinator.tell_all().await;

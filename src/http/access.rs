@@ -27,9 +27,13 @@ pub const fn door(route: Route, method: &Method) -> Door {
     match route {
         // Each request on such a connection is judged by itself.
         Route::Livez | Route::Readyz | Route::OpenApi | Route::Relay => Door::Open,
-        Route::Metrics | Route::KeyCount | Route::Shards | Route::Shard | Route::View | Route::Audit => {
-            Door::Role(Role::Monitor)
-        }
+        Route::Metrics
+        | Route::V1Status
+        | Route::KeyCount
+        | Route::Shards
+        | Route::Shard
+        | Route::View
+        | Route::Audit => Door::Role(Role::Monitor),
         Route::ViewChange if reads => Door::Role(Role::Monitor),
         Route::ViewChange => Door::Role(Role::Admin),
         Route::Watch | Route::V1Export => Door::Role(Role::Read),

@@ -611,6 +611,11 @@ impl Server {
             };
         }
         if self.dispatcher.is_follower() && status::is_of_follower(job) {
+            // A part of it is this node's own.
+            if let Err(error) = self.judge(job) {
+                let answer = Answer::error(&error, job.arrival.method(), job.arrival.interface());
+                return Found::Answer(Some(Route::V1Status), answer);
+            }
             return Found::Answer(Some(Route::V1Status), status::of_follower(&self.controller, job));
         }
         if self.dispatcher.is_follower() && routes::is_store(path) {

@@ -90,6 +90,7 @@ pub(super) fn of(route: Route) -> Described {
         Route::Shard => shard(),
         Route::View => view(),
         Route::ViewChange => view_change(),
+        Route::V1Status => v1_status(),
         Route::Audit => cluster("Counts and sums up what all replicas hold", named("Audit")),
         Route::Livez => livez(),
         Route::Readyz => readyz(),
@@ -330,6 +331,13 @@ fn v1_batch() -> Public {
         .with(&[Parameter::IdempotencyKey])
         .may_take(LINES, named("AnyLines"));
     v1(&[], vec![post])
+}
+
+fn v1_status() -> Public {
+    let status =
+        Success::json(200, "How all nodes, shards and view changes are, and what is wrong", named("Status"));
+    let get = Operation::get("How everything is", vec![status]).may_take(ANYTHING, named("AnyBody"));
+    v1(&[], vec![get])
 }
 
 fn cluster(summary: &'static str, schema: Value) -> Public {

@@ -84,6 +84,7 @@ pub(super) fn all() -> Value {
         },
         "Recovered": recovered(),
         "Page": page(),
+        "Status": status(),
     })
 }
 
@@ -198,30 +199,9 @@ fn plan() -> Value {
 }
 
 fn change_status() -> Value {
-    let phases = [
-        "none",
-        "preparing",
-        "counting",
-        "moving",
-        "finishing",
-        "blocked",
-        "finished",
-        "failed",
-        "cancelled",
-        "superseded",
-    ];
-    let piece = object(&[
-        ("number", count()),
-        ("of", count()),
-        ("attempt", count()),
-        ("pairs", count()),
-        ("from", text()),
-        ("to", text()),
-    ]);
-    let waits_for = object(&[("order", text()), ("node", text()), ("seconds", number())]);
     object(&[
         ("message", constant("View change status retrieved successfully")),
-        ("phase", json!({ "enum": phases })),
+        ("phase", json!({ "enum": PHASES })),
         ("change-id?", text()),
         ("coordinator?", named("Address")),
         ("moved?", count()),
@@ -229,8 +209,8 @@ fn change_status() -> Value {
         ("pairs-per-second?", count()),
         ("remaining-seconds?", or_null("number")),
         ("blocked-by?", text()),
-        ("piece?", piece),
-        ("waits-for?", waits_for),
+        ("piece?", piece()),
+        ("waits-for?", waits_for()),
         ("receipt?", named("Receipt")),
         ("error?", text()),
         ("causal-context?", causal()),
@@ -282,6 +262,120 @@ fn recovered() -> Value {
         ("given-up", list(named("Address"))),
         ("lost-shards", list(text())),
         ("recovered-shards?", list(shard)),
+    ])
+}
+
+/// The phases of a view change.
+const PHASES: [&str; 10] = [
+    "none",
+    "preparing",
+    "counting",
+    "moving",
+    "finishing",
+    "blocked",
+    "finished",
+    "failed",
+    "cancelled",
+    "superseded",
+];
+
+fn piece() -> Value {
+    object(&[
+        ("number", count()),
+        ("of", count()),
+        ("attempt", count()),
+        ("pairs", count()),
+        ("from", text()),
+        ("to", text()),
+    ])
+}
+
+fn waits_for() -> Value {
+    object(&[("order", text()), ("node", text()), ("seconds", number())])
+}
+
+fn status() -> Value {
+    let roles = json!({ "enum": ["single", "member", "joining", "passive", "follower"] });
+    let texts = || list(text());
+    let problem = object(&[
+        ("kind", text()),
+        ("what", text()),
+        ("do", text()),
+        ("nodes", list(named("Address"))),
+        ("shards", texts()),
+    ]);
+    let memory = json!({
+        "type": ["object", "null"],
+        "properties": { "used": count(), "resident": count(), "bound": or_null("integer") },
+        "required": ["used", "resident", "bound"],
+        "additionalProperties": false,
+    });
+    let node = object(&[
+        ("address", named("Address")),
+        ("role", roles.clone()),
+        ("replica-id", or_null("string")),
+        ("leads", texts()),
+        ("leads-view", or_null("boolean")),
+        ("version", or_null("string")),
+        ("reachable", flag()),
+        ("ready", or_null("boolean")),
+        ("pairs", or_null("integer")),
+        ("bytes", or_null("integer")),
+        ("requests-per-second", or_null("number")),
+        ("memory", memory),
+    ]);
+    let shard = object(&[
+        ("shard-id", text()),
+        ("leader", or_null("string")),
+        ("key-count", or_null("integer")),
+        ("lost", flag()),
+        ("replicas", list(object(&[("address", named("Address")), ("behind", or_null("integer"))]))),
+    ]);
+    let change = object(&[
+        ("change-id", text()),
+        ("began", or_null("string")),
+        ("nodes", list(named("Address"))),
+        ("repl-factor", count()),
+        ("phase", json!({ "enum": [PHASES.map(Value::from).to_vec(), vec![Value::Null]].concat() })),
+        ("coordinator?", named("Address")),
+        ("moved?", count()),
+        ("total?", count()),
+        ("pairs-per-second?", count()),
+        ("remaining-seconds?", or_null("number")),
+        ("blocked-by?", or_null("string")),
+        ("piece?", json!({ "anyOf": [piece(), { "type": "null" }] })),
+        ("waits-for?", json!({ "anyOf": [waits_for(), { "type": "null" }] })),
+    ]);
+    let receipt = object(&[
+        ("change-id", text()),
+        ("epoch", count()),
+        ("began", or_null("string")),
+        ("ended", or_null("string")),
+        ("seconds", or_null("number")),
+        ("keys", count()),
+        ("moved", count()),
+        ("minimum", count()),
+        ("copied", count()),
+        ("created-meanwhile", count()),
+        ("deleted-meanwhile", count()),
+        ("hold-ms", number()),
+        ("checksums-match", flag()),
+        ("shards", count()),
+        ("nodes", count()),
+        ("given-up", texts()),
+    ]);
+    object(&[
+        ("address", named("Address")),
+        ("role", roles),
+        ("main?", object(&[("address", named("Address")), ("reachable", flag())])),
+        ("problems", list(problem)),
+        ("cluster-id", or_null("string")),
+        ("epoch", or_null("integer")),
+        ("repl-factor", or_null("integer")),
+        ("nodes", list(node)),
+        ("shards", list(shard)),
+        ("change", json!({ "anyOf": [change, { "type": "null" }] })),
+        ("receipts", list(receipt)),
     ])
 }
 

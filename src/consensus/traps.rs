@@ -761,7 +761,7 @@ fn a_learner_of_an_older_version_is_sent_what_it_can_read_and_gets_no_vote() {
         assert!(matches!(cluster.answers["again"], Answer::Applied { .. }), "{:?}", cluster.answers["again"]);
         assert!(cluster.node(1).hand_over(GROUP, Some(2)));
         cluster.wait_until(|cluster| cluster.status(2).too_old == [(4, format::CURRENT)]);
-        assert_eq!(cluster.status(1).too_old, []);
+        assert!(cluster.status(1).too_old.is_empty());
         assert!(cluster.status(4).applied < index, "{:?}", cluster.status(4));
         // Its node is updated, and comes with another id.
         cluster.nodes.remove(&4);

@@ -111,8 +111,11 @@ pub struct Sample {
     pub port: u16,
 }
 
-const STATUSES: [u16; 19] =
-    [200, 201, 202, 400, 403, 404, 405, 408, 409, 413, 414, 417, 422, 426, 431, 500, 503, 508, 0];
+/// Each has a count of its own; 0 stands for any other.
+const STATUSES: [u16; 24] = [
+    200, 201, 202, 204, 206, 304, 400, 403, 404, 405, 408, 409, 412, 413, 414, 416, 417, 422, 426, 431, 500,
+    503, 508, 0,
+];
 
 impl Metrics {
     /// All figures at zero.
@@ -359,7 +362,15 @@ fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::openapi;
     use crate::node::troubles::{HeldShard, Led};
+
+    #[test]
+    fn every_status_that_is_documented_has_a_count_of_its_own() {
+        for status in openapi::statuses() {
+            assert!(STATUSES.contains(&status), "{status}");
+        }
+    }
 
     #[test]
     fn answers_are_counted_by_route_status_and_lane() {

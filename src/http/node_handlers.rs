@@ -51,9 +51,14 @@ const FORWARDED_FAMILY: &str = "X-Forwarded-";
 /// Answers another node. Nothing is passed on from here.
 pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
     let method = job.arrival.method().clone();
+    // An operator asks there, not a node.
+    let is_for_operators = route == Route::NodeRecover;
+    let refused = |error: &Error| {
+        if is_for_operators { Answer::error(error, &method, "") } else { refusal(error) }
+    };
     // Refused before the body is read: a stranger's is not.
     if let Err(error) = check_sender(&controller.node, &job.arrival.request, route) {
-        return refusal(&error);
+        return refused(&error);
     }
     let answered = match (route, &method) {
         (Route::NodeHello, Method::Get) => {
@@ -73,10 +78,7 @@ pub fn answer(controller: &Controller, job: &mut Job, route: Route) -> Answer {
         (Route::NodeRecover, Method::Put) => recovery(controller, job),
         _ => Err(Error::MethodNotAllowed(route.allow())),
     };
-    // An operator asks here, not a node.
-    let operator = route == Route::NodeRecover;
-    answered
-        .unwrap_or_else(|error| if operator { Answer::error(&error, &method, "") } else { refusal(&error) })
+    answered.unwrap_or_else(|error| refused(&error))
 }
 
 /// Reads and checks a request about a key that another node passes on.

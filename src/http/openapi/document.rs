@@ -49,7 +49,7 @@ const ABOUT: &str = "A sharded, replicated key-value store over plain HTTP, in t
     A method that a path does not take is answered 405 with `Allow`, a path that is not here 404. \
     While the view has more than one node, `/kv-store/{key}` is 404. \
     Headers of the connection (`Date`, `Content-Length`, `Transfer-Encoding`, `Connection`, `Keep-Alive`, `Upgrade`, `Server`) are not listed. \
-    A header or a target that is not ASCII is not answered: the connection is closed. \
+    A header or a target that is not ASCII is not answered: the connection is closed. What is no HTTP/1.1 or 1.0 may be answered 400 or 505 without a body. \
     `/relay` and what is under `/node/`, `/node/recover` apart, is for the nodes among themselves, and may change with every version. \
     While nodes of an older version are in the cluster, answers of those have no ETag.";
 
@@ -210,13 +210,26 @@ fn described(public: &Public, operation: &Operation) -> Value {
         described["requestBody"] =
             json!({ "required": is_needed, "content": content.collect::<Map<_, _>>() });
     }
-    described["responses"] = answers::responses(&operation.method, &operation.successes, &errors);
+    // The listener itself answers so, whatever the path is.
+    let unexpected = Success::empty(417, "Expect says something else than 100-continue");
+    let successes = [operation.successes.as_slice(), &[unexpected]].concat();
+    described["responses"] = answers::responses(&operation.method, &successes, &errors);
     described
 }
 
 fn references(parameters: &[Parameter]) -> Value {
     let reference = |one: &Parameter| json!({ "$ref": format!("#/components/parameters/{}", one.id()) });
     parameters.iter().map(reference).collect()
+}
+
+/// All statuses that are described.
+#[cfg(test)]
+pub fn statuses() -> std::collections::BTreeSet<u16> {
+    let mut statuses = std::collections::BTreeSet::new();
+    each_answer(&mut paths(), |_, status, _| {
+        statuses.insert(status.parse().expect("a status"));
+    });
+    statuses
 }
 
 #[cfg(test)]

@@ -10,3 +10,5 @@ mod parameters;
 mod schemas;
 
 pub use document::answer;
+#[cfg(test)]
+pub use document::statuses;

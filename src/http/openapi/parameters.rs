@@ -72,7 +72,7 @@ impl Parameter {
         let seconds = json!({ "type": "string", "pattern": format!("^({SECONDS})$") });
         let seconds_or_none = json!({ "type": "string", "pattern": format!("^({SECONDS}|none)$") });
         let tags = json!({ "type": "string", "pattern": TAGS, "examples": ["*", "\"8627ecb3dd432234-15\"", "W/\"x\", \"y\""] });
-        let line = json!({ "type": "string", "pattern": "^[ -~]*$" });
+        let line = json!({ "type": "string", "pattern": "^[\\t -~]*$" });
         let text = json!({ "type": "string" });
         let flag = json!({ "type": "boolean", "default": false });
         let key = json!({ "type": "string", "minLength": 1 });

@@ -7,11 +7,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use support::cluster::Cluster;
 use support::http::{Http, percent_encoded};
-use support::node::evenkv;
+use support::node::{Node, evenkv};
 use support::replicated::{known_shards, named, replicated, try_view, wait_leader};
 use support::{START_DEADLINE, at_once, wait_until};
 
@@ -336,4 +337,171 @@ fn the_file_that_is_imported_is_not_emptied_for_its_failures() {
     let listed = fs::read_to_string(&failed).expect("it is there");
     let lines: Vec<&str> = listed.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!(lines, ["1", "2", "2"], "{listed}");
+}
+
+/// A pair as a client put it, and how long it had to live, if not for ever.
+struct Kept {
+    key: Vec<u8>,
+    body: Vec<u8>,
+    content_type: &'static str,
+    ttl: Option<f64>,
+}
+
+/// So many pairs go from cluster to cluster beside those that are odd.
+const PLAIN: usize = 500;
+
+/// Keys and values of every kind that there is.
+fn kept_pairs() -> Vec<Kept> {
+    const KEYS: [&[u8]; 14] = [
+        b" ",
+        b"/",
+        b"..",
+        b"a/../b",
+        b"%",
+        b"%41",
+        b"+ &=?#",
+        b"\0",
+        b"\n",
+        b"\r\n\t\"\\",
+        b"\xff\xfe",
+        b"end",
+        "\u{e4}\u{1f600}".as_bytes(),
+        b"\x7f\x80",
+    ];
+    const JSON: [&str; 20] = [
+        "null",
+        "true",
+        "0",
+        "-0",
+        "1.0",
+        "1e400",
+        "12345678901234567890123",
+        " 1",
+        "1 ",
+        "\t[1,\r\n 2]\n",
+        "\"\"",
+        "\"\\u0000\\ud83d\\ude00\\/\"",
+        "\"\u{e4}\u{2028}\"",
+        "[ ]",
+        "{\"a\" : 1,\"a\":2}",
+        "{\"end\":true,\"keys\":0,\"checksum\":\"0\"}",
+        "{\"value\":1}",
+        "[[[[[[[[]]]]]]]]",
+        "\"\\n\"",
+        "\"\\ud800\"",
+    ];
+    let (json, bytes) = ("application/json", "application/octet-stream");
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let kept = |key: Vec<u8>, body: Vec<u8>, content_type| Kept { key, body, content_type, ttl: None };
+    let mut pairs: Vec<Kept> = KEYS.iter().map(|key| kept(key.to_vec(), key.to_vec(), bytes)).collect();
+    for (number, value) in JSON.iter().enumerate() {
+        pairs.push(kept(format!("json-{number}").into_bytes(), value.as_bytes().to_vec(), json));
+        // The same bytes are another value as text.
+        pairs.push(kept(format!("text-{number}").into_bytes(), value.as_bytes().to_vec(), "text/plain"));
+    }
+    for (number, content_type) in
+        [bytes, "", "image/png", "text/plain; charset=\"utf-8\"", "application/ld+json"]
+            .into_iter()
+            .enumerate()
+    {
+        pairs.push(kept(format!("type-{number}").into_bytes(), all_bytes.clone(), content_type));
+        pairs.push(kept(format!("empty-{number}").into_bytes(), Vec::new(), content_type));
+    }
+    pairs.push(kept(b"deep".to_vec(), ["[".repeat(100), "]".repeat(100)].concat().into_bytes(), json));
+    pairs.push(kept(vec![b'k'; 1024], all_bytes.repeat(4000), bytes));
+    pairs.push(kept(vec![0xf0; 1024], format!("\"{}\"", "x".repeat(900_000)).into_bytes(), json));
+    for number in 0..PLAIN {
+        let body = all_bytes.iter().cycle().skip(number % 256).take(number % 700).copied().collect();
+        pairs.push(kept(format!("plain-{number}").into_bytes(), body, bytes));
+    }
+    for (number, pair) in pairs.iter_mut().enumerate().filter(|(number, _)| number % 5 == 0) {
+        pair.ttl = [1000.5, 86_400.0, 315_360_000.0].get(number % 3).copied();
+    }
+    pairs
+}
+
+fn kept_target(pair: &Kept) -> String {
+    format!("/v1/kv/{}", percent_encoded(&pair.key))
+}
+
+/// What all nodes of a place say that the pairs come to.
+fn content_checksum(place: &str, clients: &mut [Http]) -> String {
+    let mut sums = clients.iter_mut().map(|client| {
+        let audit = client.get("/kv-store/audit").json();
+        assert_eq!(audit["ok"], true, "{place}: {audit}");
+        audit["content-checksum"].as_str().expect("a checksum").to_owned()
+    });
+    let first = sums.next().expect("a node");
+    assert!(sums.all(|sum| sum == first), "{place}: the nodes agree");
+    first
+}
+
+/// Every pair is there as it was put, with what is left of its time to live, and no other.
+fn check_kept(place: &str, clients: &mut [Http], pairs: &[Kept], begun: Instant) {
+    let count = clients.len();
+    for (number, pair) in pairs.iter().enumerate() {
+        let answer = clients[number % count].get(&kept_target(pair));
+        let context = format!("{place}: {}", String::from_utf8_lossy(&pair.key));
+        assert_eq!(answer.status, 200, "{context}: {}", answer.text());
+        assert!(answer.body == pair.body, "{context}: {:.200}", answer.text());
+        let content_type =
+            if pair.content_type.is_empty() { "application/octet-stream" } else { pair.content_type };
+        assert_eq!(answer.header("Content-Type"), Some(content_type), "{context}");
+        let left = answer.header("Evenkv-TTL").map(|left| left.parse::<f64>().expect("seconds"));
+        // What lies in a file does not get older meanwhile.
+        let is_right = match (left, pair.ttl) {
+            (None, None) => true,
+            (Some(left), Some(ttl)) => left <= ttl && left >= ttl - begun.elapsed().as_secs_f64() - 1.0,
+            _ => false,
+        };
+        assert!(is_right, "{context}: {left:?} are left of {:?} after {:?}", pair.ttl, begun.elapsed());
+    }
+    let counted = clients[0].get("/v1/kv?count=true");
+    assert_eq!(counted.text(), format!("{{\"count\":{}}}", pairs.len()), "{place}");
+}
+
+#[test]
+fn all_pairs_go_by_a_file_to_other_clusters_with_other_factors_and_are_the_same() {
+    let (pairs, begun) = (kept_pairs(), Instant::now());
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let file = |stage: usize| folder.path().join(format!("{stage}.ndjson"));
+    let mut checksum = None;
+    let stages: [(&str, usize, usize); 4] = [
+        ("three shards", 3, 1),
+        ("five replicas", 5, 5),
+        ("two shards of three", 6, 3),
+        ("a single node", 1, 1),
+    ];
+    for (stage, (place, nodes, factor)) in stages.into_iter().enumerate() {
+        // Those before have ended, and nothing is left of them but the file.
+        let cluster = if nodes == 1 {
+            let node = Node::single(&[]);
+            Cluster { view: node.address().to_owned(), nodes: vec![node] }
+        } else {
+            replicated(nodes, factor, &[])
+        };
+        let mut clients = cluster.clients();
+        if stage == 0 {
+            for (number, pair) in pairs.iter().enumerate() {
+                let target = pair.ttl.map_or_else(String::new, |ttl| format!("?ttl={ttl}"));
+                let target = kept_target(pair) + &target;
+                let headers = [("Content-Type", pair.content_type)];
+                let headers = if pair.content_type.is_empty() { &[][..] } else { &headers[..] };
+                let answer = clients[number % nodes].request("PUT", &target, headers, &pair.body);
+                assert_eq!(answer.status, 201, "{target}: {}", answer.text());
+            }
+        } else {
+            let through = cluster.addresses().join(",");
+            import(&file(stage - 1), &["--through", &through], 0);
+        }
+        check_kept(place, &mut clients, &pairs, begun);
+        let own = content_checksum(place, &mut clients);
+        assert_eq!(*checksum.get_or_insert_with(|| own.clone()), own, "{place}");
+        let node = cluster.nodes.last().expect("a node").address();
+        let exported =
+            evenkv().arg("export").arg(file(stage)).args(["--node", node]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&exported.stdout);
+        assert_eq!(said, format!("exported {} pairs, checksum {own}\n", pairs.len()), "{exported:?}");
+        println!("{place}: {said}");
+    }
 }

@@ -390,58 +390,105 @@ fn every_change_is_told_once_across_kills_of_leaders() {
 
 /// Ten watch each of so many prefixes.
 const PREFIXES: usize = 100;
+/// So many write, each so often: 2,000 writes a second in all.
+const WRITERS: usize = 200;
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Writes in its time through one node after the other, until told to stop: what was acknowledged, and how many writes were not.
+fn write_paced(
+    addresses: &[String],
+    writer: usize,
+    stop: &AtomicBool,
+) -> (BTreeMap<String, Vec<u64>>, usize) {
+    let (mut written, mut failed) = (BTreeMap::<String, Vec<u64>>::new(), 0);
+    let mut at = writer;
+    let mut client = Http::new(&addresses[at % addresses.len()]);
+    let begun = Instant::now() + PERIOD * u32::try_from(writer).expect("a few") / 200;
+    for turn in 0_u32.. {
+        thread::sleep((begun + PERIOD * turn).saturating_duration_since(Instant::now()));
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        // Each key has one writer, so its versions are acknowledged in their order.
+        let key = format!("p{}.{writer}", (writer + turn as usize) % PREFIXES);
+        match put(&mut client, &key, &turn.to_string()) {
+            Some(version) => written.entry(key).or_default().push(version),
+            None => {
+                (failed, at) = (failed + 1, at + 1);
+                client = Http::new(&addresses[at % addresses.len()]);
+            }
+        }
+    }
+    (written, failed)
+}
+
+/// Kills the leader of a shard, and starts it again after a while.
+fn kill_leader(cluster: &mut Cluster, asked: &str, shard: usize) {
+    let id = known_shards(&try_view(asked).expect("a view"))[shard].id.clone();
+    let leader = wait_leader(asked, &id, |_| true);
+    let node = named(&mut cluster.nodes, &leader);
+    node.kill();
+    thread::sleep(Duration::from_secs(2));
+    restart_ready(node);
+}
 
 #[test]
-#[ignore = "a thousand threads that watch, for some 20 s"]
+#[ignore = "a thousand threads that watch, for a minute"]
 fn a_thousand_are_told_everything_once() {
-    let mut cluster = replicated(3, 3, &[]);
+    let mut cluster = replicated(6, 3, &[("IDLE_TIMEOUT_MS", "3000")]);
     let addresses = cluster.addresses();
-    let before: Vec<u64> = cluster.nodes.iter().map(Node::resident_bytes).collect();
+    let before: Vec<(u64, usize)> =
+        cluster.nodes.iter().map(|node| (node.resident_bytes(), node.thread_count())).collect();
     let watching: Vec<(usize, Follower)> = (0..10 * PREFIXES)
         .map(|number| {
             let query = format!("?prefix=p{}.", number % PREFIXES);
-            (number % PREFIXES, Follower::begin(&addresses, number % 3, &query, false))
+            let first = number % addresses.len();
+            (number % PREFIXES, Follower::begin(&addresses, first, &query, false))
         })
         .collect();
-    for (node, before) in cluster.nodes.iter().zip(before) {
-        let count = u64::try_from(watchers(node)).expect("a figure");
-        println!(
-            "{} idle watchers take {} bytes each",
-            count,
-            node.resident_bytes().saturating_sub(before) / count
-        );
-    }
-    let stop = AtomicBool::new(false);
-    let written = thread::scope(|scope| {
-        let write = |writer: usize| {
-            let mut written: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-            let mut client = Http::new(&addresses[writer % 3]);
-            for turn in 0_usize.. {
-                if stop.load(Ordering::SeqCst) {
-                    break;
-                }
-                let key = format!("p{}.{writer}", (writer + turn) % PREFIXES);
-                written.entry(key.clone()).or_default().extend(put(&mut client, &key, &turn.to_string()));
-                thread::sleep(Duration::from_millis(20));
-            }
-            written
-        };
-        let writers: Vec<_> = (0..40).map(|writer| scope.spawn(move || write(writer))).collect();
-        for _ in 0..2 {
-            thread::sleep(Duration::from_secs(2));
-            let id = known_shards(&try_view(&addresses[0]).expect("a view"))[0].id.clone();
-            let leader = wait_leader(&addresses[0], &id, |_| true);
-            let node = named(&mut cluster.nodes, &leader);
-            node.kill();
-            thread::sleep(Duration::from_secs(2));
-            restart_ready(node);
+    let print_memory = |when: &str| {
+        for (node, (bytes, threads)) in cluster.nodes.iter().zip(&before) {
+            let count = watchers(node) as u64;
+            let each = node.resident_bytes().saturating_sub(*bytes) / count;
+            let threads = node.thread_count().saturating_sub(*threads);
+            println!("{when}, {count} idle watchers take {each} bytes each, with {threads} more threads");
         }
+    };
+    print_memory("at once");
+    // A connection has a thread until nothing has come on it for a while.
+    wait_until("the threads of idle connections have ended", allowed(START_DEADLINE), || {
+        cluster.nodes.iter().zip(&before).all(|(node, (_, threads))| node.thread_count() < threads + 40)
+    });
+    print_memory("when their threads have ended");
+    let (stop, begun) = (AtomicBool::new(false), Instant::now());
+    let (written, failed) = thread::scope(|scope| {
+        let write = |writer| write_paced(&addresses, writer, &stop);
+        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // From two shards to one and back, twice, and a leader dies before each time.
+            for view in [&addresses[..3], &addresses[..], &addresses[3..], &addresses[..]] {
+                thread::sleep(Duration::from_secs(2));
+                kill_leader(&mut cluster, &addresses[3], 0);
+                thread::sleep(Duration::from_secs(2));
+                let changed = ask_with(&addresses[3], &[], &json!({ "view": view }));
+                assert_eq!(changed.status, 200, "{}", changed.text());
+                check_receipt_at(&changed.json(), view, 3);
+            }
+            thread::sleep(Duration::from_secs(2));
+        }));
         stop.store(true, Ordering::SeqCst);
-        let written = writers.into_iter().map(|one| one.join().expect("a writer"));
-        written.flatten().collect::<BTreeMap<String, Vec<u64>>>()
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (mut written, mut failed) = (BTreeMap::new(), 0);
+        for one in writers {
+            let (own, own_failed) = one.join().expect("a writer");
+            written.extend(own);
+            failed += own_failed;
+        }
+        (written, failed)
     });
     let writes: usize = written.values().map(Vec::len).sum();
-    let mut told = 0;
+    let (seconds, mut told) = (begun.elapsed().as_secs_f64(), 0);
+    println!("{writes} writes in {seconds:.0} s, and {failed} that were not acknowledged");
     for (_, one) in &watching {
         one.stop();
     }
@@ -452,5 +499,5 @@ fn a_thousand_are_told_everything_once() {
         let own = written.iter().filter(|(key, _)| key.starts_with(&prefix));
         check_told(&events, &own.map(|(key, versions)| (key.clone(), versions.clone())).collect());
     }
-    println!("{writes} writes, {told} events");
+    println!("{told} events, each once");
 }

@@ -8,7 +8,7 @@ use evenkv::clock::now;
 use crate::client::Connection;
 use crate::fill;
 use crate::group::Group;
-use crate::process::ONE_ANSWER;
+use crate::process::{ONE_ANSWER, Process};
 use crate::report::{median, millis, p99, verdict};
 use crate::system::Request;
 
@@ -16,15 +16,15 @@ use crate::system::Request;
 const PREFIXES: u64 = 10_000;
 const KEYS_EACH: u64 = 100;
 /// Pages that are asked for, of prefixes far from each other.
-const PAGES: u64 = 2_000;
+const PAGES: u32 = 2_000;
 /// What 99 of 100 pages are to take at most.
 const PAGE_TARGET: Duration = Duration::from_millis(5);
 
 /// Measures and prints; whether the target was met.
 pub(crate) fn measure() -> io::Result<bool> {
     println!("Pages of {KEYS_EACH} of {} keys, one after the other ...", PREFIXES * KEYS_EACH);
-    println!("| asked | pages | median | p99 | at most |");
-    println!("| --- | --- | --- | --- | --- |");
+    println!("| asked | pages | median | p99 | at most | CPU of a page |");
+    println!("| --- | --- | --- | --- | --- | --- |");
     let mut p99s = Vec::new();
     for name in ["one node", "one of three shards", "leader of three replicas"] {
         let group = match name {
@@ -38,13 +38,19 @@ pub(crate) fn measure() -> io::Result<bool> {
         let asked = if name == "leader of three replicas" { group.leader()? } else { 0 };
         let mut connection = Connection::open(group.processes[asked].address, ONE_ANSWER)?;
         for (what, query) in [("keys", ""), ("keys and values", "&values=true")] {
+            let before = cpu_time(&group)?;
             let times = (0..PAGES)
-                .map(|page| timed_page(&mut connection, page * 7_919 % PREFIXES, query))
+                .map(|page| timed_page(&mut connection, u64::from(page) * 7_919 % PREFIXES, query))
                 .collect::<io::Result<Vec<_>>>()?;
+            let cpu = (cpu_time(&group)? - before) / PAGES;
             let middle = median(times.iter().map(|time| millis(*time)));
             let most = times.iter().max().map_or(f64::NAN, |time| millis(*time));
             let p99 = p99(times).expect("there are pages");
-            println!("| {name} | {what} | {middle:.2} ms | {:.2} ms | {most:.2} ms |", millis(p99));
+            println!(
+                "| {name} | {what} | {middle:.2} ms | {:.2} ms | {most:.2} ms | {:.2} ms |",
+                millis(p99),
+                millis(cpu)
+            );
             p99s.push((name, what, p99));
         }
     }
@@ -61,6 +67,11 @@ pub(crate) fn measure() -> io::Result<bool> {
         );
     }
     Ok(are_met)
+}
+
+/// CPU time of all nodes so far.
+fn cpu_time(group: &Group) -> io::Result<Duration> {
+    group.processes.iter().map(Process::cpu_time).sum()
 }
 
 fn key(number: u64) -> String {

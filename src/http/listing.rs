@@ -267,8 +267,11 @@ impl Row<'_> {
 
 fn put_value(out: &mut Vec<u8>, stored: &[u8], form: Form) {
     let is_end = |byte: u8| byte == b'\n' || byte == b'\r';
-    let has_ends = || stored.iter().any(|byte| is_end(*byte));
-    let is_coded = value::is_typed(stored) || form == Form::Exact && has_ends();
+    // Blanks around JSON belong to the line, whoever reads it.
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let is_changed =
+        || stored.iter().any(|byte| is_end(*byte)) || is_blank(stored.first()) || is_blank(stored.last());
+    let is_coded = value::is_typed(stored) || form == Form::Exact && is_changed();
     if !is_coded {
         out.extend_from_slice(b",\"value\":");
         // In JSON text they are nothing but blanks.
@@ -474,7 +477,7 @@ mod tests {
         let tag = || TagSpace::of("1f").tag(7);
         let row = |key: &'static [u8], stored, left| Row { key, tag: tag(), length: Some(5), left, stored };
         let told = "\"etag\":\"\\\"000000000000001f-7\\\"\",\"bytes\":5";
-        let table: [(Row, Form, String); 7] = [
+        let table: [(Row, Form, String); 9] = [
             (row(b"a", None, None), Form::Line, format!("{{\"key\":\"a\",{told}}}")),
             (
                 row(b"a\"\n", None, Ttl::from_ms(2500)),
@@ -503,7 +506,17 @@ mod tests {
                     "{{\"key\":\"a\",{told},\"value-base64\":\"WzEsCjJd\",\"type\":\"application/json\"}}"
                 ),
             ),
-            (row(b"a", Some(b"[1]"), None), Form::Exact, format!("{{\"key\":\"a\",{told},\"value\":[1]}}")),
+            (row(b"a", Some(b"[ 1]"), None), Form::Exact, format!("{{\"key\":\"a\",{told},\"value\":[ 1]}}")),
+            (
+                row(b"a", Some(b" 1"), None),
+                Form::Exact,
+                format!("{{\"key\":\"a\",{told},\"value-base64\":\"IDE=\",\"type\":\"application/json\"}}"),
+            ),
+            (
+                row(b"a", Some(b"1\t"), None),
+                Form::Exact,
+                format!("{{\"key\":\"a\",{told},\"value-base64\":\"MQk=\",\"type\":\"application/json\"}}"),
+            ),
         ];
         for (row, form, wanted) in table {
             let mut out = Vec::new();

@@ -71,15 +71,7 @@ impl Node {
         let share = if shards > 1 { most / shards + most / 8 + 16 } else { most };
         let wanted = Wanted::Pairs { pairs: share.clamp(1, PAGE_PAIRS), bytes: PAGE_BYTES, has_values };
         let (pages, tags) = self.cover(span, vec![HashRange::all()], wanted, deadline).await?;
-        let mut through = pages.iter().filter_map(|page| page.through.clone()).min();
-        let is_told = |entry: &Entry| through.as_ref().is_none_or(|through| entry.key <= *through);
-        let mut entries: Vec<Entry> =
-            pages.into_iter().flat_map(|page| page.entries).filter(is_told).collect();
-        entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        if entries.len() > most {
-            entries.truncate(most);
-            through = entries.last().map(|last| last.key.clone());
-        }
+        let (entries, through) = merged(pages, most);
         Ok(Chunk { entries, through, tags })
     }
 
@@ -205,6 +197,19 @@ impl Node {
     }
 }
 
+/// The first pairs of some pages in the order of their keys, and the key up to which there are no others, where one of the pages ends before its span.
+fn merged(pages: Vec<Page>, most: usize) -> (Vec<Entry>, Option<Box<[u8]>>) {
+    let mut through = pages.iter().filter_map(|page| page.through.clone()).min();
+    let is_told = |entry: &Entry| through.as_ref().is_none_or(|through| entry.key <= *through);
+    let mut entries: Vec<Entry> = pages.into_iter().flat_map(|page| page.entries).filter(is_told).collect();
+    entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    if entries.len() > most {
+        entries.truncate(most);
+        through = entries.last().map(|last| last.key.clone());
+    }
+    (entries, through)
+}
+
 /// What the ranges of a shard have in common with others.
 pub(super) fn common(own: impl Iterator<Item = HashRange>, others: &[HashRange]) -> Vec<HashRange> {
     own.flat_map(|own| others.iter().filter_map(move |other| intersection(&own, other))).collect()
@@ -273,5 +278,38 @@ pub(super) fn entry(pair: ListedPair, time_ms: u64) -> Entry {
         version: pair.version,
         length: pair.length as u64,
         key: pair.key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page with these keys, which ends with the last of them where the span goes on.
+    fn page(keys: &str, goes_on: bool) -> Page {
+        let key = |key: char| key.to_string().into_bytes().into_boxed_slice();
+        let entry = |letter| Entry { key: key(letter), version: 1, length: 0, left: None, value: None };
+        let through = keys.chars().next_back().filter(|_| goes_on).map(key);
+        Page { entries: keys.chars().map(entry).collect(), through, ..Page::default() }
+    }
+
+    #[test]
+    fn pages_are_merged_up_to_where_the_first_of_them_ends() {
+        let table: [(&[(&str, bool)], usize, &str, &str); 7] = [
+            (&[], 9, "", ""),
+            (&[("ad", false), ("bc", false)], 9, "abcd", ""),
+            (&[("adg", true), ("be", false), ("cfh", false)], 9, "abcdefg", "g"),
+            (&[("adg", true), ("bc", true), ("ef", false)], 9, "abc", "c"),
+            (&[("adg", true), ("bc", true), ("ef", false)], 2, "ab", "b"),
+            (&[("adg", false), ("bc", false)], 4, "abcd", "d"),
+            (&[("adg", false), ("bc", false)], 5, "abcdg", ""),
+        ];
+        for (pages, most, wanted, wanted_through) in table {
+            let made = pages.iter().map(|(keys, goes_on)| page(keys, *goes_on)).collect();
+            let (entries, through) = merged(made, most);
+            let keys: Vec<u8> = entries.iter().flat_map(|entry| entry.key.to_vec()).collect();
+            assert_eq!(String::from_utf8_lossy(&keys), wanted, "{pages:?}");
+            assert_eq!(through.as_deref().unwrap_or_default(), wanted_through.as_bytes(), "{pages:?}");
+        }
     }
 }

@@ -43,6 +43,10 @@ pub(crate) fn version(etag: &str) -> u64 {
     u64::from_str_radix(version, 16).expect("hexadecimal digits")
 }
 
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
 /// A connection on which somebody watches.
 pub(crate) struct Watch {
     reader: BufReader<TcpStream>,
@@ -80,15 +84,35 @@ impl Watch {
         self.reader.get_ref().set_read_timeout(Some(timeout)).expect("a time is set");
     }
 
+    /// The next line. What is cut in two has to come all the same, however short the time is that is set.
+    fn line(&mut self) -> std::io::Result<String> {
+        let (mut line, mut waits) = (Vec::new(), 0);
+        loop {
+            match self.reader.read_until(b'\n', &mut line) {
+                Ok(_) if line.ends_with(b"\n") => break,
+                Ok(_) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if is_timeout(&error) && !line.is_empty() && waits < MOST_WAITS => waits += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        line.pop();
+        String::from_utf8(line).map_err(std::io::Error::other)
+    }
+
     /// The next event or comment.
     pub(crate) fn next(&mut self) -> std::io::Result<Told> {
-        let mut told = Told::default();
+        let (mut told, mut has_begun, mut waits) = (Told::default(), false, 0);
         loop {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            match line.trim_end_matches('\n').split_once(':') {
+            let line = match self.line() {
+                // Part of an event is there, and the rest comes.
+                Err(error) if is_timeout(&error) && has_begun && waits < MOST_WAITS => {
+                    waits += 1;
+                    continue;
+                }
+                line => line?,
+            };
+            has_begun = true;
+            match line.split_once(':') {
                 None => return Ok(told),
                 Some(("", _)) => told.has_comment = true,
                 Some(("event", name)) => name.trim_start().clone_into(&mut told.name),
@@ -104,11 +128,7 @@ impl Watch {
         match self.reader.fill_buf() {
             Ok([]) => Err(std::io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => Ok(true),
-            Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-            {
-                Ok(false)
-            }
+            Err(error) if is_timeout(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -130,6 +150,10 @@ impl Watch {
         rest
     }
 }
+
+/// Whoever follows looks so often whether to stop, and waits as often for what was cut in two.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const MOST_WAITS: usize = 20;
 
 /// Who is to stop does when nothing was told for so long.
 const QUIET: Duration = Duration::from_secs(3);
@@ -174,8 +198,8 @@ fn follow(
 ) -> Vec<Told> {
     let (mut told, mut at, mut seen) = (Vec::new(), first, 0);
     let mut quiet_since: Option<Instant> = None;
+    watch.set_timeout(LOOK_AGAIN);
     loop {
-        watch.set_timeout(Duration::from_millis(300));
         match watch.has_more() {
             Ok(false) => {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
@@ -187,8 +211,6 @@ fn follow(
                 }
             }
             Ok(true) => {
-                // What is cut in two has to come all the same.
-                watch.set_timeout(Duration::from_secs(10));
                 if let Ok(next) = watch.next() {
                     if !next.id.is_empty() {
                         last.clone_from(&next.id);
@@ -211,6 +233,7 @@ fn follow(
             match Watch::try_at(&addresses[at], query, Some(&last)) {
                 Ok(again) if again.head.starts_with("HTTP/1.1 200 ") => {
                     watch = again;
+                    watch.set_timeout(LOOK_AGAIN);
                     break;
                 }
                 _ => thread::sleep(Duration::from_millis(50)),

@@ -64,7 +64,8 @@ struct Memory {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Shard {
-    shard_id: String,
+    #[serde(rename = "shard-id")]
+    id: String,
     leader: Option<String>,
     key_count: Option<u64>,
     lost: bool,
@@ -80,7 +81,8 @@ struct Replica {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Change {
-    change_id: String,
+    #[serde(rename = "change-id")]
+    id: String,
     phase: Option<String>,
     #[serde(default)]
     moved: u64,
@@ -126,9 +128,9 @@ fn rendered(status: &Status) -> String {
     if !status.shards.is_empty() {
         parts.push(shards(&status.shards));
     }
-    if let Some(Change { change_id, phase, moved, total }) = &status.change {
+    if let Some(Change { id, phase, moved, total }) = &status.change {
         let phase = phase.as_deref().unwrap_or("unknown");
-        parts.push(format!("view change {change_id}: {phase}, {moved} of {total} pairs moved"));
+        parts.push(format!("view change {id}: {phase}, {moved} of {total} pairs moved"));
     }
     if !status.receipts.is_empty() {
         parts.push(receipts(&status.receipts));
@@ -173,7 +175,7 @@ fn shards(shards: &[Shard]) -> String {
         let replicas = shard.replicas.iter().map(replica).collect::<Vec<_>>().join(" ");
         let keys = if shard.lost { "lost".to_owned() } else { figure(shard.key_count) };
         let leader = shard.leader.clone().unwrap_or_else(|| "-".to_owned());
-        rows.push(vec![shard.shard_id.clone(), keys, leader, replicas]);
+        rows.push(vec![shard.id.clone(), keys, leader, replicas]);
     }
     table(&rows)
 }

@@ -218,12 +218,7 @@ impl Server {
         let (stop_time, stopped) = bounded(0);
         let node = Arc::clone(&server.controller.node);
         threads::spawn("time", move || timekeeping::run(&node, &stopped))?;
-        let (stop_watch, stopped) = bounded(0);
-        let own = Arc::clone(&server);
-        threads::spawn("watch", move || own.tell_watchers(&stopped))?;
-        let (stop_status, stopped) = bounded(0);
-        let own = Arc::clone(&server);
-        threads::spawn("status", move || own.answer_statuses(&stopped))?;
+        let [stop_watch, stop_status] = server.start_telling()?;
         let stop = [
             stop_looking,
             stop_discovery,
@@ -237,6 +232,17 @@ impl Server {
             stop_status,
         ];
         Ok(Running { server, listening, listener: own_listener, stop_accept: Some(stop_accept), _stop: stop })
+    }
+
+    /// Starts the threads that tell clients what they learn of other nodes.
+    fn start_telling(self: &Arc<Self>) -> io::Result<[Sender<()>; 2]> {
+        let (stop_watch, stopped) = bounded(0);
+        let own = Arc::clone(self);
+        threads::spawn("watch", move || own.tell_watchers(&stopped))?;
+        let (stop_status, stopped) = bounded(0);
+        let own = Arc::clone(self);
+        threads::spawn("status", move || own.answer_statuses(&stopped))?;
+        Ok([stop_watch, stop_status])
     }
 
     fn refuse_all(self: &Arc<Self>, queue: &Receiver<(LaneId, Box<Job>)>) {

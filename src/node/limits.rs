@@ -16,18 +16,16 @@ impl Node {
 
     /// What an operator should know of a node that serves all the same, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = self.own_notes();
+        let mut notes =
+            self.cluster_limits().map_or_else(Vec::new, |limits| differences(self.own_limits, limits));
+        notes.extend(self.notes_of_others());
         notes.extend(self.told_troubles());
         notes
     }
 
-    /// The same without what is wrong with the cluster.
-    pub(super) fn own_notes(&self) -> Vec<String> {
-        let mut notes =
-            self.cluster_limits().map_or_else(Vec::new, |limits| differences(self.own_limits, limits));
-        notes.extend(self.strangers());
-        notes.extend(self.duplicates());
-        notes
+    /// What this node has to say of others that are where they should not be.
+    pub(super) fn notes_of_others(&self) -> Vec<String> {
+        self.strangers().into_iter().chain(self.duplicates()).collect()
     }
 
     /// Why the node cannot take all that its cluster may hold, if so.

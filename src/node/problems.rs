@@ -109,13 +109,13 @@ impl<'a> Whole<'a> {
             return None;
         }
         let told: Vec<_> = replicas.iter().map(|node| (*node, self.told.get(*node))).collect();
-        let is_silent = |told: &Option<&Told>| matches!(told, Some(Told::NotReached(_)));
+        let is_silent = |told: Option<&Told>| matches!(told, Some(Told::NotReached(_)));
         // One of those that tell nothing may lead it.
-        if told.iter().any(|(_, told)| !is_silent(told) && told.and_then(Told::report).is_none()) {
+        if told.iter().any(|(_, told)| !is_silent(*told) && told.and_then(Told::report).is_none()) {
             return None;
         }
         let silent: Vec<&str> =
-            told.iter().filter(|(_, told)| is_silent(told)).map(|(node, _)| node.as_str()).collect();
+            told.iter().filter(|(_, told)| is_silent(*told)).map(|(node, _)| node.as_str()).collect();
         let silent =
             if silent.is_empty() { String::new() } else { format!("; not reached: {}", silent.join(", ")) };
         Some(Problem {
@@ -157,7 +157,7 @@ impl<'a> Whole<'a> {
             all.push(about(ProblemKind::NodeNotReady, node, what, advice));
         }
         all.extend(report.notes.iter().map(|note| {
-            let advice = "give the node the settings that the others have, and start it again";
+            let advice = "what is there beside the cluster has to be stopped, or started again with an ADDRESS or a VIEW of its own";
             about(ProblemKind::Note, node, format!("{node}: {note}"), advice)
         }));
         // Whether the view has a leader is judged by what all say.

@@ -12,6 +12,12 @@ use crate::wire::status::{Memory, NodeReport, ReplicaSeen};
 /// The version of the program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The memory of the node, with its bound.
+fn memory(bound: Option<u64>) -> Memory {
+    let usage = memory::usage();
+    Memory { used: usage.allocated, resident: usage.resident, bound }
+}
+
 impl Node {
     /// What this node says of itself.
     pub fn report(&self) -> NodeReport {
@@ -28,25 +34,19 @@ impl Node {
             format: format::CURRENT,
             incarnation: self.incarnation,
             unready: self.unready(),
-            notes: self.own_notes(),
+            notes: self.notes_of_others(),
             problems: serving.map(|serving| self.seen_problems(serving)).unwrap_or_default(),
             unreached: troubles.unreached,
             lost: troubles.lost,
             pairs,
             bytes,
             requests_per_second: self.rate.per_second(),
-            memory: self.memory(),
+            memory: memory(None),
             settings: self.settings(),
             replicas: serving.map(|serving| self.replicas_seen(serving)).unwrap_or_default(),
             leads_view: self.meta.leads(),
             progress: None,
         }
-    }
-
-    /// The memory of the node.
-    fn memory(&self) -> Memory {
-        let usage = memory::usage();
-        Memory { used: usage.allocated, resident: usage.resident, bound: None }
     }
 
     /// The settings that clients and other nodes see the effect of, so that they should be the same everywhere.

@@ -93,6 +93,12 @@ declare! {
         default: 128 << 20,
         allowed: 1 << 20..=1 << 40,
     }
+    MAX_MEMORY: Text<u64> {
+        value: "BYTES",
+        help: "What the node may hold: pairs, index, log, history and buffers; at the bound writes that would grow are answered 507",
+        unset: "as much as there is",
+        read: bytes,
+    }
     CLIENT_WORKERS: Number<usize> {
         value: "NUMBER",
         help: "Threads for clients' small requests",
@@ -155,6 +161,12 @@ fn address(text: &str) -> Result<Address, String> {
 
 fn addresses(list: &str) -> Result<Vec<Address>, String> {
     Address::parse_list(list).map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let most = 1 << 50;
+    let number = text.parse().ok().filter(|bytes| (1..=most).contains(bytes));
+    number.ok_or_else(|| format!("'{text}': allowed is a whole number of bytes up to {most}"))
 }
 
 fn secret(text: &str) -> Result<String, String> {

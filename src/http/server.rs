@@ -211,6 +211,8 @@ impl Server {
         threads::spawn("audit", move || audits::run(&node, &stopped))?;
         let (stop_time, stopped) = bounded(0);
         let node = Arc::clone(&server.controller.node);
+        // Whoever asks for its room is told of what it holds from the beginning.
+        node.count_memory();
         threads::spawn("time", move || timekeeping::run(&node, &stopped))?;
         let (stop_watch, stopped) = bounded(0);
         let own = Arc::clone(&server);
@@ -267,6 +269,7 @@ impl Server {
             pairs: size.pairs,
             bytes: size.bytes,
             retries: retries as u64,
+            memory_bound: self.controller.node.memory_bound().unwrap_or(0),
             port: self.dispatcher.port,
         }
     }

@@ -20,5 +20,7 @@ pub const TTL: u32 = 6;
 pub const BATCHES: u32 = 7;
 /// Changes are kept for those who watch, and go along with moves and snapshots.
 pub const WATCH: u32 = 8;
+/// Nodes tell how much room they have, and say where there is none.
+pub const ROOM: u32 = 10;
 /// That of this version of the program.
-pub const CURRENT: u32 = WATCH;
+pub const CURRENT: u32 = ROOM;

@@ -159,5 +159,6 @@ pub(crate) fn members(voters: &[u64], learners: &[u64], changing: bool) -> Group
         index: 9,
         version: 5,
         fed: 0,
+        bytes: None,
     }
 }

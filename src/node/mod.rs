@@ -25,6 +25,7 @@ pub mod passing;
 pub mod raft;
 mod replicas;
 pub mod reservation;
+mod room;
 pub mod shard_machine;
 pub mod stale;
 pub mod state;

@@ -226,6 +226,7 @@ impl Controller {
             index: 0,
             version: shard.version(),
             fed: 0,
+            bytes: Some(shard.rough_size().bytes),
         };
         if !alone.is_logged {
             return Ok(alone);

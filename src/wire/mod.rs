@@ -208,6 +208,9 @@ pub struct Hello {
     /// The memory that it has for large values, in bytes.
     #[serde(default)]
     pub large_memory: Option<usize>,
+    /// How many bytes more it takes, where that is bounded.
+    #[serde(default)]
+    pub room: Option<u64>,
     /// Whether it was given a secret of a cluster.
     #[serde(default)]
     pub has_secret: bool,
@@ -434,6 +437,9 @@ pub struct GroupMembers {
     pub version: u64,
     /// Grows whenever a learner gets entries, or another replica a piece of a snapshot.
     pub fed: u64,
+    /// The bytes of the shard's keys and values, where the leader tells them.
+    #[serde(default)]
+    pub bytes: Option<u64>,
 }
 
 /// A node that leads a shard.

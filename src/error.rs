@@ -55,6 +55,8 @@ pub enum Error {
     TooLarge(String),
     /// A PUT has no `value`.
     ValueMissing,
+    /// The write would grow, and a replica of the shard holds as much as it may. Nothing was done: free something, or have more nodes.
+    NoRoom(String),
     /// The name of the request stands for another request on the same key. Name it anew.
     OtherRequest,
     /// What the request says has to be there is not. Look what is, and ask again by that.
@@ -148,6 +150,7 @@ impl fmt::Display for Error {
             | Self::NotServing(text)
             | Self::Unclear(text)
             | Self::Conflict(text)
+            | Self::NoRoom(text)
             | Self::Forbidden(text) => f.write_str(text),
             Self::Unauthorized { was_shown: false } => f.write_str(
                 "A token is needed: send Authorization: Bearer <token>, with one of those that the operator of this node has given out",

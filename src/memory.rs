@@ -36,10 +36,22 @@ static LAST: Mutex<Option<(Instant, Usage)>> = Mutex::new(None);
 /// # Panics
 /// When jemalloc was built without figures, which the features in Cargo.toml rule out.
 pub fn usage() -> Usage {
+    usage_within(FRESH)
+}
+
+/// The same, counted anew.
+///
+/// # Panics
+/// As [`usage`].
+pub fn usage_now() -> Usage {
+    usage_within(Duration::ZERO)
+}
+
+fn usage_within(age: Duration) -> Usage {
     let now = now();
     let mut last = LAST.lock();
     match *last {
-        Some((counted, usage)) if now.saturating_duration_since(counted) < FRESH => usage,
+        Some((counted, usage)) if now.saturating_duration_since(counted) < age => usage,
         _ => {
             let usage = count().expect("jemalloc counts");
             *last = Some((now, usage));

@@ -116,6 +116,9 @@ const WRONG: &[Wrong] = &[
         &["MAX_VALUE_LENGTH", "REPL_FACTOR", "50331648"],
     ),
     env(&[("ADDRESS", A), ("LARGE_MEMORY", "16777215")], &["LARGE_MEMORY", "MAX_VALUE_LENGTH", "16777216"]),
+    env(&[("ADDRESS", A), ("MAX_MEMORY", "200MB")], &["MAX_MEMORY", "200MB"]),
+    env(&[("ADDRESS", A), ("MAX_MEMORY", "0")], &["MAX_MEMORY", "0"]),
+    env(&[("ADDRESS", A), ("MAX_MEMORY", "50331647")], &["MAX_MEMORY", "50331648", "MAX_VALUE_LENGTH"]),
     env(&[("ADDRESS", A), ("REPL_FACTOR", "65")], &["REPL_FACTOR", "64"]),
     env(&[("ADDRESS", A), ("REQUEST_TIMEOUT_MS", "0")], &["REQUEST_TIMEOUT_MS"]),
     env(&[("ADDRESS", A), ("REQUEST_TIMEOUT_MS", "5s")], &["REQUEST_TIMEOUT_MS", "5s"]),
@@ -173,7 +176,7 @@ fn help_lists_every_setting() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let settings = "ADDRESS LISTEN FORWARDING_ADDRESS VIEW REPL_FACTOR MAX_KEY_LENGTH MAX_VALUE_LENGTH \
         REQUEST_TIMEOUT_MS CLIENT_WORKERS FORWARDED_WORKERS LARGE_WORKERS CONTROL_WORKERS HEALTH_WORKERS QUEUE_LENGTH \
-        PIPELINE_DEPTH IDLE_TIMEOUT_MS CLUSTER_SECRET RETRY_MEMORY WATCH_HISTORY LARGE_MEMORY RUST_LOG";
+        PIPELINE_DEPTH IDLE_TIMEOUT_MS CLUSTER_SECRET RETRY_MEMORY WATCH_HISTORY LARGE_MEMORY MAX_MEMORY RUST_LOG";
     for name in settings.split(' ') {
         let flag = format!("--{}", name.to_lowercase().replace('_', "-"));
         assert!(text.contains(name), "{name} is not in {text}");

@@ -10,13 +10,14 @@ use super::role::Role;
 use super::table::{
     ADDRESS, AUTH_TOKENS_FILE, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS,
     HEALTH_WORKERS, IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_BATCH_LENGTH, MAX_BATCH_LINES,
-    MAX_KEY_LENGTH, MAX_VALUE_LENGTH, PIPELINE_DEPTH, QUEUE_LENGTH, REQUEST_TIMEOUT_MS, RETRY_MEMORY,
-    RUST_LOG, WATCH_HISTORY,
+    MAX_KEY_LENGTH, MAX_MEMORY, MAX_VALUE_LENGTH, PIPELINE_DEPTH, QUEUE_LENGTH, REQUEST_TIMEOUT_MS,
+    RETRY_MEMORY, RUST_LOG, WATCH_HISTORY,
 };
 use crate::access::{self, Tokens};
 use crate::logging::Filter;
 use crate::model::address::{Address, DEFAULT_PORT};
 use crate::model::limits::{BatchLimits, LONGEST_LOGGED_VALUE, Limits};
+use crate::model::room;
 
 /// A named write is remembered for so many times as long as a request takes at most,
 const REMEMBERED_REQUESTS: u32 = 10;
@@ -48,6 +49,8 @@ pub struct Config {
     pub retry_memory: usize,
     /// Bytes that a replica of a shard keeps of what was done last.
     pub watch_history: usize,
+    /// What the node may hold, in bytes, if that is bounded.
+    pub max_memory: Option<u64>,
     /// What is logged.
     pub log: Filter,
     /// The server's pools and queues.
@@ -98,10 +101,16 @@ impl Settings {
             max_key_length: self.number(&MAX_KEY_LENGTH)?,
             max_value_length: self.number(&MAX_VALUE_LENGTH)?,
         };
-        let server = self.server_limits()?;
+        let mut server = self.server_limits()?;
         check_memory(limits, server.large_memory, &role)?;
         let secret = self.text(&CLUSTER_SECRET)?;
         let tokens = self.tokens(&role, secret.is_some())?;
+        let max_memory = self.text(&MAX_MEMORY)?;
+        let batch_limits =
+            BatchLimits { items: self.number(&MAX_BATCH_LINES)?, bytes: self.number(&MAX_BATCH_LENGTH)? };
+        let buffers = limits.memory().max(batch_limits.bytes);
+        check_bound(max_memory, buffers)?;
+        server.large_memory = room::share(max_memory, server.large_memory, buffers);
         Ok(Config {
             has_address: address.is_some(),
             secret,
@@ -110,13 +119,11 @@ impl Settings {
             listen,
             role,
             limits,
-            batch_limits: BatchLimits {
-                items: self.number(&MAX_BATCH_LINES)?,
-                bytes: self.number(&MAX_BATCH_LENGTH)?,
-            },
+            batch_limits,
             request_timeout: Duration::from_millis(self.number(&REQUEST_TIMEOUT_MS)?),
-            retry_memory: self.number(&RETRY_MEMORY)?,
-            watch_history: self.number(&WATCH_HISTORY)?,
+            retry_memory: room::share(max_memory, self.number(&RETRY_MEMORY)?, 0),
+            watch_history: room::share(max_memory, self.number(&WATCH_HISTORY)?, 0),
+            max_memory,
             log: self.text(&RUST_LOG)?.unwrap_or_default(),
             server,
         })
@@ -169,6 +176,19 @@ fn check_memory(limits: Limits, large_memory: usize, role: &Role) -> Result<(), 
         }
         _ => Ok(()),
     }
+}
+
+/// Checks that a node can do with what it may hold.
+fn check_bound(max_memory: Option<u64>, buffers: usize) -> Result<(), String> {
+    let Some(bound) = max_memory else { return Ok(()) };
+    let least = room::least_bound(buffers);
+    if bound < least {
+        return Err(format!(
+            "MAX_MEMORY is {bound}, and a node without pairs needs {least} where its longest value and batch may be as long as \
+             MAX_VALUE_LENGTH and MAX_BATCH_LENGTH say: allowed is at least so much, or less with lower ones of these"
+        ));
+    }
+    Ok(())
 }
 
 fn listen(given: Option<Address>, own: Option<&Address>) -> Result<SocketAddr, String> {

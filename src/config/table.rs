@@ -101,6 +101,12 @@ declare! {
         default: 128 << 20,
         allowed: 1 << 20..=1 << 40,
     }
+    MAX_MEMORY: Text<u64> {
+        value: "BYTES",
+        help: "What the node may hold: pairs, index, log, history and buffers; at the bound writes that would grow are answered 507",
+        unset: "as much as there is",
+        read: bytes,
+    }
     CLIENT_WORKERS: Number<usize> {
         value: "NUMBER",
         help: "Threads for clients' small requests",
@@ -168,6 +174,12 @@ fn addresses(list: &str) -> Result<Vec<Address>, String> {
 #[expect(clippy::unnecessary_wraps, reason = "all settings are read by functions of one type")]
 fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let most = 1 << 50;
+    let number = text.parse().ok().filter(|bytes| (1..=most).contains(bytes));
+    number.ok_or_else(|| format!("'{text}': allowed is a whole number of bytes up to {most}"))
 }
 
 fn secret(text: &str) -> Result<String, String> {

@@ -44,6 +44,7 @@ const PART: u8 = 102;
 const PART_ACK: u8 = 103;
 const READ_QUESTION: u8 = 104;
 const READ_INDEX: u8 = 105;
+const ROOM: u8 = 106;
 
 const ENTRY_TYPES: [EntryType; 2] = [EntryType::EntryNormal, EntryType::EntryConfChangeV2];
 /// In place of a type: an entry whose command went ahead and is only named.
@@ -111,6 +112,11 @@ impl Envelope {
                 put_number(out, *index);
                 put_number(out, *term);
             }
+            Body::Room { left } => {
+                out.push(ROOM);
+                self.put_ends(out);
+                put_number(out, *left);
+            }
         }
     }
 
@@ -136,6 +142,7 @@ impl Envelope {
             PART => Body::Part(read_part(reader)?),
             PART_ACK => Body::PartAck { id: read_staged_id(reader)?, received: reader.number()? },
             READ_QUESTION => Body::ReadQuestion { question: reader.number()?, term: reader.number()? },
+            ROOM => Body::Room { left: reader.number()? },
             READ_INDEX => {
                 let (question, index) = (reader.number()?, reader.number()?);
                 Body::ReadIndex(ReadIndex { question, index, term: reader.number()? })
@@ -406,7 +413,8 @@ mod tests {
             (any::<u64>(), any::<u64>()).prop_map(|(question, term)| Body::ReadQuestion { question, term });
         let index = (any::<u64>(), any::<u64>(), any::<u64>())
             .prop_map(|(question, index, term)| Body::ReadIndex(ReadIndex { question, index, term }));
-        (ends(), prop_oneof![question, index])
+        let room = any::<u64>().prop_map(|left| Body::Room { left });
+        (ends(), prop_oneof![question, index, room])
     }
 
     fn envelope() -> impl Strategy<Value = Envelope> {

@@ -44,7 +44,7 @@ impl<W> Driver<W> {
         assert!(settings.piece_bytes > 0 && settings.piece_bytes <= MAX_CHUNK_BYTES);
         assert!(settings.max_uncommitted_bytes as u64 >= settings.max_message_bytes);
         assert!(settings.heartbeat_ticks > 0 && settings.heartbeat_ticks < settings.election_ticks);
-        let effects = Effects { envelopes: Vec::new(), answers: Vec::new() };
+        let effects = Effects { envelopes: Vec::new(), answers: Vec::new(), rooms: Vec::new() };
         Self { settings, groups: BTreeMap::new(), used: BTreeSet::new(), effects, now: 0 }
     }
 
@@ -163,6 +163,28 @@ impl<W> Driver<W> {
             self.groups.values().filter(|group| is_so(group)).map(|group| group.id).collect()
         };
         (of(|group| group.under_way().0), of(|group| group.under_way().1))
+    }
+
+    /// The groups that this node leads, each with the term in which it does.
+    pub fn led(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let led = self.groups.values().filter(|group| group.leads() && !group.failed());
+        led.map(|group| (group.id, group.raft.raft.term))
+    }
+
+    /// Tells the leaders of the groups how many bytes more this node takes, if that is bounded; as often as leaders say that they are there.
+    pub fn tell_room(&mut self, left: Option<u64>) {
+        let Some(left) = left.filter(|_| self.now.is_multiple_of(self.settings.heartbeat_ticks as u64))
+        else {
+            return;
+        };
+        for group in self.groups.values() {
+            group.tell_room(left, &mut self.effects);
+        }
+    }
+
+    /// Takes what other replicas have told where this node leads: the group, the replica, and how many bytes more its node takes.
+    pub fn take_rooms(&mut self) -> Vec<(u64, u64, u64)> {
+        std::mem::take(&mut self.effects.rooms)
     }
 
     /// Lets a tick pass.

@@ -56,6 +56,8 @@ pub(super) enum Body {
     ReadQuestion { question: u64, term: u64 },
     /// What the leader answers.
     ReadIndex(ReadIndex),
+    /// A replica tells the leader how many bytes more its node takes.
+    Room { left: u64 },
 }
 
 /// Up to where a replica has to have applied the log to be read.
@@ -108,9 +110,11 @@ impl Envelope {
             }
             Body::Chunk(chunk) => HEAD + chunk.data.len(),
             Body::Part(part) => HEAD + part.data.len(),
-            Body::ChunkAck { .. } | Body::PartAck { .. } | Body::ReadQuestion { .. } | Body::ReadIndex(_) => {
-                HEAD
-            }
+            Body::ChunkAck { .. }
+            | Body::PartAck { .. }
+            | Body::ReadQuestion { .. }
+            | Body::ReadIndex(_)
+            | Body::Room { .. } => HEAD,
         }
     }
 
@@ -125,7 +129,8 @@ impl Envelope {
             | Body::ChunkAck { .. }
             | Body::PartAck { .. }
             | Body::ReadQuestion { .. }
-            | Body::ReadIndex(_) => Lane::Message,
+            | Body::ReadIndex(_)
+            | Body::Room { .. } => Lane::Message,
         }
     }
 }

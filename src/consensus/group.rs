@@ -15,11 +15,14 @@ use super::settings::Settings;
 use super::staging::{self, StagedId};
 use super::transfer::{Acked, Incoming, Outgoing};
 use crate::model::binary::Reader;
+use crate::model::format;
 
 /// What a step led to, to be taken away by the owner of the driver.
 pub(super) struct Effects<W> {
     pub(super) envelopes: Vec<Envelope>,
     pub(super) answers: Vec<(W, Answer)>,
+    /// What replicas have told of their room where this node leads: the group, the replica, and how many bytes more its node takes.
+    pub(super) rooms: Vec<(u64, u64, u64)>,
 }
 
 pub(super) struct Group<W> {
@@ -228,6 +231,10 @@ impl<W> Group<W> {
                 self.take_read_question((from, question, term), (now, settings), effects);
             }
             Body::ReadIndex(answer) => self.take_read_index(answer, now),
+            Body::Room { left } if self.leads() && self.members.contains_key(&from) => {
+                effects.rooms.push((self.id, from, left));
+            }
+            Body::Room { .. } => {}
             Body::Chunk(chunk) => {
                 let transfer = chunk.transfer;
                 let Some((received, whole)) = self.incoming.take(from, chunk) else { return };
@@ -244,6 +251,14 @@ impl<W> Group<W> {
                     Acked::Done => self.raft.report_snapshot(from, SnapshotStatus::Finish),
                 }
             }
+        }
+    }
+
+    /// Tells the leader how many bytes more this node takes.
+    pub(super) fn tell_room(&self, left: u64, effects: &mut Effects<W>) {
+        let leader = self.leader().filter(|_| !self.leads() && !self.failed);
+        if let Some(leader) = leader.filter(|leader| self.format_of(*leader) >= format::ROOM) {
+            effects.envelopes.push(self.envelope(leader, Body::Room { left }));
         }
     }
 

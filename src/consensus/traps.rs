@@ -936,3 +936,23 @@ fn a_question_whose_leader_is_gone_is_asked_of_the_next_one() {
         "{answer:?}"
     );
 }
+
+/// What the leader has heard, when each node has told so many bytes.
+fn rooms_told(format: u32) -> Vec<(u64, u64, u64)> {
+    let mut cluster = Cluster::founded(&[1, 2, 3]);
+    cluster.format = format;
+    cluster.tick(4);
+    for (node, left) in [(1, Some(10)), (2, Some(20)), (3, None)] {
+        cluster.node(node).tell_room(left);
+    }
+    cluster.settle();
+    assert!(cluster.node(2).take_rooms().is_empty(), "it does not lead");
+    assert_eq!(cluster.node(1).led().count(), 1);
+    cluster.node(1).take_rooms()
+}
+
+#[test]
+fn a_replica_tells_its_room_to_a_leader_that_knows_what_that_is() {
+    assert_eq!(rooms_told(format::CURRENT), [(GROUP, 2, 20)], "who has no bound tells nothing");
+    assert_eq!(rooms_told(format::ROOM - 1), []);
+}

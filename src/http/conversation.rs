@@ -252,6 +252,9 @@ impl<A: Answers> Conversation<A> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.answers.idle(self)?;
                     self.flush()?;
+                    if filled == 0 && buffer.len() > PIECE {
+                        buffer = vec![0; PIECE];
+                    }
                     continue;
                 }
                 Err(error) => return Err(error),

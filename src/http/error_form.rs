@@ -73,6 +73,7 @@ pub const fn kind_of(error: &Error) -> (u16, &'static str, &'static str) {
         Error::MainDown { .. } => (503, "main-down", "The main of this follower is down"),
         Error::Unclear(_) => (503, "unclear", "It is not known whether it was done"),
         Error::NotServing(_) => (503, "not-serving", "The node does not serve"),
+        Error::NoRoom(_) => (507, "no-room", "There is no room for it"),
         Error::Loop => (508, "loop", "Followers pass the request around in a circle"),
     }
 }

@@ -76,6 +76,8 @@ struct Gauges {
     resident: IntGauge,
     allocator_allocated: IntGauge,
     allocator_resident: IntGauge,
+    memory_used: IntGauge,
+    memory_bound: IntGauge,
     dropped_lines: IntGauge,
 }
 
@@ -101,6 +103,8 @@ pub struct Sample {
     pub bytes: u64,
     /// Bytes of what is remembered of writes.
     pub retries: u64,
+    /// Bytes that the node may hold; 0 where that is not bounded.
+    pub memory_bound: u64,
     /// The epoch of the view, 0 without one.
     pub epoch: u64,
     /// Whether the node leads the meta group.
@@ -112,9 +116,9 @@ pub struct Sample {
 }
 
 /// Each has a count of its own; 0 stands for any other.
-const STATUSES: [u16; 24] = [
-    200, 201, 202, 204, 206, 304, 400, 403, 404, 405, 408, 409, 412, 413, 414, 416, 417, 422, 426, 431, 500,
-    503, 508, 0,
+const STATUSES: [u16; 26] = [
+    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 416, 417, 422, 426, 431,
+    500, 503, 507, 508, 0,
 ];
 
 impl Metrics {
@@ -295,6 +299,11 @@ impl Gauges {
                 "evenkv_allocator_resident_bytes",
                 "Resident memory of the allocator, with what it has not given back yet",
             ),
+            memory_used: gauge(
+                "evenkv_memory_used_bytes",
+                "What MAX_MEMORY bounds: the resident memory of the allocator",
+            ),
+            memory_bound: gauge("evenkv_memory_bound_bytes", "MAX_MEMORY, 0 where it is unset"),
             dropped_lines: gauge(
                 "evenkv_log_dropped_lines",
                 "Lines of the log that were dropped since the process was started, since nobody read them in time",
@@ -325,6 +334,8 @@ impl Gauges {
         let memory = memory::usage();
         self.allocator_allocated.set(signed(memory.allocated));
         self.allocator_resident.set(signed(memory.resident));
+        self.memory_used.set(signed(memory.resident));
+        self.memory_bound.set(signed(sample.memory_bound));
         self.dropped_lines.set(signed(logging::dropped_lines()));
     }
 
@@ -390,6 +401,7 @@ mod tests {
             pairs: 2,
             bytes: 5,
             retries: 128,
+            memory_bound: 300,
             epoch: 1,
             leads: true,
             troubles: Troubles {
@@ -411,6 +423,7 @@ mod tests {
             "evenkv_queue_length{lane=\"client\"} 3",
             "evenkv_pairs 2",
             "evenkv_retry_bytes 128",
+            "evenkv_memory_bound_bytes 300",
             "evenkv_unreachable_nodes 1",
             "evenkv_lost_shards 2",
             "evenkv_shard_leader{shard=\"1\"} 1",

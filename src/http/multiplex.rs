@@ -97,9 +97,15 @@ impl Multiplex {
     }
 
     /// Does a part of a batch, of which nothing has to wait.
-    fn take_part(&self, conversation: &Conversation<Self>, number: u64, part: &[u8]) -> io::Result<()> {
+    fn take_part(
+        &self,
+        conversation: &Conversation<Self>,
+        (number, form): (u64, Form),
+        part: &[u8],
+    ) -> io::Result<()> {
         let began = now();
-        let done = catch_unwind(AssertUnwindSafe(|| node_handlers::do_part(&self.node, part, false)));
+        let done =
+            catch_unwind(AssertUnwindSafe(|| node_handlers::do_part(&self.node, part, form.format(), false)));
         let answers = if let Ok(done) = done {
             done.map_err(io::Error::other)?
         } else {
@@ -108,7 +114,7 @@ impl Multiplex {
             Vec::new()
         };
         self.shared.metrics.answered(LaneId::Forwarded, Some(Route::NodeBatch), 200, now() - began);
-        conversation.put(|out| frames::put_part_answer(number, &answers, out));
+        conversation.put(|out| frames::put_part_answer((number, form), &answers, out));
         Ok(())
     }
 
@@ -135,7 +141,7 @@ impl Answers for Multiplex {
                 self.node.hear_leader(&leader);
                 return Ok(());
             }
-            Frame::Part(number, part) => return self.take_part(conversation, number, part),
+            Frame::Part(number, form, part) => return self.take_part(conversation, (number, form), part),
             Frame::Answer(..) => return Err(io::Error::other("an answer to nothing")),
         };
         let began = now();

@@ -251,18 +251,19 @@ fn part(node: &Node, job: &mut Job) -> Result<Answer, Error> {
         return Err(Error::MethodNotAllowed(Route::NodeBatch.allow()));
     }
     let body = job.read_body(BODY, &node.budget)?;
-    let out = do_part(node, &body.bytes, true)
+    let knows = format_of(&job.arrival.request);
+    let out = do_part(node, &body.bytes, knows, true)
         .map_err(|error| Error::BadRequest(format!("The body is no part of a batch: {error}")))?;
     // The result of each is in the body.
     Ok(Answer::json(200, out).with(wire::RESULT_HEADER, KeyResult::Found.as_str()))
 }
 
-/// Does a part of a batch: the frames of the answers. Where it may not wait, they fit into one frame, and what does not is to be asked again; as all that is done has
+/// Does a part of a batch of a node that knows forms up to a format: the frames of the answers. Where it may not wait, they fit into one frame, and what does not is to be asked again; as all that is done has
 /// an id, it is done once.
 ///
 /// # Errors
 /// When the bytes are something else.
-pub fn do_part(node: &Node, part: &[u8], waits: bool) -> Result<Vec<u8>, Malformed> {
+pub fn do_part(node: &Node, part: &[u8], knows: u32, waits: bool) -> Result<Vec<u8>, Malformed> {
     let (room, questions) = batches::read_questions(part)?;
     let epoch = questions.first().map_or(0, |(_, question)| question.addressed.epoch);
     let left_ms = questions.iter().map(|(_, question)| question.left_ms).min().unwrap_or(0);
@@ -296,7 +297,7 @@ pub fn do_part(node: &Node, part: &[u8], waits: bool) -> Result<Vec<u8>, Malform
     for (place, reply) in replies {
         let Some(reply) = reply else { continue };
         let before = out.len();
-        put_reply(reply, (place as u64, batches::FORM), longest, &mut out);
+        put_reply(reply, (place as u64, batches::answer_form(knows)), longest, &mut out);
         if !waits && out.len() > frames::LONGEST - frames::LONGEST_HEAD {
             out.truncate(before);
             break;
@@ -381,6 +382,7 @@ pub fn put_reply(reply: Reply, (number, form): (u64, Form), longest: usize, out:
         Err(NotServed::NotLeader(leader, reason)) => frames::Answer::NotLeader(leader, reason),
         Err(NotServed::OtherRequest) => frames::Answer::OtherRequest,
         Err(NotServed::Full) => frames::Answer::Full,
+        Err(NotServed::Failed(Error::NoRoom(reason))) => frames::Answer::NoRoom(reason),
         Err(NotServed::Failed(Error::KeyTooLong { limit })) => frames::Answer::KeyTooLong(limit),
         Err(NotServed::Failed(Error::TooLarge(reason))) => frames::Answer::TooLarge(reason),
         Err(NotServed::Failed(Error::Unavailable { reason, applied })) => {

@@ -217,6 +217,8 @@ impl Server {
         threads::spawn("audit", move || audits::run(&node, &stopped))?;
         let (stop_time, stopped) = bounded(0);
         let node = Arc::clone(&server.controller.node);
+        // Whoever asks for its room is told of what it holds from the beginning.
+        node.count_memory();
         threads::spawn("time", move || timekeeping::run(&node, &stopped))?;
         let [stop_watch, stop_status] = server.start_telling()?;
         let stop = [
@@ -283,6 +285,7 @@ impl Server {
             pairs: size.pairs,
             bytes: size.bytes,
             retries: retries as u64,
+            memory_bound: self.controller.node.memory_bound().unwrap_or(0),
             port: self.dispatcher.port,
         }
     }

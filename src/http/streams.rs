@@ -106,6 +106,7 @@ impl Protocol {
             Self::Requests => {
                 const {
                     &[
+                        Form::Room.protocol(),
                         Form::Batches.protocol(),
                         Form::Ttl.protocol(),
                         Form::Types.protocol(),

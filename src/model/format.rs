@@ -22,8 +22,10 @@ pub const BATCHES: u32 = 7;
 pub const WATCH: u32 = 8;
 /// The meta group knows when view changes began and ended, and keeps what the last ones came to.
 pub const RECEIPTS: u32 = 9;
+/// Nodes tell how much room they have, and say where there is none.
+pub const ROOM: u32 = 10;
 /// That of this version of the program.
-pub const CURRENT: u32 = RECEIPTS;
+pub const CURRENT: u32 = ROOM;
 
 /// Whether a node that has said this number, or nothing yet, can read whatever this one can.
 pub fn reads_all(said: Option<u32>) -> bool {

@@ -79,7 +79,8 @@ impl From<NotDone> for OrderError {
             | NotDone::TooLarge
             | NotDone::NotKnown(_)
             | NotDone::NotHeard(_)
-            | NotDone::Full => Self::Refused(reason),
+            | NotDone::Full
+            | NotDone::NoRoom(_) => Self::Refused(reason),
         }
     }
 }

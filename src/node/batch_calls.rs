@@ -57,7 +57,7 @@ fn begin(node: &Node, part: &Part) -> Option<Begun> {
         return None;
     }
     let mut frame = Vec::with_capacity(body.len() + frames::HEAD);
-    frames::put_part(0, &body, &mut frame);
+    frames::put_part((0, connection.form()), &body, &mut frame);
     connection.begin(part.questions.first()?.group, part.deadline, frame)
 }
 

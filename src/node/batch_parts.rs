@@ -10,6 +10,7 @@ use super::group_ops::{NotDone, command};
 use super::keys::{NotServed, Outcome, Reply};
 use super::passing::Passed;
 use super::raft::NotProposed;
+use super::room::no_room;
 use super::state::{Node, Serving, ServingState};
 use crate::clock::Deadline;
 use crate::consensus::{Answer, Command, Refusal};
@@ -63,6 +64,10 @@ impl Node {
                 full.insert(hash);
                 return (at, Some(Err(NotServed::Full)));
             }
+            if let Err(node) = self.admit(own, (hash, key), operation, forwarded.as_ref()) {
+                full.insert(hash);
+                return (at, Some(Err(no_room(&node))));
+            }
             let run = || self.run_alone(own, (hash, key), operation, request, forwarded);
             let reply = self.reply(serving, (shard, own), Ok(held_up.next(hash, run)), operation);
             take_room(room, &reply);
@@ -85,14 +90,18 @@ impl Node {
                 replies.push((task.at, None));
                 return false;
             }
-            let has_room =
-                task.forwarded.is_none_or(|forwarded| self.has_room_for(own, task.hash, &forwarded));
-            if !has_room {
-                full.insert(task.hash);
-                let reply = self.reply(serving, (shard, own), Err(NotDone::Full), task.operation);
-                replies.push((task.at, Some(reply)));
-            }
-            has_room
+            let Task { at, hash, key, operation, forwarded, .. } = task;
+            let remembers = forwarded.is_none_or(|forwarded| self.has_room_for(own, *hash, &forwarded));
+            let admitted = if remembers {
+                let admitted = self.admit(own, (*hash, key), *operation, forwarded.as_ref());
+                admitted.map_err(NotDone::NoRoom)
+            } else {
+                Err(NotDone::Full)
+            };
+            let Err(not_done) = admitted else { return true };
+            full.insert(*hash);
+            replies.push((*at, Some(self.reply(serving, (shard, own), Err(not_done), *operation))));
+            false
         };
         let mut tasks = tasks;
         tasks.retain(|task| has_room(task));

@@ -412,6 +412,7 @@ pub(super) fn reply(owner: &Address, answer: Answer, tags: TagSpace) -> Reply {
         Answer::NotLeader(leader, reason) => NotServed::NotLeader(leader, reason),
         Answer::OtherRequest => NotServed::OtherRequest,
         Answer::Full => NotServed::Full,
+        Answer::NoRoom(reason) => NotServed::Failed(Error::NoRoom(reason)),
         Answer::Failed(applied, reason) => NotServed::Failed(Error::unavailable(owner, reason, applied)),
         Answer::KeyTooLong(limit) => NotServed::Failed(Error::KeyTooLong { limit }),
         Answer::TooLarge(reason) => NotServed::Failed(Error::TooLarge(reason)),
@@ -564,6 +565,7 @@ pub(super) fn refused(owner: &Address, response: Response<Body>) -> Error {
     match (status.as_u16(), limit) {
         (400, Some(limit)) => return Error::KeyTooLong { limit },
         (413, _) => return Error::TooLarge(reason),
+        (507, _) => return Error::NoRoom(reason),
         _ => {}
     }
     Error::unavailable(owner, reason, applied)

@@ -46,6 +46,7 @@ impl Node {
                 .map(|local| MetaReplica { group: local.group, replica: local.replica() }),
             bound: self.bound(),
             large_memory: Some(self.large_memory),
+            room: self.room_left(),
             has_secret: self.secret.is_some(),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };

@@ -160,5 +160,6 @@ pub(crate) fn members(voters: &[u64], learners: &[u64], changing: bool) -> Group
         version: 5,
         fed: 0,
         too_old: Vec::new(),
+        bytes: None,
     }
 }

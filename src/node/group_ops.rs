@@ -74,6 +74,8 @@ pub enum NotDone {
     NotHeard(Option<Address>),
     /// Nothing was done: the shard can remember no more named writes.
     Full,
+    /// Nothing was done: it would grow, and this node, which holds a replica of the shard, has no room.
+    NoRoom(Address),
     /// It may have been done, or may yet be. Asked again under the same id it is done once.
     Unknown,
 }
@@ -104,6 +106,7 @@ impl std::fmt::Display for NotDone {
                 f.write_str("a replica of the shard is of a version that does not know this")
             }
             Self::Full => f.write_str("the shard can remember no more named writes"),
+            Self::NoRoom(node) => write!(f, "{node} holds as much as its MAX_MEMORY allows"),
             Self::Unknown => f.write_str("the shard's replicas did not agree in time"),
         }
     }
@@ -180,6 +183,7 @@ impl Node {
         if write.is_some_and(|write| !self.has_room_for(shard, hash, &write)) {
             return Err(NotDone::Full);
         }
+        self.admit(shard, (hash, key), operation, write.as_ref()).map_err(NotDone::NoRoom)?;
         let command = write.map(|write| (command(key, operation, &write), Passed::named(write.request)));
         Ok(Asking { shard: Arc::clone(shard), command })
     }
@@ -207,7 +211,8 @@ impl Node {
         let passed = request.map_or_else(|| self.pass(&serving.state), Passed::named);
         let epoch = epoch.unwrap_or(serving.state.view.epoch);
         let write = self.stamp(own, passed.request, epoch);
-        let has_room = self.has_room_for(own, hash, &write);
+        let has_room = self.has_room_for(own, hash, &write)
+            && self.admit(own, (hash, key), operation, Some(&write)).is_ok();
         has_room.then(|| Asking { shard, command: Some((command(key, operation, &write), passed)) })
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::group_ops::{LogAnswer, NotDone};
 use super::passing::{Passed, full};
 use super::problems::{advice, lost_shard};
+use super::room::no_room;
 use super::state::{Node, Serving, ServingState};
 use crate::budget::Permit;
 use crate::clock::{Deadline, ticks_ms};
@@ -425,6 +426,7 @@ impl Node {
             match self.ask_alone(serving, (shard, own), (hash, key), operation, (named, forwarded)) {
                 Ok(outcome) => Ok(outcome),
                 Err(NotServed::OtherRequest) => Err(Error::OtherRequest),
+                Err(NotServed::Failed(error @ Error::NoRoom(_))) => Err(error),
                 Err(_) => return None,
             }
         };
@@ -497,6 +499,7 @@ impl Node {
         if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
             return Err(NotServed::Full);
         }
+        self.admit(own, (hash, key), operation, forwarded.as_ref()).map_err(|node| no_room(&node))?;
         let done = self.run_alone(own, (hash, key), operation, request, forwarded);
         self.reply(serving, (shard, own), Ok(done), operation)
     }
@@ -526,6 +529,7 @@ impl Node {
         Err(match error {
             NotDone::Again => NotServed::Again,
             NotDone::Full => NotServed::Full,
+            NotDone::NoRoom(node) => no_room(&node),
             NotDone::NotLeader(Some(leader)) => NotServed::NotLeader(Some(leader), String::new()),
             NotDone::NotLeader(None) => self.no_leader(shard),
             NotDone::Busy => NotServed::Failed(Error::Overloaded(

@@ -135,6 +135,7 @@ mod tests {
             local: None,
             bound: None,
             large_memory: Some(16 << 20),
+            room: None,
             has_secret: false,
             proof: None,
         }

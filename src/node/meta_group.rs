@@ -188,6 +188,7 @@ mod tests {
     use super::*;
     use crate::consensus::{Envelope, Settings};
     use crate::model::hash::HashKey;
+    use crate::model::room::Gauge;
     use crate::model::view::View;
 
     struct Nowhere;
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn a_group_that_is_only_just_being_founded_is_given_up_for_another() {
         let host: Arc<dyn Host> = Arc::new(Calls);
-        let (groups, inbox) = Groups::new(Arc::clone(&host));
+        let (groups, inbox) = Groups::new(Arc::clone(&host), Arc::new(Gauge::new(None)));
         let meta = MetaGroup::new(Arc::new(groups), host);
         let own: Address = "n1:1".parse().unwrap();
         let view = View::first(std::slice::from_ref(&own), 1).unwrap();

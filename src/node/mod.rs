@@ -28,6 +28,7 @@ pub mod rate;
 mod replicas;
 mod report;
 pub mod reservation;
+mod room;
 mod rounds;
 pub mod shard_machine;
 pub mod stale;

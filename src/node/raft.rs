@@ -18,6 +18,7 @@ use crate::consensus::{
 };
 use crate::dice;
 use crate::model::address::Address;
+use crate::model::room::{self, Gauge};
 use crate::threads;
 use crate::wire::Replica;
 
@@ -58,6 +59,8 @@ pub struct LocalReplica {
     pub group: u64,
     /// More than that, as of the last tick or the last change of the roles or members.
     pub status: Status,
+    /// Where this node leads: the replica with the least room, and up to where it takes what this node [admits](crate::model::room).
+    pub least_room: Option<(u64, u64)>,
 }
 
 impl LocalReplica {
@@ -163,16 +166,17 @@ pub struct GroupsInbox {
     inbox: Arc<Inbox<Input>>,
     locals: LocalReplicas,
     heard: Heard,
+    gauge: Arc<Gauge>,
 }
 
 impl Groups {
     /// Replicas of no group yet.
-    pub fn new(host: Arc<dyn Host>) -> (Self, GroupsInbox) {
+    pub fn new(host: Arc<dyn Host>, gauge: Arc<Gauge>) -> (Self, GroupsInbox) {
         let inbox = Arc::new(Inbox::new());
         let (locals, heard) = (LocalReplicas::default(), Heard::default());
         let groups =
             Self { host, inbox: Arc::clone(&inbox), locals: Arc::clone(&locals), heard: Arc::clone(&heard) };
-        (groups, GroupsInbox { inbox, locals, heard })
+        (groups, GroupsInbox { inbox, locals, heard, gauge })
     }
 
     /// Whether a node has sent something to any group lately.
@@ -400,7 +404,8 @@ impl GroupsInbox {
     /// # Errors
     /// When the system has no thread left to give.
     pub fn start(self, post: Box<dyn Transport>, publish: Publish) -> io::Result<()> {
-        let raft = self.into_raft(settings(), post, publish);
+        let settings = settings_within(self.gauge.bound());
+        let raft = self.into_raft(settings, post, publish);
         threads::spawn("raft", move || raft.run()).map(|_| ())
     }
 
@@ -413,6 +418,8 @@ impl GroupsInbox {
             driver: Driver::new(settings.clone()),
             settings,
             senders: HashMap::new(),
+            gauge: self.gauge,
+            told: BTreeMap::new(),
             post,
             publish,
         }
@@ -425,6 +432,13 @@ pub(crate) fn settings() -> Settings {
     Settings { seed: dice::draw(), election_ticks, answer_ticks, ..Settings::default() }
 }
 
+/// The same where the node may hold so many bytes: what it keeps of logs is a part of that.
+fn settings_within(bound: Option<u64>) -> Settings {
+    let settings = settings();
+    let max_log_bytes = room::share(bound, settings.max_log_bytes, 0);
+    Settings { max_log_bytes, ..settings }
+}
+
 /// The replicas of this node as they are driven: round by round.
 pub(crate) struct Raft {
     inbox: Arc<Inbox<Input>>,
@@ -434,6 +448,10 @@ pub(crate) struct Raft {
     driver: Driver<Waiter>,
     /// Where replicas that are not known as members have written from.
     senders: HashMap<u64, Address>,
+    /// What the node holds, and may.
+    gauge: Arc<Gauge>,
+    /// By group what the other replicas have told of their room, where this node leads.
+    told: BTreeMap<u64, room::Replicas>,
     post: Box<dyn Transport>,
     publish: Publish,
 }
@@ -482,9 +500,11 @@ impl Raft {
             given_up.extend(self.take(input));
         }
         if ticks {
+            self.driver.tell_room(self.gauge.left());
             self.driver.tick();
         }
         self.driver.work();
+        self.hear_rooms(ticks);
         let changed = self.show(ticks);
         (self.publish)(&changed);
         for envelope in self.driver.take_outbox() {
@@ -501,6 +521,26 @@ impl Raft {
         }
         let (reads, writes) = self.driver.under_way();
         UnderWay { reads, writes }
+    }
+
+    /// Takes in what other replicas have told of their room.
+    fn hear_rooms(&mut self, ticks: bool) {
+        let admitted = self.gauge.admitted();
+        if ticks {
+            let led: BTreeMap<u64, u64> = self.driver.led().collect();
+            self.told.retain(|group, _| led.contains_key(group));
+            for (group, term) in led {
+                self.told.entry(group).or_default().tick(term, admitted);
+            }
+        }
+        for (group, replica, left) in self.driver.take_rooms() {
+            if let Some(told) = self.told.get_mut(&group) {
+                told.hear(replica, left, admitted);
+            }
+        }
+        if ticks {
+            self.gauge.note_others(self.told.values().any(|told| told.least().is_some()));
+        }
     }
 
     /// Shows where the replicas stand: all of them with each tick, and in between those whose roles or members have changed. The groups whose leader
@@ -524,7 +564,10 @@ impl Raft {
         locals.retain(|group, _| groups.contains(group));
         for group in changed {
             let before = match self.driver.status(group) {
-                Some(status) => locals.insert(group, Arc::new(LocalReplica { group, status })),
+                Some(status) => {
+                    let least_room = self.told.get(&group).and_then(room::Replicas::least);
+                    locals.insert(group, Arc::new(LocalReplica { group, status, least_room }))
+                }
                 None => locals.remove(&group),
             };
             let led = |local: &LocalReplica| (local.status.leader, local.status.term, local.has_taken_over());
@@ -642,7 +685,7 @@ mod tests {
             fed: 0,
             matched: Vec::new(),
         };
-        LocalReplica { group: 1, status }
+        LocalReplica { group: 1, status, least_room: None }
     }
 
     #[test]
@@ -669,9 +712,12 @@ mod tests {
         for (role, has_taken_over, leads) in
             [(Role::Follower, false, false), (Role::Leader, false, false), (Role::Leader, true, true)]
         {
-            let LocalReplica { group, status } = local(7, 3, 20);
+            let LocalReplica { group, status, .. } = local(7, 3, 20);
             let status = Status { role, has_taken_over, leader: Some(7), ..status };
-            node.groups.locals.write().insert(group, Arc::new(LocalReplica { group, status }));
+            node.groups
+                .locals
+                .write()
+                .insert(group, Arc::new(LocalReplica { group, status, least_room: None }));
             assert_eq!(node.leads(&shard).is_ok(), leads, "{role:?} {has_taken_over}");
         }
     }
@@ -692,7 +738,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_there_is_said_at_once() {
-        let (groups, inbox) = Groups::new(Arc::new(Calls));
+        let (groups, inbox) = Groups::new(Arc::new(Calls), Arc::new(Gauge::new(None)));
         inbox.start(Box::new(Nowhere), Box::new(|_| ())).unwrap();
         let deadline = Deadline::after(now(), Duration::from_mins(1));
         let refused = Err(NotProposed::Refused(Refusal::NoGroup));

@@ -41,7 +41,7 @@ impl Node {
             pairs,
             bytes,
             requests_per_second: self.rate.per_second(),
-            memory: memory(None),
+            memory: memory(self.memory_bound()),
             settings: self.settings(),
             replicas: serving.map(|serving| self.replicas_seen(serving)).unwrap_or_default(),
             leads_view: self.meta.leads(),

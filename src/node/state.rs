@@ -31,6 +31,7 @@ use crate::model::address::Address;
 use crate::model::condition::TagSpace;
 use crate::model::limits::{BatchLimits, Limits};
 use crate::model::meta::MetaState;
+use crate::model::room::Gauge;
 use crate::model::shard::Shard as ShardReplica;
 use crate::peers::client::{Peer, Peers};
 
@@ -63,6 +64,8 @@ pub struct Node {
     pub(super) retry_memory: usize,
     /// Bytes that a replica of a shard keeps of what was done last.
     pub(super) watch_history: usize,
+    /// What it holds, and may.
+    pub(super) gauge: Arc<Gauge>,
     /// The memory for large bodies and answers, in bytes.
     pub large_memory: usize,
     /// How it waits, and reaches others.
@@ -155,7 +158,8 @@ impl Node {
                 ServingState::Waiting(vec!["the nodes of VIEW were not asked yet".to_owned()])
             }
         };
-        let (groups, inbox) = Groups::new(Arc::clone(&host));
+        let gauge = Arc::new(Gauge::new(config.max_memory));
+        let (groups, inbox) = Groups::new(Arc::clone(&host), Arc::clone(&gauge));
         let groups = Arc::new(groups);
         let node = Self {
             address: config.address.clone(),
@@ -167,6 +171,7 @@ impl Node {
             remembered_ms: config.remembered_ms(),
             retry_memory: config.retry_memory,
             watch_history: config.watch_history,
+            gauge,
             large_memory: config.server.large_memory,
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use super::state::Node;
-use crate::clock::ticks_ms;
+use crate::clock::{now, ticks_ms};
 use crate::consensus::Command;
 use crate::model::shard::{Shard, ShardCommand, TimeWanted};
 
@@ -79,9 +79,16 @@ impl Node {
 
 /// Keeps the time until the channel closes.
 pub fn run(node: &Node, stop: &Receiver<()>) {
-    let mut rest = ROUND;
+    let (mut rest, mut next_count) = (ROUND, now());
     while stop.recv_timeout(rest) == Err(RecvTimeoutError::Timeout) {
-        rest = catch_unwind(AssertUnwindSafe(|| node.keep_time())).unwrap_or_else(|_| {
+        let work = || {
+            if now() >= next_count {
+                node.count_memory();
+                next_count = now() + ROUND;
+            }
+            node.keep_time()
+        };
+        rest = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
             log::error!("what pairs end by broke off: it is tried again");
             ROUND
         });

@@ -67,7 +67,8 @@ impl Purpose {
     fn protocols(self) -> (&'static str, &'static [(&'static str, Form)]) {
         match self {
             Self::Nodes => {
-                const ALL: [(&str, Form); 5] = [
+                const ALL: [(&str, Form); 6] = [
+                    (Form::Room.protocol(), Form::Room),
                     (Form::Batches.protocol(), Form::Batches),
                     (Form::Ttl.protocol(), Form::Ttl),
                     (Form::Types.protocol(), Form::Types),
@@ -370,6 +371,9 @@ impl Connection {
                 if filled == buffer.len() {
                     buffer.resize(frames::HEAD + frames::LONGEST, 0);
                 }
+            }
+            if came == 0 && filled == 0 && buffer.len() > PIECE {
+                buffer = vec![0; PIECE];
             }
             if came == 0 || u128::from(now_ms - looked_ms) >= LOOK.as_millis() {
                 looked_ms = now_ms;

@@ -157,6 +157,21 @@ impl<'a> Shards<'a> {
         Ok(places)
     }
 
+    /// The bytes of keys and values of each shard, where its leader tells them.
+    pub(super) async fn bytes(&self) -> Vec<Option<u64>> {
+        let mut bytes = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            bytes.push(match group {
+                None => Some(0),
+                Some(group) => {
+                    let members = self.ask(*group, &orders::Members { group: *group }).await;
+                    members.ok().and_then(|members| members.bytes)
+                }
+            });
+        }
+        bytes
+    }
+
     /// No more is asked.
     pub(super) async fn close(&self) {
         for group in self.groups.iter().flatten() {

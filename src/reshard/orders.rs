@@ -228,6 +228,7 @@ impl Controller {
             version: shard.version(),
             fed: 0,
             too_old: Vec::new(),
+            bytes: Some(shard.rough_size().bytes),
         };
         if !alone.is_logged {
             return Ok(alone);

@@ -8,6 +8,7 @@ use super::controller::Controller;
 use crate::dice;
 use crate::failpoints::failpoint;
 use crate::model::address::Address;
+use crate::model::fit;
 use crate::model::limits::Limits;
 use crate::model::meta::{Command, GivenUp, Members, MetaState, Piece, Wanted};
 use crate::model::plan::Plan;
@@ -31,6 +32,8 @@ struct Found {
     fresh: BTreeMap<Address, u64>,
     /// The starts of all wanted nodes.
     starts: BTreeMap<Address, u64>,
+    /// How many bytes more those of them take that have a bound.
+    room: BTreeMap<Address, u64>,
 }
 
 impl Found {
@@ -93,9 +96,24 @@ async fn plan_and_cut(
     // A shard whose pairs are given up has no node that could stay.
     let plan = shards.plan(&found.view(&state.view), wanted).await?;
     failpoint!("change-counted");
-    let command = command(state, id, found, &plan, &shards).await;
+    let command = match fits(&shards, found, &plan).await {
+        Ok(()) => command(state, id, found, &plan, &shards).await,
+        Err(lack) => Err(lack),
+    };
     shards.close().await;
     command
+}
+
+/// Checks that what a plan brings to each node fits there.
+async fn fits(shards: &Shards<'_>, found: &Found, plan: &Plan) -> Result<(), NotPlanned> {
+    if found.room.is_empty() {
+        return Ok(());
+    }
+    let (bytes, old) = (shards.bytes().await, found.view(&shards.state.view));
+    match fit::lack(plan, &old, &bytes, &found.room) {
+        None => Ok(()),
+        Some(lack) => Err(NotPlanned::Refused(lack.to_string())),
+    }
 }
 
 /// Plans a view change and does nothing of it.
@@ -112,8 +130,9 @@ pub(super) async fn plan_only(controller: &Controller, wanted: &Wanted) -> Resul
     let found = look_at(controller, &state, wanted).await?;
     let mut shards = Shards::new(controller, &state, (dice::draw(), 0), found.groups(&state.view));
     let plan = shards.plan(&found.view(&state.view), wanted).await?;
+    let fits = fits(&shards, &found, &plan).await;
     shards.close().await;
-    Ok(describe(&state, &plan))
+    fits.map(|()| describe(&state, &plan))
 }
 
 /// Who holds the groups as things stand, for a view change that takes the place of one that is blocked.
@@ -151,8 +170,13 @@ async fn look_at(controller: &Controller, state: &MetaState, wanted: &Wanted) ->
         return Err(NotPlanned::Refused(reason));
     }
     let view = &state.view;
-    let mut found =
-        Found { given_up: Vec::new(), members: Vec::new(), fresh: BTreeMap::new(), starts: BTreeMap::new() };
+    let mut found = Found {
+        given_up: Vec::new(),
+        members: Vec::new(),
+        fresh: BTreeMap::new(),
+        starts: BTreeMap::new(),
+        room: BTreeMap::new(),
+    };
     let mut search = Search::new(controller, state, wanted);
     for (index, shard) in view.shards.iter().enumerate() {
         let held = search.holders_of(shard).await;
@@ -172,7 +196,8 @@ async fn look_at(controller: &Controller, state: &MetaState, wanted: &Wanted) ->
     let held: BTreeSet<&Address> = found.members.iter().flatten().flat_map(|one| &one.nodes).collect();
     let held: BTreeSet<Address> = held.into_iter().cloned().collect();
     for node in &wanted.nodes {
-        let start = meet(controller, state, node, state.limits.raised(&wanted.limits)).await?;
+        let (start, room) = meet(controller, state, node, state.limits.raised(&wanted.limits)).await?;
+        found.room.extend(room.map(|room| (node.clone(), room)));
         if !held.contains(node) {
             found.fresh.insert(node.clone(), start);
         }
@@ -329,20 +354,21 @@ async fn not_reached_by_anyone(
     Ok(())
 }
 
-/// The start of a wanted node, which must be able to take all that the limits allow.
+/// The start of a wanted node, which must be able to take all that the limits allow, and how many bytes more it takes, if it has a bound.
 async fn meet(
     controller: &Controller,
     state: &MetaState,
     node: &Address,
     limits: Limits,
-) -> Result<u64, NotPlanned> {
+) -> Result<(u64, Option<u64>), NotPlanned> {
     let refuse = |reason: String| Err(NotPlanned::Refused(reason));
     let lack = |memory| {
         let reason = limits.lack(memory)?;
         Some(format!("{node} cannot take part: {reason}; start it with that, or leave it out of the view"))
     };
     if *node == controller.node.address {
-        return lack(Some(controller.node.large_memory)).map_or(Ok(controller.node.incarnation), refuse);
+        let own = (controller.node.incarnation, controller.node.room_left());
+        return lack(Some(controller.node.large_memory)).map_or(Ok(own), refuse);
     }
     match controller.node.ask_hello(node).await {
         Ok(hello) if hello.address != *node => {
@@ -351,7 +377,7 @@ async fn meet(
         Ok(hello) if hello.cluster.as_ref() != Some(&state.cluster) && hello.bound.is_some() => {
             refuse(hello.bound.unwrap_or_default())
         }
-        Ok(hello) => lack(hello.large_memory).map_or(Ok(hello.incarnation), refuse),
+        Ok(hello) => lack(hello.large_memory).map_or(Ok((hello.incarnation, hello.room)), refuse),
         Err(error) => {
             refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view"))
         }

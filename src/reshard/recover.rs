@@ -202,6 +202,7 @@ mod tests {
                 local: None,
                 bound: None,
                 large_memory: None,
+                room: None,
                 has_secret: false,
                 proof: None,
             })

@@ -254,7 +254,12 @@ async fn run(world: Shared, node: Arc<Node>, request: Request) -> Option<(End, O
     let end = match node.run(&mut asking, told.map(Told::Log)).await {
         // Where it had none it was done here and now, by the node alone, and nothing else has been since.
         Ok(outcome) => (End::Done(answer_of(&outcome)), asking.id().or_else(|| world.without_id.take())),
-        Err(error) => (not_done(&error), asking.id()),
+        Err(error) => {
+            if let Error::NoRoom(_) = error {
+                world.count(|tally| tally.no_room += 1);
+            }
+            (not_done(&error), asking.id())
+        }
     };
     (world.is_ours(&node) && world.nodes[place].apart.get() < since.saturating_sub(1)).then_some(end)
 }

@@ -70,16 +70,17 @@ struct Tally {
     judged_late: u64,
     told: u64,
     resyncs: u64,
+    no_room: u64,
     trace: u64,
 }
 
 impl Tally {
     /// All figures but the last, which is no sum.
-    fn figures(&mut self) -> [&mut u64; 31] {
+    fn figures(&mut self) -> [&mut u64; 32] {
         let Self { steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, .. } = self;
         let Self { stops, rejoined, partitions, pauses, slowed, jumps, hand_overs, restores, .. } = self;
         let Self { begun, finished, superseded, accepted, recovered, forgotten, pieces, .. } = self;
-        let Self { aborted, receipts, unmet, ended, judged_late, told, resyncs, .. } = self;
+        let Self { aborted, receipts, unmet, ended, judged_late, told, resyncs, no_room, .. } = self;
         [
             steps,
             writes,
@@ -112,6 +113,7 @@ impl Tally {
             judged_late,
             told,
             resyncs,
+            no_room,
         ]
     }
 

@@ -174,6 +174,11 @@ fn first_view(world: &World) -> String {
     nodes.join(",")
 }
 
+/// What a node may hold where that is bounded, in bytes: pairs of a simulation never take as much.
+const BOUND: u64 = 100_000_000;
+/// A full node has room for a few writes at most.
+const LITTLE_ROOM: u64 = 400;
+
 /// Starts a node, with an empty memory.
 pub(super) fn start(world: &Shared, place: usize) {
     let process = &world.nodes[place];
@@ -184,7 +189,8 @@ pub(super) fn start(world: &Shared, place: usize) {
         Start::Nothing => (None, 1),
     };
     let own = [("ADDRESS", address(place).to_string()), ("REPL_FACTOR", factor.to_string())];
-    let settings: Settings = own.into_iter().chain(view.map(|list| ("VIEW", list))).collect();
+    let bound = world.is_tight.then(|| ("MAX_MEMORY", BOUND.to_string()));
+    let settings: Settings = own.into_iter().chain(bound).chain(view.map(|list| ("VIEW", list))).collect();
     let config = settings.check().expect("settings that a node may be started with");
     let (node, inbox) = Node::new(&config, Arc::new(Simulated { place }));
     let node = Arc::new(node);
@@ -199,6 +205,9 @@ pub(super) fn start(world: &Shared, place: usize) {
     discovery::begin(&node);
     world.spawn_at(place, greet(Rc::clone(world), Discovery::new(&node)));
     world.spawn_at(place, keep_time(Rc::clone(&controller)));
+    if world.is_tight {
+        world.spawn_at(place, count_memory(Rc::clone(world), Arc::clone(&node)));
+    }
     world.spawn_at(place, keep(Reconciler::new(&controller)));
     world.spawn_at(place, coordinate(Coordinator::new(&controller)));
 }
@@ -216,6 +225,16 @@ async fn keep_time(controller: Rc<Controller>) {
         let rest = controller.node.keep_time();
         let steps = rest.as_millis().div_ceil(STEP.as_millis());
         pause_for(u64::try_from(steps).expect("a short round")).await;
+    }
+}
+
+/// What the node holds goes up and down as it likes; in the end there is room for all.
+async fn count_memory(world: Shared, node: Arc<Node>) {
+    loop {
+        let is_full = world.harm.get() && world.chance(50);
+        let left = if is_full { world.draw(0..LITTLE_ROOM) } else { BOUND };
+        node.note_memory(BOUND - left);
+        pause_for(world.draw(1..60)).await;
     }
 }
 

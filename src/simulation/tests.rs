@@ -38,6 +38,7 @@ fn nothing_acknowledged_is_lost_and_no_read_is_stale() {
         assert!(counts.clone().all(|count| *count >= runs / 20), "{all:?}");
         // Rarer than the others.
         assert!(all.superseded >= runs / 50, "{all:?}");
+        assert!(all.no_room >= runs, "{all:?}");
         assert!(all.unmet >= runs && all.ended >= runs && all.judged_late >= runs, "{all:?}");
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct World {
     pub(super) first: (usize, usize),
     /// Whether more may be lost at a time than the cluster promises to survive.
     pub(super) is_harsh: bool,
+    /// Whether nodes have a bound of what they may hold, and are at it now and then.
+    pub(super) is_tight: bool,
     /// Whether harm is done and clients are at work.
     pub(super) harm: Cell<bool>,
     pub(super) keys: Vec<Vec<u8>>,
@@ -105,6 +107,7 @@ impl World {
         Rc::new(Self {
             first: firsts[random.random_range(0..firsts.len())],
             is_harsh: random.random_ratio(1, 3),
+            is_tight: seed.is_multiple_of(3),
             random: RefCell::new(random),
             now: Cell::new(0),
             network: RefCell::new(network),

@@ -10,8 +10,13 @@ use crate::model::binary::{Malformed, Reader, put_number};
 
 /// Where a node takes them. One that does not know this path does not know parts of batches, either, and does nothing.
 pub const BATCH: &str = "/node/batch";
-/// The form of their frames.
+/// The form of the questions.
 pub const FORM: Form = Form::Ttl;
+
+/// The form of the answers to a node that knows forms up to a format.
+pub const fn answer_form(knows: u32) -> Form {
+    if knows >= Form::Room.format() { Form::Room } else { FORM }
+}
 
 /// Begins a part.
 pub fn begin(room: usize) -> Vec<u8> {

@@ -30,13 +30,16 @@ pub enum Form {
     Ttl = 4,
     /// The same, and a frame may have a part of a batch.
     Batches = 5,
+    /// The same, and an answer may be that there is no room.
+    Room = 6,
 }
 
 impl Form {
     /// The forms, the newest first.
-    pub const ALL: [Self; 5] = [Self::Batches, Self::Ttl, Self::Types, Self::Conditions, Self::First];
+    pub const ALL: [Self; 6] =
+        [Self::Room, Self::Batches, Self::Ttl, Self::Types, Self::Conditions, Self::First];
     /// The newest.
-    pub const NEWEST: Self = Self::Batches;
+    pub const NEWEST: Self = Self::Room;
 
     /// The protocol that a connection is upgraded to.
     pub const fn protocol(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Form {
             Self::Types => "evenkv-requests/3",
             Self::Ttl => "evenkv-requests/4",
             Self::Batches => "evenkv-requests/5",
+            Self::Room => "evenkv-requests/6",
         }
     }
 
@@ -57,6 +61,7 @@ impl Form {
             Self::Types => format::TYPES,
             Self::Ttl => format::TTL,
             Self::Batches => format::BATCHES,
+            Self::Room => format::ROOM,
         }
     }
 }
@@ -130,6 +135,8 @@ pub enum Answer<'a> {
     OtherRequest,
     /// Nothing was done: the shard can remember no more named writes.
     Full,
+    /// Nothing was done: it would grow, and a replica of the shard has no room: whose, and what to do. In forms that do not know it, this is [`Answer::Busy`].
+    NoRoom(String),
     /// It failed: whether it was done, and why.
     Failed(Applied, String),
     /// Nothing was done: the key is longer than so many bytes.
@@ -158,8 +165,8 @@ pub enum Frame<'a> {
     Question(u64, Form, Question<'a>),
     /// The answer to the question of that number.
     Answer(u64, Answer<'a>),
-    /// A part of a batch, as [`batches`](super::batches) has it. Its answer has frames of answers in place of one answer.
-    Part(u64, &'a [u8]),
+    /// A part of a batch, as [`batches`](super::batches) has it, and the form of the frame. Its answer has frames of answers in place of one answer.
+    Part(u64, Form, &'a [u8]),
     /// Who leads a group. It has no number, and no answer.
     Leader(Leader),
 }
@@ -251,13 +258,13 @@ pub fn put_last(out: &mut Vec<u8>) {
 }
 
 /// Appends a frame with a part of a batch.
-pub fn put_part(number: u64, part: &[u8], out: &mut Vec<u8>) {
-    put_formed(out, (Form::Batches, PART), number, |out| out.extend_from_slice(part));
+pub fn put_part((number, form): (u64, Form), part: &[u8], out: &mut Vec<u8>) {
+    put_formed(out, (form, PART), number, |out| out.extend_from_slice(part));
 }
 
 /// Appends the answer to one.
-pub fn put_part_answer(number: u64, answers: &[u8], out: &mut Vec<u8>) {
-    put_formed(out, (Form::Batches, ANSWER), number, |out| out.extend_from_slice(answers));
+pub fn put_part_answer((number, form): (u64, Form), answers: &[u8], out: &mut Vec<u8>) {
+    put_formed(out, (form, ANSWER), number, |out| out.extend_from_slice(answers));
 }
 
 /// The answers that the answer to a part has.
@@ -267,7 +274,7 @@ pub fn put_part_answer(number: u64, answers: &[u8], out: &mut Vec<u8>) {
 pub fn part_answer(frame: &[u8]) -> Result<&[u8], Malformed> {
     let mut reader = Reader::new(frame);
     match formed_head(&mut reader)? {
-        (Form::Batches, ANSWER, _) => Ok(reader.rest()),
+        (form, ANSWER, _) if form >= Form::Batches => Ok(reader.rest()),
         _ => Err(Malformed("not the answer to a part")),
     }
 }
@@ -276,7 +283,7 @@ pub fn part_answer(frame: &[u8]) -> Result<&[u8], Malformed> {
 pub(super) fn head(reader: &mut Reader<'_>) -> Result<(u8, u64), Malformed> {
     match formed_head(reader)? {
         (Form::First, kind, number) => Ok((kind, number)),
-        (Form::Conditions | Form::Types | Form::Ttl | Form::Batches, ..) => {
+        (Form::Conditions | Form::Types | Form::Ttl | Form::Batches | Form::Room, ..) => {
             Err(Malformed("a frame of another version"))
         }
     }
@@ -308,7 +315,7 @@ impl<'a> Frame<'a> {
             QUESTION => Question::decode(reader, form).map(|question| Self::Question(number, form, question)),
             ANSWER => Answer::decode(reader, form).map(|answer| Self::Answer(number, answer)),
             LEADER => Leader::decode(reader).map(Self::Leader),
-            PART if form >= Form::Batches => Ok(Self::Part(number, reader.rest())),
+            PART if form >= Form::Batches => Ok(Self::Part(number, form, reader.rest())),
             _ => Err(Malformed("a frame of an unknown kind")),
         }
     }
@@ -363,7 +370,7 @@ impl<'a> Question<'a> {
         let key = reader.bytes(LONGEST)?;
         let condition = match form {
             Form::First => None,
-            Form::Conditions | Form::Types | Form::Ttl | Form::Batches => {
+            Form::Conditions | Form::Types | Form::Ttl | Form::Batches | Form::Room => {
                 reader.option(Condition::decode)?.map(Cow::Owned)
             }
         };
@@ -398,6 +405,7 @@ const BY_HTTP: u8 = 11;
 const BUSY: u8 = 12;
 const UNCHANGED: u8 = 13;
 const UNMET: u8 = 14;
+const NO_ROOM: u8 = 15;
 
 impl<'a> Answer<'a> {
     /// Appends a frame of the form that the question had.
@@ -457,6 +465,10 @@ impl<'a> Answer<'a> {
                 out.push(BUSY);
                 put_text(out, reason);
             }
+            Self::NoRoom(reason) => {
+                out.push(if form >= Form::Room { NO_ROOM } else { BUSY });
+                put_text(out, reason);
+            }
         });
     }
 
@@ -488,6 +500,7 @@ impl<'a> Answer<'a> {
             TOO_LARGE => Self::TooLarge(text(&mut reader)?),
             BY_HTTP => Self::ByHttp,
             BUSY => Self::Busy(text(&mut reader)?),
+            NO_ROOM if form >= Form::Room => Self::NoRoom(text(&mut reader)?),
             _ => return Err(Malformed("an unknown answer")),
         };
         reader.end()?;

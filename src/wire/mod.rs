@@ -213,6 +213,9 @@ pub struct Hello {
     /// The memory that it has for large values, in bytes.
     #[serde(default)]
     pub large_memory: Option<usize>,
+    /// How many bytes more it takes, where that is bounded.
+    #[serde(default)]
+    pub room: Option<u64>,
     /// Whether it was given a secret of a cluster.
     #[serde(default)]
     pub has_secret: bool,
@@ -442,6 +445,9 @@ pub struct GroupMembers {
     /// Nodes whose replica gets no vote, since their version of the program cannot read what the shard holds. Of older versions none say so.
     #[serde(default)]
     pub too_old: Vec<Address>,
+    /// The bytes of the shard's keys and values, where the leader tells them.
+    #[serde(default)]
+    pub bytes: Option<u64>,
 }
 
 /// A node that leads a shard.

@@ -413,5 +413,38 @@ fn the_status_names_nodes_of_an_older_version_and_keeps_receipts_once_all_are_ne
             let receipts = told["receipts"].as_array().expect("a list").clone();
             receipts.len() == 3 && receipts[0]["seconds"].is_f64() && receipts[1]["began"].is_null()
         });
+}
+
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the older version is stored as a program for x86_64")]
+fn an_older_node_says_503_where_the_owner_has_no_room() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let older = older(&folder);
+    let limits = [("MAX_VALUE_LENGTH", "1048576")];
+    let mut cluster = Cluster::of_program(2, &older, &limits);
+    let all = cluster.addresses();
+    let bounded =
+        [("VIEW", all[0].as_str()), ("MAX_MEMORY", "48000000"), ("MAX_BATCH_LENGTH", "1048576"), limits[0]];
+    cluster.nodes[1].run_program(None);
+    cluster.nodes[1].restart_with(&bounded);
+    cluster.nodes[1].wait_live();
+    let lost = json!({"view": all, "accept-loss": ["2"]});
+    assert_eq!(ask_with(&all[0], &[], &lost).status, 200);
+    let mut through = Http::new(&all[0]);
+    // Large values go by HTTP, small ones on a connection.
+    for bytes in [100_000, 1000] {
+        let body = format!("{{\"value\":\"{}\"}}", "x".repeat(bytes));
+        let refused = (0..20_000).find_map(|number| {
+            let key = target(&format!("{number}-{bytes}"));
+            let answer = through.put(&key, &body);
+            assert!(answer.status != 507, "{}", answer.text());
+            (answer.status >= 300).then_some((key, answer))
+        });
+        let (key, answer) = refused.expect("there is a bound");
+        assert_eq!((answer.status, answer.header("Evenkv-Outcome")), (503, Some("not-applied")));
+        let said = format!("{} {}", answer.text(), answer.header("Evenkv-Reason").unwrap_or_default());
+        assert!(said.contains("MAX_MEMORY") && said.contains(&all[1]), "{said}");
+        assert_eq!(through.get(&key).status, 404, "nothing was done");
     }
 }

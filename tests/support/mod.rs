@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod audit;
+pub(crate) mod cgroup;
 pub(crate) mod change;
 pub(crate) mod cluster;
 pub(crate) mod fake_main;

@@ -258,7 +258,7 @@ impl Node {
         status.expect("waited for")
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the process runs").id()
     }
 

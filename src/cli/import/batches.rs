@@ -205,8 +205,9 @@ impl<'a> Batches<'a> {
                     done += 1;
                     stored.push(one.record.key);
                 }
-                503 if stored.contains(&one.record.key) => done += 1,
-                503 => {
+                // There may be room again in a moment, as what was freed is given back in a while.
+                503 | 507 if stored.contains(&one.record.key) => done += 1,
+                503 | 507 => {
                     was_refused = true;
                     self.is_named &= !said.contains(NO_ROOM);
                     one.reason = failure.to_string();

@@ -254,7 +254,7 @@ fn attempt(client: &Client, task: Task, record: &Record) -> Verdict {
         Task::ReadBack => client.get(&path),
     };
     match (answer, task) {
-        (Ok(answer), _) if answer.status == 503 => Verdict::Unserved {
+        (Ok(answer), _) if matches!(answer.status, 503 | 507) => Verdict::Unserved {
             reason: answer.refusal().to_string(),
             retry_after: answer.retry_after,
             was_answered: true,

@@ -254,6 +254,7 @@ fn has_fixed_words(error: &Error) -> bool {
         | Error::ChangeRuns(_)
         | Error::Unclear(_)
         | Error::Conflict(_)
+        | Error::NoRoom(_)
         | Error::Unauthorized { .. }
         | Error::Forbidden(_) => false,
     }

@@ -63,6 +63,7 @@ const RUNS: Error = Error::ChangeRuns(String::new());
 const CONFLICT: Error = Error::Conflict(String::new());
 const UNCLEAR: Error = Error::Unclear(String::new());
 const FORBIDDEN: Error = Error::Forbidden(String::new());
+const NO_ROOM: Error = Error::NoRoom(String::new());
 const UNKNOWN_TOKEN: Error = Error::Unauthorized { was_shown: true };
 const UNSATISFIABLE: Error = Error::Unsatisfiable { length: 0 };
 
@@ -206,7 +207,7 @@ fn keys() -> Public {
     .with(&CONDITIONS)
     .with(&[Parameter::Ttl, Parameter::TtlHeader, Parameter::IdempotencyKey])
     .taking(&[("application/json", named("ClassicPut"))])
-    .failing(&[Error::ValueMissing, Error::Unmet, Error::OtherRequest]);
+    .failing(&[Error::ValueMissing, Error::Unmet, Error::OtherRequest, NO_ROOM]);
     let delete = Operation::new(Method::Delete, "Delete a key", vec![Success::json(200, "Deleted", deleted)])
         .with(&CONDITIONS)
         .with(&[Parameter::IdempotencyKey])
@@ -259,7 +260,7 @@ fn v1_keys() -> Public {
         ("text/plain", text()),
         ("*/*", json!({})),
     ])
-    .failing(&[Error::Unmet, Error::OtherRequest]);
+    .failing(&[Error::Unmet, Error::OtherRequest, NO_ROOM]);
     let delete = Operation::new(Method::Delete, "Delete a key", vec![Success::empty(204, "Deleted")])
         .with(&CONDITIONS)
         .with(&[Parameter::IdempotencyKey])

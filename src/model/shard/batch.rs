@@ -41,6 +41,8 @@ pub fn encode_batch<'a>(
 ) -> Vec<u8> {
     let mut out = vec![BATCH];
     put_batch(writes, &mut out);
+    // The log keeps it for long.
+    out.shrink_to_fit();
     out
 }
 

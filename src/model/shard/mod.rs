@@ -14,6 +14,7 @@ mod command;
 mod ends;
 mod exports;
 mod form;
+mod growth;
 mod history;
 mod listing;
 mod moving;

@@ -91,6 +91,19 @@ impl Starts {
         }
     }
 
+    /// Whether a write is remembered, or so old that it is refused.
+    pub(super) fn remembers(&self, asked: &Asked) -> bool {
+        let start = self.by_start.get(&asked.start).filter(|start| start.is_known(asked.time_ms));
+        // Under a start that is not known nothing is done.
+        start.is_none_or(|start| {
+            asked.number < start.lowest.load(Ordering::Relaxed)
+                || start.parts[part_of(asked.number)]
+                    .lock()
+                    .binary_search_by_key(&asked.number, |known| known.number)
+                    .is_ok()
+        })
+    }
+
     /// Learns which starts the nodes have. Those that are over are forgotten.
     pub(super) fn learn(&mut self, named: &[(Address, u64)], time_ms: u64) {
         let current: BTreeMap<&Address, u64> = named.iter().map(|(node, start)| (node, *start)).collect();

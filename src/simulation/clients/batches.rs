@@ -74,8 +74,10 @@ fn take_in(world: &Shared, all: &mut [Tried], got: Option<&[(End, Option<Request
         };
         match got[at] {
             (End::Done(answer), id) => {
+                // It may have been done before already, when there was no room for what comes before it.
+                let may_be_older = world.is_tight && one.end == End::Unknown;
                 (one.end, one.id, one.is_open) = (End::Done(answer), id, false);
-                if let Some(before) = done.get(&one.request.key) {
+                if let Some(before) = done.get(&one.request.key).filter(|_| !may_be_older) {
                     one.began = world.oracle.borrow().after(one.began, *before);
                 }
                 if let (Answer::Written(_), Some(id)) = (answer, id) {

@@ -35,7 +35,7 @@ pub(super) fn path_of_key(key: &[u8]) -> String {
 }
 
 /// A key as a part of a path or a query.
-fn encoded_key(key: &[u8]) -> String {
+pub(super) fn encoded_key(key: &[u8]) -> String {
     percent_encode(key, ESCAPED).to_string()
 }
 

@@ -132,7 +132,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 31] = [
+const TABLE: [Row; 32] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),

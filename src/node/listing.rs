@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::ask::OrderError;
 use super::forwarded::NotMeant;
 use super::keys::{Operation, Request};
-use super::problems::advice;
 use super::state::Node;
 use crate::clock::{Deadline, ticks_ms};
 use crate::error::Error;

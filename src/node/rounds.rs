@@ -2,7 +2,8 @@
 
 use super::ask::OrderError;
 use super::keys::{FIRST_PAUSE, LONGEST_PAUSE};
-use super::state::{Node, Serving, advice};
+use super::problems::advice;
+use super::state::{Node, Serving};
 use crate::clock::Deadline;
 use crate::error::{Applied, Error};
 use crate::model::view;

@@ -413,6 +413,7 @@ fn the_status_names_nodes_of_an_older_version_and_keeps_receipts_once_all_are_ne
             let receipts = told["receipts"].as_array().expect("a list").clone();
             receipts.len() == 3 && receipts[0]["seconds"].is_f64() && receipts[1]["began"].is_null()
         });
+    }
 }
 
 #[test]

@@ -331,12 +331,13 @@ fn status() -> Value {
         ("lost", flag()),
         ("replicas", list(object(&[("address", named("Address")), ("behind", or_null("integer"))]))),
     ]);
+    let phases: Vec<Value> = PHASES.map(Value::from).into_iter().chain([Value::Null]).collect();
     let change = object(&[
         ("change-id", text()),
         ("began", or_null("string")),
         ("nodes", list(named("Address"))),
         ("repl-factor", count()),
-        ("phase", json!({ "enum": [PHASES.map(Value::from).to_vec(), vec![Value::Null]].concat() })),
+        ("phase", json!({ "enum": phases })),
         ("coordinator?", named("Address")),
         ("moved?", count()),
         ("total?", count()),

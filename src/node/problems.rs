@@ -473,8 +473,8 @@ mod tests {
     #[test]
     fn what_nodes_tell_comes_to_problems() {
         use ProblemKind::{
-            ChangeBlocked, ChangeWaits, NodeNotReached, NodeNotReady, NodesApart, Note, ReplicaMissing,
-            SettingsDiffer, ShardLost, ShardWithoutLeader, VersionsDiffer, ViewWithoutLeader,
+            NodeNotReached, NodeNotReady, NodesApart, Note, ReplicaMissing, SettingsDiffer, ShardLost,
+            ShardWithoutLeader, VersionsDiffer, ViewWithoutLeader,
         };
         let (alone, logged) = (cluster(2, 1), cluster(3, 3));
         let led = || told(report(&[1]));
@@ -568,6 +568,12 @@ mod tests {
         for (what, state, told, wanted) in table {
             assert_eq!(kinds(state, told), wanted, "{what}");
         }
+    }
+
+    #[test]
+    fn a_view_change_that_waits_or_is_blocked_is_a_problem() {
+        use ProblemKind::{ChangeBlocked, ChangeWaits, VersionsDiffer};
+        let other = || told(report(&[]));
         let wanted = Wanted {
             nodes: vec![address(1)],
             repl_factor: 1,

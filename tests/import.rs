@@ -1,5 +1,6 @@
 //! Real amounts of data: made files of the shape of `UnicodeData.txt` and of a word list go through `evenkv
 //! import` into a cluster and are read back one by one through nodes that do not own them.
+#![allow(clippy::disallowed_methods, reason = "times to live are compared with the clock")]
 
 mod support;
 

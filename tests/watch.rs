@@ -411,12 +411,11 @@ fn write_paced(
         }
         // Each key has one writer, so its versions are acknowledged in their order.
         let key = format!("p{}.{writer}", (writer + turn as usize) % PREFIXES);
-        match put(&mut client, &key, &turn.to_string()) {
-            Some(version) => written.entry(key).or_default().push(version),
-            None => {
-                (failed, at) = (failed + 1, at + 1);
-                client = Http::new(&addresses[at % addresses.len()]);
-            }
+        if let Some(version) = put(&mut client, &key, &turn.to_string()) {
+            written.entry(key).or_default().push(version);
+        } else {
+            (failed, at) = (failed + 1, at + 1);
+            client = Http::new(&addresses[at % addresses.len()]);
         }
     }
     (written, failed)

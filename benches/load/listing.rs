@@ -42,7 +42,7 @@ pub(crate) fn measure() -> io::Result<bool> {
             let times = (0..PAGES)
                 .map(|page| timed_page(&mut connection, u64::from(page) * 7_919 % PREFIXES, query))
                 .collect::<io::Result<Vec<_>>>()?;
-            let cpu = (cpu_time(&group)? - before) / PAGES;
+            let cpu = cpu_time(&group)?.saturating_sub(before) / PAGES;
             let middle = median(times.iter().map(|time| millis(*time)));
             let most = times.iter().max().map_or(f64::NAN, |time| millis(*time));
             let p99 = p99(times).expect("there are pages");

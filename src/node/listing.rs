@@ -292,9 +292,12 @@ mod tests {
         Page { entries: keys.chars().map(entry).collect(), through, ..Page::default() }
     }
 
+    /// Pages, how many pairs are wanted, the keys of those that come, and up to where.
+    type Row<'a> = (&'a [(&'a str, bool)], usize, &'a str, &'a str);
+
     #[test]
     fn pages_are_merged_up_to_where_the_first_of_them_ends() {
-        let table: [(&[(&str, bool)], usize, &str, &str); 7] = [
+        let table: [Row; 7] = [
             (&[], 9, "", ""),
             (&[("ad", false), ("bc", false)], 9, "abcd", ""),
             (&[("adg", true), ("be", false), ("cfh", false)], 9, "abcdefg", "g"),

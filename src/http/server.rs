@@ -608,30 +608,10 @@ impl Server {
             let interface = job.arrival.interface();
             return Found::Answer(None, Answer::error(error, job.arrival.method(), interface));
         }
-        let path = job.arrival.path();
-        let is_watched = path == routes::WATCH && *job.arrival.request.method() == Method::Get;
-        if self.dispatcher.is_follower() && is_watched && job.arrival.framing == Framing::Empty {
-            return match Asked::of(&self.controller.node, job) {
-                Ok(asked) => Found::WatchMain(asked),
-                Err(error) => {
-                    let answer = Answer::error(&error, job.arrival.method(), job.arrival.interface());
-                    Found::Answer(Some(Route::Watch), answer)
-                }
-            };
-        }
-        if self.dispatcher.is_follower() && status::is_of_follower(job) {
-            // A part of it is this node's own.
-            if let Err(error) = self.judge(job) {
-                let answer = Answer::error(&error, job.arrival.method(), job.arrival.interface());
-                return Found::Answer(Some(Route::V1Status), answer);
-            }
-            return Found::Answer(Some(Route::V1Status), status::of_follower(&self.controller, job));
-        }
-        if self.dispatcher.is_follower() && routes::is_store(path) {
-            return match relay::read(&self.controller.node, job) {
-                Ok(message) => Found::Onward(message),
-                Err((route, answer)) => Found::Answer(route, *answer),
-            };
+        if self.dispatcher.is_follower()
+            && let Some(found) = self.find_at_main(job)
+        {
+            return found;
         }
         if let Err(error) = self.judge(job) {
             let answer = Answer::error(&error, job.arrival.method(), job.arrival.interface());
@@ -712,6 +692,32 @@ impl Server {
             }
         };
         Found::Answer(Some(route), answer)
+    }
+
+    /// What a follower does not answer by itself alone; nothing of its own paths.
+    fn find_at_main(&self, job: &mut Job) -> Option<Found> {
+        let path = job.arrival.path();
+        let refused = |job: &Job, route, error: &Error| {
+            Found::Answer(Some(route), Answer::error(error, job.arrival.method(), job.arrival.interface()))
+        };
+        let is_watched = path == routes::WATCH && *job.arrival.request.method() == Method::Get;
+        if is_watched && job.arrival.framing == Framing::Empty {
+            return Some(match Asked::of(&self.controller.node, job) {
+                Ok(asked) => Found::WatchMain(asked),
+                Err(error) => refused(job, Route::Watch, &error),
+            });
+        }
+        if status::is_of_follower(job) {
+            // A part of it is this node's own.
+            return Some(match self.judge(job) {
+                Ok(()) => Found::Answer(Some(Route::V1Status), status::of_follower(&self.controller, job)),
+                Err(error) => refused(job, Route::V1Status, &error),
+            });
+        }
+        routes::is_store(path).then(|| match relay::read(&self.controller.node, job) {
+            Ok(message) => Found::Onward(message),
+            Err((route, answer)) => Found::Answer(route, *answer),
+        })
     }
 
     /// Judges who asks. What a follower passes on is judged by its main, which is shown the same headers.

@@ -246,7 +246,7 @@ fn what_harms_the_listener_ends_at_the_edge() {
             assert!(statuses.iter().all(|status| [400, 413].contains(status)), "{statuses:?}");
         }),
         ("silent clients that were refused", &|| {
-            drop(attack::many(address, 400, &attack::put_head(20_000_000)))
+            drop(attack::many(address, 400, &attack::put_head(20_000_000)));
         }),
         ("other versions of HTTP", &|| attack::other_versions(address)),
         ("a header without end", &|| {

@@ -471,7 +471,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a table, a row for each kind")]
     fn what_nodes_tell_comes_to_problems() {
         use ProblemKind::{
             NodeNotReached, NodeNotReady, NodesApart, Note, ReplicaMissing, SettingsDiffer, ShardLost,

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use support::cluster::Cluster;
 use support::http::Http;
@@ -112,7 +113,7 @@ impl Prometheus {
         command.arg(format!("--web.listen-address={address}"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         let prometheus = Self { child, address, _folder: folder };
-        wait_until("Prometheus is ready", Duration::from_secs(60), || {
+        wait_until("Prometheus is ready", Duration::from_mins(1), || {
             let answer = Http::new(&prometheus.address).try_request("GET", "/-/ready", &[], b"");
             answer.is_ok_and(|answer| answer.status == 200)
         });
@@ -121,14 +122,14 @@ impl Prometheus {
 
     /// How many series a query gives.
     fn count(&self, query: &str) -> usize {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = utf8_percent_encode(query, NON_ALPHANUMERIC);
         let answer = Http::new(&self.address).get(&format!("/api/v1/query?query={encoded}"));
         assert_eq!(answer.status, 200, "{query}: {}", answer.text());
         answer.json()["data"]["result"].as_array().expect("a result").len()
     }
 
     fn wait_for(&self, what: &str, query: &str) {
-        wait_until(&format!("{what}: {query}"), Duration::from_secs(60), || self.count(query) > 0);
+        wait_until(&format!("{what}: {query}"), Duration::from_mins(1), || self.count(query) > 0);
     }
 }
 
@@ -197,11 +198,11 @@ fn a_real_prometheus_answers_every_query_and_alerts_fire_when_what_they_watch_br
                 let _ = client.try_request("GET", "/kv-store/keys/a?consistency=linearizable", &[], b"");
             }
         });
-        let fired = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             fires("EvenkvShardWithoutLeader");
             fires("EvenkvNoMetaLeader");
         }));
         over.store(true, Ordering::Relaxed);
-        fired.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
 }

@@ -1,4 +1,4 @@
-//! Who may do what, in every role of a node: API_V1's section on tokens, row by row, by tokens that `evenkv token new` has drawn.
+//! Who may do what, in every role of a node: `API_V1`'s section on tokens, row by row, by tokens that `evenkv token new` has drawn.
 
 mod support;
 
@@ -71,7 +71,7 @@ fn drawn(arguments: &[&str]) -> (String, String) {
 
 /// Nodes in every role, each of which asks for tokens.
 struct Everywhere {
-    _single: Node,
+    single: Node,
     cluster: Cluster,
     replicated: Cluster,
     followers: Vec<Node>,
@@ -86,11 +86,11 @@ impl Everywhere {
         // One of them judges what it answers by itself, the other one has no file.
         let followers =
             vec![Node::follower(single.address(), &own), Node::follower(cluster.nodes[1].address(), &[])];
-        Self { _single: single, cluster, replicated, followers }
+        Self { single, cluster, replicated, followers }
     }
 
     fn nodes(&self) -> Vec<(&str, &Node)> {
-        let mut nodes = vec![("single", &self._single)];
+        let mut nodes = vec![("single", &self.single)];
         nodes.extend(self.cluster.nodes.iter().map(|node| ("cluster", node)));
         nodes.extend(self.replicated.nodes.iter().map(|node| ("replicated", node)));
         nodes.extend(self.followers.iter().map(|node| ("follower", node)));
@@ -238,11 +238,7 @@ fn a_token_with_a_prefix_sees_its_own_keys_only() {
             .map(|line| line["status"].as_u64().expect("a status"))
             .collect();
         assert_eq!((status, statuses), (200, vec![200, 403, 403, 201]), "{place}: {text}");
-        assert_eq!(
-            ask("admin", "GET", "/kv-store/keys/other", "").1.contains("\"value\":1"),
-            true,
-            "{place}"
-        );
+        assert!(ask("admin", "GET", "/kv-store/keys/other", "").1.contains("\"value\":1"), "{place}");
         assert_eq!(ask("admin", "DELETE", "/v1/kv?prefix=", "").0, 400);
         for key in ["app/a", "app/b", "app/c", "app", "other"] {
             assert_eq!(ask("admin", "DELETE", &format!("/v1/kv/{key}"), "").0, 204, "{place}: {key}");
@@ -342,6 +338,9 @@ fn the_command_line_shows_the_token_of_its_environment() {
     assert_eq!(code, Some(0), "{text}");
 }
 
+/// Settings, the file, and what the message must contain.
+type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
 #[test]
 fn settings_that_would_leave_a_door_open_are_refused() {
     let ring = Keyring::new();
@@ -351,7 +350,7 @@ fn settings_that_would_leave_a_door_open_are_refused() {
     let wrong = wrong.display().to_string();
     let member = [("ADDRESS", "127.0.0.1:31990"), ("VIEW", "127.0.0.1:31990,127.0.0.1:31991")];
     let passive = [("ADDRESS", "127.0.0.1:31990"), ("VIEW", "127.0.0.1:31991")];
-    let rows: [(&[(&str, &str)], &str, &str); 4] = [
+    let rows: [Row; 4] = [
         (&member, &path, "CLUSTER_SECRET"),
         (&passive, &path, "CLUSTER_SECRET"),
         (&[], "/absent/tokens", "AUTH_TOKENS_FILE: /absent/tokens cannot be read"),

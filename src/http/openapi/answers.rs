@@ -274,7 +274,7 @@ pub(super) fn headers(paths: &str) -> Value {
     all.into()
 }
 
-fn header_rows() -> [(&'static str, &'static str, Value); 16] {
+fn header_rows() -> [(&'static str, &'static str, Value); 17] {
     let outcome = json!({ "enum": ["applied", "not-applied", "unknown"] });
     [
         ("ETag", "What the key holds.", named("ETag")),
@@ -283,6 +283,7 @@ fn header_rows() -> [(&'static str, &'static str, Value); 16] {
         ("Evenkv-Encoding", "`base64`: the value is no JSON, and told so.", json!({ "enum": ["base64"] })),
         ("Evenkv-Outcome", "Whether a write that failed was done.", outcome),
         ("Evenkv-Reason", "Who does not answer, and why.", text()),
+        ("Evenkv-Watch", "From where to watch what is done after the listing began.", text()),
         ("Evenkv-Limit", "The most bytes that a key may have.", text()),
         ("Retry-After", "The seconds after which to try again.", text()),
         ("Allow", "The methods that the path takes.", text()),

@@ -307,9 +307,9 @@ fn v1_list() -> Public {
     let listed = [("application/json", named("Page")), (LINES, text())];
     let get = Operation::get(
         "Keys in their order: a page, all of them line by line where Accept says application/x-ndjson, or their number",
-        vec![Success::of(200, "What there is", &listed)],
+        vec![Success::of(200, "What there is", &listed).with(&[at_times("Evenkv-Watch")])],
     )
-    .with(&[Parameter::Prefix, Parameter::After, Parameter::Limit, Parameter::Values, Parameter::Count]);
+    .with(&[Parameter::Prefix, Parameter::After, Parameter::Limit, Parameter::Values, Parameter::Count, Parameter::Cursor]);
     let deleted = object(&[("deleted", count()), ("more", flag())]);
     let delete = Operation::new(
         Method::Delete,

@@ -25,6 +25,7 @@ pub(super) enum Parameter {
     Limit,
     Values,
     Count,
+    Cursor,
     LastEventId,
     Since,
     Secret,
@@ -36,7 +37,7 @@ const SECONDS: &str = r"0*([1-9][0-9]{0,7}|[12][0-9]{8}|30[0-9]{7}|31[0-4][0-9]{
 const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 
 impl Parameter {
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Key,
         Self::ShortKey,
         Self::ShardId,
@@ -57,6 +58,7 @@ impl Parameter {
         Self::Limit,
         Self::Values,
         Self::Count,
+        Self::Cursor,
         Self::LastEventId,
         Self::Since,
         Self::Secret,
@@ -106,6 +108,12 @@ impl Parameter {
             }
             Self::Values => ("query", "values", flag, "Whether values are told, too."),
             Self::Count => ("query", "count", flag, "Only count them."),
+            Self::Cursor => (
+                "query",
+                "watch",
+                flag,
+                "Whether a cursor for `/v1/watch` is wanted; a page has one unless it is not, lines have one where it is.",
+            ),
             Self::LastEventId => ("header", "Last-Event-ID", line, LAST_EVENT_ID),
             Self::Since => ("query", "since", text, SINCE),
             Self::Secret => ("header", "Evenkv-Secret", line, SECRET),

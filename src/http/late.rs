@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::dispatch::{Dispatcher, Work};
 use super::lane_id::LaneId;
-use super::sockets;
+use super::sockets::{self, Pace};
 use super::stuck::{self, Stuck};
 use crate::clock::now;
 use crate::node::rate;
@@ -18,7 +18,7 @@ const TENTHS_TO_WAIT: u32 = 9;
 
 /// Looks for it until the channel closes.
 pub fn run(dispatcher: &Dispatcher, stop: &Receiver<()>) {
-    let (mut stuck, mut looked, mut counted) = (Stuck::default(), now(), now());
+    let (mut stuck, mut pace, mut counted) = (Stuck::default(), Pace::default(), now());
     while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         dispatcher.contain(|| dispatcher.watchdog.end_late_reads());
         dispatcher.contain(|| refuse_late(dispatcher));
@@ -26,10 +26,7 @@ pub fn run(dispatcher: &Dispatcher, stop: &Receiver<()>) {
             counted = now();
             dispatcher.node.rate.note(counted, dispatcher.metrics.answered_to_clients());
         }
-        if now() - looked >= stuck::INTERVAL {
-            looked = now();
-            dispatcher.contain(|| look_for_stuck(dispatcher, &mut stuck));
-        }
+        pace.look(stuck::INTERVAL, || dispatcher.contain(|| look_for_stuck(dispatcher, &mut stuck)));
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     self, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname,
@@ -37,6 +37,28 @@ pub fn open(port: u16) -> io::Result<HashMap<SocketAddr, u64>> {
 /// Where the system has no such list.
 pub fn closed_by_client(port: u16) -> io::Result<HashMap<SocketAddr, u64>> {
     in_state(port, &[CLOSED_BY_CLIENT])
+}
+
+/// Of the time, reading the list may take this part: one in so many.
+const SHARE: u32 = 20;
+
+/// When the list is read: a busy machine has ten thousands of rows, most of them of connections that were closed a minute ago, and then reading them takes
+/// tenths of a second.
+#[derive(Debug, Default)]
+pub struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Looks, if so much time has gone by since the last time, and enough in proportion to what that took.
+    pub fn look<T>(&mut self, interval: Duration, look: impl FnOnce() -> T) -> Option<T> {
+        let begun = now();
+        if self.0.is_some_and(|next| begun < next) {
+            return None;
+        }
+        let seen = look();
+        let ended = now();
+        self.0 = Some(ended + interval.max((ended - begun) * SHARE));
+        Some(seen)
+    }
 }
 
 fn in_state(port: u16, states: &[&str]) -> io::Result<HashMap<SocketAddr, u64>> {
@@ -281,6 +303,19 @@ mod tests {
             drop(server);
             assert!(open(address.port()).unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn a_look_that_takes_long_is_not_repeated_soon() {
+        let next = |interval, took| {
+            let (mut pace, begun) = (Pace::default(), now());
+            assert!(pace.look(interval, || crossbeam_channel::never::<()>().recv_timeout(took)).is_some());
+            assert!(pace.look(interval, || ()).is_none());
+            pace.0.expect("it has looked") - begun
+        };
+        let (short, long) = (Duration::from_millis(20), Duration::from_hours(1));
+        assert!(next(Duration::ZERO, short) >= short * (SHARE + 1));
+        assert!((long..long * 2).contains(&next(long, short)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tiny_http::Method;
 use super::answer::Answer;
 use super::dispatch::Job;
 use super::routes::Interface;
-use super::sockets::{self, Socket};
+use super::sockets::{self, Pace, Socket};
 use super::watch_request::Wanted;
 use super::watch_text;
 use super::watcher::Watcher;
@@ -43,7 +43,7 @@ const REST: Duration = Duration::from_millis(200);
 const PAGES: usize = 8;
 /// So often a comment is written, also to whoever is told much: what is between them and us may judge by these whether a connection lives.
 const COMMENT: Duration = Duration::from_secs(10);
-/// So often it is looked which clients have closed their connections: nothing else tells before something is written to them.
+/// So often it is looked at most which clients have closed their connections: nothing else tells before something is written to them.
 const LOOKED: Duration = Duration::from_secs(1);
 /// So many may watch.
 const MOST: usize = 4096;
@@ -106,7 +106,7 @@ enum Round {
 
 /// When it was looked last who is gone.
 #[derive(Default)]
-pub struct Looked(Option<Instant>);
+pub struct Looked(Pace);
 
 /// Clients that have closed their connections.
 pub struct Gone(HashSet<SocketAddr>);
@@ -114,11 +114,8 @@ pub struct Gone(HashSet<SocketAddr>);
 impl Looked {
     /// Those who have closed their connections to a port, if it is time to look.
     pub fn gone(&mut self, port: u16) -> Gone {
-        if self.0.is_some_and(|looked| now() - looked < LOOKED) {
-            return Gone(HashSet::new());
-        }
-        self.0 = Some(now());
-        Gone(sockets::closed_by_client(port).map(|closed| closed.into_keys().collect()).unwrap_or_default())
+        let closed = self.0.look(LOOKED, || sockets::closed_by_client(port).unwrap_or_default());
+        Gone(closed.unwrap_or_default().into_keys().collect())
     }
 }
 

@@ -436,7 +436,7 @@ fn an_older_node_says_503_where_the_owner_has_no_room() {
     // Large values go by HTTP, small ones on a connection.
     for bytes in [100_000, 1000] {
         let body = format!("{{\"value\":\"{}\"}}", "x".repeat(bytes));
-        let refused = (0..20_000).find_map(|number| {
+        let refused = (0..100_000).find_map(|number| {
             let key = target(&format!("{number}-{bytes}"));
             let answer = through.put(&key, &body);
             assert!(answer.status != 507, "{}", answer.text());

@@ -200,6 +200,7 @@ fn whoever_does_not_read_is_cut_off_and_goes_on_later() {
     // Both ends of the system take some megabytes.
     let value = format!("\"{}\"", "x".repeat(200_000));
     let mut writes = 0;
+    wait_until("both watch", START_DEADLINE, || watchers(&node) == 2);
     while watchers(&node) == 2 {
         assert!(writes < 300, "it is cut off");
         assert!(put(&mut client, &format!("k{writes}"), &value).is_some());

@@ -131,7 +131,7 @@ pub struct Memory {
     pub used: u64,
     /// What the system has given for it.
     pub resident: u64,
-    /// What it may come to; nothing where there is no bound.
+    /// What `resident` may come to; nothing where there is no bound.
     pub bound: Option<u64>,
 }
 

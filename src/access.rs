@@ -49,12 +49,12 @@ impl fmt::Display for Role {
 
 /// The keys that somebody may see: those that begin with a prefix. Everybody sees all of them where there are no tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reach(Arc<[u8]>);
+pub struct Reach(Option<Arc<[u8]>>);
 
 impl Reach {
     /// The keys that begin so.
     pub fn of(prefix: &[u8]) -> Self {
-        Self(prefix.into())
+        Self((!prefix.is_empty()).then(|| prefix.into()))
     }
 
     /// Refuses a key, or a prefix of keys, that is not within.
@@ -62,12 +62,12 @@ impl Reach {
     /// # Errors
     /// [`Error::Forbidden`].
     pub fn check(&self, key_or_prefix: &[u8]) -> Result<(), Error> {
-        if key_or_prefix.starts_with(&self.0) {
+        let Some(prefix) = self.0.as_deref().filter(|prefix| !key_or_prefix.starts_with(prefix)) else {
             return Ok(());
-        }
+        };
         Err(Error::Forbidden(format!(
             "This token reaches only the keys that begin with \"{}\": ask for those, or with another token",
-            self.0.escape_ascii()
+            prefix.escape_ascii()
         )))
     }
 }

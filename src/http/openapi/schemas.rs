@@ -158,11 +158,20 @@ fn receipt() -> Value {
         ("replicas", list(named("Address"))),
         ("key-count", or_null("integer")),
     ]);
-    object(&[
+    let of_change = [
         ("message", constant("View change successful")),
         ("shards", list(shard)),
         ("change-id", text()),
         ("epoch", count()),
+    ];
+    let more =
+        [("limits?", named("KeyLimits")), ("given-up?", list(given_up)), ("causal-context?", causal())];
+    object(&[of_change.to_vec(), figures(), more.to_vec()].concat())
+}
+
+/// What a view change came to, in figures.
+fn figures() -> Vec<(&'static str, Value)> {
+    vec![
         ("keys", count()),
         ("moved", count()),
         ("minimum", count()),
@@ -171,10 +180,7 @@ fn receipt() -> Value {
         ("deleted-meanwhile", count()),
         ("hold-ms", number()),
         ("checksums-match", flag()),
-        ("limits?", named("KeyLimits")),
-        ("given-up?", list(given_up)),
-        ("causal-context?", causal()),
-    ])
+    ]
 }
 
 fn plan() -> Value {
@@ -199,22 +205,31 @@ fn plan() -> Value {
 }
 
 fn change_status() -> Value {
-    object(&[
+    let of_change = [
         ("message", constant("View change status retrieved successfully")),
         ("phase", json!({ "enum": PHASES })),
         ("change-id?", text()),
-        ("coordinator?", named("Address")),
-        ("moved?", count()),
-        ("total?", count()),
-        ("pairs-per-second?", count()),
-        ("remaining-seconds?", or_null("number")),
+    ];
+    let more = [
         ("blocked-by?", text()),
         ("piece?", piece()),
         ("waits-for?", waits_for()),
         ("receipt?", named("Receipt")),
         ("error?", text()),
         ("causal-context?", causal()),
-    ])
+    ];
+    object(&[of_change.to_vec(), progress(), more.to_vec()].concat())
+}
+
+/// How far a view change is, where that is known.
+fn progress() -> Vec<(&'static str, Value)> {
+    vec![
+        ("coordinator?", named("Address")),
+        ("moved?", count()),
+        ("total?", count()),
+        ("pairs-per-second?", count()),
+        ("remaining-seconds?", or_null("number")),
+    ]
 }
 
 fn audit() -> Value {
@@ -332,39 +347,28 @@ fn status() -> Value {
         ("replicas", list(object(&[("address", named("Address")), ("behind", or_null("integer"))]))),
     ]);
     let phases: Vec<Value> = PHASES.map(Value::from).into_iter().chain([Value::Null]).collect();
-    let change = object(&[
+    let of_change = [
         ("change-id", text()),
         ("began", or_null("string")),
         ("nodes", list(named("Address"))),
         ("repl-factor", count()),
         ("phase", json!({ "enum": phases })),
-        ("coordinator?", named("Address")),
-        ("moved?", count()),
-        ("total?", count()),
-        ("pairs-per-second?", count()),
-        ("remaining-seconds?", or_null("number")),
+    ];
+    let more = [
         ("blocked-by?", or_null("string")),
         ("piece?", json!({ "anyOf": [piece(), { "type": "null" }] })),
         ("waits-for?", json!({ "anyOf": [waits_for(), { "type": "null" }] })),
-    ]);
-    let receipt = object(&[
+    ];
+    let change = object(&[of_change.to_vec(), progress(), more.to_vec()].concat());
+    let times = [
         ("change-id", text()),
         ("epoch", count()),
         ("began", or_null("string")),
         ("ended", or_null("string")),
         ("seconds", or_null("number")),
-        ("keys", count()),
-        ("moved", count()),
-        ("minimum", count()),
-        ("copied", count()),
-        ("created-meanwhile", count()),
-        ("deleted-meanwhile", count()),
-        ("hold-ms", number()),
-        ("checksums-match", flag()),
-        ("shards", count()),
-        ("nodes", count()),
-        ("given-up", texts()),
-    ]);
+    ];
+    let sizes = [("shards", count()), ("nodes", count()), ("given-up", texts())];
+    let receipt = object(&[times.to_vec(), figures(), sizes.to_vec()].concat());
     object(&[
         ("address", named("Address")),
         ("role", roles),

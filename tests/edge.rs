@@ -324,6 +324,10 @@ fn what_the_listener_takes_otherwise_than_it_should_is_refused() {
         ("GET /livez HTTP/1.1\r\n\r\n".to_owned(), vec!["400"]),
         ("GET /livez HTTP/1.1\r\nHost: x\r\nPrefer: \u{e9}\r\n\r\n".to_owned(), vec!["400"]),
         ("GET /livez HTTP/1.0\r\n\r\n".to_owned(), vec!["200"]),
+        ("GET /livez HTTP/1.0\r\nExpect: 100-continue\r\n\r\n".to_owned(), vec!["200"]),
+        ("GET /livez HTTP/1.2\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), vec!["200"]),
+        ("GET /livez HTTP/1.1\nHost: x\nConnection: close\n\n".to_owned(), vec!["200"]),
+        ("\r\nGET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(), vec!["200"]),
         // One that is not passed on does no harm.
         (
             "GET /livez HTTP/1.1\r\nHost: x\r\nCookie: \u{e9}\r\nConnection: close\r\n\r\n".to_owned(),

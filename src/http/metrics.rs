@@ -331,7 +331,7 @@ impl Gauges {
         self.threads.set(signed(entries("/proc/self/task")));
         self.descriptors.set(signed(entries("/proc/self/fd")));
         self.resident.set(signed(resident_bytes()));
-        let memory = memory::usage();
+        let memory = memory::usage_now();
         self.allocator_allocated.set(signed(memory.allocated));
         self.allocator_resident.set(signed(memory.resident));
         self.memory_used.set(signed(memory.resident));

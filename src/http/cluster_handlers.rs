@@ -218,12 +218,17 @@ fn question(node: &Node, route: Route, id: &str) -> Result<Value, Error> {
         Route::KeyCount => key_count(node, serving),
         Route::Shards => shards(node, serving),
         Route::Shard => {
-            let info = host::run(node.shard_info(id))?;
+            let serving = serving?;
+            let shards = &serving.state.view.shards;
+            let shard = shards.iter().find(|shard| shard.id.to_string() == id).ok_or_else(|| {
+                Error::NotFound(format!("There is no shard {id}: allowed is 1 to {}", shards.len()))
+            })?;
+            let info = host::run(node.shard_info(serving, shard));
             let mut body = json!({ "message": "Shard information retrieved successfully" });
             merge(&mut body, serde_json::to_value(info).expect("our own types are JSON"));
             Ok(body)
         }
-        _ => whole_view(node, serving?),
+        _ => Ok(whole_view(node, serving?)),
     }
 }
 
@@ -251,11 +256,12 @@ fn shards(node: &Node, serving: Result<&Serving, Error>) -> Result<Value, Error>
     Ok(json!({ "message": "Shard membership retrieved successfully", "shards": ids }))
 }
 
-fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
+/// All of it is of one view, also where the node learns of another one meanwhile.
+fn whole_view(node: &Node, serving: &Serving) -> Value {
     let view = &serving.state.view;
     let mut shards = Vec::new();
     for (index, shard) in view.shards.iter().enumerate() {
-        let info = host::run(node.shard_info(&shard.id.to_string()))?;
+        let info = host::run(node.shard_info(serving, shard));
         let mut row = serde_json::to_value(info).expect("our own types are JSON");
         let ranges =
             view.ranges(index).map(|range| json!({ "from": range.from_hex(), "to": range.to_hex() }));
@@ -273,7 +279,7 @@ fn whole_view(node: &Node, serving: &Serving) -> Result<Value, Error> {
     if !down.is_empty() {
         body["down"] = json!(down);
     }
-    Ok(body)
+    body
 }
 
 fn audit(node: &Node) -> Result<Value, Error> {

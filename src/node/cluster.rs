@@ -8,7 +8,6 @@ use super::membership::hello_view;
 use super::state::{Node, Serving, ServingState};
 use crate::clock::{Deadline, now};
 use crate::config::Role;
-use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::view;
 use crate::wire::orders;
@@ -103,18 +102,9 @@ impl Node {
         }
     }
 
-    /// Describes a shard, counted by its leader.
-    ///
-    /// # Errors
-    /// [`Error::NotServing`] without a view, [`Error::NotFound`] where there is no such shard.
-    pub async fn shard_info(&self, id: &str) -> Result<ShardInfo, Error> {
-        let serving_state = self.serving_state();
-        let serving = serving_state.serving()?;
-        let shards = &serving.state.view.shards;
-        let shard = shards.iter().find(|shard| shard.id.to_string() == id).ok_or_else(|| {
-            Error::NotFound(format!("There is no shard {id}: allowed is 1 to {}", shards.len()))
-        })?;
+    /// Describes a shard of a view, counted by its leader.
+    pub async fn shard_info(&self, serving: &Serving, shard: &view::Shard) -> ShardInfo {
         let key_count = self.count_of(serving, shard).await;
-        Ok(ShardInfo { shard_id: id.to_owned(), key_count, replicas: shard.replicas.clone() })
+        ShardInfo { shard_id: shard.id.to_string(), key_count, replicas: shard.replicas.clone() }
     }
 }

@@ -29,7 +29,7 @@ mod replicas;
 mod report;
 pub mod reservation;
 mod room;
-mod rounds;
+pub mod rounds;
 pub mod shard_machine;
 pub mod stale;
 pub mod state;

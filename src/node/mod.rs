@@ -37,6 +37,7 @@ mod strangers;
 pub mod timekeeping;
 pub mod transport;
 pub mod troubles;
+mod under_way;
 
 #[cfg(test)]
 pub(crate) mod fake;

@@ -61,14 +61,25 @@ impl Watch {
         watch
     }
 
+    /// The same with a token.
+    pub(crate) fn by(token: &str, address: &str, query: &str) -> Self {
+        let watch = Self::open(address, query, &format!("Authorization: Bearer {token}\r\n"));
+        let watch = watch.expect("the node answers");
+        assert!(watch.head.starts_with("HTTP/1.1 200 "), "{}", watch.head);
+        watch
+    }
+
     /// Begins, whatever the answer.
     pub(crate) fn try_at(address: &str, query: &str, last: Option<&str>) -> std::io::Result<Self> {
+        Self::open(address, query, &last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default())
+    }
+
+    fn open(address: &str, query: &str, lines: &str) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
         write!(
             stream,
-            "GET /v1/watch{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{last}\r\n"
+            "GET /v1/watch{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{lines}\r\n"
         )?;
         let mut reader = BufReader::new(stream);
         let mut head = String::new();

@@ -128,10 +128,9 @@ impl Host for Calls {
         Box::pin(ready(batch_calls::ask_all(node, parts)))
     }
 
-    fn each<'a>(&'a self, count: usize, step: &'a Step<'a>) -> Pending<'a, ()> {
-        let numbers: Vec<usize> = (0..count).collect();
-        for some in numbers.chunks(MOST_AT_ONCE) {
-            threads::all_at_once("round", some, |number| host::run(step(*number)));
+    fn each<'a>(&'a self, rows: &'a [Vec<usize>], step: &'a Step<'a>) -> Pending<'a, ()> {
+        for some in rows.chunks(MOST_AT_ONCE) {
+            threads::all_at_once("round", some, |row| row.iter().for_each(|number| host::run(step(*number))));
         }
         Box::pin(ready(()))
     }

@@ -237,10 +237,7 @@ impl Node {
         match command {
             Some(command) => {
                 let asked = self.under_way.begin(ids);
-                self.groups.propose_and(group, command, move |answer| {
-                    asked.end(&answer);
-                    told(answer);
-                });
+                self.groups.propose_and(group, command, move |answer| told(asked.end(answer)));
             }
             None => self.groups.read_here_and(group, told),
         }

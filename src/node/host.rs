@@ -105,9 +105,16 @@ pub trait Host: Send + Sync {
         })
     }
 
-    /// Takes so many steps, and ends when all have ended: one that waits holds up no other, as far as possible.
-    fn each<'a>(&'a self, count: usize, step: &'a Step<'a>) -> Pending<'a, ()> {
-        Box::pin(all((0..count).map(step).collect()))
+    /// Takes steps, by their numbers: those of a row one after the other, and the rows at the same time, as far as possible.
+    fn each<'a>(&'a self, rows: &'a [Vec<usize>], step: &'a Step<'a>) -> Pending<'a, ()> {
+        let in_turn = |row: &'a Vec<usize>| -> Pending<'a, ()> {
+            Box::pin(async move {
+                for number in row {
+                    step(*number).await;
+                }
+            })
+        };
+        Box::pin(all(rows.iter().map(in_turn).collect()))
     }
 
     /// Has the connection made on which requests are passed on, without waiting for it.

@@ -152,12 +152,12 @@ impl Node {
     ) -> Result<(Vec<Page>, TagSpace), Error> {
         let mut pages = Vec::new();
         self.ask_in_rounds(deadline, async |serving| {
-            let questions = self.questions(&serving.state, span, &left, wanted);
+            let (own, questions) = self.questions(&serving.state, span, &left, wanted);
             let ask = |number: usize| -> Pending<'_, _> {
                 Box::pin(self.page(&serving.state, &questions[number].1, deadline))
             };
             let mut unanswered = Unanswered::new();
-            let answers = self.ask_each(questions.len(), ask).await;
+            let answers = self.ask_each((own, questions.len()), ask).await;
             for (answer, (index, _)) in answers.into_iter().zip(&questions) {
                 match answer {
                     Ok(page) => {
@@ -172,22 +172,25 @@ impl Node {
         .await
     }
 
-    /// What each shard is asked that has some of the ranges, by its place in the view: first those that this node leads, as it need not be waited for them.
+    /// What each shard is asked that has some of the ranges, by its place in the view: first those that this node leads, and how many these are.
     fn questions(
         &self,
         state: &MetaState,
         span: &Span,
         left: &[HashRange],
         wanted: Wanted,
-    ) -> Vec<(usize, Question)> {
+    ) -> (usize, Vec<(usize, Question)>) {
         let question = |(index, shard): (usize, &view::Shard)| {
             let ranges = common(state.view.ranges(index), left);
             let question = Question { group: shard.group, ranges, span: span.clone(), wanted };
             (!question.ranges.is_empty()).then_some((index, question))
         };
-        let mut questions: Vec<_> = state.view.shards.iter().enumerate().filter_map(question).collect();
-        questions.sort_by_key(|(_, question)| !self.answers_for(question.group));
-        questions
+        let questions: Vec<_> = state.view.shards.iter().enumerate().filter_map(question).collect();
+        let is_own = |(_, question): &(usize, Question)| self.answers_for(question.group);
+        let (mut own, others): (Vec<_>, Vec<_>) = questions.into_iter().partition(is_own);
+        let count = own.len();
+        own.extend(others);
+        (count, own)
     }
 
     /// What the leader of a shard tells.

@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(find(7), refused);
         let asked = node.under_way.begin([write(7).request]);
         assert_eq!((find(7), find(8)), (Err(NotDone::UnderWay), refused.clone()));
-        asked.end(&Answer::NotApplied(Refusal::Busy));
+        asked.end(Answer::NotApplied(Refusal::Busy));
         assert_eq!(find(7), refused);
         shard.run(hash, b"k", put, Some(write(7))).unwrap();
         assert_eq!((find(7), find(8)), (Ok(()), refused));

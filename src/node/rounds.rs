@@ -60,10 +60,10 @@ impl Node {
         }
     }
 
-    /// Asks so many questions at the same time, each by its number.
+    /// Asks so many questions at the same time, each by its number. The first `own` are this node's to answer: before another one, so that they take no thread.
     pub async fn ask_each<'a, T: Send>(
         &'a self,
-        count: usize,
+        (own, count): (usize, usize),
         ask: impl Fn(usize) -> Pending<'a, T> + Sync,
     ) -> Vec<T> {
         let answers: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();
@@ -74,7 +74,10 @@ impl Node {
                 *answers[number].lock() = Some(answer);
             })
         };
-        self.host.each(count, &step).await;
+        let first: Vec<usize> = (0..count.min(own + 1)).collect();
+        let rows: Vec<Vec<usize>> =
+            std::iter::once(first).chain((own + 1..count).map(|number| vec![number])).collect();
+        self.host.each(&rows, &step).await;
         answers.into_iter().map(|answer| answer.into_inner().expect("every step was taken")).collect()
     }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::clock::ticks_ms;
-use crate::consensus::Answer;
+use crate::consensus::{Answer, Refusal};
 use crate::model::shard::RequestId;
 
 /// What came of a write is not known, and it is still in the log of a group that this node leads on: for so long at most, as without a majority it leads no longer.
@@ -63,20 +63,28 @@ impl UnderWay {
 }
 
 impl Asked {
-    /// The log has answered, and what it did is remembered by the shard.
-    pub(super) fn end(self, answer: &Answer) {
+    /// The log has answered, and what it did is remembered by the shard: what that comes to. Where it has refused one that it was asked for before and that is under way still, it is
+    /// not known whether that is done.
+    pub(super) fn end(self, answer: Answer) -> Answer {
         if self.ids.is_empty() {
-            return;
+            return answer;
         }
         let (now_ms, mut marks) = (ticks_ms(), self.under_way.marks.lock());
-        for id in self.ids {
+        for id in &self.ids {
             if matches!(answer, Answer::Unknown) {
-                marks.unclear.push_back((now_ms + UNCLEAR_MS, id));
+                marks.unclear.push_back((now_ms + UNCLEAR_MS, *id));
             } else {
-                marks.end(id);
+                marks.end(*id);
             }
         }
         marks.forget(now_ms);
+        // Whoever leads by now knows what came of the others.
+        let is_refused = matches!(
+            answer,
+            Answer::NotApplied(Refusal::Busy | Refusal::NotKnown { .. } | Refusal::NotHeard { .. })
+        );
+        let is_unclear = is_refused && self.ids.iter().any(|id| marks.asked.contains_key(id));
+        if is_unclear { Answer::Unknown } else { answer }
     }
 }
 
@@ -103,7 +111,6 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::Refusal;
 
     fn named(id: u128) -> RequestId {
         RequestId::Timed { id, fingerprint: 0 }
@@ -115,21 +122,25 @@ mod tests {
         let numbered = RequestId::Numbered { start: 7, number: 7, lowest: 7 };
         let (one, both) = (under_way.begin([named(1)]), under_way.begin([named(1), numbered, named(2)]));
         assert_eq!([1, 2, 7].map(|id| under_way.has(id)), [true, true, false]);
-        one.end(&Answer::NotApplied(Refusal::Busy));
+        assert_eq!(one.end(Answer::NotApplied(Refusal::Busy)), Answer::Unknown, "it may be done");
         assert_eq!([1, 2].map(|id| under_way.has(id)), [true, true], "it was asked for twice");
-        both.end(&Answer::Readable { index: 1 });
+        let refused = || Answer::NotApplied(Refusal::Busy);
+        assert_eq!(under_way.begin([named(3)]).end(refused()), refused());
+        let elsewhere = || Answer::NotApplied(Refusal::NotLeader { leader: Some(1) });
+        assert_eq!(under_way.begin([named(1)]).end(elsewhere()), elsewhere());
+        both.end(refused());
         assert_eq!([1, 2].map(|id| under_way.has(id)), [false, false]);
     }
 
     #[test]
     fn what_is_unclear_stays_under_way_for_a_time() {
         let under_way = Arc::new(UnderWay::default());
-        under_way.begin([named(1)]).end(&Answer::Unknown);
+        under_way.begin([named(1)]).end(Answer::Unknown);
         assert!(under_way.has(1));
         under_way.marks.lock().forget(ticks_ms() + 2 * UNCLEAR_MS);
         assert!(!under_way.has(1));
         for id in 0..=MOST_UNCLEAR as u128 {
-            under_way.begin([named(id)]).end(&Answer::Unknown);
+            under_way.begin([named(id)]).end(Answer::Unknown);
         }
         assert_eq!([0, 1].map(|id| under_way.has(id)), [false, true], "the oldest is forgotten");
     }

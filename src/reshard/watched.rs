@@ -77,14 +77,16 @@ impl Controller {
         let (asked, mut cursor) = (Cursor::everywhere(Cursor::NOW), Cursor::everywhere(Cursor::NOW));
         let found = self.node.ask_in_rounds(deadline, async |serving| {
             let state = &serving.state;
-            // This node's own first: it need not be waited for them.
-            let mut shards: Vec<_> = state.view.shards.iter().map(|shard| shard.group).enumerate().collect();
-            shards.sort_by_key(|(_, group)| !self.node.answers_for(*group));
+            let all = state.view.shards.iter().map(|shard| shard.group).enumerate();
+            let is_own = |(_, group): &(usize, u64)| self.node.answers_for(*group);
+            let (mut shards, others): (Vec<_>, Vec<_>) = all.partition(is_own);
+            let own = shards.len();
+            shards.extend(others);
             let ask = |number: usize| -> Pending<'_, _> {
                 Box::pin(self.changes(state, shards[number].1, &asked, ASKED_FOR.min(deadline.left())))
             };
             let mut unanswered = Unanswered::new();
-            let answers = self.node.ask_each(shards.len(), ask).await;
+            let answers = self.node.ask_each((own, shards.len()), ask).await;
             for (answer, (index, _)) in answers.into_iter().zip(&shards) {
                 match answer {
                     // Nothing is beyond what was asked for: it only says where each part is.

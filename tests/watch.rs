@@ -404,6 +404,10 @@ fn number_of(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
+fn figure(count: usize) -> f64 {
+    f64::from(u32::try_from(count).expect("not so many"))
+}
+
 /// What a writer has done.
 #[derive(Default)]
 struct Paced {
@@ -556,7 +560,7 @@ fn a_thousand_are_told_everything_once() {
     let failed: usize = done.iter().map(|one| one.failed.len()).sum();
     let written: Versions = done.into_iter().flat_map(|one| one.written).collect();
     let writes: usize = written.values().map(Vec::len).sum();
-    let (pace, wanted) = (writes as f64 / seconds, (writers * 10) as f64);
+    let (pace, wanted) = (figure(writes) / seconds, figure(writers * 10));
     println!(
         "{writes} writes in {seconds:.0} s, and {failed} that were not acknowledged; {late:.1?} late at most"
     );
@@ -589,5 +593,5 @@ fn a_thousand_are_told_everything_once() {
             "all are told the same of {prefix}"
         );
     }
-    println!("{events} events, {:.0} a second, each once", events as f64 / seconds);
+    println!("{events} events, {:.0} a second, each once", figure(events) / seconds);
 }

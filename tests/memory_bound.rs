@@ -269,13 +269,17 @@ fn a_named_write_that_is_sent_again_while_the_first_is_in_the_log_is_answered_as
         let body = value(usize::try_from(least_room() * 3 / 4 / 3).unwrap());
         let target = format!("/v1/kv/twice-{attempt}");
         // What is sent meanwhile is in the log of the leader, and nowhere else.
-        others.iter().for_each(|other| other.pause());
+        for other in &others {
+            other.pause();
+        }
         let answers = std::thread::scope(|scope| {
             let put =
                 || leader[0].http().request("PUT", &target, &[("Idempotency-Key", "twice")], body.as_bytes());
             let both = [scope.spawn(put), scope.spawn(put)];
             std::thread::sleep(Duration::from_millis(300));
-            others.iter().for_each(|other| other.resume());
+            for other in &others {
+                other.resume();
+            }
             both.map(|one| one.join().expect("an answer"))
         });
         let told = answers.each_ref().map(|one| (one.status, one.header("Evenkv-Outcome"), one.text()));

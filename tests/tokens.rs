@@ -276,7 +276,9 @@ fn a_token_with_a_prefix_is_told_what_is_done_there_and_nothing_else() {
             .into_iter()
             .chain(["app/a", "other", "app", "app/b", "apq", "ap"].map(|key| ("DELETE", key)));
         let done: Vec<_> = done.chain([("PUT", "app/b")]).collect();
-        done.iter().for_each(|(method, key)| write(method, key));
+        for (method, key) in &done {
+            write(method, key);
+        }
         let told = |watch: &mut Watch, prefix: &str| {
             let mut wanted: Vec<_> = done
                 .iter()

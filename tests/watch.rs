@@ -581,7 +581,9 @@ fn a_thousand_are_told_everything_once() {
             one.has_been_told(last)
         });
     }
-    listening.iter().for_each(|(_, one)| one.stop());
+    for (_, one) in &listening {
+        one.stop();
+    }
     let (mut events, mut first): (usize, Vec<Option<Versions>>) = (0, vec![None; prefixes]);
     for (prefix, one) in listening {
         let told = one.end();

@@ -49,7 +49,9 @@ impl UnderWay {
         let ids: SmallVec<[u128; 1]> = requests.into_iter().filter_map(name).collect();
         if !ids.is_empty() {
             let mut marks = self.marks.lock();
-            ids.iter().for_each(|id| *marks.asked.entry(*id).or_default() += 1);
+            for id in &ids {
+                *marks.asked.entry(*id).or_default() += 1;
+            }
         }
         Asked { under_way: Arc::clone(self), ids }
     }

@@ -316,7 +316,9 @@ fn note(one: &Told, versions: &mut Versions) {
 /// The same of several events.
 pub(crate) fn by_key(told: &[Told]) -> Versions {
     let mut versions = Versions::new();
-    told.iter().for_each(|one| note(one, &mut versions));
+    for one in told {
+        note(one, &mut versions);
+    }
     versions
 }
 

@@ -559,10 +559,10 @@ fn a_thousand_are_told_everything_once() {
     let late = done.iter().map(|one| one.late).max().unwrap_or_default();
     let failed: usize = done.iter().map(|one| one.failed.len()).sum();
     let written: Versions = done.into_iter().flat_map(|one| one.written).collect();
-    let writes: usize = written.values().map(Vec::len).sum();
-    let (pace, wanted) = (figure(writes) / seconds, figure(writers * 10));
+    let count: usize = written.values().map(Vec::len).sum();
+    let (pace, wanted) = (figure(count) / seconds, figure(writers * 10));
     println!(
-        "{writes} writes in {seconds:.0} s, and {failed} that were not acknowledged; {late:.1?} late at most"
+        "{count} writes in {seconds:.0} s, and {failed} that were not acknowledged; {late:.1?} late at most"
     );
     if pace < wanted * 0.98 {
         println!(

@@ -265,6 +265,8 @@ fn a_body_that_is_not_read_is_never_taken_for_a_request() {
         let answer = client.receive("PUT").unwrap_or_else(|error| panic!("{head}: no answer: {error}"));
         assert_eq!(answer.status, 413, "{head}: {}", answer.text());
         assert_eq!(says_close(&answer), !goes_on, "{head}: {answer:?}");
+        // See `docs/LISTENER.md`: nothing else than an upgrade hands out the connection of a body that nobody reads.
+        assert_eq!(answer.header("Upgrade"), Some("HTTP/1.1"), "{head}: {answer:?}");
         if goes_on {
             assert_eq!(client.receive("PUT").expect("the next request is answered").status, 201);
         }

@@ -13,6 +13,7 @@ use support::change::{ask_with, passive, wait_knows};
 use support::cluster::Cluster;
 use support::http::{Http, Response};
 use support::node::{Node, evenkv};
+use support::replicated::wait_leader;
 use support::{at_once, wait_until};
 
 /// A node without pairs takes a third of it.
@@ -242,6 +243,55 @@ fn the_least_room_among_the_replicas_decides() {
     fill(&mut http, |number| format!("more-{number}"));
     cluster.nodes[2].kill();
     wait_until_taken(&mut http, "without-it");
+}
+
+#[test]
+fn a_named_write_that_is_sent_again_while_the_first_is_in_the_log_is_answered_as_that() {
+    let settings = [&[("REPL_FACTOR", "3")][..], &bounded()].concat();
+    let cluster = Cluster::with(3, &settings);
+    let room =
+        |node: &Node| BOUND.parse::<u64>().unwrap().saturating_sub(metric(node, "evenkv_memory_used_bytes"));
+    let least_room = || cluster.nodes.iter().map(room).min().expect("there are nodes");
+    let mut http = cluster.nodes[0].http();
+    for number in 0.. {
+        assert!(number < MOST_VALUES, "there is no bound");
+        if least_room() < 2_000_000 {
+            break;
+        }
+        http.put(&format!("/v1/kv/key-{number}"), value(VALUE_BYTES));
+    }
+    for attempt in 0.. {
+        assert!(attempt < MOST_GROWING, "it is never taken");
+        let leader = wait_leader(cluster.nodes[0].address(), "1", |_| true);
+        let (leader, others): (Vec<&Node>, Vec<&Node>) =
+            cluster.nodes.iter().partition(|node| node.address() == leader);
+        // It takes most of what is left, so that there is no room for it twice.
+        let body = value(usize::try_from(least_room() * 3 / 4 / 3).unwrap());
+        let target = format!("/v1/kv/twice-{attempt}");
+        // What is sent meanwhile is in the log of the leader, and nowhere else.
+        for other in &others {
+            other.pause();
+        }
+        let answers = std::thread::scope(|scope| {
+            let put =
+                || leader[0].http().request("PUT", &target, &[("Idempotency-Key", "twice")], body.as_bytes());
+            let both = [scope.spawn(put), scope.spawn(put)];
+            std::thread::sleep(Duration::from_millis(300));
+            for other in &others {
+                other.resume();
+            }
+            both.map(|one| one.join().expect("an answer"))
+        });
+        let told = answers.each_ref().map(|one| (one.status, one.header("Evenkv-Outcome"), one.text()));
+        let kept = http.get(&target);
+        if kept.status == 200 {
+            let tags = answers.each_ref().map(|answer| answer.header("ETag"));
+            assert_eq!(tags, [kept.header("ETag"); 2], "{} bytes: {told:?}", body.len());
+            return;
+        }
+        // There was less room than it said.
+        assert!(told.iter().all(|one| one.1 == Some("not-applied")), "{told:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use support::cluster::Cluster;
 use support::http::{Http, Response};
 use support::node::{Node, evenkv};
 use support::wait_until;
+use support::watch::Watch;
 
 const SECRET: (&str, &str) = ("CLUSTER_SECRET", "shared-by-the-nodes");
 const ROLES: [&str; 4] = ["monitor", "read", "write", "admin"];
@@ -242,6 +243,62 @@ fn a_token_with_a_prefix_sees_its_own_keys_only() {
         assert_eq!(ask("admin", "DELETE", "/v1/kv?prefix=", "").0, 400);
         for key in ["app/a", "app/b", "app/c", "app", "other"] {
             assert_eq!(ask("admin", "DELETE", &format!("/v1/kv/{key}"), "").0, 204, "{place}: {key}");
+        }
+    }
+}
+
+#[test]
+fn a_token_with_a_prefix_is_told_what_is_done_there_and_nothing_else() {
+    let ring = Keyring::new();
+    let everywhere = Everywhere::start(&ring);
+    for (place, node) in everywhere.nodes() {
+        let mut client = node.http();
+        let mut write = |method: &str, key: &str| {
+            let status = ring.ask(&mut client, "admin", (method, &format!("/v1/kv/{key}"), "x")).status;
+            assert!(status < 300, "{place}: {method} {key}: {status}");
+        };
+        let watch = |name: &str, prefix: &str| {
+            Watch::by(ring.of(name), node.address(), &format!("?prefix={prefix}&values=true"))
+        };
+        let mut watches =
+            [watch("app-read", "app/"), watch("app-write", "app%2F"), watch("app-read", "app/b")];
+        // All others see it all.
+        let mut all = Watch::by(ring.of("read"), node.address(), "");
+        let done = [
+            ("PUT", "app/a"),
+            ("PUT", "other"),
+            ("PUT", "app"),
+            ("PUT", "app/b"),
+            ("PUT", "apq"),
+            ("PUT", "ap"),
+        ];
+        let done = done
+            .into_iter()
+            .chain(["app/a", "other", "app", "app/b", "apq", "ap"].map(|key| ("DELETE", key)));
+        let done: Vec<_> = done.chain([("PUT", "app/b")]).collect();
+        for (method, key) in &done {
+            write(method, key);
+        }
+        let told = |watch: &mut Watch, prefix: &str| {
+            let mut wanted: Vec<_> = done
+                .iter()
+                .filter(|(_, key)| key.starts_with(prefix))
+                .map(|(method, key)| ((*key).to_owned(), method.to_ascii_lowercase()))
+                .collect();
+            let mut told: Vec<_> =
+                wanted.iter().map(|_| watch.event()).map(|one| (one.key(), one.name)).collect();
+            // Those of one key in their order; others have none.
+            told.sort_by(|one, other| one.0.cmp(&other.0));
+            wanted.sort_by(|one, other| one.0.cmp(&other.0));
+            assert_eq!(told, wanted, "{place}: {prefix}");
+        };
+        for (watch, prefix) in watches.iter_mut().zip(["app/", "app/", "app/b"]) {
+            told(watch, prefix);
+        }
+        told(&mut all, "");
+        write("DELETE", "app/b");
+        for watch in &mut watches {
+            assert_eq!(watch.event().key(), "app/b", "{place}: nothing else had come");
         }
     }
 }

@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,8 +13,8 @@ use support::cluster::Cluster;
 use support::http::Http;
 use support::node::Node;
 use support::replicated::{RECOVERY, known_shards, named, replicated, restart_ready, try_view, wait_leader};
-use support::watch::{Follower, Told, Watch, by_key, put};
-use support::{START_DEADLINE, wait_until};
+use support::watch::{Follower, Listener, Told, Versions, Watch, by_key, put};
+use support::{START_DEADLINE, at_once, wait_until};
 
 /// Keys of all shards: so many hardly ever lie in one.
 const KEYS: usize = 24;
@@ -297,10 +296,10 @@ fn a_follower_goes_on_when_its_main_is_there_again() {
 }
 
 /// Writers through all nodes: what each key was written with, as far as that was acknowledged.
-fn write_all(addresses: &[String], stop: &AtomicBool) -> BTreeMap<String, Vec<u64>> {
+fn write_all(addresses: &[String], stop: &AtomicBool) -> Versions {
     let written = thread::scope(|scope| {
         let write = |writer: usize| {
-            let mut written: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            let mut written = Versions::new();
             let mut clients: Vec<Http> = addresses.iter().map(|address| Http::new(address)).collect();
             for turn in 0_usize.. {
                 if stop.load(Ordering::SeqCst) {
@@ -322,8 +321,11 @@ fn write_all(addresses: &[String], stop: &AtomicBool) -> BTreeMap<String, Vec<u6
 }
 
 /// Everything that was acknowledged is told once, and what is told besides may have been done without an answer.
-fn check_told(told: &[Told], written: &BTreeMap<String, Vec<u64>>) {
-    let told = by_key(told);
+fn check_told(told: &[Told], written: &Versions) {
+    check_versions(&by_key(told), written);
+}
+
+fn check_versions(told: &Versions, written: &Versions) {
     for (key, versions) in written {
         let found = told.get(key).cloned().unwrap_or_default();
         let missing: Vec<_> = versions.iter().filter(|version| !found.contains(version)).collect();
@@ -389,37 +391,67 @@ fn every_change_is_told_once_across_kills_of_leaders() {
     }
 }
 
-/// Ten watch each of so many prefixes.
+/// Ten watch each of so many prefixes: `WATCH_PREFIXES`.
 const PREFIXES: usize = 100;
-/// So many write, each so often: 2,000 writes a second in all.
+/// So many write, each so often: 2,000 writes a second in all. `WATCH_WRITERS`.
 const WRITERS: usize = 200;
 const PERIOD: Duration = Duration::from_millis(100);
+/// tiny_http keeps so many threads that wait for a connection: each ends after 5 s in which it had none, and the node connects to itself 20 times a second, to one after the other.
+const WAITING_THREADS: usize = 100;
 
-/// Writes in its time through one node after the other, until told to stop: what was acknowledged, and how many writes were not.
-fn write_paced(
-    addresses: &[String],
-    writer: usize,
-    stop: &AtomicBool,
-) -> (BTreeMap<String, Vec<u64>>, usize) {
-    let (mut written, mut failed) = (BTreeMap::<String, Vec<u64>>::new(), 0);
+/// A number that the environment may say.
+fn number_of(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+fn figure(count: usize) -> f64 {
+    f64::from(u32::try_from(count).expect("not so many"))
+}
+
+/// What a writer has done.
+#[derive(Default)]
+struct Paced {
+    /// The version of each write that was acknowledged, by key.
+    written: Versions,
+    /// The keys of the others.
+    failed: Vec<String>,
+    /// By how much a write began too late at most.
+    late: Duration,
+}
+
+/// Writes in its time through one node after the other, until told to stop. What was not acknowledged may have been done: such keys are written once more in the end, so that the
+/// last change of every key is known.
+fn write_paced(addresses: &[String], (writer, prefixes): (usize, usize), stop: &AtomicBool) -> Paced {
+    let mut done = Paced::default();
     let mut at = writer;
-    let mut client = Http::new(&addresses[at % addresses.len()]);
+    let mut client = Http::unchecked(&addresses[at % addresses.len()]);
     let begun = Instant::now() + PERIOD * u32::try_from(writer).expect("a few") / 200;
     for turn in 0_u32.. {
-        thread::sleep((begun + PERIOD * turn).saturating_duration_since(Instant::now()));
+        let due = begun + PERIOD * turn;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
         if stop.load(Ordering::SeqCst) {
             break;
         }
+        done.late = done.late.max(due.elapsed());
         // Each key has one writer, so its versions are acknowledged in their order.
-        let key = format!("p{}.{writer}", (writer + turn as usize) % PREFIXES);
+        let key = format!("p{}.{writer}", (writer + turn as usize) % prefixes);
         if let Some(version) = put(&mut client, &key, &turn.to_string()) {
-            written.entry(key).or_default().push(version);
+            done.written.entry(key).or_default().push(version);
         } else {
-            (failed, at) = (failed + 1, at + 1);
-            client = Http::new(&addresses[at % addresses.len()]);
+            done.failed.push(key);
+            at += 1;
+            client = Http::unchecked(&addresses[at % addresses.len()]);
         }
     }
-    (written, failed)
+    for key in &done.failed {
+        wait_until("a write is acknowledged", allowed(RECOVERY), || {
+            let version = put(&mut Http::unchecked(&addresses[at % addresses.len()]), key, "\"last\"");
+            at += 1;
+            done.written.entry(key.clone()).or_default().extend(version);
+            version.is_some()
+        });
+    }
+    done
 }
 
 /// Kills the leader of a shard, and starts it again after a while.
@@ -432,72 +464,136 @@ fn kill_leader(cluster: &mut Cluster, asked: &str, shard: usize) {
     restart_ready(node);
 }
 
+/// From two shards to one and back, twice, and a leader dies before each time.
+fn kill_and_change(cluster: &mut Cluster, addresses: &[String]) {
+    for view in [&addresses[..3], addresses, &addresses[3..], addresses] {
+        thread::sleep(Duration::from_secs(2));
+        kill_leader(cluster, &addresses[3], 0);
+        thread::sleep(Duration::from_secs(2));
+        let changed = ask_with(&addresses[3], &[], &json!({ "view": view }));
+        assert_eq!(changed.status, 200, "{}", changed.text());
+        check_receipt_at(&changed.json(), view, 3);
+    }
+    thread::sleep(Duration::from_secs(2));
+}
+
+/// What each node takes, and how many threads it has, while one watches at each.
+struct Idle {
+    before: Vec<(u64, usize)>,
+    _first: Vec<Watch>,
+}
+
+impl Idle {
+    fn of(nodes: &[Node]) -> Self {
+        let first = nodes.iter().map(|node| Watch::at(node.address(), "?prefix=none", None)).collect();
+        // By then connections between nodes are there, and the memory that starting took is given back.
+        thread::sleep(Duration::from_secs(3));
+        let before = nodes.iter().map(|node| (node.resident_bytes(), node.thread_count())).collect();
+        Self { before, _first: first }
+    }
+
+    fn has_more_threads(&self, nodes: &[Node], most: usize) -> bool {
+        nodes.iter().zip(&self.before).any(|(node, (_, before))| node.thread_count() > before + most)
+    }
+
+    fn print(&self, nodes: &[Node], when: &str) {
+        for (node, (bytes, threads)) in nodes.iter().zip(&self.before) {
+            let (count, more) = (watchers(node) - 1, node.resident_bytes().saturating_sub(*bytes));
+            let (each, threads) = (more / count as u64, node.thread_count().saturating_sub(*threads));
+            println!(
+                "{when}, {count} idle watchers take {each} bytes each, with {threads} more threads in all"
+            );
+        }
+    }
+}
+
+#[test]
+fn those_who_watch_hold_no_thread() {
+    let node = Node::single(&[]);
+    let nodes = std::slice::from_ref(&node);
+    let idle = Idle::of(nodes);
+    let begin = |_| -> Vec<Watch> { (0..50).map(|_| Watch::at(node.address(), "?prefix=w", None)).collect() };
+    let mut watches: Vec<Watch> = at_once(20, begin).into_iter().flatten().collect();
+    wait_until("all watch", START_DEADLINE, || watchers(&node) > watches.len());
+    idle.print(nodes, "at once");
+    wait_until("their threads have ended", allowed(START_DEADLINE), || {
+        !idle.has_more_threads(nodes, WAITING_THREADS + 20)
+    });
+    idle.print(nodes, "later");
+    assert!(put(&mut node.http(), "w1", "1").is_some());
+    for watch in &mut watches {
+        assert_eq!(watch.event().key(), "w1");
+    }
+}
+
 #[test]
 #[ignore = "a thousand threads that watch, for a minute"]
 fn a_thousand_are_told_everything_once() {
-    let mut cluster = replicated(6, 3, &[("IDLE_TIMEOUT_MS", "3000")]);
+    let (prefixes, writers) = (number_of("WATCH_PREFIXES", PREFIXES), number_of("WATCH_WRITERS", WRITERS));
+    let mut cluster = replicated(6, 3, &[]);
     let addresses = cluster.addresses();
-    let before: Vec<(u64, usize)> =
-        cluster.nodes.iter().map(|node| (node.resident_bytes(), node.thread_count())).collect();
-    let watching: Vec<(usize, Follower)> = (0..10 * PREFIXES)
-        .map(|number| {
-            let query = format!("?prefix=p{}.", number % PREFIXES);
-            let first = number % addresses.len();
-            (number % PREFIXES, Follower::begin(&addresses, first, &query, false))
-        })
-        .collect();
-    let print_memory = |when: &str| {
-        for (node, (bytes, threads)) in cluster.nodes.iter().zip(&before) {
-            let count = watchers(node) as u64;
-            let each = node.resident_bytes().saturating_sub(*bytes) / count;
-            let threads = node.thread_count().saturating_sub(*threads);
-            println!("{when}, {count} idle watchers take {each} bytes each, with {threads} more threads");
-        }
+    let idle = Idle::of(&cluster.nodes);
+    // Of ten who watch a prefix each is at another node than the next.
+    let listen = |first: usize| -> Vec<(usize, Listener)> {
+        let begin = |prefix| Listener::begin(&addresses, first + prefix, &format!("?prefix=p{prefix}."));
+        (0..prefixes).map(|prefix| (prefix, begin(prefix))).collect()
     };
-    print_memory("at once");
-    // A connection has a thread until nothing has come on it for a while.
-    wait_until("the threads of idle connections have ended", allowed(START_DEADLINE), || {
-        cluster.nodes.iter().zip(&before).all(|(node, (_, threads))| node.thread_count() < threads + 40)
+    let listening: Vec<(usize, Listener)> = at_once(10, listen).into_iter().flatten().collect();
+    idle.print(&cluster.nodes, "at once");
+    wait_until("their threads have ended", allowed(START_DEADLINE), || {
+        !idle.has_more_threads(&cluster.nodes, WAITING_THREADS + 20)
     });
-    print_memory("when their threads have ended");
+    idle.print(&cluster.nodes, "later");
     let (stop, begun) = (AtomicBool::new(false), Instant::now());
-    let (written, failed) = thread::scope(|scope| {
-        let write = |writer| write_paced(&addresses, writer, &stop);
-        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            // From two shards to one and back, twice, and a leader dies before each time.
-            for view in [&addresses[..3], &addresses[..], &addresses[3..], &addresses[..]] {
-                thread::sleep(Duration::from_secs(2));
-                kill_leader(&mut cluster, &addresses[3], 0);
-                thread::sleep(Duration::from_secs(2));
-                let changed = ask_with(&addresses[3], &[], &json!({ "view": view }));
-                assert_eq!(changed.status, 200, "{}", changed.text());
-                check_receipt_at(&changed.json(), view, 3);
-            }
-            thread::sleep(Duration::from_secs(2));
+    let (done, seconds) = thread::scope(|scope| {
+        let write = |writer| write_paced(&addresses, (writer, prefixes), &stop);
+        let running: Vec<_> = (0..writers).map(|writer| scope.spawn(move || write(writer))).collect();
+        let changed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            kill_and_change(&mut cluster, &addresses);
         }));
         stop.store(true, Ordering::SeqCst);
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (mut written, mut failed) = (BTreeMap::new(), 0);
-        for one in writers {
-            let (own, own_failed) = one.join().expect("a writer");
-            written.extend(own);
-            failed += own_failed;
-        }
-        (written, failed)
+        let seconds = begun.elapsed().as_secs_f64();
+        changed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (running.into_iter().map(|one| one.join().expect("a writer")).collect::<Vec<Paced>>(), seconds)
     });
-    let writes: usize = written.values().map(Vec::len).sum();
-    let (seconds, mut told) = (begun.elapsed().as_secs_f64(), 0);
-    println!("{writes} writes in {seconds:.0} s, and {failed} that were not acknowledged");
-    for (_, one) in &watching {
+    let late = done.iter().map(|one| one.late).max().unwrap_or_default();
+    let failed: usize = done.iter().map(|one| one.failed.len()).sum();
+    let written: Versions = done.into_iter().flat_map(|one| one.written).collect();
+    let count: usize = written.values().map(Vec::len).sum();
+    let (pace, wanted) = (figure(count) / seconds, figure(writers * 10));
+    println!(
+        "{count} writes in {seconds:.0} s, and {failed} that were not acknowledged; {late:.1?} late at most"
+    );
+    if pace < wanted * 0.98 {
+        println!(
+            "{pace:.0} writes/s: that is LESS than the {wanted} that were wanted, the machine is too slow"
+        );
+    }
+    let of_prefix: Vec<Versions> = (0..prefixes)
+        .map(|prefix| {
+            let is_of = |(key, _): &(&String, &Vec<u64>)| key.starts_with(&format!("p{prefix}."));
+            written.iter().filter(is_of).map(|(key, versions)| (key.clone(), versions.clone())).collect()
+        })
+        .collect();
+    for (prefix, one) in &listening {
+        wait_until("everybody was told everything", allowed(START_DEADLINE), || {
+            let last = of_prefix[*prefix].iter().filter_map(|(key, versions)| Some((key, *versions.last()?)));
+            one.has_been_told(last)
+        });
+    }
+    for (_, one) in &listening {
         one.stop();
     }
-    for (prefix, one) in watching {
-        let events = one.end();
-        told += events.len();
-        let prefix = format!("p{prefix}.");
-        let own = written.iter().filter(|(key, _)| key.starts_with(&prefix));
-        check_told(&events, &own.map(|(key, versions)| (key.clone(), versions.clone())).collect());
+    let (mut events, mut first): (usize, Vec<Option<Versions>>) = (0, vec![None; prefixes]);
+    for (prefix, one) in listening {
+        let told = one.end();
+        check_versions(&told, &of_prefix[prefix]);
+        events += told.values().map(Vec::len).sum::<usize>();
+        // What was done without an answer is told to all, too.
+        assert!(
+            *first[prefix].get_or_insert_with(|| told.clone()) == told,
+            "all are told the same of {prefix}"
+        );
     }
-    println!("{told} events, each once");
+    println!("{events} events, {:.0} a second, each once", figure(events) / seconds);
 }

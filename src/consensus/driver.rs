@@ -202,6 +202,12 @@ impl<W> Driver<W> {
         }
     }
 
+    /// A group that is there.
+    #[cfg(test)]
+    pub(super) fn group(&mut self, group: u64) -> &mut Group<W> {
+        self.groups.get_mut(&group).expect("it is there")
+    }
+
     /// Takes an envelope that came in.
     pub fn step(&mut self, envelope: Envelope) -> Delivery {
         let Some(group) = self.groups.get_mut(&envelope.group).filter(|group| !group.failed()) else {

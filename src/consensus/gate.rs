@@ -1,8 +1,8 @@
 //! What a leader sends to members of older versions of the program, and which of them it never gives a vote.
 //!
-//! A command is proposed only where all members know its format. But one that joins later, of an older version, would be sent the log, where that still begins with the
-//! first entry; and what a replica cannot read it applies as nothing. So it is sent what it can read, and no more. It stays a learner, which nobody waits for; once its
-//! node is of a newer version it comes with another id.
+//! A command is proposed only where all members know its format. But one that joins later, of an older version, would be sent the state, and the log behind it; and what a
+//! replica cannot read it applies as nothing. So it is sent what it can read, and no more: neither a snapshot of a state that it cannot read, nor any entry from the first on
+//! that it cannot. It stays a learner, which nobody waits for; once its node is of a newer version it comes with another id.
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -72,5 +72,66 @@ impl<W> Group<W> {
             return format::FIRST;
         }
         self.machine.needs(&entry.data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::driver::Driver;
+    use super::super::machine::{Pieces, StateMachine};
+    use super::super::settings::Settings;
+    use super::*;
+    use crate::model::binary::Malformed;
+
+    /// Of its commands those that begin with 'n' are new.
+    struct Commands;
+
+    impl StateMachine for Commands {
+        fn apply(&mut self, _index: u64, _term: u64, _command: &[u8]) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn snapshot(&self) -> Pieces {
+            Box::new(std::iter::empty())
+        }
+
+        fn needs(&self, command: &[u8]) -> u32 {
+            if command.starts_with(b"n") { format::CURRENT } else { format::FIRST }
+        }
+
+        fn restore(&mut self, _snapshot: &[u8]) -> Result<(), Malformed> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_append_ends_before_the_first_entry_that_its_receiver_cannot_read() {
+        let (old, current) = (Some(format::FIRST), Some(format::CURRENT));
+        for (said, commands, sent, is_sent, what) in [
+            (current, &["a", "new", "b"][..], 3, true, "it knows all"),
+            (old, &["a", "b"], 2, true, "nothing of it is new"),
+            (old, &["a", "b", "new", "c", "new"], 2, true, "up to the first that is"),
+            (old, &["new", "a"], 0, false, "nothing is left"),
+            (None, &["a", "new"], 1, true, "it has said nothing"),
+            (None, &["new"], 0, true, "it says it with its answer"),
+        ] {
+            let mut driver: Driver<()> = Driver::new(Settings::default());
+            let voters = (1..=2).map(|id| (id, format!("node{id}:1").parse().unwrap())).collect();
+            driver.found(7, 1, &voters, Box::new(Commands)).unwrap();
+            if let Some(said) = said {
+                driver.note_format(7, 2, said);
+            }
+            let entries =
+                commands.iter().map(|command| Entry { data: (*command).into(), ..Entry::default() });
+            let mut message = Message { to: 2, entries: entries.collect(), ..Message::default() };
+            message.set_msg_type(MessageType::MsgAppend);
+            let group = driver.group(7);
+            assert_eq!(group.cut_unreadable(&mut message), is_sent, "{what}");
+            let left: Vec<_> = message.entries.iter().map(|entry| &entry.data[..]).collect();
+            let wanted: Vec<_> = commands[..sent].iter().map(|command| command.as_bytes()).collect();
+            assert_eq!(left, wanted, "{what}");
+            // Only of one that has said so it is known that it is too old.
+            assert_eq!(group.too_old.contains_key(&2), said == old && sent < commands.len(), "{what}");
+        }
     }
 }

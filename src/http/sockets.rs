@@ -260,6 +260,11 @@ impl Socket {
         Ok(socket::send(self.0.0, bytes, MsgFlags::MSG_NOSIGNAL)?)
     }
 
+    /// Whoever reads it sees the end, and it can still be written.
+    pub fn end_reading(&self) {
+        let _ = socket::shutdown(self.0.0, Shutdown::Read);
+    }
+
     /// Ends it: whoever reads sees the end.
     pub fn shut(&self) {
         let _ = socket::shutdown(self.0.0, Shutdown::Both);
@@ -378,6 +383,10 @@ mod tests {
         client.read_exact(&mut bytes).unwrap();
         client.write_all(&bytes).unwrap();
         assert_eq!((socket.read(&mut bytes).unwrap(), &bytes), (3, b"abc"));
+        socket.end_reading();
+        assert_eq!(socket.read(&mut bytes).unwrap(), 0);
+        assert_eq!(socket.write(b"abc").unwrap(), 3);
+        client.read_exact(&mut bytes).unwrap();
         socket.shut();
         assert_eq!(client.read(&mut bytes).unwrap(), 0);
         assert_eq!(socket.read(&mut bytes).unwrap(), 0);

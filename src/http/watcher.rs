@@ -71,6 +71,8 @@ impl Watcher {
     /// Begins the answer.
     pub fn begin(&mut self, count: impl FnOnce(&Job)) {
         count(&self.job);
+        // No further request is taken on this connection: the thread of tiny_http that waits for one ends.
+        self.socket.end_reading();
         self.push(answer::stream_head("text/event-stream").into());
     }
 

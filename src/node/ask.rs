@@ -73,7 +73,7 @@ impl From<NotDone> for OrderError {
         let reason = error.to_string();
         match error {
             NotDone::NotLeader(leader) => Self::NotLeader(leader, reason),
-            NotDone::Unknown => Self::NotReached(reason),
+            NotDone::UnderWay | NotDone::Unknown => Self::NotReached(reason),
             NotDone::Again
             | NotDone::Busy
             | NotDone::TooLarge

@@ -10,7 +10,6 @@ use super::group_ops::{NotDone, command};
 use super::keys::{NotServed, Outcome, Reply};
 use super::passing::Passed;
 use super::raft::NotProposed;
-use super::room::no_room;
 use super::state::{Node, Serving, ServingState};
 use crate::clock::Deadline;
 use crate::consensus::{Answer, Command, Refusal};
@@ -60,13 +59,9 @@ impl Node {
             if operation.is_read() && *room == 0 || full.contains(&hash) {
                 return (at, None);
             }
-            if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
+            if let Err(not_done) = self.find_room(own, (hash, key), operation, forwarded.as_ref()) {
                 full.insert(hash);
-                return (at, Some(Err(NotServed::Full)));
-            }
-            if let Err(node) = self.admit(own, (hash, key), operation, forwarded.as_ref()) {
-                full.insert(hash);
-                return (at, Some(Err(no_room(&node))));
+                return (at, Some(self.reply(serving, (shard, own), Err(not_done), operation)));
             }
             let run = || self.run_alone(own, (hash, key), operation, request, forwarded);
             let reply = self.reply(serving, (shard, own), Ok(held_up.next(hash, run)), operation);
@@ -91,14 +86,8 @@ impl Node {
                 return false;
             }
             let Task { at, hash, key, operation, forwarded, .. } = task;
-            let remembers = forwarded.is_none_or(|forwarded| self.has_room_for(own, *hash, &forwarded));
-            let admitted = if remembers {
-                let admitted = self.admit(own, (*hash, key), *operation, forwarded.as_ref());
-                admitted.map_err(NotDone::NoRoom)
-            } else {
-                Err(NotDone::Full)
-            };
-            let Err(not_done) = admitted else { return true };
+            let taken = self.find_room(own, (*hash, key), *operation, forwarded.as_ref());
+            let Err(not_done) = taken else { return true };
             full.insert(*hash);
             replies.push((*at, Some(self.reply(serving, (shard, own), Err(not_done), *operation))));
             false
@@ -113,7 +102,8 @@ impl Node {
             _ => writes(&tasks),
         };
         let (sender, answer) = bounded(1);
-        self.ask_log(own.group(), command, move |told| drop(sender.try_send(told)));
+        let ids = tasks.iter().filter_map(|task| Some(task.forwarded?.request));
+        self.ask_log(own.group(), command, ids, move |told| drop(sender.try_send(told)));
         Some(InLog { shard, own: Arc::clone(own), tasks, answer })
     }
 
@@ -195,7 +185,8 @@ impl Node {
             };
             let (sender, answer) = bounded(1);
             let command = command(task.key, task.operation, &forwarded);
-            self.ask_log(own.group(), Some(command), move |told| drop(sender.try_send(told)));
+            let ids = [forwarded.request];
+            self.ask_log(own.group(), Some(command), ids, move |told| drop(sender.try_send(told)));
             begun.push(InLog { shard, own: Arc::clone(&own), tasks: vec![task], answer });
         }
         for begun in begun {

@@ -11,7 +11,7 @@ use ureq::{Body, SendBody};
 use super::ask::OrderError;
 use super::batch::{Part, Replies};
 use super::batch_calls;
-use super::host::{Awaited, Host, Pending};
+use super::host::{self, Awaited, Host, Pending, Step};
 use super::keys::{Action, NotServed, Onward, Operation, Outcome, Reply, Request, Told, Value};
 use super::state::Node;
 use super::transport;
@@ -28,6 +28,7 @@ use crate::model::ttl::{TTL_HEADER, Ttl};
 use crate::peers::client::{Patience, Peer, complete, read_body};
 use crate::peers::multiplex::Connection;
 use crate::peers::no_answer::{NoAnswer, NoAnswerKind};
+use crate::threads;
 use crate::wire::frames::{self, Answer, Form, Frame, Question, Version};
 use crate::wire::orders::Order;
 use crate::wire::pairs::Parcel;
@@ -45,6 +46,9 @@ const PARCEL_BYTES: u64 = (256 << 20) + (16 << 20);
 const LARGE_VALUE: u64 = 64 * 1024;
 /// An answer to a key operation without a value is no longer than this.
 const SHORT_ANSWER: u64 = 1 << 16;
+
+/// So many shards are asked at the same time for one request; others after them.
+const MOST_AT_ONCE: usize = 16;
 
 /// Reaches other nodes, and blocks meanwhile.
 pub struct Calls;
@@ -122,6 +126,13 @@ impl Host for Calls {
 
     fn parts<'a>(&'a self, node: &'a Node, parts: &'a [Part<'a>]) -> Pending<'a, Vec<Replies>> {
         Box::pin(ready(batch_calls::ask_all(node, parts)))
+    }
+
+    fn each<'a>(&'a self, rows: &'a [Vec<usize>], step: &'a Step<'a>) -> Pending<'a, ()> {
+        for some in rows.chunks(MOST_AT_ONCE) {
+            threads::all_at_once("round", some, |row| row.iter().for_each(|number| host::run(step(*number))));
+        }
+        Box::pin(ready(()))
     }
 
     fn connect(&self, node: &Node, to: &Address) {

@@ -4,6 +4,7 @@
 //! between their moments; what none has told of is asked for once more.
 
 use super::ask::OrderError;
+use super::rounds::Unanswered;
 use super::state::Node;
 use crate::clock::{Deadline, ticks_ms};
 use crate::dice;
@@ -98,16 +99,21 @@ impl Node {
         export: &mut Export,
         deadline: Deadline,
     ) -> Result<Option<Exported>, Error> {
-        let begun = self.ask_in_rounds(deadline, async |serving, index| {
-            let state = &serving.state;
-            let ranges = super::listing::common(state.view.ranges(index), &export.left);
-            if ranges.is_empty() {
-                return Ok(None);
+        let begun = self.ask_in_rounds(deadline, async |serving| {
+            let (state, mut unanswered) = (&serving.state, Unanswered::new());
+            for (index, shard) in state.view.shards.iter().enumerate() {
+                let ranges = super::listing::common(state.view.ranges(index), &export.left);
+                if ranges.is_empty() {
+                    continue;
+                }
+                let telling = Telling { group: shard.group, id: dice::draw(), told: 0, ranges };
+                match self.page(state, &export.question(&telling), deadline).await {
+                    Ok(page) if page.ranges.is_empty() => {}
+                    Ok(page) => return Ok(self.take(export, telling, page)),
+                    Err(error) => unanswered.push((index, error)),
+                }
             }
-            let group = state.view.shards[index].group;
-            let telling = Telling { group, id: dice::draw(), told: 0, ranges };
-            let page = self.page(state, &export.question(&telling), deadline).await?;
-            Ok((!page.ranges.is_empty()).then(|| self.take(export, telling, page)))
+            Err(unanswered)
         });
         begun.await?
     }

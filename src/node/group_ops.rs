@@ -76,6 +76,8 @@ pub enum NotDone {
     Full,
     /// Nothing was done: it would grow, and this node, which holds a replica of the shard, has no room.
     NoRoom(Address),
+    /// It is refused for now, and may have been done or may yet be: the log was asked for it before, under the same id, and has not answered.
+    UnderWay,
     /// It may have been done, or may yet be. Asked again under the same id it is done once.
     Unknown,
 }
@@ -107,6 +109,9 @@ impl std::fmt::Display for NotDone {
             }
             Self::Full => f.write_str("the shard can remember no more named writes"),
             Self::NoRoom(node) => write!(f, "{node} holds as much as its MAX_MEMORY allows"),
+            Self::UnderWay => {
+                f.write_str("an earlier request under the same Idempotency-Key has not ended yet")
+            }
             Self::Unknown => f.write_str("the shard's replicas did not agree in time"),
         }
     }
@@ -163,7 +168,8 @@ impl Node {
     pub(super) async fn wait_for_log(&self, asking: Asking, deadline: Deadline) -> LogAnswer {
         let Asking { shard, command } = asking;
         let (command, passed) = command.unzip();
-        let told = self.groups.wait(deadline, |told| self.ask_log(shard.group(), command, told));
+        let ids = passed.as_ref().map(|passed| passed.request);
+        let told = self.groups.wait(deadline, |told| self.ask_log(shard.group(), command, ids, told));
         let answer = told.await.unwrap_or(Answer::Unknown);
         LogAnswer { shard, passed, answer }
     }
@@ -180,10 +186,7 @@ impl Node {
         write: Option<Forwarded>,
     ) -> Result<Asking, NotDone> {
         self.does(shard, operation)?;
-        if write.is_some_and(|write| !self.has_room_for(shard, hash, &write)) {
-            return Err(NotDone::Full);
-        }
-        self.admit(shard, (hash, key), operation, write.as_ref()).map_err(NotDone::NoRoom)?;
+        self.find_room(shard, (hash, key), operation, write.as_ref())?;
         let command = write.map(|write| (command(key, operation, &write), Passed::named(write.request)));
         Ok(Asking { shard: Arc::clone(shard), command })
     }
@@ -211,27 +214,31 @@ impl Node {
         let passed = request.map_or_else(|| self.pass(&serving.state), Passed::named);
         let epoch = epoch.unwrap_or(serving.state.view.epoch);
         let write = self.stamp(own, passed.request, epoch);
-        let has_room = self.has_room_for(own, hash, &write)
-            && self.admit(own, (hash, key), operation, Some(&write)).is_ok();
-        has_room.then(|| Asking { shard, command: Some((command(key, operation, &write), passed)) })
+        let is_taken = self.find_room(own, (hash, key), operation, Some(&write)).is_ok();
+        is_taken.then(|| Asking { shard, command: Some((command(key, operation, &write), passed)) })
     }
 
     /// Asks the log of a shard, and has somebody told what came of it: by the raft thread, which is held up for as long as that takes.
     pub fn ask_and(&self, asking: Asking, told: impl FnOnce(LogAnswer) + Send + 'static) {
         let Asking { shard, command } = asking;
         let (command, passed) = command.unzip();
-        let group = shard.group();
-        self.ask_log(group, command, move |answer| told(LogAnswer { shard, passed, answer }));
+        let (group, ids) = (shard.group(), passed.as_ref().map(|passed| passed.request));
+        self.ask_log(group, command, ids, move |answer| told(LogAnswer { shard, passed, answer }));
     }
 
+    /// Asks the log of a shard for writes under these ids, or whether it may be read.
     pub(super) fn ask_log(
         &self,
         group: u64,
         command: Option<Command>,
+        ids: impl IntoIterator<Item = RequestId>,
         told: impl FnOnce(Answer) + Send + 'static,
     ) {
         match command {
-            Some(command) => self.groups.propose_and(group, command, told),
+            Some(command) => {
+                let asked = self.under_way.begin(ids);
+                self.groups.propose_and(group, command, move |answer| told(asked.end(answer)));
+            }
             None => self.groups.read_here_and(group, told),
         }
     }

@@ -4,7 +4,7 @@
 //! goes on from each answer to the next question, and it has no socket, thread or clock of its own. The program drives
 //! it by a host that blocks (`calls`), so that [`run`] polls once and no executor is needed; the simulation by one that suspends.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -29,6 +29,9 @@ use crate::wire::{Addressed, Hello, Transfer};
 
 /// What will be there in the end.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// One of several steps, by its number.
+pub type Step<'a> = dyn Fn(usize) -> Pending<'a, ()> + Sync + 'a;
 
 /// Something that is waited for.
 pub trait Awaited {
@@ -102,6 +105,18 @@ pub trait Host: Send + Sync {
         })
     }
 
+    /// Takes steps, by their numbers: those of a row one after the other, and the rows at the same time, as far as possible.
+    fn each<'a>(&'a self, rows: &'a [Vec<usize>], step: &'a Step<'a>) -> Pending<'a, ()> {
+        let in_turn = |row: &'a Vec<usize>| -> Pending<'a, ()> {
+            Box::pin(async move {
+                for number in row {
+                    step(*number).await;
+                }
+            })
+        };
+        Box::pin(all(rows.iter().map(in_turn).collect()))
+    }
+
     /// Has the connection made on which requests are passed on, without waiting for it.
     fn connect(&self, _: &Node, _to: &Address) {}
 
@@ -118,6 +133,15 @@ pub trait Host: Send + Sync {
 
     /// Sees which pairs of a shard that has no log have ended.
     fn ended(&self, _: &Shard, _keys: &[Box<[u8]>]) {}
+}
+
+/// Goes on with each whenever it is asked to, until all have ended.
+async fn all(mut steps: Vec<Pending<'_, ()>>) {
+    poll_fn(|context| {
+        steps.retain_mut(|step| step.as_mut().poll(context).is_pending());
+        if steps.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Whose state a machine keeps.

@@ -496,12 +496,9 @@ impl Node {
         operation: Operation,
         (request, forwarded): (Option<RequestId>, Option<Forwarded>),
     ) -> Reply {
-        if forwarded.is_some_and(|forwarded| !self.has_room_for(own, hash, &forwarded)) {
-            return Err(NotServed::Full);
-        }
-        self.admit(own, (hash, key), operation, forwarded.as_ref()).map_err(|node| no_room(&node))?;
-        let done = self.run_alone(own, (hash, key), operation, request, forwarded);
-        self.reply(serving, (shard, own), Ok(done), operation)
+        let taken = self.find_room(own, (hash, key), operation, forwarded.as_ref());
+        let done = taken.map(|()| self.run_alone(own, (hash, key), operation, request, forwarded));
+        self.reply(serving, (shard, own), done, operation)
     }
 
     /// What came of an operation on a key of a shard that this node holds a replica of, for client and forwarding node alike.
@@ -544,7 +541,7 @@ impl Node {
             NotDone::TooLarge => {
                 NotServed::Failed(Error::TooLarge("The value is too large for the shard's log".to_owned()))
             }
-            error @ NotDone::Unknown => NotServed::Failed(Error::Unavailable {
+            error @ (NotDone::UnderWay | NotDone::Unknown) => NotServed::Failed(Error::Unavailable {
                 reason: format!("shard {}: {error}", shard.id),
                 applied: unknown,
             }),

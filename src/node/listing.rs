@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::ask::OrderError;
 use super::forwarded::NotMeant;
+use super::host::Pending;
 use super::keys::{Operation, Request};
+use super::rounds::Unanswered;
 use super::state::Node;
 use crate::clock::{Deadline, ticks_ms};
 use crate::error::Error;
@@ -20,6 +22,7 @@ use crate::model::range::HashRange;
 use crate::model::shard::{Done, Served, Shard, WriteOutcome, intersection, subtract_all};
 use crate::model::store::{ListLimit, ListedPair, Span};
 use crate::model::ttl::Ttl;
+use crate::model::view;
 use crate::wire::Addressed;
 use crate::wire::listing::{Entry, Page, Question, Wanted};
 
@@ -148,19 +151,46 @@ impl Node {
         deadline: Deadline,
     ) -> Result<(Vec<Page>, TagSpace), Error> {
         let mut pages = Vec::new();
-        self.ask_in_rounds(deadline, async |serving, index| {
-            let state = &serving.state;
-            let ranges = common(state.view.ranges(index), &left);
-            if !ranges.is_empty() {
-                let group = state.view.shards[index].group;
-                let question = Question { group, ranges, span: span.clone(), wanted };
-                let page = self.page(state, &question, deadline).await?;
-                left = subtract_all(mem::take(&mut left), &page.ranges);
-                pages.push(page);
+        self.ask_in_rounds(deadline, async |serving| {
+            let (own, questions) = self.questions(&serving.state, span, &left, wanted);
+            let ask = |number: usize| -> Pending<'_, _> {
+                Box::pin(self.page(&serving.state, &questions[number].1, deadline))
+            };
+            let mut unanswered = Unanswered::new();
+            let answers = self.ask_each((own, questions.len()), ask).await;
+            for (answer, (index, _)) in answers.into_iter().zip(&questions) {
+                match answer {
+                    Ok(page) => {
+                        left = subtract_all(mem::take(&mut left), &page.ranges);
+                        pages.push(page);
+                    }
+                    Err(error) => unanswered.push((*index, error)),
+                }
             }
-            Ok(left.is_empty().then(|| (mem::take(&mut pages), serving.tags)))
+            if left.is_empty() { Ok((mem::take(&mut pages), serving.tags)) } else { Err(unanswered) }
         })
         .await
+    }
+
+    /// What each shard is asked that has some of the ranges, by its place in the view: first those that this node leads, and how many these are.
+    fn questions(
+        &self,
+        state: &MetaState,
+        span: &Span,
+        left: &[HashRange],
+        wanted: Wanted,
+    ) -> (usize, Vec<(usize, Question)>) {
+        let question = |(index, shard): (usize, &view::Shard)| {
+            let ranges = common(state.view.ranges(index), left);
+            let question = Question { group: shard.group, ranges, span: span.clone(), wanted };
+            (!question.ranges.is_empty()).then_some((index, question))
+        };
+        let questions: Vec<_> = state.view.shards.iter().enumerate().filter_map(question).collect();
+        let is_own = |(_, question): &(usize, Question)| self.answers_for(question.group);
+        let (mut own, others): (Vec<_>, Vec<_>) = questions.into_iter().partition(is_own);
+        let count = own.len();
+        own.extend(others);
+        (count, own)
     }
 
     /// What the leader of a shard tells.

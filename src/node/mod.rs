@@ -29,7 +29,7 @@ mod replicas;
 mod report;
 pub mod reservation;
 mod room;
-mod rounds;
+pub mod rounds;
 pub mod shard_machine;
 pub mod stale;
 pub mod state;
@@ -37,6 +37,7 @@ mod strangers;
 pub mod timekeeping;
 pub mod transport;
 pub mod troubles;
+mod under_way;
 
 #[cfg(test)]
 pub(crate) mod fake;

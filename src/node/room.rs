@@ -1,5 +1,6 @@
 //! Whether a write that would grow is taken: by what this node holds, and where it leads a group, by what the other replicas have told of theirs.
 
+use super::group_ops::NotDone;
 use super::keys::{Action, NotServed, Operation};
 use super::state::Node;
 use crate::error::Error;
@@ -7,7 +8,7 @@ use crate::memory;
 use crate::model::address::Address;
 use crate::model::hash::KeyHash;
 use crate::model::room;
-use crate::model::shard::{Forwarded, Shard};
+use crate::model::shard::{Forwarded, RequestId, Shard};
 
 impl Node {
     /// Takes in what the allocator holds. One thread does.
@@ -30,11 +31,34 @@ impl Node {
         self.gauge.left()
     }
 
-    /// Admits a write to a shard that this node keeps alone, or whose group it leads.
+    /// Takes a write to a shard that this node keeps alone, or whose group it leads, if there is room for it and to remember it.
+    ///
+    /// # Errors
+    /// [`NotDone::Full`], [`NotDone::NoRoom`]; [`NotDone::UnderWay`] where it may be done all the same.
+    pub(super) fn find_room(
+        &self,
+        shard: &Shard,
+        place: (KeyHash, &[u8]),
+        operation: Operation,
+        write: Option<&Forwarded>,
+    ) -> Result<(), NotDone> {
+        let look = || match write {
+            Some(write) if !self.has_room_for(shard, place.0, write) => Err(NotDone::Full),
+            write => self.admit(shard, place, operation, write).map_err(NotDone::NoRoom),
+        };
+        match (look(), write.map(|write| write.request)) {
+            (Err(_), Some(RequestId::Timed { id, .. })) if self.under_way.has(id) => Err(NotDone::UnderWay),
+            // It may have ended since: then the shard remembers it.
+            (Err(_), Some(RequestId::Timed { .. })) => look(),
+            (looked, _) => looked,
+        }
+    }
+
+    /// Admits a write.
     ///
     /// # Errors
     /// Where it would grow, and a replica has no room for it: the node of that.
-    pub(super) fn admit(
+    fn admit(
         &self,
         shard: &Shard,
         (hash, key): (KeyHash, &[u8]),
@@ -67,4 +91,43 @@ pub(super) fn no_room(node: &Address) -> NotServed {
     NotServed::Failed(Error::NoRoom(format!(
         "{node} holds as much as its MAX_MEMORY allows: delete pairs, add nodes by a view change, or start it with a higher MAX_MEMORY"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::fake::Fake;
+    use super::*;
+    use crate::config::Settings;
+    use crate::consensus::{Answer, Refusal};
+    use crate::model::hash::HashKey;
+    use crate::model::range::HashRange;
+
+    #[test]
+    fn a_named_write_that_the_log_was_asked_for_is_not_said_to_be_undone() {
+        let settings: Settings =
+            [("ADDRESS", "n1"), ("VIEW", "n1,n2"), ("MAX_MEMORY", "1000000000")].into_iter().collect();
+        let (node, _inbox) = Node::new(&settings.check().unwrap(), Arc::new(Fake::default()));
+        let shard = Shard::new(1, HashKey::PUBLISHED, [HashRange::all()], 1);
+        let (hash, put) = (shard.hash_of(b"k"), Operation::put(b"1"));
+        let write = |id| Forwarded {
+            request: RequestId::Timed { id, fingerprint: 1 },
+            epoch: 1,
+            now_ms: 10,
+            keep_ms: 1000,
+        };
+        let longer = Operation::put(b"12");
+        let find = |id| node.find_room(&shard, (hash, b"k"), longer, Some(&write(id)));
+        assert_eq!(find(7), Ok(()));
+        node.note_memory(2_000_000_000);
+        let refused = Err(NotDone::NoRoom(node.address.clone()));
+        assert_eq!(find(7), refused);
+        let asked = node.under_way.begin([write(7).request]);
+        assert_eq!((find(7), find(8)), (Err(NotDone::UnderWay), refused.clone()));
+        asked.end(Answer::NotApplied(Refusal::Busy));
+        assert_eq!(find(7), refused);
+        shard.run(hash, b"k", put, Some(write(7))).unwrap();
+        assert_eq!((find(7), find(8)), (Ok(()), refused));
+    }
 }

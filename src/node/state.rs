@@ -21,6 +21,7 @@ use super::stale::Freshness;
 use super::strangers::Strangers;
 use super::timekeeping::Timekeeping;
 use super::transport::Posts;
+use super::under_way::UnderWay;
 use crate::access::Access;
 use crate::budget::Budget;
 use crate::clock::{Deadline, now};
@@ -96,6 +97,8 @@ pub struct Node {
     pub(super) freshness: Freshness,
     /// The writes that it passes on.
     pub(super) passing: Arc<Passing>,
+    /// The named ones that it has asked logs for.
+    pub(super) under_way: Arc<UnderWay>,
     /// Which logs are asked to take the time.
     pub(super) timekeeping: Arc<Timekeeping>,
     /// What other nodes are sent without waiting for it.
@@ -190,6 +193,7 @@ impl Node {
             leaders: Leaders::default(),
             freshness: Freshness::default(),
             passing: Arc::default(),
+            under_way: Arc::default(),
             timekeeping: Arc::default(),
             posts: Posts::default(),
             reservations: Reservations::default(),

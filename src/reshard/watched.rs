@@ -15,6 +15,8 @@ use crate::model::history::Page;
 use crate::model::meta::MetaState;
 use crate::model::shard::{Shard, ShardCommand};
 use crate::node::ask::OrderError;
+use crate::node::host::Pending;
+use crate::node::rounds::Unanswered;
 use crate::node::state::Node;
 use crate::wire::orders;
 
@@ -73,13 +75,30 @@ impl Controller {
     /// [`Error::Unavailable`] where a part of the keys is served by no shard until the deadline.
     pub async fn cursor_of_now(&self, deadline: Deadline) -> Result<String, Error> {
         let (asked, mut cursor) = (Cursor::everywhere(Cursor::NOW), Cursor::everywhere(Cursor::NOW));
-        let found = self.node.ask_in_rounds(deadline, async |serving, index| {
+        let found = self.node.ask_in_rounds(deadline, async |serving| {
             let state = &serving.state;
-            let group = state.view.shards[index].group;
-            let page = self.changes(state, group, &asked, ASKED_FOR.min(deadline.left())).await?;
-            // Nothing is beyond what was asked for: it only says where each part is.
-            page.advance(&mut cursor, state.hash_key, |_, _, _| ());
-            Ok(cursor.is_settled().then(|| cursor.text(TagSpace::of(&state.cluster).number())))
+            let all = state.view.shards.iter().map(|shard| shard.group).enumerate();
+            let is_own = |(_, group): &(usize, u64)| self.node.answers_for(*group);
+            let (mut shards, others): (Vec<_>, Vec<_>) = all.partition(is_own);
+            let own = shards.len();
+            shards.extend(others);
+            let ask = |number: usize| -> Pending<'_, _> {
+                Box::pin(self.changes(state, shards[number].1, &asked, ASKED_FOR.min(deadline.left())))
+            };
+            let mut unanswered = Unanswered::new();
+            let answers = self.node.ask_each((own, shards.len()), ask).await;
+            for (answer, (index, _)) in answers.into_iter().zip(&shards) {
+                match answer {
+                    // Nothing is beyond what was asked for: it only says where each part is.
+                    Ok(page) => page.advance(&mut cursor, state.hash_key, |_, _, _| ()),
+                    Err(error) => unanswered.push((*index, error)),
+                }
+            }
+            if cursor.is_settled() {
+                Ok(cursor.text(TagSpace::of(&state.cluster).number()))
+            } else {
+                Err(unanswered)
+            }
         });
         found.await
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -61,14 +61,25 @@ impl Watch {
         watch
     }
 
+    /// The same with a token.
+    pub(crate) fn by(token: &str, address: &str, query: &str) -> Self {
+        let watch = Self::open(address, query, &format!("Authorization: Bearer {token}\r\n"));
+        let watch = watch.expect("the node answers");
+        assert!(watch.head.starts_with("HTTP/1.1 200 "), "{}", watch.head);
+        watch
+    }
+
     /// Begins, whatever the answer.
     pub(crate) fn try_at(address: &str, query: &str, last: Option<&str>) -> std::io::Result<Self> {
+        Self::open(address, query, &last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default())
+    }
+
+    fn open(address: &str, query: &str, lines: &str) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
         write!(
             stream,
-            "GET /v1/watch{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{last}\r\n"
+            "GET /v1/watch{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{lines}\r\n"
         )?;
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
@@ -161,31 +172,83 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Somebody who goes on at the next of some nodes wherever the connection ends, until told to stop.
 pub(crate) struct Follower {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Told>>,
+    thread: JoinHandle<()>,
+    told: Arc<Mutex<Vec<Told>>>,
 }
 
 impl Follower {
     /// Begins to watch, and returns when that is so. With `impatient` the connection is left now and then.
     pub(crate) fn begin(addresses: &[String], first: usize, query: &str, impatient: bool) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, addresses, query) = (Arc::clone(&stop), addresses.to_vec(), query.to_owned());
-        let mut watch = Watch::at(&addresses[first], &query, None);
-        let last = watch.next().expect("the first comment").id;
-        let thread =
-            thread::spawn(move || follow(watch, last, (&addresses, first), &query, impatient, &stopped));
-        Self { stop, thread }
-    }
-
-    /// Is to end when everything was told.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
+        let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (sink, stopped) = (Arc::clone(&told), Arc::clone(&stop));
+        let take = move |one| sink.lock().expect("nobody panics").push(one);
+        let has_all = move |quiet: Duration| stopped.load(Ordering::SeqCst) && quiet > QUIET;
+        Self { stop, thread: begin(addresses, first, query, impatient, (take, has_all)), told }
     }
 
     /// What was told, when nothing more comes.
     pub(crate) fn end(self) -> Vec<Told> {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("whoever watches does not panic")
+        self.thread.join().expect("whoever watches does not panic");
+        std::mem::take(&mut *self.told.lock().expect("nobody panics"))
     }
+}
+
+/// The versions with which each key was told, in the order in which it was.
+pub(crate) type Versions = BTreeMap<String, Vec<u64>>;
+
+/// Somebody who does the same and keeps of each event no more than its version; it can be looked at meanwhile.
+pub(crate) struct Listener {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+    told: Arc<Mutex<Versions>>,
+}
+
+impl Listener {
+    /// Begins to watch, and returns when that is so.
+    pub(crate) fn begin(addresses: &[String], first: usize, query: &str) -> Self {
+        let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Versions::new())));
+        let (sink, stopped) = (Arc::clone(&told), Arc::clone(&stop));
+        let take = move |one| note(&one, &mut sink.lock().expect("nobody panics"));
+        let has_all = move |_| stopped.load(Ordering::SeqCst);
+        Self { stop, thread: begin(addresses, first, query, false, (take, has_all)), told }
+    }
+
+    /// Whether the last change of each of these keys was told.
+    pub(crate) fn has_been_told<'a>(&self, mut last: impl Iterator<Item = (&'a String, u64)>) -> bool {
+        let told =
+            self.told.lock().expect("who listens panics at what is told twice or out of order: see above");
+        last.all(|(key, version)| told.get(key).and_then(|versions| versions.last()) == Some(&version))
+    }
+
+    /// Is to end at the next quiet moment.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// What was told.
+    pub(crate) fn end(self) -> Versions {
+        self.stop();
+        self.thread.join().expect("whoever watches does not panic");
+        std::mem::take(&mut *self.told.lock().expect("nobody panics"))
+    }
+}
+
+/// What somebody does with an event, and whether he stops when nothing has come for so long.
+type Doing<T, S> = (T, S);
+
+fn begin(
+    addresses: &[String],
+    first: usize,
+    query: &str,
+    impatient: bool,
+    doing: Doing<impl FnMut(Told) + Send + 'static, impl Fn(Duration) -> bool + Send + 'static>,
+) -> JoinHandle<()> {
+    let first = first % addresses.len();
+    let mut watch = Watch::at(&addresses[first], query, None);
+    let last = watch.next().expect("the first comment").id;
+    let (addresses, query) = (addresses.to_vec(), query.to_owned());
+    thread::spawn(move || follow(watch, last, (&addresses, first), &query, impatient, doing))
 }
 
 fn follow(
@@ -194,17 +257,17 @@ fn follow(
     (addresses, first): (&[String], usize),
     query: &str,
     impatient: bool,
-    stop: &AtomicBool,
-) -> Vec<Told> {
-    let (mut told, mut at, mut seen) = (Vec::new(), first, 0);
+    (mut take, has_all): Doing<impl FnMut(Told), impl Fn(Duration) -> bool>,
+) {
+    let (mut at, mut seen) = (first, 0);
     let mut quiet_since: Option<Instant> = None;
     watch.set_timeout(LOOK_AGAIN);
     loop {
         match watch.has_more() {
             Ok(false) => {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
-                if stop.load(Ordering::SeqCst) && since.elapsed() > QUIET {
-                    return told;
+                if has_all(since.elapsed()) {
+                    return;
                 }
                 if !impatient {
                     continue;
@@ -216,7 +279,7 @@ fn follow(
                         last.clone_from(&next.id);
                     }
                     if !next.name.is_empty() {
-                        told.push(next);
+                        take(next);
                         seen += 1;
                         quiet_since = None;
                     }
@@ -242,14 +305,19 @@ fn follow(
     }
 }
 
-/// The versions that each key was told with, in the order in which it was; panics at a resync, or where something is told twice or out of order.
-pub(crate) fn by_key(told: &[Told]) -> BTreeMap<String, Vec<u64>> {
-    let mut versions: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+/// Notes an event; panics at a resync, or where something is told twice or out of order.
+fn note(one: &Told, versions: &mut Versions) {
+    assert_ne!(one.name, "resync", "nothing has left the ring");
+    let (of_key, version) = (versions.entry(one.key()).or_default(), one.version());
+    assert!(of_key.last().is_none_or(|last| *last < version), "{one:?} after {of_key:?}");
+    of_key.push(version);
+}
+
+/// The same of several events.
+pub(crate) fn by_key(told: &[Told]) -> Versions {
+    let mut versions = Versions::new();
     for one in told {
-        assert_ne!(one.name, "resync", "nothing has left the ring");
-        let (of_key, version) = (versions.entry(one.key()).or_default(), one.version());
-        assert!(of_key.last().is_none_or(|last| *last < version), "{one:?} after {of_key:?}");
-        of_key.push(version);
+        note(one, &mut versions);
     }
     versions
 }

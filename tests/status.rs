@@ -118,7 +118,8 @@ const OF_NODE: [&str; 12] = [
     "requests-per-second",
     "memory",
 ];
-const OF_SHARD: [&str; 5] = ["shard-id", "leader", "key-count", "lost", "replicas"];
+const OF_SHARD: [&str; 7] =
+    ["shard-id", "leader", "key-count", "bytes", "requests-per-second", "lost", "replicas"];
 const OF_RECEIPT: [&str; 16] = [
     "change-id",
     "epoch",

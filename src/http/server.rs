@@ -678,6 +678,7 @@ impl Server {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))
             }
             Route::OpenApi => own_handlers::document(job),
+            Route::Page | Route::PageFile => own_handlers::page(job, route, rest),
             Route::KeyCount
             | Route::Shards
             | Route::Shard

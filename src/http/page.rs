@@ -120,7 +120,16 @@ pub fn is_known(headers: &[Header], tag: &str) -> bool {
 
 /// A style sheet without the blanks that stand at what ends a name or a value anyway.
 fn without_blanks(style: &str) -> String {
-    let ends = [(" {", "{"), ("{ ", "{"), (": ", ":"), ("; ", ";"), (";}", "}"), (" }", "}"), (", ", ",")];
+    let ends = [
+        ("\n", ""),
+        (" {", "{"),
+        ("{ ", "{"),
+        (": ", ":"),
+        ("; ", ";"),
+        (";}", "}"),
+        (" }", "}"),
+        (", ", ","),
+    ];
     ends.iter().fold(style.to_owned(), |text, (blank, end)| text.replace(blank, end))
 }
 

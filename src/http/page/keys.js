@@ -145,6 +145,7 @@ async function load(key) {
 async function open(key) {
   pair = { key, edited: false };
   const asked = pair;
+  find('pair').ariaBusy = 'true';
   note('');
   if (key !== null) {
     try {
@@ -164,6 +165,7 @@ async function open(key) {
 }
 
 function drawPair() {
+  find('pair').ariaBusy = null;
   const { key, bytes, etag, ttl, type = JSON_TYPE, value } = pair;
   const isNew = key === null;
   find('pair-title').replaceChildren(isNew ? 'New key' : keyElement(key));
@@ -271,7 +273,7 @@ function command() {
 async function copy() {
   const field = find('curl');
   field.value = command();
-  show(field, true);
+  show('curl', true);
   try {
     await navigator.clipboard.writeText(field.value);
     note('Copied.');

@@ -47,10 +47,10 @@ function open() {
   const known = status();
   wanted = (known?.nodes ?? []).filter(({ role }) => role !== 'passive' && role !== 'follower').map(({ address }) => address);
   find('factor').value = known?.['repl-factor'] ?? 1;
-  const lost = (known?.shards ?? []).filter((shard) => shard.lost);
+  const lost = (known?.shards ?? []).filter((shard) => shard.lost || !shard.leader);
   show('losses', lost.length > 0);
   find('losses').replaceChildren(
-    make('legend', {}, 'Shards that are lost'),
+    make('legend', {}, 'Shards that are not served'),
     ...lost.map((shard) => make('label', { class: 'choice' }, make('input', { type: 'checkbox', value: shard['shard-id'] }),
       `Go on without the pairs of shard ${shard['shard-id']}: they are given up for good`)));
   drawWanted();
@@ -159,7 +159,6 @@ function carryOut() {
     const answer = await send(asked(), { Prefer: 'respond-async' });
     find('change-dialog').close();
     show('change-result', false);
-    say('The view change has begun.');
     follow(answer['change-id'], true);
   });
 }

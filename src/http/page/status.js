@@ -111,8 +111,8 @@ function drawShards({ shards }) {
 function kept({ leader, replicas }) {
   const behind = replicas.filter(({ behind }) => behind > 0).map(({ address, behind }) => `${address} ${plural(behind, 'entry', 'entries')} behind`);
   const others = replicas.map(({ address }) => address).filter((address) => address !== leader);
-  const led = leader ? `${others.length ? 'led by ' : 'at '}${leader}` : 'without a leader';
-  return [led, others.length ? `with ${list(others)}` : null, ...behind].filter(Boolean).join(', ');
+  if (!leader) return `no leader, kept at ${list(others)}`;
+  return [`${others.length ? 'led by' : 'at'} ${leader}`, others.length ? `with ${list(others)}` : null, ...behind].filter(Boolean).join(', ');
 }
 
 function level(shards) {

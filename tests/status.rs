@@ -673,7 +673,7 @@ fn an_answer_that_is_known_is_held_until_there_is_another_one() {
         let killed = Instant::now();
         let (mut answer, mut at) = waits.join().expect("an answer");
         while !kinds(&answer.json()).contains(&"node-not-reached") {
-            answer = held(&mut client, &tag_of(&answer), "wait=30");
+            answer = held(&mut Http::new(&all[0]), &tag_of(&answer), "wait=30");
             at = Instant::now();
         }
         assert!(at - killed < allowed(TOLD), "told after {:?}", at - killed);

@@ -113,9 +113,14 @@ pub fn answer(method: &Method, headers: &[Header], route: Route, name: &str) -> 
 
 /// Whether a client says that it has what a tag names (RFC 9110, section 13.1.2).
 pub fn is_known(headers: &[Header], tag: &str) -> bool {
+    known_tags(headers).any(|name| name == "*" || name == tag)
+}
+
+/// What a client says that it has: tags, be they weak or not, or a star.
+pub fn known_tags(headers: &[Header]) -> impl Iterator<Item = &str> {
     let asked = headers.iter().filter(|header| header.field.equiv(IF_NONE_MATCH));
-    let mut names = asked.flat_map(|header| header.value.as_str().split(',')).map(str::trim);
-    names.any(|name| name == "*" || name.strip_prefix("W/").unwrap_or(name) == tag)
+    let names = asked.flat_map(|header| header.value.as_str().split(',')).map(str::trim);
+    names.map(|name| name.strip_prefix("W/").unwrap_or(name))
 }
 
 /// A style sheet without the blanks that stand at what ends a name or a value anyway.

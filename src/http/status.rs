@@ -49,35 +49,42 @@ const LONGEST: u64 = 64 << 20;
 
 /// Nobody is held for longer, whatever he says.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// What goes up and down while nothing happens; so it makes no answer another one.
+/// What goes up and down while nothing happens; nobody who waits for news is told of it alone.
 const OF_LOAD: [&str; 2] = ["requests-per-second", "memory"];
 
 /// An answer.
 struct Made {
     body: Vec<u8>,
-    /// What names it: two of the same tag differ in [`OF_LOAD`] at most.
+    /// Two that begin with the same differ in [`OF_LOAD`] at most.
+    news: String,
+    /// What names it: that, and what names all of the body.
     tag: String,
 }
 
 impl Made {
     fn of(status: &Value) -> Self {
-        let mut hasher = SipHasher24::new();
-        digest(status, &mut hasher);
-        Self { body: status.to_string().into_bytes(), tag: format!("W/\"{:016x}\"", hasher.finish()) }
+        let (mut news, mut all) = (SipHasher24::new(), SipHasher24::new());
+        digest(status, &mut news);
+        let body = status.to_string().into_bytes();
+        all.write(&body);
+        let (news, all) = (format!("{:016x}", news.finish()), all.finish());
+        Self { tag: format!("\"{news}-{all:016x}\""), body, news }
     }
 
-    /// Whether a client has one that is no other.
-    fn is_known(&self, headers: &[Header]) -> bool {
-        page::is_known(headers, self.tag.trim_start_matches("W/"))
+    /// Whether a client has one that says the same but for figures of load.
+    fn is_no_news(&self, headers: &[Header]) -> bool {
+        page::known_tags(headers)
+            .any(|tag| tag == "*" || tag.trim_matches('"').split('-').next() == Some(&self.news))
     }
 
     fn answer(&self, headers: &[Header]) -> Answer {
-        let answer =
-            if self.is_known(headers) { Answer::empty(304) } else { Answer::json(200, self.body.clone()) };
+        let is_known = page::is_known(headers, &self.tag);
+        let answer = if is_known { Answer::empty(304) } else { Answer::json(200, self.body.clone()) };
         answer.with(ETAG, self.tag.clone())
     }
 }
 
+/// What is in an answer without the figures of load.
 fn digest(value: &Value, hasher: &mut SipHasher24) {
     match value {
         Value::Object(fields) => {
@@ -152,7 +159,7 @@ impl Statuses {
         let headers = job.arrival.request.headers();
         let wait = wanted_wait(headers);
         if let Some(made) = state.fresh()
-            && (wait.is_zero() || !made.is_known(headers))
+            && (wait.is_zero() || !made.is_no_news(headers))
         {
             let answer = made.answer(headers);
             return Taken::Answer(job, answer);
@@ -185,8 +192,8 @@ impl Statuses {
         let mut state = self.state.lock();
         state.last = made.map(|made| (begun, Arc::clone(made)));
         let (held, released) = std::mem::take(&mut state.waiting).into_iter().partition(|one: &Waiting| {
-            let is_known = made.is_some_and(|made| made.is_known(one.job.arrival.request.headers()));
-            is_known && !is_leaving && !one.held.is_over()
+            let is_no_news = made.is_some_and(|made| made.is_no_news(one.job.arrival.request.headers()));
+            is_no_news && !is_leaving && !one.held.is_over()
         });
         state.waiting = held;
         let released: VecDeque<Waiting> = released;

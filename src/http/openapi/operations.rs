@@ -346,7 +346,7 @@ fn v1_status() -> Public {
     let tag = [always("ETag")];
     let status =
         Success::json(200, "How all nodes, shards and view changes are, and what is wrong", named("Status"));
-    let unchanged = Success::empty(304, "It is what If-None-Match names, but for figures of load");
+    let unchanged = Success::empty(304, "It is what If-None-Match names");
     let get = Operation::get("How everything is", vec![status.with(&tag), unchanged.with(&tag)])
         .with(&[Parameter::KnownTag, Parameter::PreferWait])
         .may_take(ANYTHING, named("AnyBody"));

@@ -158,7 +158,7 @@ const IDEMPOTENCY_KEY: &str =
 const RANGE: &str = "RFC 9110, section 14.2: a single range of bytes. Anything else is ignored.";
 const IF_RANGE: &str = "The ETag under which Range counts; otherwise all of the value is answered.";
 const PREFER: &str = "`respond-async`: the answer comes at once, with 202.";
-const PREFER_WAIT: &str = "`wait=<seconds>`: where If-None-Match names the answer, it is held for so long until there is another one, 30 s at most.";
+const PREFER_WAIT: &str = "`wait=<seconds>`: where If-None-Match names an answer that differs in figures of load at most, it is held for so long until there is news, 30 s at most.";
 const PREFIX: &str = "Only keys that begin with this, percent-encoded as keys are. A plus is a plus.";
 const AFTER: &str = "Only keys after this one, percent-encoded as keys are; `next` of the page before.";
 const LAST_EVENT_ID: &str = "The id of the last event: what came after it is told. What is no such id is 400. It counts before `since`.";

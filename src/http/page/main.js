@@ -12,16 +12,21 @@ const PATIENCE = WAIT * 1000 + 4000;
 
 function startToken() {
   const [dialog, input] = [find('token-dialog'), find('token')];
+  let isNeeded = false;
   onToken((wasShown) => {
+    isNeeded = true;
     const why = wasShown ? 'The node does not know the token that it was shown. ' : '';
     find('token-why').textContent = `${why}A token is kept in this tab only, until the tab is closed.`;
     input.value = '';
     if (!dialog.open) dialog.showModal();
     input.focus();
   });
+  on('token-form', 'submit', () => {
+    isNeeded = false;
+    useToken(input.value.trim());
+  });
   // Without one there is nothing to see.
-  dialog.addEventListener('cancel', (event) => event.preventDefault());
-  on('token-form', 'submit', () => useToken(input.value.trim()));
+  dialog.addEventListener('close', () => isNeeded && dialog.showModal());
 }
 
 async function look() {

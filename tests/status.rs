@@ -751,7 +751,7 @@ fn shards_tell_their_bytes_and_what_is_done_to_their_keys() {
 #[test]
 fn a_hundred_open_pages_cost_little() {
     const PAGES: usize = 100;
-    const SPAN: Duration = Duration::from_secs(12);
+    const SPAN: Duration = Duration::from_secs(8);
     let _alone = alone();
     let cluster = replicated(3, 3, &[]);
     let all = cluster.addresses();

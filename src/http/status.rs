@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use siphasher::sip::SipHasher24;
 use tiny_http::{Header, Method};
 use ureq::SendBody;
 
+use super::access::AUTHORIZATION;
 use super::answer::Answer;
 use super::answer_body::Body;
 use super::body::Limit;
@@ -38,6 +40,8 @@ use crate::wire::status::MainStatus;
 
 /// An answer is told to all who ask for so long.
 const FRESH: Duration = Duration::from_secs(1);
+/// What its main has told is told by a follower to all who ask for so long: a main that is silent is to be named in time.
+const FRESH_OF_MAIN: Duration = Duration::from_millis(250);
 /// So many may wait for the next one.
 const MOST: usize = 1024;
 /// How often the thread looks whether it is to end.
@@ -95,7 +99,9 @@ fn digest(value: &Value, hasher: &mut SipHasher24) {
         }
         Value::Array(items) => {
             hasher.write_usize(items.len());
-            items.iter().for_each(|item| digest(item, hasher));
+            for item in items {
+                digest(item, hasher);
+            }
         }
         other => hasher.write(other.to_string().as_bytes()),
     }
@@ -119,6 +125,19 @@ fn wanted_wait(headers: &[Header]) -> Duration {
 pub struct Statuses {
     state: Mutex<State>,
     asked: Condvar,
+    of_main: Mutex<Option<OfMain>>,
+}
+
+/// A hash of an `Authorization`: how long it takes to compare two of them says nothing of either.
+type Shown = [u8; 32];
+
+/// What the main of a follower has said last, with the follower beside that.
+struct OfMain {
+    /// When it was asked.
+    begun: Instant,
+    /// A hash of what it was shown: whom it has admitted.
+    shown: Option<Shown>,
+    made: Arc<Made>,
 }
 
 #[derive(Default)]
@@ -174,6 +193,13 @@ impl Statuses {
         Taken::Parked
     }
 
+    /// What the main has told just now to one who has shown the same.
+    fn of_main(&self, shown: Option<Shown>) -> Option<Arc<Made>> {
+        let of_main = self.of_main.lock();
+        let last = of_main.as_ref().filter(|last| now() - last.begun < FRESH_OF_MAIN)?;
+        (last.shown == shown).then(|| Arc::clone(&last.made))
+    }
+
     /// Waits until an answer is to be made, for a while at most; whether one is.
     fn is_due(&self, is_leaving: bool) -> bool {
         let is_due = |state: &State| !state.waiting.is_empty() && (is_leaving || state.fresh().is_none());
@@ -188,7 +214,7 @@ impl Statuses {
     }
 
     /// Notes an answer, and takes out those who are to be told it.
-    fn release(&self, begun: Instant, made: Option<&Arc<Made>>, is_leaving: bool) -> Vec<Box<Job>> {
+    fn release(&self, begun: Instant, made: Option<&Arc<Made>>, is_leaving: bool) -> VecDeque<Waiting> {
         let mut state = self.state.lock();
         state.last = made.map(|made| (begun, Arc::clone(made)));
         let (held, released) = std::mem::take(&mut state.waiting).into_iter().partition(|one: &Waiting| {
@@ -196,8 +222,7 @@ impl Statuses {
             is_no_news && !is_leaving && !one.held.is_over()
         });
         state.waiting = held;
-        let released: VecDeque<Waiting> = released;
-        released.into_iter().map(|one| one.job).collect()
+        released
     }
 }
 
@@ -217,7 +242,7 @@ pub fn run(
         let begun = now();
         let made = catch_unwind(AssertUnwindSafe(|| Made::of(&json(&controller.overview()))));
         let made = made.ok().map(Arc::new);
-        for mut job in statuses.release(begun, made.as_ref(), is_leaving) {
+        for Waiting { mut job, .. } in statuses.release(begun, made.as_ref(), is_leaving) {
             let told = match &made {
                 Some(made) => made.answer(job.arrival.request.headers()),
                 None => Answer::error(&Error::Internal, job.arrival.method(), ErrorForm::Problem),
@@ -246,10 +271,15 @@ pub fn is_of_follower(job: &Job) -> bool {
 }
 
 /// What a follower answers: what its main says of the whole, and itself beside that; without its main, that.
-pub fn of_follower(controller: &Controller, job: &mut Job) -> Answer {
+pub fn of_follower(statuses: &Statuses, controller: &Controller, job: &mut Job) -> Answer {
     let node = &controller.node;
     if let Some(refused) = check(node, job) {
         return refused;
+    }
+    let shown = header(&job.arrival.request, AUTHORIZATION).map(|shown| Sha256::digest(shown).into());
+    let begun = now();
+    if let Some(made) = statuses.of_main(shown) {
+        return made.answer(job.arrival.request.headers());
     }
     let main = node.main().expect("only a follower is asked so").address().clone();
     let told = match next_hops(&job.arrival, &node.trace) {
@@ -258,7 +288,12 @@ pub fn of_follower(controller: &Controller, job: &mut Job) -> Answer {
     };
     let problem = match told {
         Ok(answer) if answer.status == 200 => match read(answer) {
-            Some(told) => return show(controller, &main, told).answer(job.arrival.request.headers()),
+            Some(told) => {
+                let made = Arc::new(show(controller, &main, told));
+                let answer = made.answer(job.arrival.request.headers());
+                *statuses.of_main.lock() = Some(OfMain { begun, shown, made });
+                return answer;
+            }
             None => problems::of_main(&main, "its answer makes no sense"),
         },
         // What it is itself it says all the same.
@@ -278,8 +313,8 @@ pub fn of_follower(controller: &Controller, job: &mut Job) -> Answer {
 fn ask_main(node: &Node, job: &Job, hops: &str) -> Result<Answer, String> {
     let main = node.main().expect("only a follower is asked so");
     let mut request = main.request(ureq::http::Method::GET, STATUS).header(wire::HOP_HEADER, hops);
-    if let Some(authorization) = header(&job.arrival.request, "Authorization") {
-        request = request.header("Authorization", authorization);
+    if let Some(authorization) = header(&job.arrival.request, AUTHORIZATION) {
+        request = request.header(AUTHORIZATION, authorization);
     }
     let deadline = Deadline::after(job.complete, node.request_timeout);
     let request = complete(request, SendBody::none()).map_err(|error| error.reason)?;

@@ -11,7 +11,7 @@ const READ_AGAIN = 500;
 const JSON_TYPE = 'application/json';
 
 // What is listed: how many keys at most, and those that there are.
-let listing = { prefix: '', limit: PAGE, keys: [], next: null };
+let listing = { prefix: '', limit: PAGE, keys: [], next: null, isRead: false };
 // The pair that is shown; without a key it is a new one.
 let pair = null;
 // What lists and follows now; a listing that is about to be made; whether the keys are looked at.
@@ -22,7 +22,7 @@ let isInView = false;
 export function startKeys() {
   on('find', 'submit', (event) => {
     event.preventDefault();
-    listing = { prefix: utf8(find('prefix').value), limit: PAGE, keys: [], next: null };
+    listing = { prefix: utf8(find('prefix').value), limit: PAGE, keys: [], next: null, isRead: false };
     restart();
   });
   on('more-keys', 'click', () => {
@@ -97,23 +97,25 @@ async function read(signal) {
   const before = new Map(asked.keys.map(({ key, etag }) => [key, etag]));
   asked.keys = page.keys.map((row) => ({ ...row, key: keyOf(row), isNews: before.size > 0 && before.get(keyOf(row)) !== row.etag }));
   asked.next = page.next ?? null;
+  asked.isRead = true;
   drawList();
+  const { length } = asked.keys;
+  put('keys-state', `${asked.next === null ? plural(length, 'key') : `the first ${count(length)} keys`}${isInView ? ', live' : ''}`);
   noteChange();
   return page.watch;
 }
 
 function drawList() {
-  const { keys, next, prefix } = listing;
+  const { keys, next, prefix, isRead } = listing;
   const choose = (key) => make('button', { type: 'button', onclick: () => open(key) }, keyElement(key), make('span', { class: 'quiet' }));
   rows(find('key-list'), keys, ({ key }) => encoded(key), ({ key }) => make('li', {}, choose(key)), (row, { key, bytes, ttl, isNews }) => {
     put(row.firstChild.lastChild, `${size(bytes)}${ttl === undefined ? '' : `, ${seconds(Number(ttl))} left`}`);
     row.firstChild.setAttribute('aria-current', String(pair?.key === key));
     if (isNews) flash(row);
   });
-  show('no-keys', keys.length === 0);
+  show('no-keys', isRead && keys.length === 0);
   put('no-keys', prefix === '' ? 'There is no key yet.' : 'No key begins so.');
   show('more-keys', next !== null && listing.limit < 10_000);
-  put('keys-state', `${next === null ? plural(keys.length, 'key') : `the first ${count(keys.length)} keys`}${isInView ? ', live' : ''}`);
 }
 
 function flash(row) {

@@ -65,7 +65,9 @@ async function refused(answer) {
   } catch {
     // What stands between the page and the node may have words of its own.
   }
-  return new Refused(answer.status, body.detail ?? body.error ?? `The answer is ${answer.status} ${answer.statusText}`, body);
+  const said = body.detail ?? body.error ?? `The answer is ${answer.status} ${answer.statusText}`;
+  // Who is away stands in one, and what that means in the other.
+  return new Refused(answer.status, answer.status === 503 && body.title ? `${body.title}: ${said}` : said, body);
 }
 
 export const get = async (path, options) => (await request('GET', path, options)).json();

@@ -117,6 +117,7 @@ function kept({ leader, replicas }) {
 
 function level(shards) {
   const counts = shards.map((shard) => shard['key-count']);
+  if (counts.length === 0) return 'None is known here';
   if (counts.length < 2 || counts.includes(null)) return '';
   const apart = Math.max(...counts) - Math.min(...counts);
   return apart === 0 ? 'All level' : apart === 1 ? 'Level: one pair apart' : `${plural(apart, 'pair')} apart; a view change makes them level`;

@@ -1,4 +1,4 @@
-//! Chromium, as its driver drives it: JSON by HTTP, as WebDriver (W3C) says.
+//! Chromium, as its driver drives it: JSON by HTTP, as `WebDriver` (W3C) says.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::support::{START_DEADLINE, openapi, ports, wait_until};
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a page may take to show something on a machine that is busy with other things.
 const SHOWN: Duration = Duration::from_secs(30);
-/// An element, in what WebDriver tells.
+/// An element, in what `WebDriver` tells.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 const FLAGS: [&str; 9] = [
@@ -42,7 +42,7 @@ pub(crate) struct Browser {
     driver: Child,
     http: Mutex<Http>,
     session: String,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -60,13 +60,13 @@ impl Browser {
         openapi::leave_out(&address);
         let profile = tempfile::tempdir().expect("a folder");
         let http = Mutex::new(Http::with_patience(&address, PATIENCE));
-        let mut browser = Self { driver, http, session: String::new(), _profile: profile };
+        let mut browser = Self { driver, http, session: String::new(), profile };
         wait_until("the driver answers", START_DEADLINE, || {
             let answer = Http::unchecked(&address).try_request("GET", "/status", &[], b"");
             answer.is_ok_and(|answer| answer.json()["value"]["ready"] == true)
         });
         let mut arguments = FLAGS.map(str::to_owned).to_vec();
-        arguments.push(format!("--user-data-dir={}", browser._profile.path().display()));
+        arguments.push(format!("--user-data-dir={}", browser.profile.path().display()));
         let wanted = json!({
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },
@@ -74,7 +74,7 @@ impl Browser {
             "unhandledPromptBehavior": "ignore",
         });
         let session = browser.ask("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
-        browser.session = session["sessionId"].as_str().expect("a session").to_owned();
+        session["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
         Some(browser)
     }
 

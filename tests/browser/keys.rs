@@ -1,5 +1,6 @@
 //! Keys and values on the page: whatever they are, they are shown, and nothing else is done with them.
 
+use std::fmt::Write;
 use std::process::Command;
 
 use base64::Engine;
@@ -26,8 +27,11 @@ fn put_all(address: &str, pairs: &[(&[u8], &[u8], &str)]) {
 
 /// The value of a key, whatever bytes it has.
 fn held(address: &str, key: &[u8]) -> Option<Vec<u8>> {
-    let target: String = key.iter().map(|byte| format!("%{byte:02X}")).collect();
-    let answer = Http::new(address).get(&format!("/v1/kv/{target}"));
+    let mut target = "/v1/kv/".to_owned();
+    for byte in key {
+        write!(target, "%{byte:02X}").expect("a string takes it");
+    }
+    let answer = Http::new(address).get(&target);
     (answer.status == 200).then_some(answer.body)
 }
 

@@ -115,7 +115,7 @@ fn a_view_change_shows_its_plan_and_then_levels_the_bars() {
 
     // The bars level as pairs move.
     let (mut seen, mut ran) = (vec![before.clone()], false);
-    wait_until("the page says that it has ended", allowed(Duration::from_secs(60)), || {
+    wait_until("the page says that it has ended", allowed(Duration::from_mins(1)), || {
         ran |= browser.is_shown("running")
             && browser.value("document.getElementById('running-bar').max") == figure("moved");
         let counts = shown_counts(&browser);

@@ -760,7 +760,7 @@ fn a_hundred_open_pages_cost_little() {
     let share = |span: Duration| {
         let (before, since) = (cluster.nodes[0].cpu_time(), Instant::now());
         thread::sleep(span);
-        (cluster.nodes[0].cpu_time() - before).as_secs_f64() / since.elapsed().as_secs_f64()
+        cluster.nodes[0].cpu_time().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64()
     };
     let idle_before = share(SPAN / 2);
     let is_over = AtomicBool::new(false);

@@ -148,7 +148,7 @@ function drawPlan({ keys, moved, minimum, copied, shards, moves }) {
     make('h3', {}, moved === 0 ? `None of ${plural(keys, 'pair')} moves to another shard` : `${count(moved)} of ${plural(keys, 'pair')} move, ${least}`),
     make('p', { class: 'quiet' }, `${plural(copied, 'copy', 'copies')} in all. Clients read and write meanwhile.`),
     make('table', {},
-      make('thead', {}, make('tr', {}, head('Shard'), head('Now', 'number'), head('Then', 'number'), make('td'), head('Nodes then'))),
+      make('thead', {}, make('tr', {}, head('Shard'), head('Now', 'number'), head('Then', 'number'), make('td', { class: 'levels' }), head('Nodes then'))),
       make('tbody', {}, ...shards.map(row))),
     ...(moves.length ? [make('ul', { class: 'moves' }, ...moves.map(({ from, to, pairs, ranges }) =>
       make('li', {}, `${plural(pairs, 'pair')} from shard ${from} to shard ${to}, in ${plural(ranges, 'range')}`)))] : []));

@@ -11,10 +11,10 @@ export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
 # What is given on the command line reaches the scripts as an environment variable: NODES, REPL_FACTOR and
 # PORT for the local cluster, EDGE and COMPOSE ("docker compose" or "docker-compose", found by itself) for up and down.
 
-SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) tests/openapi/run .ci/run
+SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) tests/openapi/run tests/browser/run .ci/run
 
 .PHONY: help build run run-cluster stop-cluster add-node run-follower demo edge stop-edge \
-        smoke openapi test test-full mutants torture check bench image up down
+        smoke openapi page-test test test-full mutants torture check bench image up down
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,12 +57,16 @@ smoke: build ## shell tests with curl against fresh processes of the built progr
 openapi: build ## drive the program from its own /openapi.json with EXAMPLES=10000 requests; needs Python and its packages
 	@tests/openapi/run
 
+page-test: ## try the page in Chromium; needs chromium and chromedriver, and npm for axe-core
+	@tests/browser/run
+
 test: ## the tests that take minutes at most
 	@scripts/test
 
 test-full: ## all tests, those that take long too, 10,000 requests that schemathesis makes, and the mutants
 	SIMULATION_SEEDS=10000 cargo test --locked --profile checked --features failpoints -- --include-ignored
 	$(MAKE) openapi PROFILE=checked
+	$(MAKE) page-test
 	scripts/mutants
 
 mutants: ## show that the simulation, or the test that is named, finds the faults of tests/mutants.txt, within MUTANTS_MINUTES=60

@@ -136,6 +136,11 @@ fn only_the_paths_of_clients_are_open_however_they_are_written() {
     let rows = [
         ("/livez", 200, 200),
         ("/readyz", 200, 200),
+        ("/", 200, 200),
+        ("/page/main.js", 200, 200),
+        ("/page/nothing.js", 404, 404),
+        ("/page/", 403, 403),
+        ("/page/../node/hello", 403, 403),
         ("/kv-store/key-count", 200, 200),
         ("/kvs/keys/absent", 404, 404),
         ("/v1/kv", 200, 200),

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -118,7 +119,8 @@ const OF_NODE: [&str; 12] = [
     "requests-per-second",
     "memory",
 ];
-const OF_SHARD: [&str; 5] = ["shard-id", "leader", "key-count", "lost", "replicas"];
+const OF_SHARD: [&str; 7] =
+    ["shard-id", "leader", "key-count", "bytes", "requests-per-second", "lost", "replicas"];
 const OF_RECEIPT: [&str; 16] = [
     "change-id",
     "epoch",
@@ -604,43 +606,185 @@ fn a_view_change_that_waits_says_for_whom_and_what_unblocks_it() {
     wait_well(spare.address());
 }
 
-/// Seconds of CPU that the process of a node has used.
-fn cpu_seconds(node: &Node) -> f64 {
-    Duration::from_millis(10 * node.cpu_ticks()).as_secs_f64()
+const TAG: &str = "If-None-Match";
+const WAIT: &str = "Prefer";
+
+/// Asks as the page does: whoever knows the answer is held until there is another one.
+fn held(client: &mut Http, tag: &str, wait: &str) -> Response {
+    client.request("GET", "/v1/status", &[(TAG, tag), (WAIT, wait)], b"")
+}
+
+fn tag_of(answer: &Response) -> String {
+    answer.header("ETag").expect("a tag").to_owned()
+}
+
+/// What of a tag is the same where only figures of load differ.
+fn news(tag: &str) -> &str {
+    tag.split('-').next().expect("a part")
+}
+
+#[test]
+fn who_knows_the_answer_is_not_sent_it_again() {
+    let single = Node::single(&[]);
+    let mut client = single.http();
+    put_pairs(single.address(), 3);
+    wait_until("all is counted", START_DEADLINE, || counted(&status(single.address())) == 3);
+    wait_well(single.address());
+    wait_until("what is known is answered 304", START_DEADLINE, || {
+        let tag = tag_of(&client.get("/v1/status"));
+        let weak = format!("\"x\", W/{tag}");
+        let answers = [&tag, &weak].map(|known| client.request("GET", "/v1/status", &[(TAG, known)], b""));
+        // A second may have passed in between.
+        answers.iter().all(|answer| {
+            assert!((answer.status == 304) == (tag_of(answer) == tag), "{answer:?} and {tag}");
+            answer.status == 304 && answer.body.is_empty()
+        })
+    });
+    assert_eq!(client.request("GET", "/v1/status", &[(TAG, "*")], b"").status, 304);
+    assert_eq!(client.request("GET", "/v1/status", &[(TAG, "\"x\"")], b"").status, 200);
+    // What was asked here has raised figures of load, which is no news; a pair is.
+    let tag = tag_of(&client.get("/v1/status"));
+    wait_until("another answer is made", START_DEADLINE, || tag_of(&client.get("/v1/status")) != tag);
+    assert_eq!(news(&tag_of(&client.get("/v1/status"))), news(&tag));
+    assert_eq!(single.http().put(&target("another"), r#"{"value":1}"#).status, 201);
+    wait_until("it is news", START_DEADLINE, || news(&tag_of(&client.get("/v1/status"))) != news(&tag));
+}
+
+#[test]
+fn an_answer_that_is_known_is_held_until_there_is_another_one() {
+    let _alone = alone();
+    let mut cluster = replicated(3, 3, &[]);
+    let all = cluster.addresses();
+    wait_leader(&all[0], "1", |_| true);
+    wait_well(&all[0]);
+    let settled = |client: &mut Http| {
+        let mut tag = String::new();
+        wait_until("nothing changes any more", allowed(RECOVERY), || {
+            let (before, since) = (tag.clone(), Instant::now());
+            tag = tag_of(&held(client, &tag, "respond-async, wait=2"));
+            news(&tag) == news(&before) && since.elapsed() >= Duration::from_secs(2)
+        });
+        tag
+    };
+    let mut client = Http::new(&all[0]);
+    let tag = settled(&mut client);
+    let (answer, took) = timed(|| held(&mut client, &tag, "wait=3"));
+    assert_eq!(news(&tag_of(&answer)), news(&tag));
+    assert!(took >= Duration::from_secs(3), "held for {took:?}");
+    // The figures of load are those of now all the same.
+    assert_eq!(answer.status == 304, tag_of(&answer) == tag, "{answer:?}");
+    // A node that is killed is told at once to whoever waits.
+    let gone = all[1].clone();
+    let told = thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let answer = held(&mut client, &tag, "wait=30");
+            (answer, Instant::now())
+        });
+        // The connection is held by then, or the kill is seen by the next answer all the same.
+        wait_until("it is held", START_DEADLINE, || (0..5).all(|_| busy(&all[0]) >= 1));
+        cluster.nodes[1].kill();
+        let killed = Instant::now();
+        let (mut answer, mut at) = waits.join().expect("an answer");
+        while answer.status == 304 || !kinds(&answer.json()).contains(&"node-not-reached") {
+            answer = held(&mut Http::new(&all[0]), &tag_of(&answer), "wait=30");
+            at = Instant::now();
+        }
+        assert!(at - killed < allowed(TOLD), "told after {:?}", at - killed);
+        answer.json()
+    });
+    assert!(told.to_string().contains(&gone), "{told}");
+    // Whoever is held does not hold up the end of the node.
+    let tag = settled(&mut client);
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| held(&mut client, &tag, "wait=30"));
+        wait_until("it is held", START_DEADLINE, || (0..5).all(|_| busy(&all[0]) >= 1));
+        let (_, took) = timed(|| {
+            cluster.nodes[0].terminate();
+            cluster.nodes[0].wait_exit(allowed(Duration::from_secs(15)))
+        });
+        let answer = waits.join().expect("an answer");
+        assert!(matches!(answer.status, 200 | 304), "{answer:?}");
+        assert!(took < allowed(Duration::from_secs(8)), "it took {took:?} to stop");
+    });
+}
+
+/// The requests that a node is about to answer, that for this figure apart.
+fn busy(address: &str) -> u64 {
+    let metrics = Http::new(address).get("/metrics").text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("evenkv_connections_busy "));
+    line.and_then(|figure| figure.parse::<u64>().ok()).expect("a figure").saturating_sub(1)
+}
+
+#[test]
+fn a_follower_says_what_names_its_answer_and_holds_nobody() {
+    let main = Node::single(&[]);
+    wait_well(main.address());
+    let follower = Node::follower(main.address(), &[]);
+    let mut client = follower.http();
+    let mut tag = String::new();
+    wait_until("nothing changes any more", START_DEADLINE, || {
+        let (before, (answer, took)) = (tag.clone(), timed(|| held(&mut client, &tag, "wait=30")));
+        tag = tag_of(&answer);
+        news(&tag) == news(&before) && took < allowed(Duration::from_secs(5))
+    });
+}
+
+#[test]
+fn shards_tell_their_bytes_and_what_is_done_to_their_keys() {
+    let cluster = replicated(3, 3, &[]);
+    let all = cluster.addresses();
+    wait_leader(&all[0], "1", |_| true);
+    put_pairs(&all[0], 10);
+    let mut clients = cluster.clients();
+    wait_until("reads through all nodes show", START_DEADLINE, || {
+        for client in &mut clients {
+            for _ in 0..10 {
+                assert_eq!(client.get(&target("k1")).status, 200);
+            }
+        }
+        let told = status(&all[0]);
+        let shard = row(&told, "shards", "shard-id", "1");
+        shard["bytes"].as_u64() >= Some(30) && shard["requests-per-second"].as_f64() > Some(1.0)
+    });
 }
 
 #[test]
 fn a_hundred_open_pages_cost_little() {
     const PAGES: usize = 100;
-    const ROUNDS: usize = 10;
+    const SPAN: Duration = Duration::from_secs(8);
     let _alone = alone();
     let cluster = replicated(3, 3, &[]);
     let all = cluster.addresses();
     wait_leader(&all[0], "1", |_| true);
     wait_well(&all[0]);
-    let mut pages: Vec<Http> = (0..PAGES).map(|_| Http::new(&all[0])).collect();
-    for page in &mut pages {
-        assert_eq!(page.get("/v1/status").status, 200);
-    }
-    let idle = {
-        let before = cpu_seconds(&cluster.nodes[0]);
-        thread::sleep(Duration::from_secs(3));
-        (cpu_seconds(&cluster.nodes[0]) - before) / 3.0
+    let share = |span: Duration| {
+        let (before, since) = (cluster.nodes[0].cpu_time(), Instant::now());
+        thread::sleep(span);
+        cluster.nodes[0].cpu_time().saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64()
     };
-    let (before, since, mut bytes) = (cpu_seconds(&cluster.nodes[0]), Instant::now(), 0);
-    for round in 1..=ROUNDS {
-        for page in &mut pages {
-            bytes = page.get("/v1/status").body.len();
+    let idle_before = share(SPAN / 2);
+    let is_over = AtomicBool::new(false);
+    let asked = AtomicUsize::new(0);
+    let used = thread::scope(|scope| {
+        let page = || {
+            let (mut client, mut tag) = (Http::new(&all[0]), "\"none\"".to_owned());
+            while !is_over.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                tag = tag_of(&held(&mut client, &tag, "wait=5"));
+                asked.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_secs(1).saturating_sub(began.elapsed()));
+            }
+        };
+        for _ in 0..PAGES {
+            scope.spawn(page);
         }
-        let next = Duration::from_secs(round as u64);
-        thread::sleep(next.saturating_sub(since.elapsed()));
-    }
-    let used = (cpu_seconds(&cluster.nodes[0]) - before) / since.elapsed().as_secs_f64() - idle;
-    println!(
-        "{PAGES} pages that ask once a second, {bytes} bytes each: {:.2} % of a core beside {:.2} %",
-        used * 100.0,
-        idle * 100.0
-    );
-    // Clocks of CPU go in hundredths, and other things run beside this: the figure is 2 %.
-    assert!(used < 0.04, "{:.2} % of a core", used * 100.0);
+        wait_until("all have asked", START_DEADLINE, || asked.load(Ordering::Relaxed) >= 2 * PAGES);
+        let used = share(SPAN);
+        is_over.store(true, Ordering::Relaxed);
+        used
+    });
+    let idle = f64::midpoint(idle_before, share(SPAN / 2));
+    let percent = |share: f64| share * 100.0;
+    println!("{PAGES} pages: {:.2} % of a core beside {:.2} %", percent(used - idle), percent(idle));
+    assert!(used - idle < 0.02, "{:.2} % of a core", percent(used - idle));
 }

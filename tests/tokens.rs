@@ -106,6 +106,9 @@ const LINES: &str = "{\"op\":\"get\",\"key\":\"app/a\"}\n";
 const ROWS: &[(&str, &str, &str, Option<&str>)] = &[
     ("GET", "/livez", "", None),
     ("GET", "/readyz", "", None),
+    ("GET", "/openapi.json", "", None),
+    ("GET", "/", "", None),
+    ("GET", "/page/main.js", "", None),
     ("GET", "/metrics", "", Some("monitor")),
     ("GET", "/kv-store/key-count", "", Some("monitor")),
     ("GET", "/kv-store/shards", "", Some("monitor")),

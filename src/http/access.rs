@@ -26,7 +26,9 @@ pub const fn door(route: Route, method: &Method) -> Door {
     let reads = matches!(method, Method::Get | Method::Head | Method::Options);
     match route {
         // Each request on such a connection is judged by itself.
-        Route::Livez | Route::Readyz | Route::OpenApi | Route::Relay => Door::Open,
+        Route::Livez | Route::Readyz | Route::OpenApi | Route::Page | Route::PageFile | Route::Relay => {
+            Door::Open
+        }
         Route::Metrics
         | Route::V1Status
         | Route::KeyCount

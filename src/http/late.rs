@@ -24,7 +24,7 @@ pub fn run(dispatcher: &Dispatcher, stop: &Receiver<()>) {
         dispatcher.contain(|| refuse_late(dispatcher));
         if now() - counted >= rate::INTERVAL {
             counted = now();
-            dispatcher.node.rate.note(counted, dispatcher.metrics.answered_to_clients());
+            dispatcher.node.note_rates(counted, dispatcher.metrics.answered_to_clients());
         }
         pace.look(stuck::INTERVAL, || dispatcher.contain(|| look_for_stuck(dispatcher, &mut stuck)));
     }

@@ -13,6 +13,8 @@ pub mod error_form;
 
 pub mod answer;
 pub mod byte_range;
+pub mod page;
+
 pub mod openapi;
 pub mod v1;
 

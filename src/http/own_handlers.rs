@@ -6,6 +6,7 @@ use tiny_http::Method;
 use super::answer::Answer;
 use super::dispatch::Job;
 use super::openapi;
+use super::page;
 use super::routes::Route;
 use crate::error::Error;
 use crate::node::state::Node;
@@ -37,4 +38,9 @@ pub fn document(job: &Job) -> Answer {
         return Answer::error(&Error::MethodNotAllowed(Route::OpenApi.allow()), method, "");
     }
     openapi::answer(job.arrival.request.headers())
+}
+
+/// Answers `/` and what is under `/page/`: the page for people.
+pub fn page(job: &Job, route: Route, name: &str) -> Answer {
+    page::answer(job.arrival.method(), job.arrival.request.headers(), route, name)
 }

@@ -43,6 +43,10 @@ pub enum Route {
     Metrics,
     /// What all of these take and answer.
     OpenApi,
+    /// The page for people.
+    Page,
+    /// What it is made of.
+    PageFile,
     /// A connection for many requests that a follower passes on.
     Relay,
     /// A key that another node passed on.
@@ -132,7 +136,7 @@ pub fn interface(path: &str) -> Interface {
 }
 
 /// In the order of the routes. What is under [`STORE`] is found under its alias, too.
-const TABLE: [Row; 32] = [
+const TABLE: [Row; 34] = [
     row(
         Route::Key,
         ("/kv-store/keys/", Rest::Key),
@@ -188,6 +192,8 @@ const TABLE: [Row; 32] = [
     row(Route::Readyz, ("/readyz", Rest::Nothing), "readyz", "GET, HEAD, OPTIONS", LaneId::Health),
     row(Route::Metrics, ("/metrics", Rest::Nothing), "metrics", "GET, HEAD, OPTIONS", LaneId::Health),
     row(Route::OpenApi, ("/openapi.json", Rest::Nothing), "openapi", "GET, HEAD, OPTIONS", LaneId::Client),
+    row(Route::Page, ("/", Rest::Nothing), "page", "GET, HEAD, OPTIONS", LaneId::Client),
+    row(Route::PageFile, ("/page/", Rest::Id), "page-file", "GET, HEAD, OPTIONS", LaneId::Client),
     row(Route::Relay, (wire::RELAY, Rest::Nothing), "relay", "GET, OPTIONS", LaneId::Client),
     row(
         Route::NodeKey,

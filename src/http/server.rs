@@ -678,6 +678,7 @@ impl Server {
                 own_handlers::answer(node, job, route, || self.dispatcher.metrics.render(&self.sample()))
             }
             Route::OpenApi => own_handlers::document(job),
+            Route::Page | Route::PageFile => own_handlers::page(job, route, rest),
             Route::KeyCount
             | Route::Shards
             | Route::Shard
@@ -710,7 +711,10 @@ impl Server {
         if status::is_of_follower(job) {
             // A part of it is this node's own.
             return Some(match self.judge(job) {
-                Ok(()) => Found::Answer(Some(Route::V1Status), status::of_follower(&self.controller, job)),
+                Ok(()) => Found::Answer(
+                    Some(Route::V1Status),
+                    status::of_follower(&self.statuses, &self.controller, job),
+                ),
                 Err(error) => refused(job, Route::V1Status, &error),
             });
         }

@@ -16,6 +16,10 @@ use crate::model::shard::{Done, Unread, WriteOutcome, Written};
 use crate::model::value::{BYTES, Content, ContentType, LONGEST_TYPE, is_json_type};
 use crate::node::keys::{Outcome, Value};
 
+/// Values and the page for people are of one origin, and whoever may write a value may write a page with scripts in it. A browser lets it have nothing of the others: no token that
+/// the page keeps, and no request in its name.
+const POLICY: (&str, &str) = ("Content-Security-Policy", "sandbox");
+
 /// The values of the lines that a header has: mostly one.
 pub type Lines<'a> = SmallVec<[&'a str; 1]>;
 
@@ -153,7 +157,7 @@ fn found(value: Value, wanted: Option<&Wanted>, tag: Option<&str>) -> Result<Ans
     let part = place.start + part.start..place.start + part.end;
     let body = Body::Value { before: "", value, part, coding: Coding::Plain, after: String::new() };
     let answer = Answer { content_type: Cow::Owned(content_type), body, ..Answer::empty(status) };
-    let answer = answer.with("Accept-Ranges", "bytes");
+    let answer = answer.with("Accept-Ranges", "bytes").with(POLICY.0, POLICY.1);
     Ok(if status == 206 { answer.with("Content-Range", range) } else { answer })
 }
 

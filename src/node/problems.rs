@@ -80,6 +80,14 @@ impl<'a> Whole<'a> {
         leaders.max_by_key(|(_, one)| one.leads)
     }
 
+    /// What is done to the keys of a group a second; not known where nobody tells it.
+    pub fn requests_per_second(self, group: u64) -> Option<f64> {
+        let replicas = self.reports().flat_map(|(_, report)| &report.replicas);
+        let rates = replicas.filter(|one| one.group == group).filter_map(|one| one.requests_per_second);
+        // One digit after the point, as each of them has.
+        rates.reduce(|all, one| all + one).map(|all| (all * 10.0).round() / 10.0)
+    }
+
     /// What is wrong, the worst first.
     pub fn problems(self) -> Vec<Problem> {
         let mut all: BTreeSet<Problem> = BTreeSet::new();
@@ -412,6 +420,8 @@ mod tests {
             leads: Some(1),
             pairs: None,
             members: Vec::new(),
+            bytes: None,
+            requests_per_second: None,
         };
         NodeReport {
             cluster: Some("c".to_owned()),

@@ -1,14 +1,56 @@
-//! How many requests of clients a node has answered a second, lately.
+//! How many requests of clients a node has answered a second, lately, and what was done to the keys of its shards.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use super::state::Node;
+use crate::model::shard::Operations;
 
 /// What is counted is looked at so often.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// The rate is that of the time since the look before so many.
 const LOOKS: usize = 5;
+
+/// The rates of a node.
+#[derive(Default)]
+pub struct Rates {
+    /// Answers to clients.
+    pub clients: Rate,
+    /// By the group: reads, and writes.
+    shards: Mutex<BTreeMap<u64, [Rate; 2]>>,
+}
+
+impl Rates {
+    /// Reads of the keys of a group here a second; with the writes, where these are wanted, too.
+    pub fn of_shard(&self, group: u64, with_writes: bool) -> Option<f64> {
+        let shards = self.shards.lock();
+        let [reads, writes] = shards.get(&group)?;
+        Some(reads.per_second()? + if with_writes { writes.per_second()? } else { 0.0 })
+    }
+
+    fn note_shards(&self, at: Instant, all: &[(u64, Operations)]) {
+        let mut shards = self.shards.lock();
+        shards.retain(|group, _| all.iter().any(|(known, _)| known == group));
+        for (group, Operations { reads, writes }) in all {
+            let [noted_reads, noted_writes] = shards.entry(*group).or_default();
+            noted_reads.note(at, *reads);
+            noted_writes.note(at, *writes);
+        }
+    }
+}
+
+impl Node {
+    /// Notes how much was done by now: so many clients were answered.
+    pub fn note_rates(&self, at: Instant, answered: u64) {
+        self.rates.clients.note(at, answered);
+        let serving_state = self.serving_state();
+        let own = serving_state.serving().map_or(&[][..], |serving| &serving.own);
+        let all: Vec<_> = own.iter().map(|(_, shard)| (shard.group(), shard.operations())).collect();
+        self.rates.note_shards(at, &all);
+    }
+}
 
 /// The last looks at a counter.
 #[derive(Default)]
@@ -39,6 +81,17 @@ impl Rate {
 mod tests {
     use super::*;
     use crate::clock::now;
+
+    #[test]
+    fn the_rates_of_a_shard_go_with_it() {
+        let (rates, start) = (Rates::default(), now());
+        let done = |reads, writes| Operations { reads, writes };
+        rates.note_shards(start, &[(1, done(10, 10)), (2, done(0, 0))]);
+        assert_eq!((rates.of_shard(1, true), rates.of_shard(3, true)), (None, None));
+        rates.note_shards(start + Duration::from_secs(1), &[(1, done(30, 15))]);
+        assert_eq!((rates.of_shard(1, false), rates.of_shard(1, true)), (Some(20.0), Some(25.0)));
+        assert!(!rates.shards.lock().contains_key(&2));
+    }
 
     #[test]
     fn the_rate_is_that_of_the_last_looks() {

@@ -40,7 +40,7 @@ impl Node {
             lost: troubles.lost,
             pairs,
             bytes,
-            requests_per_second: self.rate.per_second(),
+            requests_per_second: self.rates.clients.per_second(),
             memory: memory(self.memory_bound()),
             settings: self.settings(),
             replicas: serving.map(|serving| self.replicas_seen(serving)).unwrap_or_default(),
@@ -69,6 +69,8 @@ impl Node {
 
     fn replica_seen(&self, shard: &Shard) -> Option<ReplicaSeen> {
         let (group, counted) = (shard.group(), || shard.shown_size().map(|size| size.pairs));
+        let bytes = Some(shard.rough_size().bytes);
+        let rate = |leads| self.rates.of_shard(group, leads);
         if !shard.is_logged() {
             let members = vec![(self.address.clone(), 0)];
             return Some(ReplicaSeen {
@@ -77,6 +79,8 @@ impl Node {
                 leads: Some(0),
                 pairs: counted(),
                 members,
+                bytes,
+                requests_per_second: rate(true),
             });
         }
         let local = self.groups.local(group)?;
@@ -87,7 +91,9 @@ impl Node {
         let leads = local.has_taken_over().then_some(status.term);
         let pairs = leads.and_then(|_| counted());
         let members = status.matched.iter().filter_map(behind).collect();
-        Some(ReplicaSeen { group, id: status.replica, leads, pairs, members })
+        let requests_per_second = rate(leads.is_some());
+        let id = status.replica;
+        Some(ReplicaSeen { group, id, leads, pairs, members, bytes, requests_per_second })
     }
 
     /// The nodes that this one looks at beside those of its view: those of `VIEW` while it knows none.

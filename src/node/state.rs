@@ -14,7 +14,7 @@ use super::meta_group::MetaGroup;
 use super::passing::Passing;
 use super::problems::lost_shard;
 use super::raft::{Groups, GroupsInbox};
-use super::rate::Rate;
+use super::rate::Rates;
 use super::replicas::Replicas;
 use super::reservation::Reservations;
 use super::stale::Freshness;
@@ -125,7 +125,7 @@ pub struct Node {
     /// Key operations so far, of clients and passed on.
     operations: AtomicU64,
     /// Requests of clients a second, as whoever answers them counts.
-    pub rate: Rate,
+    pub rates: Rates,
 }
 
 /// Whether there is a view to serve.
@@ -207,7 +207,7 @@ impl Node {
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             operations: AtomicU64::new(0),
-            rate: Rate::default(),
+            rates: Rates::default(),
         };
         (node, inbox)
     }

@@ -166,6 +166,8 @@ fn shard_status(
         shard_id: shard.id.to_string(),
         leader: leader.map(|(node, _)| node.clone()).or_else(hint),
         key_count: leader.and_then(|(_, seen)| seen.pairs),
+        bytes: leader.and_then(|(_, seen)| seen.bytes),
+        requests_per_second: whole.requests_per_second(shard.group),
         lost,
         replicas: replicas.collect(),
     }

@@ -109,7 +109,7 @@ pub struct NodeReport {
 }
 
 /// A replica of a shard as its node sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSeen {
     /// The group.
     pub group: u64,
@@ -121,6 +121,12 @@ pub struct ReplicaSeen {
     pub pairs: Option<u64>,
     /// Of a leader: the members, and how many entries of the log each does not hold yet, as far as the leader knows.
     pub members: Vec<(Address, u64)>,
+    /// Bytes of the keys and values that it holds.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Keys that were read from it a second, lately; of a leader with the writes that it has ordered.
+    #[serde(default)]
+    pub requests_per_second: Option<f64>,
 }
 
 /// The memory of a node, in bytes.
@@ -221,7 +227,7 @@ pub struct NodeStatus {
 }
 
 /// A shard, as far as it is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ShardStatus {
     /// Its id.
@@ -230,6 +236,10 @@ pub struct ShardStatus {
     pub leader: Option<Address>,
     /// Its pairs, as the leader counts them.
     pub key_count: Option<u64>,
+    /// Bytes of all keys and values that its leader holds for it.
+    pub bytes: Option<u64>,
+    /// What is done to its keys a second, lately, at all of its nodes together.
+    pub requests_per_second: Option<f64>,
     /// Whether its pairs are known to be gone.
     pub lost: bool,
     /// Its replicas.

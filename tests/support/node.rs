@@ -7,6 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::time::ClockId;
+use nix::unistd::Pid;
+
 use super::http::Http;
 use super::{START_DEADLINE, openapi, ports, wait_until};
 
@@ -282,12 +285,11 @@ impl Node {
             .expect("Linux forgets the peak of a child");
     }
 
-    /// The CPU time that the process has used, in hundredths of a second.
-    pub(crate) fn cpu_ticks(&self) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a child of ours");
-        // The name before it may have anything in it.
-        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    /// The CPU time that all threads of the process have used, those that have ended among them.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a process id"));
+        let clock = ClockId::pid_cpu_clock_id(pid).expect("a child of ours has a clock");
+        clock.now().expect("it can be read").into()
     }
 
     pub(crate) fn thread_count(&self) -> usize {

@@ -274,7 +274,7 @@ pub(super) fn headers(paths: &str) -> Value {
     all.into()
 }
 
-fn header_rows() -> [(&'static str, &'static str, Value); 17] {
+fn header_rows() -> [(&'static str, &'static str, Value); 21] {
     let outcome = json!({ "enum": ["applied", "not-applied", "unknown"] });
     [
         ("ETag", "What the key holds.", named("ETag")),
@@ -291,6 +291,10 @@ fn header_rows() -> [(&'static str, &'static str, Value); 17] {
         ("Accept-Ranges", "Parts may be asked for.", json!({ "enum": ["bytes"] })),
         ("Content-Range", "Which part it is, or how long the value is.", text()),
         ("Cache-Control", "How long the answer may be kept.", text()),
+        ("Content-Security-Policy", "What a browser that shows it lets it do.", text()),
+        ("Cross-Origin-Resource-Policy", "Whose pages may load it.", text()),
+        ("Referrer-Policy", "What a browser says of where it was.", text()),
+        ("X-Content-Type-Options", "It is of its type, and of no other.", text()),
         ("Connection", "What becomes of the connection.", text()),
         ("WWW-Authenticate", "How to show a token.", text()),
         ("Upgrade", "The protocol that is needed.", text()),

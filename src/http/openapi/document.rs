@@ -16,8 +16,9 @@ use super::schemas;
 use crate::error::Error;
 use crate::http::answer::Answer;
 use crate::http::error_form::ErrorForm;
+use crate::http::page;
 use crate::http::routes::{self, Route};
-use crate::model::condition::{ETAG, IF_NONE_MATCH};
+use crate::model::condition::ETAG;
 
 /// As it is sent, and what names it.
 struct Served {
@@ -35,9 +36,7 @@ static SERVED: LazyLock<Served> = LazyLock::new(|| {
 /// Answers a GET of the document.
 pub fn answer(headers: &[Header]) -> Answer {
     let Served { body, tag } = &*SERVED;
-    let asked = headers.iter().filter(|header| header.field.equiv(IF_NONE_MATCH));
-    let mut names = asked.flat_map(|header| header.value.as_str().split(',')).map(str::trim);
-    let is_known = names.any(|name| name == "*" || name.strip_prefix("W/").unwrap_or(name) == tag);
+    let is_known = page::is_known(headers, tag);
     let answer =
         if is_known { Answer::empty(304) } else { Answer::json(200, Cow::Borrowed(body.as_slice())) };
     // Another version of the program has another one, so whoever keeps it asks whether it is still so.
@@ -102,6 +101,7 @@ fn paths() -> Value {
         let varies = match route {
             Route::Key | Route::V1Key => vec![Parameter::Key],
             Route::Shard => vec![Parameter::ShardId],
+            Route::PageFile => vec![Parameter::PageFile],
             _ => Vec::new(),
         };
         let path = route.template();

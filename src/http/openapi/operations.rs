@@ -8,6 +8,7 @@ use super::parameters::Parameter;
 use super::schemas::{causal, constant, count, flag, list, named, object, text};
 use crate::error::{Applied, Error};
 use crate::http::access::{Door, door};
+use crate::http::page;
 use crate::http::routes::{Interface, Route};
 
 /// One method of a route.
@@ -97,6 +98,8 @@ pub(super) fn of(route: Route) -> Described {
         Route::Readyz => readyz(),
         Route::Metrics => metrics(),
         Route::OpenApi => openapi(),
+        Route::Page => page("The page for people", &[]),
+        Route::PageFile => page("A file of the page", &[NOT_FOUND]),
         Route::NodeRecover => recover(),
         Route::Relay
         | Route::NodeKey
@@ -227,8 +230,13 @@ fn any_bytes() -> Vec<(&'static str, Value)> {
 }
 
 fn v1_keys() -> Public {
-    let read =
-        [always("ETag"), always("Accept-Ranges"), at_times("Evenkv-TTL"), at_times("Evenkv-Staleness-Ms")];
+    let read = [
+        always("ETag"),
+        always("Accept-Ranges"),
+        always("Content-Security-Policy"),
+        at_times("Evenkv-TTL"),
+        at_times("Evenkv-Staleness-Ms"),
+    ];
     let get = Operation::get(
         "Read a value: the body is its bytes",
         vec![
@@ -335,9 +343,13 @@ fn v1_batch() -> Public {
 }
 
 fn v1_status() -> Public {
+    let tag = [always("ETag")];
     let status =
         Success::json(200, "How all nodes, shards and view changes are, and what is wrong", named("Status"));
-    let get = Operation::get("How everything is", vec![status]).may_take(ANYTHING, named("AnyBody"));
+    let unchanged = Success::empty(304, "It is what If-None-Match names");
+    let get = Operation::get("How everything is", vec![status.with(&tag), unchanged.with(&tag)])
+        .with(&[Parameter::KnownTag, Parameter::PreferWait])
+        .may_take(ANYTHING, named("AnyBody"));
     v1(&[], vec![get])
 }
 
@@ -458,6 +470,15 @@ fn openapi() -> Public {
     let document = Success::json(200, "This document", json!({ "type": "object" })).with(&headers);
     let unchanged = Success::empty(304, "It is what If-None-Match names").with(&headers);
     own(Operation::get("This document", vec![document, unchanged]).with(&[Parameter::KnownTag]))
+}
+
+fn page(summary: &'static str, errors: &[Error]) -> Public {
+    let headers: Vec<_> =
+        std::iter::once("ETag").chain(page::HEADERS.map(|(name, _)| name)).map(always).collect();
+    let types = page::TYPES.map(|kind| (kind.split(';').next().unwrap_or(kind), text()));
+    let file = Success::of(200, "It has no data in it", &types).with(&headers);
+    let unchanged = Success::empty(304, "It is what If-None-Match names").with(&headers);
+    own(Operation::get(summary, vec![file, unchanged]).with(&[Parameter::KnownTag]).failing(errors))
 }
 
 fn recover() -> Public {

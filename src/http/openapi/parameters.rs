@@ -8,6 +8,7 @@ pub(super) enum Parameter {
     Key,
     ShortKey,
     ShardId,
+    PageFile,
     Consistency,
     Ttl,
     TtlHeader,
@@ -19,6 +20,7 @@ pub(super) enum Parameter {
     Range,
     IfRange,
     Prefer,
+    PreferWait,
     Prefix,
     NeededPrefix,
     After,
@@ -37,10 +39,11 @@ const SECONDS: &str = r"0*([1-9][0-9]{0,7}|[12][0-9]{8}|30[0-9]{7}|31[0-4][0-9]{
 const TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 
 impl Parameter {
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::Key,
         Self::ShortKey,
         Self::ShardId,
+        Self::PageFile,
         Self::Consistency,
         Self::Ttl,
         Self::TtlHeader,
@@ -52,6 +55,7 @@ impl Parameter {
         Self::Range,
         Self::IfRange,
         Self::Prefer,
+        Self::PreferWait,
         Self::Prefix,
         Self::NeededPrefix,
         Self::After,
@@ -86,6 +90,7 @@ impl Parameter {
                 ("path", "key", schema, SHORT_KEY)
             }
             Self::ShardId => ("path", "id", text, "The id of a shard, as \"1\"."),
+            Self::PageFile => ("path", "id", text, "The name of a file, as \"page.css\"."),
             Self::Consistency => {
                 ("query", "consistency", json!({ "type": "string", "enum": ["stale"] }), CONSISTENCY)
             }
@@ -99,6 +104,7 @@ impl Parameter {
             Self::Range => ("header", "Range", line, RANGE),
             Self::IfRange => ("header", "If-Range", line, IF_RANGE),
             Self::Prefer => ("header", "Prefer", line, PREFER),
+            Self::PreferWait => ("header", "Prefer", line, PREFER_WAIT),
             Self::Prefix => ("query", "prefix", text, PREFIX),
             Self::NeededPrefix => ("query", "prefix", key, PREFIX),
             Self::After => ("query", "after", text, AFTER),
@@ -120,7 +126,12 @@ impl Parameter {
         };
         let needed = matches!(
             self,
-            Self::Key | Self::ShortKey | Self::ShardId | Self::NeededPrefix | Self::TtlToTouch
+            Self::Key
+                | Self::ShortKey
+                | Self::ShardId
+                | Self::PageFile
+                | Self::NeededPrefix
+                | Self::TtlToTouch
         );
         let mut described =
             json!({ "name": name, "in": place, "description": description, "schema": schema });
@@ -147,6 +158,7 @@ const IDEMPOTENCY_KEY: &str =
 const RANGE: &str = "RFC 9110, section 14.2: a single range of bytes. Anything else is ignored.";
 const IF_RANGE: &str = "The ETag under which Range counts; otherwise all of the value is answered.";
 const PREFER: &str = "`respond-async`: the answer comes at once, with 202.";
+const PREFER_WAIT: &str = "`wait=<seconds>`: where If-None-Match names an answer that differs in figures of load at most, it is held for so long until there is news, 30 s at most.";
 const PREFIX: &str = "Only keys that begin with this, percent-encoded as keys are. A plus is a plus.";
 const AFTER: &str = "Only keys after this one, percent-encoded as keys are; `next` of the page before.";
 const LAST_EVENT_ID: &str = "The id of the last event: what came after it is told. What is no such id is 400. It counts before `since`.";

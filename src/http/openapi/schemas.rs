@@ -343,6 +343,8 @@ fn status() -> Value {
         ("shard-id", text()),
         ("leader", or_null("string")),
         ("key-count", or_null("integer")),
+        ("bytes", or_null("integer")),
+        ("requests-per-second", or_null("number")),
         ("lost", flag()),
         ("replicas", list(object(&[("address", named("Address")), ("behind", or_null("integer"))]))),
     ]);

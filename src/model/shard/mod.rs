@@ -207,6 +207,17 @@ pub struct Shard {
     clock: GroupClock,
     audits: Audits,
     exports: Exports,
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+/// How often something was done to the keys of a shard, by this replica, since it is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operations {
+    /// Keys that were read.
+    pub reads: u64,
+    /// Writes, in whatever they ended; each replica does all of them.
+    pub writes: u64,
 }
 
 #[derive(Default)]
@@ -246,7 +257,14 @@ impl Shard {
         let group = AtomicU64::new(group);
         let (store, table) = (Store::new(hash_key), RwLock::new(table));
         let (timed, clock, audits) = (Timed::default(), GroupClock::default(), Audits::default());
-        Self { group, store, table, timed, clock, audits, exports: Exports::default() }
+        let (reads, writes) = Default::default();
+        Self { group, store, table, timed, clock, audits, exports: Exports::default(), reads, writes }
+    }
+
+    /// What was done to its keys so far.
+    pub fn operations(&self) -> Operations {
+        let [reads, writes] = [&self.reads, &self.writes].map(|count| count.load(Ordering::Relaxed));
+        Operations { reads, writes }
     }
 
     /// The number of the group, which is never reused.
@@ -316,6 +334,7 @@ impl Shard {
     }
 
     fn read(&self, hash: KeyHash, key: &[u8], condition: Option<&Condition>) -> Done {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let held = self.store.get(hash, key);
         let (Some(condition), Some(version)) = (condition, held.as_ref().map(StoredValue::version)) else {
             return Done::Read(held);
@@ -352,6 +371,7 @@ impl Shard {
     }
 
     fn write(&self, table: &Table, hash: KeyHash, key: &[u8], operation: Operation, now_ms: u64) -> Written {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         let write = || {
             let condition = operation.condition;
             let end_ms = operation.ttl.map(|ttl| now_ms.saturating_add(ttl.ms()));

@@ -17,6 +17,7 @@ use socket2::SockRef;
 use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::outbox::Outbox;
 use super::probe;
+use super::resolver::CachedNames;
 use super::transport::{Failure, MSG_DONTWAIT, SILENCE, is_timeout};
 use super::upgrade::{is_closed, upgraded};
 use crate::clock::{Deadline, now, ticks_ms};
@@ -86,6 +87,7 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Multiplex {
     node: Address,
+    names: CachedNames,
     purpose: Purpose,
     /// The secret that nodes of the cluster share, where it is for them.
     secret: Option<Arc<str>>,
@@ -154,8 +156,8 @@ pub type Answer = Result<Vec<u8>, NoAnswer>;
 
 impl Multiplex {
     /// No connection yet.
-    pub fn new(node: &Address, purpose: Purpose, secret: Option<Arc<str>>) -> Self {
-        Self { node: node.clone(), purpose, secret, state: Mutex::new(State::Closed(None)) }
+    pub fn new(node: &Address, names: CachedNames, purpose: Purpose, secret: Option<Arc<str>>) -> Self {
+        Self { node: node.clone(), names, purpose, secret, state: Mutex::new(State::Closed(None)) }
     }
 
     /// The connection for many requests, where there is one. Where there is none, one is opened, and nobody waits for that.
@@ -230,7 +232,7 @@ impl Multiplex {
         let (path, protocols) = self.purpose.protocols();
         let mut refused = io::Error::from(io::ErrorKind::Unsupported);
         for (protocol, form) in protocols {
-            match upgraded(&self.node, self.secret.as_deref(), (path, protocol), &[]) {
+            match upgraded(&self.names, &self.node, self.secret.as_deref(), (path, protocol), &[]) {
                 Ok(stream) => return Connection::of(stream, self.purpose, *form),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => refused = error,
                 Err(error) => return Err(error),
@@ -595,7 +597,8 @@ mod tests {
             stream.write_all(head.as_bytes()).unwrap();
             serve(&mut stream);
         });
-        (Arc::new(Multiplex::new(&address.parse().unwrap(), Purpose::Nodes, Some(Arc::from("hush")))), thread)
+        let (address, secret) = (address.parse().unwrap(), Some(Arc::from("hush")));
+        (Arc::new(Multiplex::new(&address, CachedNames::default(), Purpose::Nodes, secret)), thread)
     }
 
     const TAKEN: &str = "HTTP/1.1 101 Switching Protocols\r\n\r\n";

@@ -270,7 +270,7 @@ fn a_real_prometheus_answers_every_query_and_alerts_fire_when_nodes_end() {
         for (name, expression) in alerts() {
             // A refusal is counted when there is one.
             if !expression.contains("status=") {
-                prometheus.wait_for(&name, &unbounded(&soon(&expression)));
+                prometheus.wait_for(&name, unbounded(&soon(&expression)));
             }
         }
         assert_eq!(prometheus.firing(), BTreeSet::new(), "all is well");

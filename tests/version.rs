@@ -71,7 +71,7 @@ impl Crate {
         for line in text.lines() {
             let (name, value) =
                 line.strip_prefix("cargo:").and_then(|line| line.split_once('=')).expect("a line for cargo");
-            printed.entry(name.to_owned()).or_default().push_str(&format!("{value}\n"));
+            printed.entry(name.to_owned()).or_default().extend([value, "\n"]);
         }
         output.status.success().then_some(printed)
     }

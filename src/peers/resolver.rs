@@ -171,6 +171,16 @@ impl CachedNames {
     }
 }
 
+#[cfg(test)]
+impl CachedNames {
+    /// Has a name stand for an address from now on.
+    pub(super) fn set(&self, name: &str, address: SocketAddr) {
+        let mut names = self.0.lock();
+        let known = names.known.entry(name.to_owned()).or_insert_with(|| Name::new(Vec::new(), now()));
+        known.take(name, Ok(vec![address]), now());
+    }
+}
+
 /// Runs as long as somebody uses the names.
 fn look_up_again(names: &Weak<Mutex<Names>>, woken: &Receiver<()>) {
     let mut wait = LOOK;

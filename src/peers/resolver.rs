@@ -218,7 +218,8 @@ mod tests {
     fn names(looked_up: Duration, used: Duration) -> CachedNames {
         let names = CachedNames::default();
         let mut name = Name::new(vec![at(1)], now());
-        (name.looked_up, name.used) = (now() - looked_up, now() - used);
+        let before = |age| now().checked_sub(age).expect("the machine was started before");
+        (name.looked_up, name.used) = (before(looked_up), before(used));
         names.0.lock().known.insert("a:1".to_owned(), name);
         names
     }

@@ -19,7 +19,10 @@ RUN mkdir -p src benches/load \
 
 # Cargo compares modification times, and a copied file keeps its own, which is older than the empty
 # program just built: without the touch our sources would be taken for built already.
+COPY build.rs ./
 COPY src src
+# The context has no .git: `make image` says which commit it is.
+ARG EVENKV_COMMIT=
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --bin evenkv
 

@@ -11,10 +11,13 @@ export EVENKV_BIN := $(abspath $(TARGET_DIR))/$(PROFILE)/evenkv
 # What is given on the command line reaches the scripts as an environment variable: NODES, REPL_FACTOR and
 # PORT for the local cluster, EDGE and COMPOSE ("docker compose" or "docker-compose", found by itself) for up and down.
 
+# What the image is built of; its context has no .git to ask.
+COMMIT = git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true
+
 SHELL_SCRIPTS = $(wildcard scripts/*) $(wildcard tests/smoke/*.sh) tests/openapi/run tests/browser/run .ci/run
 
 .PHONY: help build run run-cluster stop-cluster add-node run-follower demo edge stop-edge \
-        smoke openapi page-test test test-full mutants torture check bench image up down
+        smoke openapi page-test test test-full mutants torture check bench dist record image up down
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -89,8 +92,17 @@ check: ## formatting, lints, licences and advisories, shell syntax
 bench: ## measure beside a bare server, Redis and etcd; BENCH_PART does one part (scripts/bench)
 	@scripts/bench
 
+# The flags go to the program alone, so what is built for `make build` serves both.
+dist: ## the program, static where this system can, with manual, completions and unit, as target/dist/*.tar.gz (STATIC=no: not static)
+	cargo rustc --locked --profile $(PROFILE:debug=dev) --bin evenkv -- -C strip=debuginfo $(if $(filter no,$(STATIC)),,-C target-feature=+crt-static)
+	@scripts/dist
+	@tests/smoke/dist.sh
+
+record: build ## run a session in a local cluster and draw it as docs/session.svg
+	@scripts/record
+
 image: ## build the image evenkv
-	docker build -t evenkv .
+	docker build --build-arg EVENKV_COMMIT="$$($(COMMIT))" -t evenkv .
 
 up: ## the cluster of compose/cluster.yaml, ready on 127.0.0.1:13801 to 13803; EDGE=1: with compose/edge.yaml, port 13443
 	@scripts/compose-cluster up

@@ -88,6 +88,13 @@ fn uptime() -> Duration {
     monotonic()
 }
 
+/// Microseconds of the clock by which service managers compare moments of other processes with their own.
+pub fn monotonic_us() -> u64 {
+    let shown = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let shown = shown.map_or_else(|_| monotonic(), Duration::from);
+    u64::try_from(shown.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The time since this process has first asked for it.
 fn monotonic() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();

@@ -1,7 +1,10 @@
 //! The one place that draws random numbers: ids of starts, replicas, clusters, changes and requests, and whom to ask.
 
+use std::cell::RefCell;
+
 use rand::distr::{Distribution, StandardUniform};
-use rand::{Rng, RngCore};
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
 
 /// Draws a number.
 pub fn draw<T>() -> T
@@ -21,16 +24,28 @@ pub fn index(length: usize) -> usize {
     with(|dice| dice.random_range(0..length))
 }
 
+thread_local! {
+    static DICE: RefCell<StdRng> = RefCell::new(of_system());
+}
+
+/// Dice that the system has thrown first. rand's own ask the C library for the system call by its name, which a static program cannot, and then want `/dev/urandom`, which is not
+/// there in an empty root.
+fn of_system() -> StdRng {
+    let mut seed = [0; 32];
+    getrandom::getrandom(&mut seed).expect("the system has random numbers");
+    StdRng::from_seed(seed)
+}
+
 #[cfg(not(test))]
 fn with<T>(draw: impl FnOnce(&mut dyn RngCore) -> T) -> T {
-    draw(&mut rand::rng())
+    DICE.with_borrow_mut(|dice| draw(dice))
 }
 
 #[cfg(test)]
 fn with<T>(draw: impl FnOnce(&mut dyn RngCore) -> T) -> T {
     seeded::DICE.with_borrow_mut(|dice| match dice {
         Some(dice) => draw(dice),
-        None => draw(&mut rand::rng()),
+        None => DICE.with_borrow_mut(|dice| draw(dice)),
     })
 }
 

@@ -12,7 +12,9 @@ pub mod error;
 mod failpoints;
 pub mod logging;
 pub mod memory;
+pub mod notify;
 pub mod threads;
+pub mod version;
 
 pub mod wire;
 

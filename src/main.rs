@@ -1,16 +1,19 @@
 //! The `evenkv` program: serves, or does one thing with a running node.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use crossbeam_channel::{after, bounded, tick};
+use crossbeam_channel::{Receiver, after, bounded, never, tick};
 use evenkv::access::Access;
 use evenkv::clock::{Deadline, now};
 use evenkv::config::{Config, Role, Settings};
 use evenkv::http::descriptors;
 use evenkv::http::server::{Running, Server};
-use evenkv::{cli, logging, memory, threads};
+use evenkv::node::state::Node;
+use evenkv::notify::Supervisor;
+use evenkv::{cli, logging, memory, threads, version};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tikv_jemallocator::Jemalloc;
@@ -19,6 +22,8 @@ use tikv_jemallocator::Jemalloc;
 const DRAIN: Duration = Duration::from_secs(7);
 /// How often it is looked whether they have.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// How often it is looked what the service manager is to be told.
+const STATUS_CHECK: Duration = Duration::from_secs(1);
 
 /// Allocates for all of the program; [`memory`] says what it holds.
 #[global_allocator]
@@ -29,7 +34,7 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 /// Without a subcommand this serves: a single node, a follower of a main node, or a node of a cluster, as the settings
 /// below say. Each setting is a flag and an environment variable of the same name; the flag wins.
 #[derive(Parser)]
-#[command(name = "evenkv", version, args_conflicts_with_subcommands = true)]
+#[command(name = "evenkv", version, long_version = version::FULL, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<cli::Command>,
@@ -93,21 +98,55 @@ fn run(config: &Config) -> Result<(), String> {
         Err(error) => log::warn!("the limit of open files could not be raised: {error}"),
     }
     let (caught, signal) = bounded(1);
-    let node = std::sync::Arc::clone(&running.server.controller.node);
+    let node = Arc::clone(&running.server.controller.node);
+    let supervisor = Arc::new(supervisor());
+    let told = Arc::clone(&supervisor);
     let watching = threads::spawn("signals", move || {
         for number in signals.forever() {
             if number == SIGHUP {
+                told.reloading();
                 read_tokens_again(&node.access);
+                told.ready(&status(&node));
             } else {
                 let _ = caught.try_send(number);
             }
         }
     });
     watching.map_err(|error| format!("signals cannot be watched: {error}"))?;
-    let number = signal.recv().unwrap_or(SIGTERM);
+    let number = wait_for_end(&running.server.controller.node, &supervisor, &signal);
     log::info!("signal {number}: stopping");
+    supervisor.stopping("finishes what was asked");
     drain(&mut running, &signal);
     Ok(())
+}
+
+/// Whoever supervises this process, where there is somebody.
+fn supervisor() -> Supervisor {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
+        return Supervisor::default();
+    };
+    Supervisor::at(&socket).unwrap_or_else(|error| {
+        log::warn!("the service manager at NOTIFY_SOCKET={} is not told anything: {error}", socket.display());
+        Supervisor::default()
+    })
+}
+
+/// Waits for the signal to end, and tells meanwhile what the node does. It is ready once it listens: it may wait for other nodes for as long as it takes, and must not be ended for that.
+fn wait_for_end(node: &Node, supervisor: &Supervisor, signal: &Receiver<i32>) -> i32 {
+    supervisor.ready(&status(node));
+    let look = if supervisor.is_there() { tick(STATUS_CHECK) } else { never() };
+    loop {
+        crossbeam_channel::select! {
+            recv(signal) -> number => return number.unwrap_or(SIGTERM),
+            recv(look) -> _ => supervisor.status(&status(node)),
+        }
+    }
+}
+
+/// What the node does, for who supervises it.
+fn status(node: &Node) -> String {
+    let reasons = node.unready();
+    if reasons.is_empty() { "serves".to_owned() } else { format!("not ready: {}", reasons.join("; ")) }
 }
 
 /// What SIGHUP is for.
@@ -127,7 +166,7 @@ fn read_tokens_again(access: &Access) {
 fn introduce(config: &Config, running: &Running) {
     log::info!(
         "evenkv {} is {}, listening on {}, start {:016x}",
-        env!("CARGO_PKG_VERSION"),
+        version::FULL,
         config.address,
         running.listening,
         running.server.controller.node.incarnation
@@ -150,7 +189,7 @@ fn introduce(config: &Config, running: &Running) {
 }
 
 /// Waits until no request is in progress, for a while at most; a second signal ends the wait.
-fn drain(running: &mut Running, signal: &crossbeam_channel::Receiver<i32>) {
+fn drain(running: &mut Running, signal: &Receiver<i32>) {
     let deadline = Deadline::after(now(), DRAIN);
     running.begin_to_stop();
     let (over, check) = (after(deadline.left()), tick(DRAIN_CHECK));

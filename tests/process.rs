@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -111,6 +112,73 @@ fn sighup_is_ignored_and_said() {
     assert_eq!(node.http().get("/kv-store/keys/a").status, 200);
     node.terminate();
     assert_eq!(node.wait_exit(Duration::from_secs(8)).code(), Some(0));
+}
+
+/// What stands for a service manager.
+struct Manager {
+    socket: UnixDatagram,
+    folder: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(START_DEADLINE)).expect("a time-out");
+        Self { socket, folder }
+    }
+
+    fn path(&self) -> String {
+        self.folder.path().join("notify").display().to_string()
+    }
+
+    /// The next thing that it is told.
+    fn told(&self) -> String {
+        let mut bytes = [0; 4096];
+        let length = self.socket.recv(&mut bytes).expect("it is told something");
+        String::from_utf8(bytes[..length].to_vec()).expect("text")
+    }
+
+    /// The rest of the next thing that it is told which begins so; what the node does may change meanwhile.
+    fn wait_told(&self, beginning: &str) -> String {
+        loop {
+            if let Some(rest) = self.told().strip_prefix(beginning) {
+                return rest.to_owned();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_that_a_node_has_started_waits_serves_reads_again_and_ends() {
+    let manager = Manager::new();
+    let path = manager.path();
+    let others = [ports::free_address(), ports::free_address()];
+    let address = ports::free_address();
+    let view = format!("{address},{}", others.join(","));
+    let mut node = Node::start(&address, &[("VIEW", &view), ("NOTIFY_SOCKET", &path)]);
+    let first = manager.told();
+    // It has started, although it will wait for as long as the others are not there.
+    let status = first.strip_prefix("READY=1\nSTATUS=not ready: ");
+    assert!(status.is_some(), "{first}");
+    assert!(node.http().get("/livez").status == 200, "it listens when it says that it has started");
+    let _others = others.map(|other| Node::start(&other, &[("VIEW", &view)]));
+    manager.wait_told("STATUS=serves");
+
+    node.hang_up();
+    let since = manager.wait_told("RELOADING=1\nMONOTONIC_USEC=");
+    assert!(since.parse::<u64>().is_ok_and(|since| since > 0), "{since}");
+    assert!(manager.told().starts_with("READY=1\nSTATUS="), "it has read them again");
+
+    node.terminate();
+    assert_eq!(manager.wait_told("STOPPING=1\nSTATUS="), "finishes what was asked");
+    assert_eq!(node.wait_exit(Duration::from_secs(30)).code(), Some(0));
+}
+
+#[test]
+fn a_node_without_its_service_manager_serves_and_says_so() {
+    let node = Node::single(&[("NOTIFY_SOCKET", "/nowhere/notify")]);
+    node.wait_logged("the service manager at NOTIFY_SOCKET=/nowhere/notify is not told anything");
 }
 
 #[test]

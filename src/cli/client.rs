@@ -1,9 +1,12 @@
 //! One node, asked over plain HTTP.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ureq::http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
@@ -15,6 +18,7 @@ use super::seconds::Seconds;
 use super::token;
 use crate::clock::{Deadline, now};
 use crate::error::Applied;
+use crate::version::VERSION;
 
 /// The largest body that is read from a node, a file's line or standard input. What is larger is an error.
 pub(super) const BODY_LIMIT: u64 = 64 * 1024 * 1024;
@@ -28,7 +32,7 @@ const IDLE_AGE: Duration = Duration::from_secs(5);
 /// A node and the connections to it. It can be shared by threads.
 pub(super) struct Client {
     agent: Agent,
-    node: Address,
+    found: Arc<Found>,
     /// The time for an exchange, or for all of them.
     timeout: Duration,
     /// When the time for all exchanges is over, where it counts for all.
@@ -59,14 +63,13 @@ impl Client {
 
     /// Looks the node's name up; connects when something is asked. Keeps up to `connections` open, and gives each exchange so much time.
     pub(super) fn new(node: &Address, connections: usize, timeout: Duration) -> Result<Client, Failure> {
-        let unknown = |reason: String| Failure::Unreachable { node: node.clone(), reason };
-        let found: Vec<SocketAddr> = (node.host(), node.port())
-            .to_socket_addrs()
-            .map_err(|error| unknown(error.to_string()))?
-            .collect();
-        if found.is_empty() {
-            return Err(unknown("its name has no address".to_owned()));
-        }
+        let unknown =
+            |error: io::Error| Failure::Unreachable { node: node.clone(), reason: error.to_string() };
+        let found = Arc::new(Found {
+            node: node.clone(),
+            places: Mutex::new(look_up(node).map_err(unknown)?),
+            doubted: AtomicBool::new(false),
+        });
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -75,15 +78,15 @@ impl Client {
             .max_idle_connections(connections)
             .max_idle_connections_per_host(connections)
             .max_idle_age(IDLE_AGE)
-            .user_agent(concat!("evenkv/", env!("CARGO_PKG_VERSION")))
+            .user_agent(format!("evenkv/{VERSION}"))
             .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), Known(found));
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Known(Arc::clone(&found)));
         let authorization = token::shown().map(|token| authorization(&token)).transpose()?;
-        Ok(Client { agent, node: node.clone(), timeout, by: None, authorization })
+        Ok(Client { agent, found, timeout, by: None, authorization })
     }
 
     pub(super) fn node(&self) -> &Address {
-        &self.node
+        &self.found.node
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -145,7 +148,7 @@ impl Client {
 
     fn request(&self, method: Method, path: &str) -> Result<Request<()>, Failure> {
         // `Uri` takes the path as it is: it neither resolves `..` nor touches escapes.
-        let uri: Uri = format!("http://{}{path}", self.node)
+        let uri: Uri = format!("http://{}{path}", self.node())
             .parse()
             .map_err(|error| Failure::Local(format!("the key does not fit into a URL: {error}")))?;
         let request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
@@ -180,13 +183,15 @@ impl Client {
     }
 
     fn failure(&self, error: &ureq::Error, applied: Applied) -> Failure {
-        let unreachable = |reason: String| Failure::Unreachable { node: self.node.clone(), reason };
+        // It may be at another address by the next time.
+        self.found.doubted.store(true, Ordering::Relaxed);
+        let unreachable = |reason: String| Failure::Unreachable { node: self.node().clone(), reason };
         match error {
             ureq::Error::Timeout(ureq::Timeout::Connect) => {
                 unreachable(format!("it takes no connection within {}", Seconds(CONNECT_TIMEOUT)))
             }
             ureq::Error::Timeout(_) => {
-                Failure::Late { node: self.node.clone(), timeout: self.timeout, applied }
+                Failure::Late { node: self.node().clone(), timeout: self.timeout, applied }
             }
             ureq::Error::BodyExceedsLimit(limit) => {
                 Failure::Local(format!("the node's answer is larger than {limit} bytes"))
@@ -275,10 +280,25 @@ fn header_value(name: &str, value: &str) -> Result<HeaderValue, Failure> {
     HeaderValue::from_str(value).map_err(|_| wrong())
 }
 
-/// Gives the addresses that were looked up once. The library's own resolver starts a thread for every request
-/// that has a deadline.
+/// Where a node is.
 #[derive(Debug)]
-struct Known(Vec<SocketAddr>);
+struct Found {
+    node: Address,
+    /// What its name stood for when it was looked up last.
+    places: Mutex<Vec<SocketAddr>>,
+    /// Whether it was not reached there.
+    doubted: AtomicBool,
+}
+
+fn look_up(node: &Address) -> io::Result<Vec<SocketAddr>> {
+    let found: Vec<SocketAddr> = (node.host(), node.port()).to_socket_addrs()?.collect();
+    if found.is_empty() { Err(io::Error::other("its name has no address")) } else { Ok(found) }
+}
+
+/// Gives the addresses that were looked up last, and looks them up again only after the node was not reached. The library's own resolver starts a thread for every
+/// request that has a deadline.
+#[derive(Debug)]
+struct Known(Arc<Found>);
 
 impl Resolver for Known {
     fn resolve(
@@ -287,9 +307,14 @@ impl Resolver for Known {
         _config: &ureq::config::Config,
         _timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        if self.0.doubted.swap(false, Ordering::Relaxed)
+            && let Ok(found) = look_up(&self.0.node)
+        {
+            *self.0.places.lock() = found;
+        }
         let mut found = self.empty();
         // The library holds at most 16 addresses; pushing more panics.
-        self.0.iter().take(16).for_each(|address| found.push(*address));
+        self.0.places.lock().iter().take(16).for_each(|address| found.push(*address));
         Ok(found)
     }
 }

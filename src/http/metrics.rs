@@ -16,6 +16,7 @@ use super::sockets;
 use crate::logging;
 use crate::memory;
 use crate::node::troubles::Troubles;
+use crate::version;
 
 /// Bounds of the latency histogram, in seconds.
 const BUCKETS: [f64; 14] =
@@ -155,6 +156,7 @@ impl Metrics {
         );
         let stuck = stuck.expect("a valid name");
         registry.register(Box::new(stuck.clone())).expect("registered once");
+        register_build(&registry);
         Self {
             stuck,
             latency: latency.collect(),
@@ -230,6 +232,16 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("text goes into memory");
         text
     }
+}
+
+/// Says which program it is.
+fn register_build(registry: &Registry) {
+    let options =
+        Opts::new("evenkv_build_info", "The program: its version and the commit it was built of, always 1");
+    let options = options.const_label("version", version::VERSION).const_label("commit", version::COMMIT);
+    let build = IntGauge::with_opts(options).expect("a valid name");
+    build.set(1);
+    registry.register(Box::new(build)).expect("registered once");
 }
 
 impl Gauges {

@@ -7,10 +7,8 @@ use crate::memory;
 use crate::model::address::Address;
 use crate::model::format;
 use crate::model::shard::Shard;
+use crate::version::VERSION;
 use crate::wire::status::{Memory, NodeReport, ReplicaSeen};
-
-/// The version of the program.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The memory of the node, with its bound.
 fn memory(bound: Option<u64>) -> Memory {

@@ -90,8 +90,13 @@ impl Peers {
                 down: AtomicBool::new(false),
                 silent_since: AtomicU64::new(0),
                 secret: self.secret.clone(),
-                multiplex: Arc::new(Multiplex::new(address, Purpose::Nodes, self.secret.clone())),
-                relay: Arc::new(Multiplex::new(address, Purpose::Relay, None)),
+                multiplex: Arc::new(Multiplex::new(
+                    address,
+                    self.names.clone(),
+                    Purpose::Nodes,
+                    self.secret.clone(),
+                )),
+                relay: Arc::new(Multiplex::new(address, self.names.clone(), Purpose::Relay, None)),
                 by_http: ByHttp::default(),
             })
         });
@@ -143,6 +148,11 @@ impl Peer {
     /// The node's address.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What names of nodes stand for.
+    pub(super) fn names(&self) -> &CachedNames {
+        &self.names
     }
 
     /// The secret that nodes of the cluster share.
@@ -285,6 +295,7 @@ impl Peer {
         match error {
             None => self.set_down(None),
             Some(error) if matches!(error.kind, NoAnswerKind::NotSent | NoAnswerKind::Silent) => {
+                self.names.doubt(self.address.as_str());
                 self.set_down(Some(&error.reason));
             }
             Some(_) => {}

@@ -17,6 +17,7 @@ use socket2::SockRef;
 use super::no_answer::{NoAnswer, NoAnswerKind};
 use super::outbox::Outbox;
 use super::probe;
+use super::resolver::{CachedNames, Currency};
 use super::transport::{Failure, MSG_DONTWAIT, SILENCE, is_timeout};
 use super::upgrade::{is_closed, upgraded};
 use crate::clock::{Deadline, now, ticks_ms};
@@ -86,6 +87,7 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Multiplex {
     node: Address,
+    names: CachedNames,
     purpose: Purpose,
     /// The secret that nodes of the cluster share, where it is for them.
     secret: Option<Arc<str>>,
@@ -105,6 +107,7 @@ enum State {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    currency: Currency,
     purpose: Purpose,
     form: Form,
     node: SocketAddr,
@@ -154,8 +157,8 @@ pub type Answer = Result<Vec<u8>, NoAnswer>;
 
 impl Multiplex {
     /// No connection yet.
-    pub fn new(node: &Address, purpose: Purpose, secret: Option<Arc<str>>) -> Self {
-        Self { node: node.clone(), purpose, secret, state: Mutex::new(State::Closed(None)) }
+    pub fn new(node: &Address, names: CachedNames, purpose: Purpose, secret: Option<Arc<str>>) -> Self {
+        Self { node: node.clone(), names, purpose, secret, state: Mutex::new(State::Closed(None)) }
     }
 
     /// The connection for many requests, where there is one. Where there is none, one is opened, and nobody waits for that.
@@ -230,8 +233,11 @@ impl Multiplex {
         let (path, protocols) = self.purpose.protocols();
         let mut refused = io::Error::from(io::ErrorKind::Unsupported);
         for (protocol, form) in protocols {
-            match upgraded(&self.node, self.secret.as_deref(), (path, protocol), &[]) {
-                Ok(stream) => return Connection::of(stream, self.purpose, *form),
+            match upgraded(&self.names, &self.node, self.secret.as_deref(), (path, protocol), &[]) {
+                Ok(stream) => {
+                    let currency = self.names.currency(self.node.as_str(), stream.peer_addr()?);
+                    return Connection::of(stream, currency, self.purpose, *form);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => refused = error,
                 Err(error) => return Err(error),
             }
@@ -241,7 +247,7 @@ impl Multiplex {
 }
 
 impl Connection {
-    fn of(stream: TcpStream, purpose: Purpose, form: Form) -> io::Result<Self> {
+    fn of(stream: TcpStream, currency: Currency, purpose: Purpose, form: Form) -> io::Result<Self> {
         stream.set_read_timeout(Some(LOOK_AT_NOTHING))?;
         if purpose == Purpose::Relay {
             // Whether the main is silent is judged for each request.
@@ -250,6 +256,7 @@ impl Connection {
         Ok(Self {
             node: stream.peer_addr()?,
             stream,
+            currency,
             purpose,
             form,
             outbox: Outbox::default(),
@@ -292,7 +299,7 @@ impl Connection {
         (told, tell): (T, impl FnOnce(T, Answer) + Send + 'static),
     ) -> Result<(), T> {
         // Whoever reads may not have seen it yet. What would be sent now could have been done, for all that could be said of it.
-        if is_closed(&self.stream) {
+        if is_closed(&self.stream) || self.currency.is_lost() {
             return Err(told);
         }
         let number = {
@@ -392,6 +399,9 @@ impl Connection {
     /// Sends what was told, tells those whose time is over, and asks a silent node whether it is there. Whether anything is under way.
     fn look(self: &Arc<Self>, now_ms: u64) -> Result<bool, NoAnswer> {
         self.send().map_err(|error| broken(&format!("the connection broke: {error}")))?;
+        if self.currency.is_lost() {
+            self.retire(&broken("its name stands for another address"));
+        }
         let (over, oldest_ms) = {
             let mut asked = self.asked.lock();
             let over: Vec<_> = asked.waiters.extract_if(|_, waiter| waiter.deadline.is_over()).collect();
@@ -572,6 +582,11 @@ mod tests {
     use crate::wire::Addressed;
     use crate::wire::frames::{Answer as Said, Frame, Question, Version};
 
+    /// A connection that was not made by a name.
+    fn by_address() -> Currency {
+        CachedNames::default().currency("127.0.0.1:1", SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
     /// A node that takes one connection, and does with it as it is told.
     fn node(
         head: &'static str,
@@ -595,7 +610,8 @@ mod tests {
             stream.write_all(head.as_bytes()).unwrap();
             serve(&mut stream);
         });
-        (Arc::new(Multiplex::new(&address.parse().unwrap(), Purpose::Nodes, Some(Arc::from("hush")))), thread)
+        let (address, secret) = (address.parse().unwrap(), Some(Arc::from("hush")));
+        (Arc::new(Multiplex::new(&address, CachedNames::default(), Purpose::Nodes, secret)), thread)
     }
 
     const TAKEN: &str = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
@@ -715,7 +731,7 @@ mod tests {
         for unread in [false, true] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let connection = Connection::of(stream, Purpose::Nodes, Form::NEWEST).unwrap();
+            let connection = Connection::of(stream, by_address(), Purpose::Nodes, Form::NEWEST).unwrap();
             let (mut node, _) = listener.accept().unwrap();
             assert!(!is_closed(&connection.stream));
             // Nobody reads here, so nobody has seen the end; nor does an answer before it hide it.
@@ -730,6 +746,27 @@ mod tests {
             assert_eq!(connection.ask(1, long(), question(b"a")), None);
             assert_eq!(connection.outbox.waiting(), 0);
         }
+    }
+
+    #[test]
+    fn a_connection_takes_no_questions_once_its_name_stands_for_another_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(place).unwrap();
+        let _node = listener.accept().unwrap();
+        let names = CachedNames::default();
+        names.set("a:1", place);
+        let currency = names.currency("a:1", place);
+        let connection = Arc::new(Connection::of(stream, currency, Purpose::Nodes, Form::NEWEST).unwrap());
+        let begun = connection.begin(1, long(), question(b"a")).expect("it takes a question");
+        names.set("a:1", SocketAddr::from(([127, 0, 0, 9], 1)));
+        assert!(connection.begin(1, long(), question(b"b")).is_none());
+        // What is under way is waited for.
+        assert!(matches!(connection.look(ticks_ms()), Ok(true)));
+        assert!(!is_closed(&connection.stream) && begun.answer.is_empty());
+        connection.asked.lock().waiters.clear();
+        assert!(matches!(connection.look(ticks_ms()), Ok(false)));
+        assert!(is_closed(&connection.stream));
     }
 
     #[test]
@@ -842,7 +879,7 @@ mod tests {
         for (purpose, ends) in [(Purpose::Relay, true), (Purpose::Nodes, false)] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let connection = Arc::new(Connection::of(stream, purpose, Form::NEWEST).unwrap());
+            let connection = Arc::new(Connection::of(stream, by_address(), purpose, Form::NEWEST).unwrap());
             let has_ended = || connection.asked.lock().ended.is_some();
             let later = ticks_ms() + u64::try_from(UNUSED.as_millis()).unwrap();
             assert!(matches!(connection.look(later - 1000), Ok(false)) && !has_ended());

@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::resolver::CachedNames;
+use super::resolver::{CachedNames, Currency};
 use super::{elsewhere, long_target, probe};
 use crate::clock::{Deadline, now};
 
@@ -78,8 +78,15 @@ impl Failure {
 /// Makes connections to nodes.
 #[derive(Debug)]
 pub struct NodeConnector {
-    /// The names to forget where no connection can be made.
+    /// What names stand for.
     pub names: CachedNames,
+}
+
+impl NodeConnector {
+    fn currency(&self, details: &ConnectionDetails, address: SocketAddr) -> Currency {
+        let name = details.uri.authority().map_or("", |authority| authority.as_str());
+        self.names.currency(name, address)
+    }
 }
 
 impl Connector for NodeConnector {
@@ -102,6 +109,7 @@ impl Connector for NodeConnector {
                     return Ok(Some(NodeTransport {
                         stream,
                         node: *address,
+                        currency: self.currency(details, *address),
                         buffers,
                         timeout: Duration::ZERO,
                     }));
@@ -109,11 +117,11 @@ impl Connector for NodeConnector {
                 Err(error) => failed = error.kind(),
             }
         }
+        if let Some(authority) = details.uri.authority() {
+            self.names.doubt(authority.as_str());
+        }
         if short && failed == io::ErrorKind::TimedOut {
             return Err(Failure::NoTime.into_error());
-        }
-        if let Some(authority) = details.uri.authority() {
-            self.names.forget(authority.as_str());
         }
         Err(Failure::NotConnected(failed).into_error())
     }
@@ -130,6 +138,7 @@ fn open(node: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
 pub struct NodeTransport {
     stream: TcpStream,
     node: SocketAddr,
+    currency: Currency,
     buffers: LazyBuffers,
     /// What the socket's two timeouts were last set to, so that they are set again only when they change.
     timeout: Duration,
@@ -231,9 +240,12 @@ impl Transport for NodeTransport {
         Ok(count > 0)
     }
 
-    /// Whether an idle connection can be used again: nothing to read, not even the end. What would be sent on one that the node has closed could have been done,
+    /// Whether an idle connection can be used again: the node is still there by its name, and nothing to read, not even the end. What would be sent on one that the node has closed could have been done,
     /// for all that could be said of it, so it is worth a call of the system each time.
     fn is_open(&mut self) -> bool {
+        if self.currency.is_lost() {
+            return false;
+        }
         let peeked = SockRef::from(&self.stream)
             .recv_with_flags(&mut [MaybeUninit::uninit()], MSG_PEEK | MSG_DONTWAIT);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)

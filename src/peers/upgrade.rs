@@ -1,13 +1,14 @@
 //! Connections to other nodes that one request takes out of the hands of HTTP.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
+use super::resolver::CachedNames;
 use crate::model::address::Address;
 use crate::wire;
 
@@ -35,18 +36,20 @@ pub(super) fn is_closed(stream: &TcpStream) -> bool {
 /// # Errors
 /// When the node is not reached; [`io::ErrorKind::Unsupported`] where it refuses.
 pub(super) fn upgraded(
+    names: &CachedNames,
     address: &Address,
     secret: Option<&str>,
     protocol: (&str, &str),
     headers: &[(&str, &str)],
 ) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for place in (address.host(), address.port()).to_socket_addrs()? {
+    for place in names.look_up(address.as_str())? {
         match TcpStream::connect_timeout(&place, CONNECTING) {
             Ok(stream) => return ask(stream, (address, secret), protocol, headers),
             Err(error) => last = error,
         }
     }
+    names.doubt(address.as_str());
     Err(last)
 }
 

@@ -16,6 +16,8 @@ pub mod threads;
 
 pub mod wire;
 
+pub mod disk;
+
 pub mod consensus;
 pub mod peers;
 

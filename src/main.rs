@@ -1,6 +1,9 @@
 //! The `evenkv` program: serves, or does one thing with a running node.
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
@@ -8,9 +11,10 @@ use crossbeam_channel::{after, bounded, tick};
 use evenkv::access::Access;
 use evenkv::clock::{Deadline, now};
 use evenkv::config::{Config, Role, Settings};
+use evenkv::disk::{Storage, Stored, SystemFolder};
 use evenkv::http::descriptors;
 use evenkv::http::server::{Running, Server};
-use evenkv::{cli, logging, memory, threads};
+use evenkv::{cli, dice, logging, memory, threads};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tikv_jemallocator::Jemalloc;
@@ -85,15 +89,18 @@ fn run(config: &Config) -> Result<(), String> {
     // Signals are caught before the first thread that serves is started, so that none is missed.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("signals cannot be caught: {error}"))?;
-    let mut running = Server::start(config)
-        .map_err(|error| format!("cannot serve on {} (LISTEN): {error}", config.listen))?;
+    let kept = config.data_dir.as_ref().map(|path| open(path, config)).transpose()?;
+    let mut running = Server::start(config, kept).map_err(|error| match error.kind() {
+        io::ErrorKind::Other => error.to_string(),
+        _ => format!("cannot serve on {} (LISTEN): {error}", config.listen),
+    })?;
     introduce(config, &running);
     match files {
         Ok(limit) => log::info!("{}", descriptors::allowance(limit)),
         Err(error) => log::warn!("the limit of open files could not be raised: {error}"),
     }
     let (caught, signal) = bounded(1);
-    let node = std::sync::Arc::clone(&running.server.controller.node);
+    let node = Arc::clone(&running.server.controller.node);
     let watching = threads::spawn("signals", move || {
         for number in signals.forever() {
             if number == SIGHUP {
@@ -108,6 +115,18 @@ fn run(config: &Config) -> Result<(), String> {
     log::info!("signal {number}: stopping");
     drain(&mut running, &signal);
     Ok(())
+}
+
+/// The folder of the node, and what is in it.
+fn open(path: &Path, config: &Config) -> Result<(Arc<Storage>, Stored), String> {
+    let folder = SystemFolder::at(path).map_err(|error| {
+        format!(
+            "DATA_DIR {} cannot be used ({error}): name a folder that the node may write to",
+            path.display()
+        )
+    })?;
+    let (storage, stored) = Storage::open(Arc::new(folder), &config.address, dice::id)?;
+    Ok((Arc::new(storage), stored))
 }
 
 /// What SIGHUP is for.

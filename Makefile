@@ -28,7 +28,7 @@ build: ## build the program into target/release/evenkv (PROFILE=checked: target/
 run: build ## one node in the foreground on port 13800; Ctrl-C ends it
 	@"$$EVENKV_BIN"
 
-run-cluster: build ## a cluster of NODES=3 local processes on 127.0.0.1:13801 and up
+run-cluster: build ## a cluster of NODES=3 local processes on 127.0.0.1:13801 and up; DATA=1 keeps it on disk
 	@scripts/cluster start
 
 stop-cluster: ## end exactly the processes that these targets started

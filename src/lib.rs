@@ -18,6 +18,8 @@ pub mod version;
 
 pub mod wire;
 
+pub mod disk;
+
 pub mod consensus;
 pub mod peers;
 

@@ -1,5 +1,7 @@
 //! The `evenkv` program: serves, or does one thing with a running node.
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +11,12 @@ use crossbeam_channel::{Receiver, after, bounded, never, tick};
 use evenkv::access::Access;
 use evenkv::clock::{Deadline, now};
 use evenkv::config::{Config, Role, Settings};
+use evenkv::disk::{Storage, Stored, SystemFolder};
 use evenkv::http::descriptors;
 use evenkv::http::server::{Running, Server};
 use evenkv::node::state::Node;
 use evenkv::notify::Supervisor;
-use evenkv::{cli, logging, memory, threads, version};
+use evenkv::{cli, dice, logging, memory, threads, version};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tikv_jemallocator::Jemalloc;
@@ -90,8 +93,11 @@ fn run(config: &Config) -> Result<(), String> {
     // Signals are caught before the first thread that serves is started, so that none is missed.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("signals cannot be caught: {error}"))?;
-    let mut running = Server::start(config)
-        .map_err(|error| format!("cannot serve on {} (LISTEN): {error}", config.listen))?;
+    let kept = config.data_dir.as_ref().map(|path| open(path, config)).transpose()?;
+    let mut running = Server::start(config, kept).map_err(|error| match error.kind() {
+        io::ErrorKind::Other => error.to_string(),
+        _ => format!("cannot serve on {} (LISTEN): {error}", config.listen),
+    })?;
     introduce(config, &running);
     match files {
         Ok(limit) => log::info!("{}", descriptors::allowance(limit)),
@@ -147,6 +153,18 @@ fn wait_for_end(node: &Node, supervisor: &Supervisor, signal: &Receiver<i32>) ->
 fn status(node: &Node) -> String {
     let reasons = node.unready();
     if reasons.is_empty() { "serves".to_owned() } else { format!("not ready: {}", reasons.join("; ")) }
+}
+
+/// The folder of the node, and what is in it.
+fn open(path: &Path, config: &Config) -> Result<(Arc<Storage>, Stored), String> {
+    let folder = SystemFolder::at(path).map_err(|error| {
+        format!(
+            "DATA_DIR {} cannot be used ({error}): name a folder that the node may write to",
+            path.display()
+        )
+    })?;
+    let (storage, stored) = Storage::open(Arc::new(folder), &config.address, dice::id)?;
+    Ok((Arc::new(storage), stored))
 }
 
 /// What SIGHUP is for.

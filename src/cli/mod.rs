@@ -16,6 +16,7 @@ mod failure;
 mod fake_node;
 mod health;
 mod import;
+mod inspect;
 mod interrupts;
 mod key;
 mod list;
@@ -69,6 +70,9 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Store every line of a file as a pair
     Import(import::ImportArgs),
+    /// Print what is in the folder of a node that does not run, its `DATA_DIR`, and whether it is whole
+    #[command(about = "Print what is in the DATA_DIR of a node that does not run, and whether it is whole")]
+    Inspect(inspect::InspectArgs),
     /// Print what a shell completes command lines by
     Completions(manual::CompletionsArgs),
     /// Print the page of the manual, or write all of its pages
@@ -94,6 +98,7 @@ pub fn run(command: Command, program: fn() -> clap::Command) -> ExitCode {
         Command::Recover(args) => recover::recover(&args),
         Command::Health(args) => health::health(&args),
         Command::Import(args) => import::import(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Completions(args) => manual::completions(&args, program()),
         Command::Man(args) => manual::man(&args, program()),
         Command::Token(args) => token::token(&args),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::given::Settings;
 use super::role::Role;
 use super::table::{
-    ADDRESS, AUTH_TOKENS_FILE, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, FORWARDED_WORKERS,
+    ADDRESS, AUTH_TOKENS_FILE, CLIENT_WORKERS, CLUSTER_SECRET, CONTROL_WORKERS, DATA_DIR, FORWARDED_WORKERS,
     HEALTH_WORKERS, IDLE_TIMEOUT_MS, LARGE_MEMORY, LARGE_WORKERS, LISTEN, MAX_BATCH_LENGTH, MAX_BATCH_LINES,
     MAX_KEY_LENGTH, MAX_MEMORY, MAX_VALUE_LENGTH, PIPELINE_DEPTH, QUEUE_LENGTH, REQUEST_TIMEOUT_MS,
     RETRY_MEMORY, RUST_LOG, WATCH_HISTORY,
@@ -49,6 +49,8 @@ pub struct Config {
     pub retry_memory: usize,
     /// Bytes that a replica of a shard keeps of what was done last.
     pub watch_history: usize,
+    /// The folder in which it keeps what it holds, if it does.
+    pub data_dir: Option<PathBuf>,
     /// What the node may hold, in bytes, if that is bounded.
     pub max_memory: Option<u64>,
     /// What is logged.
@@ -103,6 +105,7 @@ impl Settings {
         };
         let mut server = self.server_limits()?;
         check_memory(limits, server.large_memory, &role)?;
+        let data_dir = self.data_dir(&role, limits)?;
         let secret = self.text(&CLUSTER_SECRET)?;
         let tokens = self.tokens(&role, secret.is_some())?;
         let max_memory = self.text(&MAX_MEMORY)?;
@@ -117,6 +120,7 @@ impl Settings {
             tokens,
             address: address.unwrap_or_else(|| local_name(listen)),
             listen,
+            data_dir,
             role,
             limits,
             batch_limits,
@@ -140,6 +144,20 @@ impl Settings {
         }
         let tokens = access::load(&path).map_err(|error| format!("AUTH_TOKENS_FILE: {error}"))?;
         Ok(Some((path, Arc::new(tokens))))
+    }
+
+    fn data_dir(&self, role: &Role, limits: Limits) -> Result<Option<PathBuf>, String> {
+        let path = self.text(&DATA_DIR)?;
+        match role {
+            Role::Follower { .. } if path.is_some() => {
+                Err("DATA_DIR is set, and so is FORWARDING_ADDRESS: a follower holds nothing that could be kept, so set one of them".to_owned())
+            }
+            _ if path.is_some() && limits.max_value_length > LONGEST_LOGGED_VALUE => Err(format!(
+                "MAX_VALUE_LENGTH is {} and DATA_DIR is set: allowed is a MAX_VALUE_LENGTH of up to {LONGEST_LOGGED_VALUE} with it",
+                limits.max_value_length
+            )),
+            _ => Ok(path),
+        }
     }
 
     fn server_limits(&self) -> Result<ServerLimits, String> {
@@ -254,6 +272,9 @@ mod tests {
             (&[("REPL_FACTOR", "2")], "error"),
             (&[("ADDRESS", "n1"), ("VIEW", "n1,N1:13800")], "error"),
             (&[("ADDRESS", "n1"), ("VIEW", "n1,,n2")], "error"),
+            (&[("DATA_DIR", "/tmp/kept")], "Single"),
+            (&[("DATA_DIR", "/tmp/kept"), ("FORWARDING_ADDRESS", "n1")], "error"),
+            (&[("DATA_DIR", "/tmp/kept"), ("MAX_VALUE_LENGTH", "60000000")], "error"),
             (&[("MAX_KEY_LENGTH", "0")], "error"),
             (&[("MAX_KEY_LENGTH", "-1")], "error"),
             (&[("MAX_KEY_LENGTH", "50")], "Single"),

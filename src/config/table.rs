@@ -107,6 +107,12 @@ declare! {
         unset: "as much as there is",
         read: bytes,
     }
+    DATA_DIR: Text<PathBuf> {
+        value: "FOLDER",
+        help: "Where the node keeps what it holds, so that what is acknowledged survives the end of its process: a folder of its own on a local disk",
+        unset: "in memory only",
+        read: path,
+    }
     CLIENT_WORKERS: Number<usize> {
         value: "NUMBER",
         help: "Threads for clients' small requests",

@@ -197,7 +197,7 @@ fn read_message(
 }
 
 /// The index of an entry is not written: it follows from the message and the place.
-fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+pub(super) fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     if is_reference(entry) {
         out.push(REFERENCE);
         put_number(out, entry.term);
@@ -221,32 +221,38 @@ fn read_entries(reader: &mut Reader<'_>, message: &Message) -> Result<Vec<Entry>
     let mut entries = Vec::with_capacity(count.min(1024));
     let (mut index, mut term) = (message.index, message.log_term);
     for _ in 0..count {
-        let kind = reader.byte()?;
-        let mut entry = Entry::default();
-        let types = ENTRY_TYPES.get(usize::from(kind)).copied();
-        let is_reference = kind == REFERENCE;
-        let normal = is_reference.then_some(EntryType::EntryNormal);
-        entry.set_entry_type(types.or(normal).ok_or(Malformed("unknown kind of entry"))?);
-        entry.term = reader.number()?;
+        let mut entry = read_entry(reader)?;
         if entry.term < term || entry.term > message.term {
             return Err(Malformed("terms of entries only grow"));
         }
         term = entry.term;
         index = index.checked_add(1).ok_or(Malformed("an index has 64 bits"))?;
         entry.index = index;
-        // Copied, so that one small entry does not keep the whole batch it came in.
-        if is_reference {
-            entry.context = Bytes::copy_from_slice(reader.take(StagedId::BYTES)?);
-        } else {
-            entry.data = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
-            entry.context = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
-        }
         entries.push(entry);
     }
     Ok(entries)
 }
 
-fn put_snapshot_head(out: &mut Vec<u8>, head: &SnapshotMetadata) {
+/// Reads an entry, but for its index.
+pub(super) fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
+    let kind = reader.byte()?;
+    let mut entry = Entry::default();
+    let types = ENTRY_TYPES.get(usize::from(kind)).copied();
+    let is_reference = kind == REFERENCE;
+    let normal = is_reference.then_some(EntryType::EntryNormal);
+    entry.set_entry_type(types.or(normal).ok_or(Malformed("unknown kind of entry"))?);
+    entry.term = reader.number()?;
+    // Copied, so that one small entry does not keep the whole batch it came in.
+    if is_reference {
+        entry.context = Bytes::copy_from_slice(reader.take(StagedId::BYTES)?);
+    } else {
+        entry.data = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
+        entry.context = Bytes::copy_from_slice(reader.bytes(MAX_ENTRY_BYTES)?);
+    }
+    Ok(entry)
+}
+
+pub(super) fn put_snapshot_head(out: &mut Vec<u8>, head: &SnapshotMetadata) {
     put_number(out, head.index);
     put_number(out, head.term);
     let members = head.get_conf_state();
@@ -258,7 +264,7 @@ fn put_snapshot_head(out: &mut Vec<u8>, head: &SnapshotMetadata) {
     }
 }
 
-fn read_snapshot_head(reader: &mut Reader<'_>) -> Result<SnapshotMetadata, Malformed> {
+pub(super) fn read_snapshot_head(reader: &mut Reader<'_>) -> Result<SnapshotMetadata, Malformed> {
     let mut head = SnapshotMetadata { index: reader.number()?, term: reader.number()?, ..Default::default() };
     let mut list = || -> Result<Vec<u64>, Malformed> {
         let count = reader.count(MAX_MEMBERS)?;

@@ -1,6 +1,7 @@
 //! All groups of a node, driven from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 #[cfg(test)]
@@ -11,13 +12,18 @@ use raft::{GetEntriesContext, Storage};
 use super::codec::{MAX_CHUNK_BYTES, MAX_ENTRY_BYTES};
 use super::envelope::{Delivery, Envelope};
 use super::group::{Effects, Group};
+use super::keep::{Keeper, Resumed, SnapshotJob, Written};
 use super::log_store::LogStore;
 use super::machine::{Answer, Command, Refusal, StateMachine};
 use super::members::{Change, Members};
 use super::proposals::Proposal;
 use super::settings::Settings;
 use super::status::Status;
+use crate::disk::Storage as Disk;
 use crate::model::address::Address;
+
+/// No replica numbers as much in the time from one start of its node to the next.
+const NUMBERS_OF_A_START: u64 = 1 << 40;
 
 /// The replicas of a node, at most one in each group.
 ///
@@ -33,6 +39,9 @@ pub struct Driver<W> {
     used: BTreeSet<(u64, u64)>,
     effects: Effects<W>,
     now: u64,
+    /// What is kept of them on a disk, and the snapshots that are to be written.
+    keeper: Option<Keeper>,
+    jobs: Vec<SnapshotJob>,
 }
 
 impl<W> Driver<W> {
@@ -45,7 +54,69 @@ impl<W> Driver<W> {
         assert!(settings.max_uncommitted_bytes as u64 >= settings.max_message_bytes);
         assert!(settings.heartbeat_ticks > 0 && settings.heartbeat_ticks < settings.election_ticks);
         let effects = Effects { envelopes: Vec::new(), answers: Vec::new(), rooms: Vec::new() };
-        Self { settings, groups: BTreeMap::new(), used: BTreeSet::new(), effects, now: 0 }
+        let (groups, used) = (BTreeMap::new(), BTreeSet::new());
+        Self { settings, groups, used, effects, now: 0, keeper: None, jobs: Vec::new() }
+    }
+
+    /// A driver that keeps its groups on a disk: see [`resume`](Self::resume), [`disk_error`](Self::disk_error) and
+    /// [`take_snapshot_jobs`](Self::take_snapshot_jobs).
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn kept(mut settings: Settings, disk: Arc<Disk>) -> Self {
+        let first_number = disk.starts() * NUMBERS_OF_A_START;
+        #[cfg(test)]
+        let is_fresh = settings.without != Some(super::simulation::Rule::FreshNumbers);
+        #[cfg(not(test))]
+        let is_fresh = true;
+        settings.first_number = if is_fresh { first_number } else { 0 };
+        Self { keeper: Some(Keeper::new(disk)), ..Self::new(settings) }
+    }
+
+    /// Goes on with a replica as it was kept, under the same id and with its vote; silently at first, where it has to be known before that nothing
+    /// speaks against it: it takes no part then, and only says what it holds.
+    ///
+    /// # Errors
+    /// When this node has a replica of the group already.
+    pub fn resume(&mut self, resumed: Resumed, silently: bool) -> Result<(), Refusal> {
+        let Resumed { group, replica, log, members, machine, kept } = resumed;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.resume(&kept);
+        }
+        let is_alone = log.members().voters == [replica] && log.members().voters_outgoing.is_empty();
+        self.insert(group, replica, log, members, machine)?;
+        let resumed = self.groups.get_mut(&group).expect("it was just put in");
+        resumed.kept = Some(kept);
+        resumed.is_silent = silently;
+        if is_alone && !silently {
+            resumed.campaign();
+        }
+        Ok(())
+    }
+
+    /// A replica that was silent takes part from now on.
+    pub fn speak(&mut self, group: u64) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.is_silent = false;
+        }
+    }
+
+    /// Why the disk is not believed any more, if so: nothing is sent, applied or answered from then on, and the process has to end.
+    pub fn disk_error(&self) -> Option<&str> {
+        self.keeper.as_ref()?.failed()
+    }
+
+    /// Takes the snapshots that are to be written; each is given back by [`note_written`](Self::note_written).
+    pub fn take_snapshot_jobs(&mut self) -> Vec<SnapshotJob> {
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// A snapshot was written.
+    pub fn note_written(&mut self, written: Written) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let group = self.groups.get_mut(&written.group());
+        let kept = group.and_then(|group| Some((group.replica(), group.kept.as_mut()?)));
+        keeper.note_written(written, kept);
     }
 
     /// Founds a group: every voter does this once, with the same voters and equal states.
@@ -103,11 +174,32 @@ impl<W> Driver<W> {
         members: Members,
         machine: Box<dyn StateMachine>,
     ) -> Result<(), Refusal> {
+        let begun = |keeper: &mut Keeper| keeper.begin((group, replica), &log, &members, &*machine);
+        let is_free = self.is_free(group, replica);
+        let kept = self.keeper.as_mut().filter(|_| is_free).map(begun);
+        self.insert(group, replica, log, members, machine)?;
+        self.groups.get_mut(&group).expect("it was just put in").kept = kept;
+        Ok(())
+    }
+
+    fn is_free(&self, group: u64, replica: u64) -> bool {
+        replica != 0 && !self.groups.contains_key(&group) && !self.used.contains(&(group, replica))
+    }
+
+    fn insert(
+        &mut self,
+        group: u64,
+        replica: u64,
+        log: LogStore,
+        members: Members,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<(), Refusal> {
         // A replica that was given up has forgotten its log and its vote. Under the same id the others would
         // believe that it still has both, and could together forget what was acknowledged.
-        if replica == 0 || self.groups.contains_key(&group) || !self.used.insert((group, replica)) {
+        if !self.is_free(group, replica) {
             return Err(Refusal::ChangeRefused);
         }
+        self.used.insert((group, replica));
         let added = Group::new(group, replica, log, members, machine, &self.settings);
         self.groups.insert(group, added);
         Ok(())
@@ -117,6 +209,9 @@ impl<W> Driver<W> {
     pub fn give_up(&mut self, group: u64) {
         if let Some(mut gone) = self.groups.remove(&group) {
             gone.abandon(&mut self.effects);
+            if let Some(keeper) = &mut self.keeper {
+                keeper.give_up(group, gone.kept.as_ref());
+            }
         }
     }
 
@@ -126,7 +221,12 @@ impl<W> Driver<W> {
         if let Some(last) = self.groups.get_mut(&group).filter(|group| !group.failed()) {
             last.conclude();
         }
-        self.give_up(group);
+        if let Some(mut gone) = self.groups.remove(&group) {
+            gone.abandon(&mut self.effects);
+            if let Some(keeper) = &mut self.keeper {
+                keeper.conclude(group, gone.kept.as_ref());
+            }
+        }
     }
 
     /// The commands in the log of a replica that are not applied, committed or not.
@@ -190,6 +290,9 @@ impl<W> Driver<W> {
     /// Lets a tick pass.
     pub fn tick(&mut self) {
         self.now += 1;
+        // A tick may begin an election, and one that has the only vote wins it at once: the crate demands
+        // that everything in its log has been persisted by then.
+        self.work();
         for group in self.groups.values_mut() {
             group.tick(self.now, &self.settings, &mut self.effects);
         }
@@ -210,12 +313,19 @@ impl<W> Driver<W> {
 
     /// Takes an envelope that came in.
     pub fn step(&mut self, envelope: Envelope) -> Delivery {
-        let Some(group) = self.groups.get_mut(&envelope.group).filter(|group| !group.failed()) else {
+        let Some(group) = self.groups.get_mut(&envelope.group).filter(|group| group.takes_part()) else {
             return Delivery::NoGroup;
         };
         if envelope.to != group.replica() {
             return Delivery::NotForMe;
         }
+        if envelope.begins_election() {
+            // See `tick`.
+            self.work();
+        }
+        let Some(group) = self.groups.get_mut(&envelope.group).filter(|group| group.takes_part()) else {
+            return Delivery::NoGroup;
+        };
         group.step(envelope, self.now, &self.settings, &mut self.effects);
         Delivery::Taken
     }
@@ -224,7 +334,7 @@ impl<W> Driver<W> {
     pub fn propose(&mut self, group: u64, command: impl Into<Command>, waiter: W) {
         let Command { bytes: command, needs, goes_ahead } = command.into();
         let limits = (self.settings.max_waiting, self.settings.max_inbox_bytes);
-        let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+        let refused = match self.groups.get_mut(&group).filter(|group| group.takes_part()) {
             _ if command.len() > MAX_ENTRY_BYTES => Some((waiter, Refusal::TooLarge)),
             None => Some((waiter, Refusal::NoGroup)),
             Some(group) => {
@@ -240,7 +350,7 @@ impl<W> Driver<W> {
     /// Asks to read the state of a group that this node leads, as it is now or newer. `Readable` says that
     /// the state machine may be looked at.
     pub fn read(&mut self, group: u64, reader: W) {
-        let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+        let refused = match self.groups.get_mut(&group).filter(|group| group.takes_part()) {
             None => Some((reader, Refusal::NoGroup)),
             Some(group) => {
                 group.read(reader, self.now, &self.settings).err().map(|reader| (reader, Refusal::Busy))
@@ -252,7 +362,7 @@ impl<W> Driver<W> {
     /// Asks to read the state of a group that this node has a replica of, as it is now or newer, whoever leads. Where this replica cannot find out
     /// whether its state is new enough, the leader is to be asked, which the refusal names.
     pub fn read_here(&mut self, group: u64, reader: W) {
-        let refused = match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+        let refused = match self.groups.get_mut(&group).filter(|group| group.takes_part()) {
             None => Some((reader, Refusal::NoGroup)),
             Some(group) => {
                 let pushed = group.read_here(reader, self.now, &self.settings);
@@ -264,7 +374,7 @@ impl<W> Driver<W> {
 
     /// Changes the members of a group that this node leads.
     pub fn change(&mut self, group: u64, change: &Change, waiter: W) {
-        match self.groups.get_mut(&group).filter(|group| !group.failed()) {
+        match self.groups.get_mut(&group).filter(|group| group.takes_part()) {
             None => self.refuse(Some((waiter, Refusal::NoGroup))),
             Some(group) => group.change(change, waiter, self.now, &self.settings, &mut self.effects),
         }
@@ -289,10 +399,54 @@ impl<W> Driver<W> {
         }
     }
 
-    /// Does everything that can be done without waiting.
+    /// Does everything that can be done without waiting for other replicas. Where they are kept on a disk it waits for that.
     pub fn work(&mut self) {
+        if self.keeper.is_some() {
+            return self.work_on_disk();
+        }
         for group in self.groups.values_mut() {
             group.work(self.now, &self.settings, &mut self.effects);
+        }
+    }
+
+    /// The same step by step: what all groups have to have on the disk goes there at once before any of them sends or applies.
+    fn work_on_disk(&mut self) {
+        let Self { settings, groups, effects, now, keeper: Some(keeper), jobs, .. } = self else { return };
+        if keeper.failed().is_some() {
+            return;
+        }
+        #[cfg(test)]
+        let sends_first = settings.without == Some(super::simulation::Rule::PersistBeforeSend);
+        #[cfg(not(test))]
+        let sends_first = false;
+        loop {
+            let mut busy = Vec::new();
+            for group in groups.values_mut() {
+                if group.begin_step(Some(keeper), *now, settings, effects) {
+                    busy.push(group.id);
+                }
+            }
+            if !(sends_first || keeper.commit()) {
+                // What is not on the disk was never said. Whoever waits is not told, since nobody knows.
+                effects.envelopes.clear();
+                effects.answers.clear();
+                return;
+            }
+            if busy.is_empty() {
+                break;
+            }
+            for group in busy {
+                let group = groups.get_mut(&group).expect("it has begun a step");
+                group.end_step(*now, settings, effects);
+            }
+        }
+        for group in groups.values_mut() {
+            group.end_work(settings, effects);
+            jobs.extend(group.snapshot_on_disk(keeper, settings.snapshot_log_bytes));
+        }
+        #[cfg(test)]
+        if sends_first && self.now.is_multiple_of(2) {
+            keeper.commit();
         }
     }
 

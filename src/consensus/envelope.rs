@@ -118,6 +118,11 @@ impl Envelope {
         }
     }
 
+    /// Whether it has its receiver begin an election at once.
+    pub(super) fn begins_election(&self) -> bool {
+        matches!(&self.body, Body::Raft(message) if message.get_msg_type() == MessageType::MsgTimeoutNow)
+    }
+
     /// The queue that this envelope takes.
     pub fn lane(&self) -> Lane {
         match &self.body {

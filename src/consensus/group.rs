@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole, Storage};
 
 use super::envelope::{Body, Envelope};
+use super::keep::{Keeper, Kept, SnapshotJob};
 use super::log_store::LogStore;
 use super::machine::{Answer, Refusal, StateMachine};
 use super::members::{Members, put_members, read_members};
@@ -50,8 +51,22 @@ pub(super) struct Group<W> {
     /// What members would have to know that were not sent something, as they do not.
     pub(super) too_old: BTreeMap<u64, u32>,
     seen: (StateRole, u64),
+    /// It takes no part, as it may be one of old that was put back from a copy.
+    pub(super) is_silent: bool,
+    /// What is on the disk of it, where the node keeps its replicas.
+    pub(super) kept: Option<Kept>,
+    /// What is being written to it, until that is done.
+    taken: Option<Taken>,
+    /// Committed entries with a change of members among them, which are applied once it is on the disk that they are committed.
+    later: Vec<Entry>,
     /// The state could not be restored from a snapshot: this replica takes no further part.
     failed: bool,
+}
+
+/// What the crate has given out, and is in the log.
+struct Taken {
+    ready: Ready,
+    snapshot: Snapshot,
 }
 
 impl<W> Group<W> {
@@ -90,18 +105,22 @@ impl<W> Group<W> {
             members,
             proposals: Proposals::default(),
             machine,
-            reads: Reads::default(),
+            reads: Reads::after(settings.first_number),
             behind_for: 0,
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::after(settings.first_number),
             incoming: Incoming::default(),
             ahead: Vec::new(),
-            staging: staging::Outgoing::default(),
+            staging: staging::Outgoing::after(settings.first_number),
             staged: staging::Incoming::default(),
             blocked: BTreeMap::new(),
             fed_ahead: 0,
             formats: BTreeMap::new(),
             too_old: BTreeMap::new(),
             seen: (StateRole::Follower, 0),
+            is_silent: false,
+            kept: None,
+            taken: None,
+            later: Vec::new(),
             failed: false,
         }
     }
@@ -112,6 +131,10 @@ impl<W> Group<W> {
 
     pub(super) fn failed(&self) -> bool {
         self.failed
+    }
+
+    pub(super) fn takes_part(&self) -> bool {
+        !self.failed && !self.is_silent
     }
 
     pub(super) fn replica(&self) -> u64 {
@@ -181,10 +204,7 @@ impl<W> Group<W> {
     }
 
     pub(super) fn tick(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
-        // A tick may begin an election, and one that has the only vote wins it at once: the crate demands
-        // that everything in its log has been persisted by then.
-        self.work(now, settings, effects);
-        if self.failed {
+        if !self.takes_part() {
             return;
         }
         // The crate draws election timeouts from the thread's randomness at every change of role or term.
@@ -217,10 +237,6 @@ impl<W> Group<W> {
         let from = envelope.from;
         match envelope.body {
             Body::Raft(mut message) => {
-                if message.get_msg_type() == MessageType::MsgTimeoutNow {
-                    // It begins an election: see `tick`.
-                    self.work(now, settings, effects);
-                }
                 if self.fill(&mut message, effects) {
                     self.step_raft(message);
                 }
@@ -294,19 +310,65 @@ impl<W> Group<W> {
         }
     }
 
-    /// Does everything that can be done now.
+    /// Does everything that can be done now, where nothing is kept on a disk.
     pub(super) fn work(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
-        while !self.failed {
-            self.feed(now, settings, effects);
-            if !self.raft.has_ready() {
-                break;
-            }
-            self.handle_ready(now, settings, effects);
+        while self.begin_step(None, now, settings, effects) {
+            self.end_step(now, settings, effects);
         }
+        self.end_work(settings, effects);
+    }
+
+    /// Has the crate do what waits, and takes into the log what it says; false where there was nothing to do. The step is ended once that is
+    /// on the disk, where it is kept there.
+    pub(super) fn begin_step(
+        &mut self,
+        keeper: Option<&mut Keeper>,
+        now: u64,
+        settings: &Settings,
+        effects: &mut Effects<W>,
+    ) -> bool {
+        if !self.takes_part() {
+            return false;
+        }
+        if !self.later.is_empty() {
+            if let Some(keeper) = keeper {
+                let state = self.raft.store().initial_state().expect("it is in memory").hard_state;
+                keeper.vote(self.id, &state, true);
+            }
+            return true;
+        }
+        self.feed(now, settings, effects);
+        if !self.raft.has_ready() {
+            return false;
+        }
+        self.take_ready(keeper, settings);
+        true
+    }
+
+    /// Whether a change of members is among these entries, and has to be known to be committed after a power cut, too. A replica that has forgotten it
+    /// would go by the members before it, and could agree with them on something else; one that was alone would need nobody.
+    #[cfg_attr(not(test), expect(unused_variables, reason = "only tests can take a rule out"))]
+    fn has_kept_change(&self, entries: &[Entry], settings: &Settings) -> bool {
+        #[cfg(test)]
+        if settings.without == Some(super::simulation::Rule::CommitBeforeChange) {
+            return false;
+        }
+        self.kept.is_some() && entries.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
+    }
+
+    /// After the last step of a round.
+    pub(super) fn end_work(&mut self, settings: &Settings, effects: &mut Effects<W>) {
         self.send_parts(settings, effects);
         self.reads.applied(self.raft.store().applied(), &mut effects.answers);
         self.raft.mut_store().compact(settings.max_log_entries, settings.max_log_bytes);
         self.note_role();
+    }
+
+    /// A snapshot of the state as it is now, where the log on the disk has become long.
+    pub(super) fn snapshot_on_disk(&mut self, keeper: &mut Keeper, least: u64) -> Option<SnapshotJob> {
+        let place = (self.id, self.raft.raft.id);
+        let kept = self.kept.as_mut().filter(|_| !self.failed)?;
+        keeper.snapshot(place, self.raft.store(), (&self.members, &*self.machine), (kept, least))
     }
 
     /// Whether this replica waits for an answer to a question, and this leader for entries to be committed.
@@ -380,25 +442,47 @@ impl<W> Group<W> {
         }
     }
 
-    /// Persist, then send, then apply: in this order, and nowhere else.
-    ///
-    /// What is sent tells others what this replica holds, so it must be held by then; what is applied is
-    /// answered for. In memory, persisting cannot fail and is done at once.
-    fn handle_ready(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+    /// The first half of a step: what is to be persisted goes into the log, and to whoever writes it to the disk.
+    fn take_ready(&mut self, keeper: Option<&mut Keeper>, settings: &Settings) {
         let mut ready = self.raft.ready();
-
-        let log = self.raft.raft.mut_store();
+        let has_change = self.has_kept_change(ready.committed_entries(), settings);
         let snapshot = ready.snapshot().clone();
+        let entries = ready.take_entries();
+        self.note_logged(&entries);
+        if let (Some(keeper), Some(kept)) = (keeper, &mut self.kept) {
+            if !snapshot.is_empty() {
+                keeper.restore((self.id, self.raft.raft.id), &snapshot, kept);
+            }
+            keeper.append(self.id, &entries, kept);
+            if let Some(state) = ready.hs() {
+                keeper.vote(self.id, state, ready.must_sync() || has_change);
+            } else if has_change {
+                let state = self.raft.store().initial_state().expect("it is in memory").hard_state;
+                keeper.vote(self.id, &state, true);
+            }
+        }
+        let log = self.raft.raft.mut_store();
         if !snapshot.is_empty() {
             log.restore(snapshot.get_metadata());
         }
-        let entries = ready.take_entries();
-        self.note_logged(&entries);
-        let log = self.raft.raft.mut_store();
         log.append(entries);
         if let Some(state) = ready.hs() {
             log.set_hard_state(state.clone());
         }
+        self.taken = Some(Taken { ready, snapshot });
+    }
+
+    /// Persist, then send, then apply: in this order, and nowhere else. The second half of a step, once everything is persisted.
+    ///
+    /// What is sent tells others what this replica holds, so it must be held by then; what is applied is
+    /// answered for. In memory, persisting cannot fail and is done at once.
+    pub(super) fn end_step(&mut self, now: u64, settings: &Settings, effects: &mut Effects<W>) {
+        let Some(Taken { mut ready, snapshot }) = self.taken.take() else {
+            let entries = std::mem::take(&mut self.later);
+            self.apply(entries, settings, effects);
+            self.raft.advance_apply();
+            return;
+        };
 
         self.send(ready.take_messages(), settings, effects);
         self.send(ready.take_persisted_messages(), settings, effects);
@@ -420,7 +504,12 @@ impl<W> Group<W> {
             self.raft.mut_store().set_commit(commit);
         }
         self.send(light.take_messages(), settings, effects);
-        self.apply(light.take_committed_entries(), settings, effects);
+        let entries = light.take_committed_entries();
+        if self.has_kept_change(&entries, settings) {
+            self.later = entries;
+            return;
+        }
+        self.apply(entries, settings, effects);
         self.raft.advance_apply();
     }
 

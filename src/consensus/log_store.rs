@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::model::binary::Malformed;
+
 /// What an entry costs beside its data: the struct itself and its place in the queue.
 const ENTRY_OVERHEAD: usize = size_of::<Entry>() + 16;
 
@@ -48,6 +50,33 @@ impl LogStore {
         let hard_state = HardState { term: before.1, commit: before.0, ..HardState::default() };
         let members = ConfState { voters, ..ConfState::default() };
         Self { before, hard_state, members, applied: before.0, ..Self::empty() }
+    }
+
+    /// The log of a replica as it was kept: what it begins after, and the entries since. What is known to be committed may be older than that.
+    ///
+    /// # Errors
+    /// When one contradicts another.
+    pub(super) fn kept(
+        head: Option<&SnapshotMetadata>,
+        mut hard_state: HardState,
+        entries: Vec<Entry>,
+    ) -> Result<Self, Malformed> {
+        let before = head.map_or((0, 0), |head| (head.index, head.term));
+        let members = head.map(|head| head.get_conf_state().clone()).unwrap_or_default();
+        hard_state.commit = hard_state.commit.max(before.0);
+        let mut log = Self { before, hard_state, members, applied: before.0, ..Self::empty() };
+        let mut place = before;
+        for entry in &entries {
+            if entry.index != place.0 + 1 || entry.term < place.1 {
+                return Err(Malformed("entries of the log are missing"));
+            }
+            place = (entry.index, entry.term);
+        }
+        if log.hard_state.commit > place.0 || log.hard_state.term < place.1 {
+            return Err(Malformed("the log is shorter than its vote says"));
+        }
+        log.append(entries);
+        Ok(log)
     }
 
     pub(super) fn last(&self) -> u64 {

@@ -27,6 +27,11 @@ pub trait StateMachine: Send {
     /// When the bytes are no snapshot. The replica then takes no further part in its group.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), Malformed>;
 
+    /// What it is, in a number under which a node that keeps its replicas finds out what to make of one when it starts again.
+    fn kind(&self) -> u8 {
+        0
+    }
+
     /// The format that a replica has to know to apply this command of the log as the others do.
     fn needs(&self, command: &[u8]) -> u32 {
         let _ = command;

@@ -10,6 +10,7 @@ mod driver;
 mod envelope;
 mod gate;
 mod group;
+mod keep;
 mod log_store;
 mod machine;
 mod members;
@@ -31,6 +32,7 @@ mod traps;
 
 pub use driver::Driver;
 pub use envelope::{Delivery, Envelope, Lane};
+pub use keep::{Resumed, SnapshotJob, Written};
 pub use machine::{Answer, Command, Pieces, Refusal, StateMachine};
 pub use members::{Change, Members};
 pub use settings::Settings;

@@ -68,13 +68,14 @@ pub(super) struct ReplicaQuestion {
     pub(super) question: u64,
 }
 
-impl<W> Default for Reads<W> {
-    fn default() -> Self {
+impl<W> Reads<W> {
+    /// Nobody waits; questions have numbers above this.
+    pub(super) fn after(last_question: u64) -> Self {
         Self {
             new: Vec::new(),
             asked: VecDeque::new(),
             confirmed: VecDeque::new(),
-            last_question: 0,
+            last_question,
             waiting: 0,
         }
     }
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_late_answer_to_the_first_question_serves_the_reads_it_was_asked_for() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(0);
         let mut answers = Vec::new();
         reads.push(Asker::AtLeader("a"), 50, 9).unwrap();
         assert_eq!(reads.question(0, 1), Some(1));
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn reads_that_come_while_a_question_is_under_way_share_the_next_one() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(0);
         let mut answers = Vec::new();
         reads.push(Asker::AtLeader(1), 50, 9).unwrap();
         assert_eq!(reads.question(0, 1), Some(1));
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn who_waits_too_long_is_told_so() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(0);
         let mut answers = Vec::new();
         reads.push(Asker::AtLeader("a"), 5, 9).unwrap();
         assert_eq!(reads.question(0, 1), Some(1));
@@ -270,14 +271,14 @@ mod tests {
 
     #[test]
     fn too_many_reads_are_given_back() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(0);
         reads.push(Asker::AtLeader(1), 50, 1).unwrap();
         assert_eq!(reads.push(Asker::AtLeader(2), 50, 1), Err(Asker::AtLeader(2)));
     }
 
     #[test]
     fn a_question_is_asked_again_at_once_of_another_leader() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(0);
         reads.push(Asker::AtReplica("a"), 50, 9).unwrap();
         assert_eq!(
             (reads.question(0, 7), reads.question(0, 7), reads.question(0, 8)),
@@ -287,7 +288,7 @@ mod tests {
 
     #[test]
     fn questions_of_other_replicas_are_answered_when_this_one_is() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::after(0);
         let mut answers = Vec::new();
         let other = ReplicaQuestion { from: 3, question: 17 };
         reads.push(Asker::Replica(other), 50, 9).unwrap();
@@ -300,7 +301,7 @@ mod tests {
 
     #[test]
     fn who_leads_no_more_refuses_those_who_need_that_and_goes_on_with_the_others() {
-        let (mut reads, mut answers) = (Reads::default(), Vec::new());
+        let (mut reads, mut answers) = (Reads::after(0), Vec::new());
         reads.push(Asker::AtLeader("leader"), 50, 9).unwrap();
         reads.push(Asker::AtReplica("replica"), 50, 9).unwrap();
         reads.push(Asker::Replica(ReplicaQuestion { from: 3, question: 17 }), 50, 9).unwrap();
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_replica_that_is_behind_refuses_what_it_cannot_answer_soon() {
-        let (mut reads, mut answers) = (Reads::default(), Vec::new());
+        let (mut reads, mut answers) = (Reads::after(0), Vec::new());
         reads.push(Asker::AtReplica("a"), 50, 9).unwrap();
         assert_eq!(reads.question(0, 2), Some(1));
         assert!(reads.confirm(1, 7, 4).is_empty());

@@ -38,6 +38,11 @@ pub struct Settings {
     pub part_bytes: usize,
     /// The most bytes of such commands that are on their way to one replica. For two replicas that fills a link of 12.5 MB/s over which an answer takes 40 ms.
     pub staging_window_bytes: usize,
+    /// What replicas number in their messages is above this. One that is kept goes by its id also after it was started again, when an answer to
+    /// what it has asked before may still be under way.
+    pub first_number: u64,
+    /// Where replicas are kept on a disk: a log that takes more, and half as much as the last snapshot, is replaced by a new snapshot.
+    pub snapshot_log_bytes: u64,
     /// A rule of safety that is not kept, to see that the simulation finds it missing.
     #[cfg(test)]
     pub(crate) without: Option<super::simulation::Rule>,
@@ -63,6 +68,8 @@ impl Default for Settings {
             staged_bytes: 256 << 10,
             part_bytes: 64 << 10,
             staging_window_bytes: 256 << 10,
+            first_number: 0,
+            snapshot_log_bytes: 16 << 20,
             #[cfg(test)]
             without: None,
         }

@@ -19,6 +19,14 @@ pub(crate) enum Rule {
     FreshIdAfterAmnesia,
     /// A leader answers a replica that wants to read without asking others only if the two are a majority.
     MajorityAtReadQuestion,
+    /// What was said to be on a disk is there.
+    SyncedLog,
+    /// A replica that goes on from its disk gives no number to a question or command twice.
+    FreshNumbers,
+    /// A change of members is in force only once it is on the disk that it is committed.
+    CommitBeforeChange,
+    /// What is sent and applied is on the disk before.
+    PersistBeforeSend,
 }
 
 /// What happened in a run, to see that it was no idle one.
@@ -40,12 +48,24 @@ struct Tally {
     hand_overs: u64,
     parts: u64,
     reads_elsewhere: u64,
+    /// Nodes that have gone on from their disk, and how often all lost their power at once.
+    resumed: u64,
+    blackouts: u64,
+    snapshots: u64,
     trace: u64,
 }
 
-/// One seed from beginning to end.
+/// One seed from beginning to end, by nodes in memory.
 fn run(seed: u64, without: Option<Rule>) -> Result<Tally, String> {
-    let mut world = World::new(seed, without);
+    run_with(World::new(seed, without, false))
+}
+
+/// The same by nodes with disks, which lose what was not synced when their power is cut.
+fn run_on_disks(seed: u64, without: Option<Rule>) -> Result<Tally, String> {
+    run_with(World::new(seed, without, true))
+}
+
+fn run_with(mut world: World) -> Result<Tally, String> {
     // The crate ends the process on what it takes for impossible; to us that is a finding like any other.
     let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
     match end {
@@ -116,15 +136,45 @@ mod tests {
         }
     }
 
+    /// `SIMULATION_SEED` and `SIMULATION_SEEDS` as above.
+    #[test]
+    fn nothing_acknowledged_is_lost_when_all_nodes_lose_their_power() {
+        let seeds = match number("SIMULATION_SEED") {
+            Some(seed) => seed..seed + 1,
+            None => 0..number("SIMULATION_SEEDS").unwrap_or(20),
+        };
+        let _ = env_logger::builder().is_test(true).format_timestamp(None).try_init();
+        let (mut resumed, mut blackouts, mut snapshots, mut writes) = (0, 0, 0, 0);
+        for seed in seeds.clone() {
+            let tally =
+                run_on_disks(seed, None).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}"));
+            assert!(tally.writes >= 20 && tally.reads >= 10, "SIMULATION_SEED={seed}: {tally:?}");
+            (resumed, blackouts) = (resumed + tally.resumed, blackouts + tally.blackouts);
+            (snapshots, writes) = (snapshots + tally.snapshots, writes + tally.writes);
+        }
+        println!(
+            "{seeds:?}: {writes} writes, {resumed} resumed, {blackouts} blackouts, {snapshots} snapshots"
+        );
+        if seeds.end - seeds.start > 1 {
+            assert!(resumed > 0 && blackouts > 0 && snapshots > 0, "{resumed} {blackouts} {snapshots}");
+        }
+    }
+
     #[test]
     fn a_seed_repeats_a_run_exactly() {
         for seed in 0..3 {
             assert_eq!(run(seed, None), run(seed, None), "SIMULATION_SEED={seed}");
+            assert_eq!(run_on_disks(seed, None), run_on_disks(seed, None), "SIMULATION_SEED={seed}");
         }
     }
 
     /// The number of seeds that it took to find a rule missing.
     fn seeds_to_find(rule: Rule) -> u64 {
+        let run = if [Rule::SyncedLog, Rule::PersistBeforeSend, Rule::FreshNumbers].contains(&rule) {
+            run_on_disks
+        } else {
+            run
+        };
         let found = (0..2_000).find_map(|seed| Some((seed, run(seed, Some(rule)).err()?)));
         let (seed, why) =
             found.unwrap_or_else(|| panic!("2000 seeds did not find that {rule:?} was missing"));
@@ -145,6 +195,21 @@ mod tests {
     #[test]
     fn a_leader_that_answers_a_replica_without_a_majority_is_found() {
         seeds_to_find(Rule::MajorityAtReadQuestion);
+    }
+
+    #[test]
+    fn a_number_given_again_after_a_start_is_found() {
+        seeds_to_find(Rule::FreshNumbers);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_sync_is_found() {
+        seeds_to_find(Rule::SyncedLog);
+    }
+
+    #[test]
+    fn what_is_sent_before_it_is_on_the_disk_is_found() {
+        seeds_to_find(Rule::PersistBeforeSend);
     }
 
     #[test]

@@ -91,6 +91,11 @@ pub(super) enum Acked {
 }
 
 impl Outgoing {
+    /// Whose ids have numbers above this.
+    pub(super) fn after(last: u64) -> Self {
+        Self { last, ..Self::default() }
+    }
+
     /// An id for another command.
     pub(super) fn next_id(&mut self, replica: u64) -> StagedId {
         self.last += 1;

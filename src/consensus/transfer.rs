@@ -71,6 +71,11 @@ pub(super) enum Acked {
 }
 
 impl Outgoing {
+    /// Whose transfers have ids above this.
+    pub(super) fn after(last_id: u64) -> Self {
+        Self { last_id, ..Self::default() }
+    }
+
     /// Begins a transfer, in place of one that is under way to the same replica.
     pub(super) fn start(&mut self, head: Message, source: Pieces, length: usize) -> Body {
         self.last_id += 1;

@@ -13,6 +13,7 @@ use prometheus::{
 use super::lane_id::LaneId;
 use super::routes::Route;
 use super::sockets;
+use crate::disk::DiskUse;
 use crate::logging;
 use crate::memory;
 use crate::node::troubles::Troubles;
@@ -35,6 +36,8 @@ pub struct Metrics {
     /// Which lanes' names are used.
     follower: bool,
     latency: Vec<Histogram>,
+    /// How long transactions on the disk took.
+    pub disk_sync: Histogram,
     /// Requests refused at once, by lane.
     pub sheds: IntCounterVec,
     /// Connections whose rest could not be read, and which cost a thread and two descriptors for good.
@@ -79,6 +82,8 @@ struct Gauges {
     allocator_resident: IntGauge,
     memory_used: IntGauge,
     memory_bound: IntGauge,
+    disk_log: IntGauge,
+    disk_snapshots: IntGauge,
     dropped_lines: IntGauge,
 }
 
@@ -106,6 +111,8 @@ pub struct Sample {
     pub retries: u64,
     /// Bytes that the node may hold; 0 where that is not bounded.
     pub memory_bound: u64,
+    /// What is on its disk.
+    pub disk: DiskUse,
     /// The epoch of the view, 0 without one.
     pub epoch: u64,
     /// Whether the node leads the meta group.
@@ -150,6 +157,12 @@ impl Metrics {
             registry.register(Box::new(histogram.clone())).expect("registered once per lane");
             histogram
         });
+        let options = HistogramOpts::new(
+            "evenkv_disk_sync_seconds",
+            "Time for a transaction on the disk, with DATA_DIR",
+        );
+        let disk_sync = Histogram::with_opts(options.buckets(BUCKETS.to_vec())).expect("valid buckets");
+        registry.register(Box::new(disk_sync.clone())).expect("registered once");
         let stuck = IntGauge::new(
             "evenkv_stuck_connections",
             "Connections that their clients have closed and that cannot be let go: each costs a thread and two descriptors until the process ends",
@@ -160,6 +173,7 @@ impl Metrics {
         Self {
             stuck,
             latency: latency.collect(),
+            disk_sync,
             requests: counters(
                 "evenkv_requests_total",
                 "Answers, by route, status and lane",
@@ -316,6 +330,8 @@ impl Gauges {
                 "What MAX_MEMORY bounds: the resident memory of the allocator",
             ),
             memory_bound: gauge("evenkv_memory_bound_bytes", "MAX_MEMORY, 0 where it is unset"),
+            disk_log: gauge("evenkv_disk_log_bytes", "What the logs take in DATA_DIR"),
+            disk_snapshots: gauge("evenkv_disk_snapshot_bytes", "What the snapshots take in DATA_DIR"),
             dropped_lines: gauge(
                 "evenkv_log_dropped_lines",
                 "Lines of the log that were dropped since the process was started, since nobody read them in time",
@@ -336,6 +352,8 @@ impl Gauges {
         self.pairs.set(signed(sample.pairs));
         self.bytes.set(signed(sample.bytes));
         self.retries.set(signed(sample.retries));
+        self.disk_log.set(signed(sample.disk.log));
+        self.disk_snapshots.set(signed(sample.disk.snapshots));
         self.epoch.set(signed(sample.epoch));
         self.leads.set(i64::from(sample.leads));
         self.set_troubles(&sample.troubles);
@@ -414,6 +432,7 @@ mod tests {
             bytes: 5,
             retries: 128,
             memory_bound: 300,
+            disk: DiskUse { log: 5, snapshots: 6 },
             epoch: 1,
             leads: true,
             troubles: Troubles {
@@ -436,6 +455,8 @@ mod tests {
             "evenkv_pairs 2",
             "evenkv_retry_bytes 128",
             "evenkv_memory_bound_bytes 300",
+            "evenkv_disk_log_bytes 5",
+            "evenkv_disk_snapshot_bytes 6",
             "evenkv_unreachable_nodes 1",
             "evenkv_lost_shards 2",
             "evenkv_shard_leader{shard=\"1\"} 1",

@@ -39,6 +39,7 @@ use super::{
 };
 use crate::clock::{Deadline, now};
 use crate::config::Config;
+use crate::disk::{Storage, Stored};
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::node::audits;
@@ -132,11 +133,11 @@ impl Server {
     ///
     /// # Errors
     /// When the address is taken, or the system has no threads left to give.
-    pub fn start(config: &Config) -> io::Result<Running> {
+    pub fn start(config: &Config, kept: Option<(Arc<Storage>, Stored)>) -> io::Result<Running> {
         let listener = accept::listen(config.listen, config.server.idle_timeout)?;
         let listening = listener.local_addr()?;
         let own_listener = listener.try_clone()?;
-        let (node, groups_inbox) = Node::new(config, Arc::new(Calls));
+        let (node, groups_inbox) = Node::resumed(config, Arc::new(Calls), kept).map_err(io::Error::other)?;
         let node = Arc::new(node);
         let limits = &config.server;
         let (dispatcher, shed_queue) = Dispatcher::new(Arc::clone(&node), limits, listening.port());
@@ -218,7 +219,7 @@ impl Server {
         let (stop_time, stopped) = bounded(0);
         let node = Arc::clone(&server.controller.node);
         // Whoever asks for its room is told of what it holds from the beginning.
-        node.count_memory();
+        node.count_room();
         threads::spawn("time", move || timekeeping::run(&node, &stopped))?;
         let [stop_watch, stop_status] = server.start_telling()?;
         let stop = [
@@ -238,6 +239,8 @@ impl Server {
 
     /// Starts the threads that tell clients what they learn of other nodes.
     fn start_telling(self: &Arc<Self>) -> io::Result<[Sender<()>; 2]> {
+        let metrics = Arc::clone(&self.dispatcher.metrics);
+        self.controller.node.observe_disk(move |took| metrics.disk_sync.observe(took.as_secs_f64()));
         let (stop_watch, stopped) = bounded(0);
         let own = Arc::clone(self);
         threads::spawn("watch", move || own.tell_watchers(&stopped))?;
@@ -286,6 +289,7 @@ impl Server {
             bytes: size.bytes,
             retries: retries as u64,
             memory_bound: self.controller.node.memory_bound().unwrap_or(0),
+            disk: self.controller.node.disk_use(),
             port: self.dispatcher.port,
         }
     }

@@ -108,6 +108,11 @@ impl fmt::Display for LimitsError {
                  allowed is {from} to {most}"
             ),
             Self::TooHigh { name, to, most } => write!(f, "{name} is {to}: allowed is up to {most}"),
+            Self::TooLongForLog { max_value_length, repl_factor: 1 } => write!(
+                f,
+                "max-value-length is {max_value_length}, and the nodes have DATA_DIR: allowed with that is a max-value-length of up to \
+                 {LONGEST_LOGGED_VALUE}"
+            ),
             Self::TooLongForLog { max_value_length, repl_factor } => write!(
                 f,
                 "max-value-length is {max_value_length} and repl-factor {repl_factor}: allowed with several replicas \
@@ -130,11 +135,16 @@ impl Limits {
         }
     }
 
-    /// Whether a cluster with these limits can have those that are asked for, with so many replicas per shard.
+    /// Whether a cluster with these limits can have those that are asked for, with so many replicas per shard, by nodes that keep their shards on disks or not.
     ///
     /// # Errors
     /// Why not.
-    pub fn check(self, wanted: &WantedLimits, repl_factor: usize) -> Result<(), LimitsError> {
+    pub fn check(
+        self,
+        wanted: &WantedLimits,
+        repl_factor: usize,
+        is_durable: bool,
+    ) -> Result<(), LimitsError> {
         let limits = [
             ("max-key-length", self.max_key_length, wanted.max_key_length, LONGEST_KEY),
             ("max-value-length", self.max_value_length, wanted.max_value_length, LONGEST_VALUE),
@@ -147,7 +157,7 @@ impl Limits {
             }
         }
         let max_value_length = self.raised(wanted).max_value_length;
-        if repl_factor > 1 && max_value_length > LONGEST_LOGGED_VALUE {
+        if (repl_factor > 1 || is_durable) && max_value_length > LONGEST_LOGGED_VALUE {
             return Err(LimitsError::TooLongForLog { max_value_length, repl_factor });
         }
         Ok(())
@@ -200,7 +210,7 @@ mod tests {
                 raised.max_key_length >= key && raised.max_value_length >= value,
                 "{present:?} {wanted:?}"
             );
-            match (present.check(&wanted, repl_factor), expected) {
+            match (present.check(&wanted, repl_factor, false), expected) {
                 (Ok(()), Ok(expected)) => {
                     assert_eq!((raised.max_key_length, raised.max_value_length), expected, "{wanted:?}");
                 }

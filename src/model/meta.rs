@@ -42,6 +42,9 @@ pub struct MetaState {
     /// How long keys and values may be: as the founder was set, and as view changes have raised it since.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether its nodes keep what they hold on disks: all do, or none.
+    #[serde(default)]
+    pub durable: bool,
     /// The view.
     pub view: View,
     /// Which start of which node holds each group: by group, address and incarnation. Of a group with several replicas it says
@@ -369,6 +372,7 @@ impl MetaState {
             open: false,
             hash_key,
             limits: Limits::default(),
+            durable: false,
             view,
             holders,
             origins,

@@ -34,6 +34,8 @@ pub struct Gauge {
     counted_at: AtomicU64,
     /// Up to here writes are admitted.
     until: AtomicU64,
+    /// What there is room for on its disk, in bytes; the highest number where it has none or that is not known.
+    disk_left: AtomicU64,
     /// Whether another replica of a group that this node leads has a bound.
     are_others_bounded: AtomicBool,
 }
@@ -43,7 +45,8 @@ impl Gauge {
     pub fn new(bound: Option<u64>) -> Self {
         let [used, admitted, counted_at] = [const { AtomicU64::new(0) }; 3];
         let (until, are_others_bounded) = (AtomicU64::new(bound.unwrap_or(u64::MAX)), AtomicBool::new(false));
-        Self { bound, used, admitted, counted_at, until, are_others_bounded }
+        let disk_left = AtomicU64::new(u64::MAX);
+        Self { bound, used, admitted, counted_at, until, disk_left, are_others_bounded }
     }
 
     /// What the node may hold, in bytes, if that is bounded.
@@ -55,9 +58,19 @@ impl Gauge {
     pub fn count(&self, used: u64) {
         self.used.store(used, Ordering::Relaxed);
         let before = self.counted_at.swap(self.admitted(), Ordering::Relaxed);
-        if let Some(bound) = self.bound {
-            self.until.store(before.saturating_add(bound.saturating_sub(used)), Ordering::Relaxed);
-        }
+        let in_memory = self.bound.map_or(u64::MAX, |bound| bound.saturating_sub(used));
+        let left = in_memory.min(self.disk_left.load(Ordering::Relaxed));
+        self.until.store(before.saturating_add(left), Ordering::Relaxed);
+    }
+
+    /// Takes in for how many bytes there is room on the disk of the node; the next count goes by it.
+    pub fn count_disk(&self, left: u64) {
+        self.disk_left.store(left, Ordering::Relaxed);
+    }
+
+    /// Whether the node has a bound of its own.
+    fn has_own_bound(&self) -> bool {
+        self.bound.is_some() || self.disk_left.load(Ordering::Relaxed) != u64::MAX
     }
 
     /// What was held at the last count, in bytes.
@@ -67,7 +80,7 @@ impl Gauge {
 
     /// How many bytes more the node takes, if that is bounded.
     pub fn left(&self) -> Option<u64> {
-        self.bound.map(|_| self.until.load(Ordering::Relaxed).saturating_sub(self.admitted()))
+        self.has_own_bound().then(|| self.until.load(Ordering::Relaxed).saturating_sub(self.admitted()))
     }
 
     /// The bytes of all writes that were admitted.
@@ -97,7 +110,7 @@ impl Gauge {
 
     /// Whether any bound is known by which a write may be refused.
     pub fn is_bounded(&self) -> bool {
-        self.bound.is_some() || self.are_others_bounded.load(Ordering::Relaxed)
+        self.has_own_bound() || self.are_others_bounded.load(Ordering::Relaxed)
     }
 }
 

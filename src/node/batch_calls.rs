@@ -46,8 +46,8 @@ pub(super) fn ask_all(node: &Node, parts: &[Part]) -> Vec<Replies> {
 
 /// Sends a part in a frame. Nothing where it has to go by HTTP.
 fn begin(node: &Node, part: &Part) -> Option<Begun> {
-    // Whoever has the only replica waits for no log.
-    part.addressed.incarnation?;
+    // Whoever has the only replica waits for no log, unless it keeps one on its disk.
+    part.addressed.incarnation.filter(|_| !node.is_durable())?;
     if part.questions.len() > MOST_QUESTIONS {
         return None;
     }

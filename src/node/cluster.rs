@@ -47,6 +47,7 @@ impl Node {
             large_memory: Some(self.large_memory),
             room: self.room_left(),
             has_secret: self.secret.is_some(),
+            durable: self.is_durable(),
             proof: proof.map(|(secret, challenge)| wire::proof(secret, challenge, &self.address)),
         };
         match (&*self.serving_state(), &self.role) {

@@ -15,6 +15,7 @@ use super::state::{Node, ServingState};
 use crate::clock::{Deadline, now};
 use crate::config::Role;
 use crate::dice;
+use crate::logging;
 use crate::model::address::Address;
 use crate::model::hash::HashKey;
 use crate::model::meta::MetaState;
@@ -42,6 +43,10 @@ pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
             log::error!("a round of greetings broke off");
             node.end_first_round();
         }
+        if let Some(why) = node.outdated() {
+            logging::say_last(&why);
+            std::process::exit(1);
+        }
         // A follower's main is always asked: nobody else would notice that it was never there.
         if let Some(main) = node.main() {
             ask_livez(&main);
@@ -54,7 +59,8 @@ pub fn run(node: &Arc<Node>, stop: &Receiver<()>) {
 
 /// What a node does before anything else: one alone that nobody can name is a cluster of its own from the start.
 pub(crate) fn begin(node: &Node) {
-    if node.role == Role::Single && !node.has_address {
+    let waits = matches!(&*node.serving_state(), ServingState::Waiting(_));
+    if node.role == Role::Single && !node.has_address && waits {
         found_alone(node);
     }
 }
@@ -71,6 +77,7 @@ fn found_alone(node: &Node) {
 fn found(node: &Node, mut state: MetaState) {
     // Those of whoever founds a cluster are the cluster's.
     state.limits = node.own_limits;
+    state.durable = node.is_durable();
     let replica = dice::id();
     node.note_replica(state.group, replica);
     node.meta.found(state.group, replica, &node.address, state.clone());
@@ -103,16 +110,24 @@ impl Discovery {
     pub(crate) fn new(node: &Arc<Node>) -> Self {
         let roll_call = match &node.role {
             Role::Member { view } => {
-                Some(RollCall::new(&node.address, node.incarnation, view, node.own_limits))
+                let durable = node.is_durable();
+                Some(RollCall::new(&node.address, node.incarnation, view, node.own_limits, durable))
             }
             _ => None,
         };
         Self { node: Arc::clone(node), roll_call, started: now(), founding: None, told_leaders: now() }
     }
 
+    /// Why the node must not take part in its groups, if so.
+    #[cfg(test)]
+    pub(crate) fn outdated(&self) -> Option<String> {
+        self.node.outdated()
+    }
+
     /// Asks and tells whom it has to, once.
     pub(crate) async fn round(&mut self) {
         self.node.forget_old_reservation();
+        self.node.return_to_groups().await;
         self.node.sweep();
         let waiting = matches!(&*self.node.serving_state(), ServingState::Waiting(_));
         self.give_up_founding(waiting);

@@ -99,7 +99,7 @@ impl Node {
             Ok(own) => own,
             Err(not_served) => return Begun::Done(Err(not_served)),
         };
-        if !own.is_logged() {
+        if !own.is_logged() || operation.is_read() && self.is_only_voter(own) {
             let forwarded = request.map(|request| self.stamp(own, request, epoch));
             let id = (request, forwarded);
             return Begun::Done(self.ask_alone(serving, (shard, own), (hash, key), operation, id));

@@ -108,7 +108,7 @@ impl std::fmt::Display for NotDone {
                 f.write_str("a replica of the shard is of a version that does not know this")
             }
             Self::Full => f.write_str("the shard can remember no more named writes"),
-            Self::NoRoom(node) => write!(f, "{node} holds as much as its MAX_MEMORY allows"),
+            Self::NoRoom(node) => write!(f, "{node} holds as much as its MAX_MEMORY or its disk allows"),
             Self::UnderWay => {
                 f.write_str("an earlier request under the same Idempotency-Key has not ended yet")
             }
@@ -333,6 +333,16 @@ impl Node {
             let local = self.groups.local(shard.group()).filter(|_| operation.is_read());
             if local.is_some_and(|local| local.status.answers_reads) { Ok(()) } else { Err(not_done) }
         })
+    }
+
+    /// Whether this node leads a shard's group and has the only vote in it. Nobody else can have been elected then, or be without its vote, so what is applied
+    /// here is all that was ever acknowledged.
+    pub(super) fn is_only_voter(&self, shard: &Shard) -> bool {
+        self.is_durable()
+            && self.groups.local(shard.group()).is_some_and(|local| {
+                let status = &local.status;
+                local.has_taken_over() && status.voters == [status.replica] && status.outgoing.is_empty()
+            })
     }
 
     /// The node of a replica of a group, as this node's replica knows it.

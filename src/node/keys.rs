@@ -454,7 +454,7 @@ impl Node {
                 }
             };
         };
-        if !own.is_logged() {
+        if !own.is_logged() || operation.is_read() && self.is_only_voter(own) {
             return Whom::Alone(own);
         }
         match self.does(own, operation) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::membership::unlike;
 use super::state::{Node, Serving, ServingState};
 use crate::clock::{Deadline, now};
 use crate::dice;
@@ -46,6 +47,9 @@ impl Node {
                 state.version, state.cluster
             ));
         }
+        if state.durable != self.is_durable() {
+            return Err(unlike(&self.address, self.is_durable()));
+        }
         let _guard = self.learning.lock();
         let serving_state = self.serving_state();
         let known = match &*serving_state {
@@ -68,6 +72,7 @@ impl Node {
             log::info!("learned of cluster {}: {} nodes", state.cluster, state.view.nodes().count());
             self.forget_reservations_but(&state.cluster);
         }
+        self.keep_state(state, known.is_some() || old.is_none())?;
         self.meta.give_up_others(state.group);
         self.expect_new_holders(state, known);
         let (own, lost) = self.place_in(state, known.is_some());

@@ -32,6 +32,8 @@ pub struct RollCall {
     view: HelloView,
     /// The limits of the cluster, where this node founds it.
     limits: Option<Limits>,
+    /// Whether this node keeps what it holds on a disk.
+    is_durable: bool,
     greetings: BTreeMap<Address, Greeting>,
 }
 
@@ -46,14 +48,14 @@ pub enum Roll {
 
 impl RollCall {
     /// Nobody but the node itself has said anything.
-    pub fn new(own: &Address, own_instance: u64, view: &View, limits: Limits) -> Self {
+    pub fn new(own: &Address, own_instance: u64, view: &View, limits: Limits, is_durable: bool) -> Self {
         let greetings = view
             .nodes()
             .filter(|node| *node != own)
             .map(|node| (node.clone(), Greeting::Missing("not asked yet".to_owned())))
             .collect();
         let limits = (view.nodes().next() == Some(own)).then_some(limits);
-        Self { own: own.clone(), own_instance, view: hello_view(view), limits, greetings }
+        Self { own: own.clone(), own_instance, view: hello_view(view), limits, is_durable, greetings }
     }
 
     /// The nodes to ask. All of them, in each round: one that agreed a while ago may be gone.
@@ -76,6 +78,9 @@ impl RollCall {
         }
         if let Some(reason) = self.limits.and_then(|limits| limits.lack(hello.large_memory)) {
             return Greeting::Unfit(reason);
+        }
+        if hello.durable != self.is_durable {
+            return Greeting::Unfit(unlike(&hello.address, hello.durable));
         }
         match (&hello.view, &hello.cluster) {
             (Some(view), _) if *view == self.view => Greeting::Agrees { incarnation: hello.incarnation },
@@ -102,6 +107,16 @@ impl RollCall {
             }
         }
         if problems.is_empty() { Roll::Complete(incarnations) } else { Roll::Incomplete(problems) }
+    }
+}
+
+/// What is said of a node that keeps what it holds where this one does not, or the reverse.
+pub fn unlike(node: &Address, is_durable: bool) -> String {
+    let advice = "set DATA_DIR on all nodes of a cluster, or on none";
+    if is_durable {
+        format!("{node} has DATA_DIR, and this cluster keeps everything in memory: {advice}")
+    } else {
+        format!("{node} has no DATA_DIR, and this cluster keeps everything on disks: {advice}")
     }
 }
 
@@ -137,6 +152,7 @@ mod tests {
             large_memory: Some(16 << 20),
             room: None,
             has_secret: false,
+            durable: false,
             proof: None,
         }
     }
@@ -145,7 +161,7 @@ mod tests {
     fn a_node_waits_for_all_and_names_who_differs() {
         let view = View::first(&nodes("a,b,c"), 1).unwrap();
         let [a, b, c] = nodes("a,b,c").try_into().unwrap();
-        let mut call = RollCall::new(&a, 2, &view, Limits::default());
+        let mut call = RollCall::new(&a, 2, &view, Limits::default(), false);
         assert_eq!(call.others(), [b.clone(), c.clone()]);
 
         call.note(&b, Ok::<_, String>(hello("b", "a,b,c")));
@@ -168,7 +184,7 @@ mod tests {
         call.note(&c, Ok::<_, String>(narrow.clone()));
         let Roll::Incomplete(problems) = call.serving_state() else { panic!("c has too little memory") };
         assert!(problems[0].contains("c:13800 cannot take part: LARGE_MEMORY is 5,"), "{problems:?}");
-        let mut other = RollCall::new(&b, 3, &view, Limits::default());
+        let mut other = RollCall::new(&b, 3, &view, Limits::default(), false);
         other.note(&a, Ok::<_, String>(hello("a", "a,b,c")));
         other.note(&c, Ok::<_, String>(narrow));
         assert!(matches!(other.serving_state(), Roll::Complete(_)), "the founder's limits count");

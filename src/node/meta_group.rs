@@ -68,6 +68,11 @@ impl MetaGroup {
         self.groups.join(group, replica, machine);
     }
 
+    /// Goes on with a replica whose state will be restored.
+    pub(super) fn resume(&self, group: u64) -> Box<dyn StateMachine> {
+        self.enter(group, None)
+    }
+
     fn enter(&self, group: u64, state: Option<MetaState>) -> Box<dyn StateMachine> {
         let mut own = self.group.write();
         if let Some(old) = own.replace(group).filter(|old| *old != group) {
@@ -159,6 +164,10 @@ struct MetaMachine {
 }
 
 impl StateMachine for MetaMachine {
+    fn kind(&self) -> u8 {
+        super::kept::META
+    }
+
     fn apply(&mut self, _index: u64, _term: u64, command: &[u8]) -> Vec<u8> {
         let outcome = match (self.state.as_mut(), serde_json::from_slice(command)) {
             (Some(state), Ok(command)) => state.apply(command),

@@ -32,12 +32,20 @@ pub(super) struct Number {
 
 impl Default for Passing {
     fn default() -> Self {
-        let ended = (0..WINDOW).map(|_| AtomicU64::new(0)).collect();
-        Self { next: AtomicU64::new(0), lowest: AtomicU64::new(0), ended }
+        Self::after(0)
     }
 }
 
 impl Passing {
+    /// For a node that was started so often with one id: the numbers of each start are above those of all before.
+    pub(super) fn after(starts: u64) -> Self {
+        /// So many numbers each of up to 16,777,215 starts has.
+        const OF_A_START: u64 = 1 << 40;
+        let ended = (0..WINDOW).map(|_| AtomicU64::new(0)).collect();
+        let first = starts * OF_A_START;
+        Self { next: AtomicU64::new(first), lowest: AtomicU64::new(first), ended }
+    }
+
     /// The next number, and the lowest that has not ended. Nothing where that is too far behind.
     pub(super) fn begin(self: &Arc<Self>) -> Option<(Number, u64)> {
         let has_room = |next: u64| next.saturating_sub(self.lowest.load(Ordering::SeqCst)) < WINDOW;

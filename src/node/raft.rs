@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use parking_lot::RwLock;
 
 use super::host::Host;
 use super::inbox::{Inbox, UnderWay, Urgency};
 use crate::clock::{Deadline, now};
 use crate::consensus::{
-    Answer, Change, Command, Driver, Envelope, Members, Refusal, Role, Settings, StateMachine, Status,
+    Answer, Change, Command, Driver, Envelope, Members, Refusal, Resumed, Role, Settings, SnapshotJob,
+    StateMachine, Status, Written,
 };
 use crate::dice;
+use crate::disk::Storage;
+use crate::logging;
 use crate::model::address::Address;
 use crate::model::room::{self, Gauge};
 use crate::threads;
@@ -50,6 +53,9 @@ enum Input {
     Unapplied(u64, Sender<Vec<Bytes>>),
     HandOver(u64, Option<u64>),
     Unreachable(u64, u64),
+    Resume(Box<Resumed>, bool),
+    Speak(u64),
+    Written(Box<Written>),
 }
 
 /// Where this node's replica of a group stands.
@@ -77,6 +83,13 @@ impl LocalReplica {
     /// Whether this node's replica has a vote.
     pub fn votes(&self) -> bool {
         self.status.voters.contains(&self.status.replica)
+    }
+
+    /// Whether it has, and nobody is needed any more whose place it has taken. Until a joint change of members is over, a majority of those before is needed as
+    /// well: were another one of them lost by then, the group would never agree on anything again.
+    pub fn is_settled(&self) -> bool {
+        let Status { replica, outgoing, .. } = &self.status;
+        self.votes() && (outgoing.is_empty() || outgoing.contains(replica))
     }
 
     /// The addresses of those who vote.
@@ -167,6 +180,7 @@ pub struct GroupsInbox {
     locals: LocalReplicas,
     heard: Heard,
     gauge: Arc<Gauge>,
+    storage: Option<Arc<Storage>>,
 }
 
 impl Groups {
@@ -176,7 +190,7 @@ impl Groups {
         let (locals, heard) = (LocalReplicas::default(), Heard::default());
         let groups =
             Self { host, inbox: Arc::clone(&inbox), locals: Arc::clone(&locals), heard: Arc::clone(&heard) };
-        (groups, GroupsInbox { inbox, locals, heard, gauge })
+        (groups, GroupsInbox { inbox, locals, heard, gauge, storage: None })
     }
 
     /// Whether a node has sent something to any group lately.
@@ -214,6 +228,16 @@ impl Groups {
     /// Waits to be added to a group.
     pub fn join(&self, group: u64, replica: u64, machine: Box<dyn StateMachine>) {
         self.put(Input::Join(group, replica, machine));
+    }
+
+    /// Goes on with a replica as it was kept; silently until it is told to [`speak`](Self::speak).
+    pub fn resume(&self, resumed: Resumed, silently: bool) {
+        self.put(Input::Resume(Box::new(resumed), silently));
+    }
+
+    /// Takes part in a group again.
+    pub fn speak(&self, group: u64) {
+        self.put(Input::Speak(group));
     }
 
     /// Takes no part in a group any more.
@@ -399,23 +423,44 @@ impl Drop for Waiter {
 }
 
 impl GroupsInbox {
-    /// Starts the thread.
+    /// The replicas are kept there from the beginning.
+    pub(super) fn keep_on(&mut self, storage: Option<Arc<Storage>>) {
+        self.storage = storage;
+    }
+
+    /// Starts the thread, and the one that writes snapshots where replicas are kept on a disk.
     ///
     /// # Errors
     /// When the system has no thread left to give.
     pub fn start(self, post: Box<dyn Transport>, publish: Publish) -> io::Result<()> {
         let settings = settings_within(self.gauge.bound());
-        let raft = self.into_raft(settings, post, publish);
+        let (inbox, is_kept) = (Arc::clone(&self.inbox), self.storage.is_some());
+        let mut raft = self.into_raft(settings, post, publish);
+        if is_kept {
+            // One of a group at a time.
+            let (writer, jobs) = unbounded::<SnapshotJob>();
+            raft.writer = Some(writer);
+            threads::spawn("snapshots", move || {
+                for job in jobs {
+                    let _ = inbox.put(Input::Written(Box::new(job.write())), Urgency::Now, usize::MAX);
+                }
+            })?;
+        }
         threads::spawn("raft", move || raft.run()).map(|_| ())
     }
 
     /// What the thread does, for whoever has it done without one.
     pub(crate) fn into_raft(self, settings: Settings, post: Box<dyn Transport>, publish: Publish) -> Raft {
+        let driver = match self.storage {
+            Some(storage) => Driver::kept(settings.clone(), storage),
+            None => Driver::new(settings.clone()),
+        };
         Raft {
             inbox: self.inbox,
             locals: self.locals,
             heard: self.heard,
-            driver: Driver::new(settings.clone()),
+            driver,
+            writer: None,
             settings,
             senders: HashMap::new(),
             gauge: self.gauge,
@@ -446,6 +491,8 @@ pub(crate) struct Raft {
     heard: Heard,
     settings: Settings,
     driver: Driver<Waiter>,
+    /// Who writes snapshots to the disk; where there is nobody they are written at once.
+    writer: Option<Sender<SnapshotJob>>,
     /// Where replicas that are not known as members have written from.
     senders: HashMap<u64, Address>,
     /// What the node holds, and may.
@@ -471,7 +518,14 @@ impl Raft {
                 next_tick = now() + TICK;
             }
             let worked = catch_unwind(AssertUnwindSafe(|| self.round(inputs, ticks)));
+            if let Some(why) = self.driver.disk_error() {
+                end_process(why);
+            }
             under_way = worked.unwrap_or_else(|_| {
+                if self.writer.is_some() {
+                    // What is on the disk can: whoever starts the process again goes on from there.
+                    end_process("this node's replicas failed");
+                }
                 // What it knew cannot be trusted any more. The others replace these replicas by new ones.
                 log::error!("this node's replicas failed and are given up");
                 self.driver = Driver::new(Settings { seed: dice::draw(), ..self.settings.clone() });
@@ -504,6 +558,7 @@ impl Raft {
             self.driver.tick();
         }
         self.driver.work();
+        self.write_snapshots();
         self.hear_rooms(ticks);
         let changed = self.show(ticks);
         (self.publish)(&changed);
@@ -521,6 +576,15 @@ impl Raft {
         }
         let (reads, writes) = self.driver.under_way();
         UnderWay { reads, writes }
+    }
+
+    fn write_snapshots(&mut self) {
+        for job in self.driver.take_snapshot_jobs() {
+            match &self.writer {
+                Some(writer) => drop(writer.send(job)),
+                None => self.driver.note_written(job.write()),
+            }
+        }
     }
 
     /// Takes in what other replicas have told of their room.
@@ -633,9 +697,23 @@ impl Raft {
                 self.driver.hand_over(group, to);
             }
             Input::Unreachable(group, replica) => self.driver.report_unreachable(group, replica),
+            Input::Resume(resumed, silently) => {
+                let group = resumed.group();
+                note(group, self.driver.resume(*resumed, silently));
+            }
+            Input::Speak(group) => self.driver.speak(group),
+            Input::Written(written) => self.driver.note_written(*written),
         }
         None
     }
+}
+
+/// After a disk has failed nobody knows what is on it: nothing is said any more, and whoever starts the process again looks.
+fn end_process(why: &str) -> ! {
+    logging::say_last(&format!(
+        "{why}: the node stops, and goes on from what is on the disk when it is started again"
+    ));
+    std::process::exit(1)
 }
 
 fn note(group: u64, began: Result<(), Refusal>) {

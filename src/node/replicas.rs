@@ -77,6 +77,21 @@ impl Holdings {
 }
 
 impl Node {
+    /// The groups that a node was ever a member of, as it starts again with its folder: it founds none of them again.
+    pub(super) fn resume_founded(&self, known: Vec<u64>) {
+        self.replicas.0.lock().founded.extend(known);
+    }
+
+    /// A replica that goes on from the folder.
+    pub(super) fn resume_shard(&self, shard: Arc<Shard>, replica: u64) {
+        let group = shard.group();
+        // How old it is shows once its leader was asked.
+        self.forget_age(group);
+        let mut held = self.replicas.0.lock();
+        held.locals.insert(group, (replica, now()));
+        held.shards.insert(group, shard);
+    }
+
     /// The shards of a state that this node holds replicas of, and the one that an earlier start of it held alone.
     pub(super) fn place_in(
         &self,
@@ -160,7 +175,7 @@ impl Node {
                 // All that begin with the group count from the same time, whatever their clocks show.
                 replica.set_clock(0, ticks_ms());
                 held.shards.insert(group, Arc::clone(&replica));
-                if shard.replicas.len() > 1 {
+                if shard.replicas.len() > 1 || self.is_durable() {
                     let voters = state.holders[&group].iter();
                     let voters = voters.map(|(node, incarnation)| (*incarnation, node.clone())).collect();
                     held.start_replica(self, &replica, self.incarnation, Some(voters));
@@ -260,7 +275,7 @@ impl Node {
         let state = &serving.state;
         // While the view is being changed, the voters of the meta group are, too.
         let should_vote = state.change.is_none() && wanted_voters(&state.nodes()).contains(&self.address);
-        let votes = self.meta.local().is_some_and(|local| local.group == state.group && local.votes());
+        let votes = self.meta.local().is_some_and(|local| local.group == state.group && local.is_settled());
         let meta = (should_vote && !votes)
             .then(|| "the group that holds the view: this node is to be taken in as a voter".to_owned());
         meta.into_iter().chain(self.missing_shard_votes(serving)).collect()
@@ -270,7 +285,7 @@ impl Node {
         let shards = serving.state.view.shards.iter().filter(|shard| shard.replicas.len() > 1);
         let own = shards.filter(|shard| shard.replicas.contains(&self.address));
         own.filter_map(|shard| match self.groups.local(shard.group) {
-            Some(local) if !local.votes() => {
+            Some(local) if !local.is_settled() => {
                 Some(format!("shard {}: this node's replica is catching up", shard.id))
             }
             Some(local) if local.leader().is_none() => Some(self.leaderless(shard, &local.voters())),

@@ -16,6 +16,19 @@ impl Node {
         self.note_memory(memory::usage_now().resident);
     }
 
+    /// Takes in both.
+    pub fn count_room(&self) {
+        self.count_disk();
+        self.count_memory();
+    }
+
+    /// Takes in what there is room for on its disk, if it has one. One thread does.
+    pub fn count_disk(&self) {
+        if let Some(left) = self.storage.as_ref().and_then(|storage| storage.room()) {
+            self.gauge.count_disk(left);
+        }
+    }
+
     /// Takes in that the node holds so many bytes.
     pub fn note_memory(&self, used: u64) {
         self.gauge.count(used);
@@ -89,7 +102,8 @@ impl Node {
 /// What is said where a node has no room.
 pub(super) fn no_room(node: &Address) -> NotServed {
     NotServed::Failed(Error::NoRoom(format!(
-        "{node} holds as much as its MAX_MEMORY allows: delete pairs, add nodes by a view change, or start it with a higher MAX_MEMORY"
+        "{node} holds as much as its MAX_MEMORY, or the disk of its DATA_DIR, allows: delete pairs, add nodes by a view change, start it with a \
+         higher MAX_MEMORY, or make room on that disk"
     )))
 }
 

@@ -32,6 +32,10 @@ impl ShardMachine {
 }
 
 impl StateMachine for ShardMachine {
+    fn kind(&self) -> u8 {
+        super::kept::SHARD
+    }
+
     fn apply(&mut self, _index: u64, term: u64, command: &[u8]) -> Vec<u8> {
         let outcome = match ShardCommand::decode(command) {
             Ok(command) => {

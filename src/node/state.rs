@@ -17,6 +17,7 @@ use super::raft::{Groups, GroupsInbox};
 use super::rate::Rates;
 use super::replicas::Replicas;
 use super::reservation::Reservations;
+use super::returning::Returns;
 use super::stale::Freshness;
 use super::strangers::Strangers;
 use super::timekeeping::Timekeeping;
@@ -27,6 +28,7 @@ use crate::budget::Budget;
 use crate::clock::{Deadline, now};
 use crate::config::{Config, Role};
 use crate::dice;
+use crate::disk::Storage;
 use crate::error::Error;
 use crate::model::address::Address;
 use crate::model::condition::TagSpace;
@@ -77,8 +79,15 @@ pub struct Node {
     pub budget: Budget,
     /// The same for what nodes send each other: clients do not use it up.
     pub internal_budget: Budget,
-    /// The random id of this start of the node: what an earlier start was given is not this one's.
+    /// The random id under which the node holds what it has: of this start of it, as what an earlier one was given is not this one's; of
+    /// its folder where it has one.
     pub incarnation: u64,
+    /// Its folder, where it keeps what it holds.
+    pub(super) storage: Option<Arc<Storage>>,
+    /// The random id of this process.
+    pub(super) life: u64,
+    /// Who was started how often with a folder.
+    pub(super) returns: Returns,
     /// The random id by which a follower finds its own trace in a request; nobody else is told.
     pub trace: String,
     /// Who may ask for what.
@@ -154,6 +163,11 @@ pub struct Serving {
 impl Node {
     /// A node that has not talked to anybody yet, and what its raft thread is started with.
     pub fn new(config: &Config, host: Arc<dyn Host>) -> (Self, GroupsInbox) {
+        Self::with(config, host, None)
+    }
+
+    /// The same with a folder in which it keeps what it holds. What was in it is taken in by [`resume`](Self::resume).
+    pub fn with(config: &Config, host: Arc<dyn Host>, storage: Option<Arc<Storage>>) -> (Self, GroupsInbox) {
         let serving_state = match &config.role {
             Role::Follower { .. } => ServingState::Follower,
             Role::Single => ServingState::Waiting(vec!["the node is starting".to_owned()]),
@@ -162,7 +176,8 @@ impl Node {
             }
         };
         let gauge = Arc::new(Gauge::new(config.max_memory));
-        let (groups, inbox) = Groups::new(Arc::clone(&host), Arc::clone(&gauge));
+        let (groups, mut inbox) = Groups::new(Arc::clone(&host), Arc::clone(&gauge));
+        inbox.keep_on(storage.clone());
         let groups = Arc::new(groups);
         let node = Self {
             address: config.address.clone(),
@@ -179,7 +194,7 @@ impl Node {
             peers: Peers::new(config.secret.as_deref()),
             budget: Budget::new(config.server.large_memory),
             internal_budget: Budget::new(INTERNAL_MEMORY),
-            incarnation: dice::id(),
+            incarnation: storage.as_ref().map_or_else(dice::id, |storage| storage.id()),
             trace: format!("{:016x}", dice::draw::<u64>()),
             access: config
                 .tokens
@@ -192,8 +207,11 @@ impl Node {
             replicas: Replicas::default(),
             leaders: Leaders::default(),
             freshness: Freshness::default(),
-            passing: Arc::default(),
             under_way: Arc::default(),
+            passing: Arc::new(Passing::after(storage.as_ref().map_or(0, |storage| storage.starts()))),
+            storage,
+            life: dice::id(),
+            returns: Returns::default(),
             timekeeping: Arc::default(),
             posts: Posts::default(),
             reservations: Reservations::default(),

@@ -77,14 +77,21 @@ impl Node {
     }
 }
 
+/// How often it is looked what there is room for on the disk.
+const DISK_ROUND: Duration = Duration::from_secs(1);
+
 /// Keeps the time until the channel closes.
 pub fn run(node: &Node, stop: &Receiver<()>) {
-    let (mut rest, mut next_count) = (ROUND, now());
+    let (mut rest, mut next_count, mut next_disk) = (ROUND, now(), now());
     while stop.recv_timeout(rest) == Err(RecvTimeoutError::Timeout) {
         let work = || {
             if now() >= next_count {
                 node.count_memory();
                 next_count = now() + ROUND;
+            }
+            if now() >= next_disk {
+                node.count_disk();
+                next_disk = now() + DISK_ROUND;
             }
             node.keep_time()
         };

@@ -31,12 +31,15 @@ pub async fn leave(controller: &Controller) {
     let mut handed_over = BTreeMap::new();
     let moving = Deadline::after(now(), LEADERLESS);
     loop {
-        if !moving.is_over() && move_meta_group(controller).await {
+        if !node.is_durable() && !moving.is_over() && move_meta_group(controller).await {
             node.pause(PAUSE).await;
             continue;
         }
         let locals = node.groups.locals();
-        let with_others = |local: &LocalReplica| local.votes() && local.status.voters.len() > 1;
+        // What is on a disk is there when the node comes back: it stays a member, and only leads nothing any more.
+        let is_to_go = |local: &LocalReplica| !node.is_durable() || local.leads();
+        let with_others =
+            |local: &LocalReplica| local.votes() && local.status.voters.len() > 1 && is_to_go(local);
         let rest: Vec<_> =
             locals.iter().filter(|local| with_others(local) && !left.contains(&local.group)).collect();
         if rest.is_empty() {

@@ -66,6 +66,7 @@ impl Controller {
         let (node, deadline) = (&self.node, Deadline::after(now(), GROUP_TIMEOUT));
         Ok(match order {
             Order::Reserve(asked) => answer(asked, node.reserve(&asked.cluster, asked.founding)?),
+            Order::Returned(asked) => answer(asked, node.note_returned(asked)?),
             Order::Release(asked) => {
                 node.release(&asked.cluster);
                 answer(asked, ())

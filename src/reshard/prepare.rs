@@ -14,6 +14,7 @@ use crate::model::meta::{Command, GivenUp, Members, MetaState, Piece, Wanted};
 use crate::model::plan::Plan;
 use crate::model::view::{Shard, View};
 use crate::node::ask::OrderError;
+use crate::node::membership::unlike;
 use crate::node::problems::{advice, lost_shard};
 use crate::wire::orders;
 use crate::wire::{GroupMembers, NotPlanned, PlannedMove, PlannedShard, PlannedView, ReplicaReport};
@@ -156,7 +157,7 @@ pub fn wrong(state: &MetaState, wanted: &Wanted) -> Option<String> {
     if let Err(error) = View::check(&wanted.nodes, wanted.repl_factor) {
         return Some(error.to_string());
     }
-    if let Err(error) = state.limits.check(&wanted.limits, wanted.repl_factor) {
+    if let Err(error) = state.limits.check(&wanted.limits, wanted.repl_factor, state.durable) {
         return Some(error.to_string());
     }
     let ids: BTreeSet<u32> = state.view.shards.iter().map(|shard| shard.id).collect();
@@ -377,6 +378,7 @@ async fn meet(
         Ok(hello) if hello.cluster.as_ref() != Some(&state.cluster) && hello.bound.is_some() => {
             refuse(hello.bound.unwrap_or_default())
         }
+        Ok(hello) if hello.durable != controller.node.is_durable() => refuse(unlike(node, hello.durable)),
         Ok(hello) => lack(hello.large_memory).map_or(Ok((hello.incarnation, hello.room)), refuse),
         Err(error) => {
             refuse(format!("{node} is not reached ({error}): start it, or leave it out of the view"))

@@ -129,7 +129,9 @@ impl Reconciler {
         let status = &local.status;
         let is_alone = status.voters == [status.replica] && status.learners.is_empty() && !status.changing;
         let holder = state.holder(local.group, &self.controller.node.address);
+        // One path to the disk is enough.
         if is_alone
+            && !self.controller.node.is_durable()
             && state.replicas_of(local.group).len() == 1
             && holder == Some(self.controller.node.incarnation)
             && shard.version() >= state.version

@@ -204,6 +204,7 @@ mod tests {
                 large_memory: None,
                 room: None,
                 has_secret: false,
+                durable: false,
                 proof: None,
             })
         };

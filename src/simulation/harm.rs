@@ -38,7 +38,11 @@ pub(super) fn step(world: &Shared) {
     }
     if world.now.get() > 3 * super::HARMFUL_STEPS && !is_harmed(world) {
         // Nothing could be lost that the cluster promises to survive: so it is more.
-        disaster(world);
+        if world.on_disks {
+            (0..world.nodes.len()).for_each(|place| cut_power(world, place));
+        } else {
+            disaster(world);
+        }
     }
     if world.now.get() > 2 * super::HARMFUL_STEPS {
         // It is enough; view changes have to come to their ends before something may crash.
@@ -47,6 +51,12 @@ pub(super) fn step(world: &Shared) {
         return network.slow.clear();
     }
     match world.draw(0..1000) {
+        0..4 if world.on_disks => cut_power(world, place),
+        34..36 if world.on_disks => (0..world.nodes.len()).for_each(|place| cut_power(world, place)),
+        36..39 if world.on_disks && world.nodes[place].life.get() != 0 => {
+            world.nodes[place].set_fuse(world.draw(0..60));
+        }
+        39 if world.on_disks => crash(world, place),
         0..4 => crash(world, place),
         4..6 => leave(world, place),
         6..9 => cut(world, place),
@@ -68,7 +78,7 @@ pub(super) fn step(world: &Shared) {
             world.count(|tally| tally.jumps += 1);
             world.nodes[place].wall.set(Duration::from_secs(world.draw(0..86_400)));
         }
-        33 if world.is_harsh => disaster(world),
+        33 if world.is_harsh && !world.on_disks => disaster(world),
         _ => {}
     }
 }
@@ -111,11 +121,24 @@ fn view_of(state: &MetaState) -> Option<Start> {
 
 fn crash(world: &Shared, place: usize) {
     let is_enough = world.tally.borrow().crashes > 0 && !world.harm.get();
+    // What a node that is down goes by when it comes back with its disk is not known.
+    if world.on_disks && !(world.nodes.iter().all(|node| node.life.get() != 0) && world.is_founded()) {
+        return;
+    }
     if is_enough || world.nodes[place].life.get() == 0 || !world.may_lose(place) {
         return;
     }
     world.count(|tally| tally.crashes += 1);
     kill(world, place);
+    world.nodes[place].lose_disk();
+}
+
+/// A node stops in the middle of what it does, and comes back with its disk. It may be any, and any number of them.
+fn cut_power(world: &Shared, place: usize) {
+    if world.nodes[place].life.get() != 0 {
+        world.count(|tally| tally.cuts += 1);
+        kill(world, place);
+    }
 }
 
 /// Some nodes crash at once, whatever that costs, but one that knows the cluster and is a part of it.
@@ -131,7 +154,7 @@ fn disaster(world: &Shared) {
 }
 
 fn leave(world: &Shared, place: usize) {
-    if world.nodes[place].life.get() != 0 && world.may_lose(place) {
+    if world.nodes[place].life.get() != 0 && (world.on_disks || world.may_lose(place)) {
         stop(world, place);
     }
 }
@@ -228,6 +251,16 @@ impl World {
         (0..self.nodes.len()).filter(knows).collect()
     }
 
+    /// Whether all replicas are where the view says, and no other ones are wanted.
+    fn is_founded(&self) -> bool {
+        self.newest().is_some_and(|newest| {
+            let has = |group: u64, node: &Address| self.nodes[place_of(node)].status(group).is_some();
+            let mut shards = newest.view.shards.iter();
+            newest.change.is_none()
+                && shards.all(|shard| shard.replicas.iter().all(|node| has(shard.group, node)))
+        })
+    }
+
     /// Whether the cluster promises to survive that a node loses its memory now.
     fn may_lose(&self, place: usize) -> bool {
         if !self.knowing().iter().any(|other| *other != place) {
@@ -273,14 +306,14 @@ impl World {
         let node = &self.nodes[place];
         let founds = self.newest().and_then(|newest| newest.holder(group, &address(place))) == Some(replica);
         let is_there = node.status(group).is_some_and(|status| status.replica == replica);
-        node.stays() && (is_there || founds && node.life.get() == replica)
+        node.stays() && (is_there || founds && node.holder.get() == replica)
     }
 
     /// Whether a node holds a shard without replicas that is its own, or will be, or keeps a new one whose founders have not
     /// all heard of it.
     fn holds_alone(&self, place: usize) -> bool {
         let Some(newest) = self.newest() else { return true };
-        let life = self.nodes[place].life.get();
+        let life = self.nodes[place].holder.get();
         newest.view.shards.iter().any(|shard| {
             let is_holder = newest.holder(shard.group, &address(place)) == Some(life);
             let held = self.nodes[place].shard(shard.group);
@@ -330,5 +363,5 @@ fn wanted(state: &MetaState, group: u64) -> [Vec<Address>; 2] {
 pub(super) fn is_harmed(world: &Rc<World>) -> bool {
     let tally = world.tally.borrow();
     let asked = tally.reads + tally.writes + tally.unknown + tally.refused;
-    tally.crashes + tally.disasters > 0 && tally.partitions > 0 && asked >= 200
+    tally.crashes + tally.disasters + tally.cuts > 0 && tally.partitions > 0 && asked >= 200
 }

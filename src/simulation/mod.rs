@@ -71,16 +71,18 @@ struct Tally {
     told: u64,
     resyncs: u64,
     no_room: u64,
+    /// Nodes whose power was cut, and that came back with their disk.
+    cuts: u64,
     trace: u64,
 }
 
 impl Tally {
     /// All figures but the last, which is no sum.
-    fn figures(&mut self) -> [&mut u64; 32] {
+    fn figures(&mut self) -> [&mut u64; 33] {
         let Self { steps, writes, reads, unknown, refused, retried, terms, crashes, disasters, .. } = self;
         let Self { stops, rejoined, partitions, pauses, slowed, jumps, hand_overs, restores, .. } = self;
         let Self { begun, finished, superseded, accepted, recovered, forgotten, pieces, .. } = self;
-        let Self { aborted, receipts, unmet, ended, judged_late, told, resyncs, no_room, .. } = self;
+        let Self { aborted, receipts, unmet, ended, judged_late, told, resyncs, no_room, cuts, .. } = self;
         [
             steps,
             writes,
@@ -114,6 +116,7 @@ impl Tally {
             told,
             resyncs,
             no_room,
+            cuts,
         ]
     }
 
@@ -128,9 +131,14 @@ impl Tally {
 
 /// One seed from beginning to end.
 fn run(seed: u64) -> Result<Tally, String> {
+    run_on(seed, false)
+}
+
+/// The same by nodes with disks or without.
+fn run_on(seed: u64, disks: bool) -> Result<Tally, String> {
     seeded::set(Some(seed));
     simulated::stop();
-    let world = World::new(seed);
+    let world = World::new(seed, disks);
     world::enter(Some(&world));
     // The crate ends the process on what it takes for impossible; to us that is a finding like any other.
     let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live(&world)));

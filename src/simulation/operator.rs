@@ -27,6 +27,15 @@ pub(super) async fn operate(world: Shared) {
         if world.newest().is_none() {
             continue;
         }
+        // Who is down comes back with everything, so nobody is given up.
+        if world.on_disks {
+            match world.draw(0..100) {
+                0..2 => cancel(&world).await,
+                2..70 => drop(change(&world, &[]).await),
+                _ => {}
+            }
+            continue;
+        }
         match world.draw(0..100) {
             0..2 => cancel(&world).await,
             2..12 if world.is_harsh => drop(bring_back(&world).await),
@@ -184,8 +193,10 @@ pub(super) async fn mend_and_change(world: Shared) {
             Some(Err(error)) => log::debug!("step {}: {error}", world.now.get()),
             None => {}
         }
-        bring_back(&world).await;
-        lost = world.lost_shards();
+        if !world.on_disks {
+            bring_back(&world).await;
+            lost = world.lost_shards();
+        }
     }
     world.over.set(true);
 }
@@ -199,6 +210,7 @@ fn restart_strays(world: &Shared) {
     };
     for place in (0..world.nodes.len()).filter(is_stray) {
         kill(world, place);
+        world.nodes[place].lose_disk();
     }
 }
 

@@ -15,6 +15,9 @@ use super::watch::Events;
 use super::world::{Packet, STEP, World, address, place_of};
 use crate::config::Settings;
 use crate::consensus::{Envelope, Status};
+use crate::dice;
+use crate::disk::Storage;
+use crate::disk::fake::FakeFolder;
 use crate::model::address::Address;
 use crate::model::binary::Reader;
 use crate::model::format;
@@ -45,6 +48,10 @@ pub(super) enum Start {
 pub(super) struct Process {
     /// The id of this start of the node; 0 while it does not run.
     pub(super) life: Cell<u64>,
+    /// The id under which it holds what it has; that of the start, unless it has a disk.
+    pub(super) holder: Cell<u64>,
+    /// What it keeps its replicas on, if it does.
+    disk: RefCell<Option<FakeFolder>>,
     pub(super) paused_until: Cell<u64>,
     /// It is about to stop, and takes leave of all groups before.
     pub(super) is_leaving: Cell<bool>,
@@ -68,6 +75,22 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// A node that does not run, with a disk or without.
+    pub(super) fn on(has_disk: bool) -> Self {
+        Self { disk: RefCell::new(has_disk.then(FakeFolder::default)), ..Self::default() }
+    }
+
+    /// It is found with another disk the next time.
+    pub(super) fn lose_disk(&self) {
+        let mut disk = self.disk.borrow_mut();
+        *disk = disk.is_some().then(FakeFolder::default);
+    }
+
+    /// So many more things are written, and then the power is cut.
+    pub(super) fn set_fuse(&self, left: u64) {
+        self.disk.borrow().iter().for_each(|disk| disk.set_fuse(Some(left)));
+    }
+
     pub(super) fn is_paused(&self, now: u64) -> bool {
         self.paused_until.get() > now
     }
@@ -179,7 +202,7 @@ const BOUND: u64 = 100_000_000;
 /// A full node has room for a few writes at most.
 const LITTLE_ROOM: u64 = 400;
 
-/// Starts a node, with an empty memory.
+/// Starts a node, with an empty memory; with what is on its disk, if it has one.
 pub(super) fn start(world: &Shared, place: usize) {
     let process = &world.nodes[place];
     let start = process.next.take().unwrap_or(Start::FirstView);
@@ -192,9 +215,26 @@ pub(super) fn start(world: &Shared, place: usize) {
     let bound = world.is_tight.then(|| ("MAX_MEMORY", BOUND.to_string()));
     let settings: Settings = own.into_iter().chain(bound).chain(view.map(|list| ("VIEW", list))).collect();
     let config = settings.check().expect("settings that a node may be started with");
-    let (node, inbox) = Node::new(&config, Arc::new(Simulated { place }));
+    let folder = process.disk.borrow().clone();
+    if world.on_disks {
+        // What it goes on from counts by its own clock.
+        process.life.set(dice::id());
+        world.show_clock(place);
+    }
+    let opened = folder.map(|folder| Storage::open(Arc::new(folder), &config.address, dice::id));
+    let resumed = opened.transpose().and_then(|opened| {
+        let kept = opened.map(|(storage, stored)| (Arc::new(storage), stored));
+        Node::resumed(&config, Arc::new(Simulated { place }), kept)
+    });
+    let (node, inbox) = match resumed {
+        Ok(resumed) => resumed,
+        Err(why) => return world.judge(Err(format!("node {place} cannot start: {why}"))),
+    };
     let node = Arc::new(node);
-    process.life.set(node.incarnation);
+    if !world.on_disks {
+        process.life.set(node.incarnation);
+    }
+    process.holder.set(node.incarnation);
     process.is_leaving.set(false);
     let learner = Arc::clone(&node);
     let publish = Box::new(move |groups: &[u64]| learner.publish(groups));
@@ -216,6 +256,10 @@ async fn greet(world: Shared, mut discovery: Discovery) {
     let steps = u64::try_from(discovery::ROUND.as_millis() / STEP.as_millis()).expect("a short round");
     loop {
         discovery.round().await;
+        if let Some(why) = discovery.outdated() {
+            // Nobody has put an older disk in.
+            world.judge(Err(why));
+        }
         pause_for(steps + world.draw(0..3)).await;
     }
 }
@@ -274,6 +318,7 @@ pub(super) fn kill(world: &World, place: usize) {
     let process = &world.nodes[place];
     log::debug!("step {}: node {place} loses its memory", world.now.get());
     process.end();
+    process.disk.borrow().iter().for_each(|disk| world.cut_power(disk));
     process.back_at.set(world.now.get() + world.draw(10..300));
     world.touched.set(true);
 }
@@ -298,6 +343,10 @@ pub(super) fn turn(world: &Shared, place: usize, ticks: bool) {
         let Some(mut raft) = process.raft() else { return };
         raft.turn(ticks);
         let driver = raft.driver();
+        if driver.disk_error().is_some() {
+            drop(raft);
+            return kill(world, place);
+        }
         let leads = |group: u64| Some((group, driver.leads_in(group)?, driver.status(group)?.replica));
         driver.groups().filter_map(leads).collect()
     };

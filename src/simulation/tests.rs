@@ -59,9 +59,46 @@ fn run_all(seeds: impl Iterator<Item = u64>) -> Tally {
     all
 }
 
+/// The same for nodes with disks, whose power is cut, that of all at once too: `SIMULATION_SEED`, `SIMULATION_SEEDS`, `SIMULATION_FROM`.
+#[test]
+fn nothing_acknowledged_is_lost_by_nodes_with_disks() {
+    let from = number("SIMULATION_FROM").unwrap_or(0);
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => from..from + number("SIMULATION_SEEDS").unwrap_or(12),
+    };
+    let _ = env_logger::builder().is_test(true).format_timestamp(None).try_init();
+    let mut all = Tally::default();
+    std::thread::scope(|scope| {
+        let part = |first: usize| {
+            let seeds = seeds.clone();
+            scope.spawn(move || {
+                let mut all = Tally::default();
+                for seed in seeds.skip(first).step_by(THREADS) {
+                    all.add(
+                        &run_on(seed, true).unwrap_or_else(|why| panic!("SIMULATION_SEED={seed}: {why}")),
+                    );
+                }
+                all
+            })
+        };
+        let parts: Vec<_> = (0..THREADS).map(part).collect();
+        for part in parts {
+            all.add(&part.join().expect("a seed has failed"));
+        }
+    });
+    println!("{seeds:?}: {all:?}");
+    let runs = seeds.end - seeds.start;
+    if runs >= 10 {
+        let counts = [all.cuts, all.stops, all.pieces, all.finished, all.restores, all.writes, all.reads];
+        assert!(counts.iter().all(|count| *count >= runs), "{all:?}");
+    }
+}
+
 #[test]
 fn a_seed_repeats_a_run_exactly() {
     for seed in 0..3 {
         assert_eq!(run(seed), run(seed), "SIMULATION_SEED={seed}");
+        assert_eq!(run_on(seed, true), run_on(seed, true), "SIMULATION_SEED={seed}");
     }
 }

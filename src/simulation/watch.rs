@@ -87,6 +87,10 @@ impl WatchedShard {
 }
 
 impl StateMachine for WatchedShard {
+    fn kind(&self) -> u8 {
+        self.machine.kind()
+    }
+
     fn apply(&mut self, index: u64, term: u64, bytes: &[u8]) -> Vec<u8> {
         let command = ShardCommand::decode(bytes).expect("only commands are proposed");
         let ended = match command {
@@ -136,6 +140,10 @@ impl WatchedMeta {
 }
 
 impl StateMachine for WatchedMeta {
+    fn kind(&self) -> u8 {
+        self.machine.kind()
+    }
+
     fn apply(&mut self, index: u64, term: u64, bytes: &[u8]) -> Vec<u8> {
         let before = self.state();
         let outcome = self.machine.apply(index, term, bytes);

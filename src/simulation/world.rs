@@ -15,6 +15,7 @@ use super::{Shared, Tally, clients, harm, lister, operator, watchers};
 use crate::clock::simulated;
 use crate::consensus::Settings;
 use crate::consensus::simulation::network::Network;
+use crate::disk::fake::FakeFolder;
 use crate::model::address::Address;
 use crate::model::shard::RequestId;
 use crate::node::raft;
@@ -66,6 +67,8 @@ pub(super) struct World {
     pub(super) is_harsh: bool,
     /// Whether nodes have a bound of what they may hold, and are at it now and then.
     pub(super) is_tight: bool,
+    /// Whether nodes keep what they hold on disks.
+    pub(super) on_disks: bool,
     /// Whether harm is done and clients are at work.
     pub(super) harm: Cell<bool>,
     pub(super) keys: Vec<Vec<u8>>,
@@ -94,7 +97,7 @@ pub(super) fn place_of(address: &Address) -> usize {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Shared {
+    pub(super) fn new(seed: u64, on_disks: bool) -> Shared {
         let mut random = StdRng::seed_from_u64(seed);
         let mut network = Network::default();
         network.lost = [0, 10, 30, 60][random.random_range(0..4)];
@@ -108,11 +111,12 @@ impl World {
             first: firsts[random.random_range(0..firsts.len())],
             is_harsh: random.random_ratio(1, 3),
             is_tight: seed.is_multiple_of(3),
+            on_disks,
             random: RefCell::new(random),
             now: Cell::new(0),
             network: RefCell::new(network),
             last_cut: Cell::new(0),
-            nodes: (0..count).map(|_| Process::default()).collect(),
+            nodes: (0..count).map(|_| Process::on(on_disks)).collect(),
             harm: Cell::new(true),
             oracle: RefCell::new(Oracle::new(keys.clone())),
             keys,
@@ -164,6 +168,7 @@ impl World {
             staged_bytes: 40,
             part_bytes: 64,
             staging_window_bytes: 256,
+            snapshot_log_bytes: 4_000,
             ..raft::settings()
         }
     }
@@ -221,6 +226,11 @@ impl World {
     pub(super) fn tell_tally(&self) {
         let oracle = self.oracle.borrow();
         self.count(|tally| oracle.count(tally));
+    }
+
+    /// Cuts the power of a disk.
+    pub(super) fn cut_power(&self, disk: &FakeFolder) {
+        disk.cut_power(&mut self.random.borrow_mut());
     }
 
     pub(super) fn draw<T: SampleUniform, R: SampleRange<T>>(&self, range: R) -> T {

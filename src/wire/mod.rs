@@ -219,6 +219,9 @@ pub struct Hello {
     /// Whether it was given a secret of a cluster.
     #[serde(default)]
     pub has_secret: bool,
+    /// Whether it keeps what it holds on a disk: all nodes of a cluster do, or none.
+    #[serde(default)]
+    pub durable: bool,
     /// That it knows the secret of the cluster: see [`proof`].
     pub proof: Option<String>,
 }

@@ -95,6 +95,17 @@ orders! {
         /// Whether it is about to be founded.
         founding: bool,
     }
+    /// A node has come back with the folder in which it keeps what it holds: how often one was started with that folder, where that is known to be as often.
+    Returned "returned" (at_once, members) -> Option<u64> {
+        /// The node.
+        node: Address,
+        /// The random id of its folder.
+        folder: u64,
+        /// How often it was started with that, this time included.
+        starts: u64,
+        /// The random id of this time.
+        life: u64,
+    }
     /// The reservation is not needed any more.
     Release "release" (at_once, anyone) -> () {
         /// The cluster's id.

@@ -199,6 +199,16 @@ impl Node {
         }
     }
 
+    /// Ends all of these processes at one moment, as far as that can be done.
+    pub(crate) fn kill_all(nodes: &mut [Self]) {
+        for node in &mut *nodes {
+            if let Some(child) = &mut node.child {
+                child.kill().expect("a child of ours can be killed");
+            }
+        }
+        nodes.iter_mut().for_each(Self::kill);
+    }
+
     /// Starts a new process with the same settings on the same port, after the old one was killed.
     pub(crate) fn restart(&mut self) {
         self.kill();

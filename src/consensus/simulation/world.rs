@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::driver::Driver;
 use super::super::envelope::{Body, Envelope};
+use super::super::keep::{Resumed, SnapshotJob};
 use super::super::machine::{Answer, Command, Refusal};
 use super::super::members::{Change, Members};
 use super::super::settings::Settings;
@@ -19,6 +20,8 @@ use super::super::status::{Role, Status};
 use super::network::Network;
 use super::oracle::{Chain, Oracle, Told, mix, operation};
 use super::{Rule, Tally};
+use crate::disk::fake::{FakeFolder, Fault};
+use crate::disk::{Storage as Disk, Stored};
 use crate::model::binary::Reader;
 use crate::model::format;
 
@@ -53,6 +56,10 @@ pub(super) struct World {
 
 struct Node {
     replica: u64,
+    /// What it keeps its replicas on, if it does.
+    disk: Option<FakeFolder>,
+    /// The disk was put in anew: nothing of its replicas is there.
+    is_empty: bool,
     running: Option<Running>,
     paused_until: u64,
     /// It is to be taken out of all groups, and then stops.
@@ -64,6 +71,7 @@ struct Running {
     driver: Driver<u64>,
     told: BTreeMap<u64, Arc<Mutex<Told>>>,
     inbox: Vec<Vec<u8>>,
+    jobs: Vec<SnapshotJob>,
 }
 
 /// Something a node was asked, and what was known of the group when it was.
@@ -85,7 +93,7 @@ enum Kind {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, without: Option<Rule>) -> Self {
+    pub(super) fn new(seed: u64, without: Option<Rule>, on_disks: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let size = if random.random_bool(0.7) { 3 } else { 5 };
         let groups = random.random_range(1..=2_u64);
@@ -110,12 +118,20 @@ impl World {
         for place in 0..size {
             let replica = world.random.random_range(1..u64::MAX);
             world.places.insert(replica, place);
-            world.nodes.push(Node { replica, running: None, paused_until: 0, stopping: false, back_at: 0 });
+            world.nodes.push(Node {
+                replica,
+                disk: on_disks.then(FakeFolder::default),
+                is_empty: true,
+                running: None,
+                paused_until: 0,
+                stopping: false,
+                back_at: 0,
+            });
         }
         let voters: Members =
             world.places.iter().map(|(replica, place)| (*replica, address(*place))).collect();
         for place in 0..size {
-            world.start(place, Some(&voters));
+            world.start(place, Some(&voters)).expect("an empty disk can be used");
         }
         world
     }
@@ -134,17 +150,43 @@ impl World {
             staged_bytes: 60,
             part_bytes: 16,
             staging_window_bytes: 128,
+            snapshot_log_bytes: 1_200,
             without: self.without,
             ..Settings::default()
         }
     }
 
-    fn start(&mut self, place: usize, voters: Option<&Members>) {
-        let mut driver = Driver::new(self.settings());
+    fn start(&mut self, place: usize, voters: Option<&Members>) -> Result<(), String> {
+        let settings = self.settings();
+        let without = self.without;
+        let node = &mut self.nodes[place];
+        let replica = node.replica;
+        let (mut driver, mut stored, mut disk) = (Driver::new(settings.clone()), Stored::default(), None);
+        if let Some(folder) = &node.disk {
+            let (opened, found) = Disk::open(Arc::new(folder.clone()), &address(place), || replica)?;
+            folder.set_fault((without == Some(Rule::SyncedLog)).then_some(Fault::FilesNotSynced));
+            let opened = Arc::new(opened);
+            driver = Driver::kept(settings, Arc::clone(&opened));
+            (stored, disk) = (found, Some(opened));
+        }
         let mut told = BTreeMap::new();
-        let replica = self.nodes[place].replica;
         for group in self.oracles.keys() {
             let (machine, tells) = Chain::new();
+            let kept = stored.groups.iter().position(|one| one.group == *group);
+            if kept.is_none() && !self.nodes[place].is_empty {
+                return Err(format!("node {place} has nothing of group {group} on its disk"));
+            }
+            if let Some(kept) = kept.map(|at| stored.groups.swap_remove(at)) {
+                // The power may have been cut after it was on the disk, and before anybody knew.
+                self.nodes[place].replica = kept.row.replica;
+                self.places.insert(kept.row.replica, place);
+                driver
+                    .resume(Resumed::new(disk.as_ref().expect("it was found there"), kept, machine)?, false)
+                    .expect("a new driver takes any group");
+                self.tally.resumed += 1;
+                told.insert(*group, tells);
+                continue;
+            }
             match voters {
                 Some(voters) => driver.found(*group, replica, voters, machine),
                 None => driver.join(*group, replica, machine),
@@ -152,7 +194,32 @@ impl World {
             .expect("a new driver takes any group");
             told.insert(*group, tells);
         }
-        self.nodes[place].running = Some(Running { driver, told, inbox: Vec::new() });
+        let is_kept = self.nodes[place].disk.is_some();
+        if is_kept {
+            // Whoever begins with a new disk has told nobody of its replicas before they are on it.
+            driver.work();
+            if let Some(why) = driver.disk_error() {
+                return Err(why.to_owned());
+            }
+            self.nodes[place].is_empty = false;
+        }
+        self.nodes[place].running = Some(Running { driver, told, inbox: Vec::new(), jobs: Vec::new() });
+        Ok(())
+    }
+
+    /// Starts a node again. The power may be cut meanwhile.
+    fn start_again(&mut self, place: usize) -> Result<(), String> {
+        let has_fuse = self.nodes[place].disk.is_some() && self.harm && self.random.random_bool(0.2);
+        if let Some(disk) = self.nodes[place].disk.as_ref().filter(|_| has_fuse) {
+            disk.set_fuse(Some(self.random.random_range(0..60)));
+        }
+        match self.start(place, None) {
+            Err(_) if has_fuse => {
+                self.cut_power(place);
+                Ok(())
+            }
+            started => started,
+        }
     }
 
     /// Harm, then peace, in which everything must become whole again.
@@ -235,12 +302,13 @@ impl World {
     fn turn(&mut self, place: usize) -> Result<(), String> {
         let node = &mut self.nodes[place];
         if node.running.is_none() && node.back_at <= self.now {
-            if self.without != Some(Rule::FreshIdAfterAmnesia) || node.stopping {
+            let is_new = node.is_empty || node.disk.is_none();
+            if is_new && (self.without != Some(Rule::FreshIdAfterAmnesia) || node.stopping) {
                 node.replica = self.random.random_range(1..u64::MAX);
             }
             node.stopping = false;
             self.places.insert(node.replica, place);
-            self.start(place, None);
+            self.start_again(place)?;
         }
         let node = &mut self.nodes[place];
         let Some(running) = node.running.as_mut().filter(|_| node.paused_until <= self.now) else {
@@ -259,6 +327,17 @@ impl World {
             running.driver.tick();
         }
         running.driver.work();
+        running.jobs.extend(running.driver.take_snapshot_jobs());
+        if !running.jobs.is_empty() && self.random.random_bool(0.1) {
+            let written = running.jobs.remove(0).write();
+            self.tally.snapshots += 1;
+            running.driver.note_written(written);
+            running.driver.work();
+        }
+        if running.driver.disk_error().is_some() {
+            self.cut_power(place);
+            return Ok(());
+        }
         let answers = running.driver.take_answers();
         for envelope in running.driver.take_outbox() {
             self.tally.parts += u64::from(matches!(envelope.body, Body::Part(_)));
@@ -441,8 +520,24 @@ impl World {
         if self.tally.crashes == 0 && self.now > STEPS / 2 {
             self.crash(place);
         }
-        match self.random.random_range(0..1000) {
-            0..4 => self.crash(place),
+        let on_disks = self.nodes[place].disk.is_some();
+        let die = self.random.random_range(0..1000);
+        match die {
+            0..4 if !on_disks => self.crash(place),
+            0..2 if on_disks => self.cut_power(place),
+            2..4 if on_disks => {
+                // In the middle of what it writes next.
+                let left = self.random.random_range(0..40);
+                if self.nodes[place].running.is_some() {
+                    self.nodes[place].disk.iter().for_each(|disk| disk.set_fuse(Some(left)));
+                }
+            }
+            998.. if on_disks => {
+                self.tally.blackouts += 1;
+                (0..self.nodes.len()).for_each(|place| self.cut_power(place));
+            }
+            // A disk may be lost, too, as long as a majority of them is not.
+            _ if on_disks && die < 6 && self.random.random_bool(0.3) => self.lose_disk(place),
             4..6 => self.nodes[place].stopping |= self.nodes[place].running.is_some() && self.may_lose(place),
             6..12 => self.cut(place),
             12..20 => self.network.cut.clear(),
@@ -501,11 +596,16 @@ impl World {
         if self.without == Some(Rule::FreshIdAfterAmnesia) && place != 0 {
             return false;
         }
+        // What a node that is down goes by when it comes back with its disk is not known.
+        if self.nodes.iter().any(|node| node.disk.is_some() && node.running.is_none()) {
+            return false;
+        }
         let lives = |replica: &u64| {
             let there = self.places[replica];
             let node = &self.nodes[there];
             // Who is about to be taken out will not be missing from a majority, nor be part of one.
-            there != place && node.replica == *replica && node.running.is_some() && !node.stopping
+            let is_there = node.running.is_some() || (node.disk.is_some() && !node.is_empty);
+            there != place && node.replica == *replica && is_there && !node.stopping
         };
         let changing = |node: &Node| {
             let running = node.running.iter();
@@ -537,6 +637,24 @@ impl World {
         }
     }
 
+    /// The node stops, and its disk with it.
+    fn cut_power(&mut self, place: usize) {
+        log::debug!("step {}: the power of node {place} is cut", self.now);
+        self.operations.retain(|_, operation| operation.node != place);
+        let node = &mut self.nodes[place];
+        node.running = None;
+        node.disk.iter().for_each(|disk| disk.cut_power(&mut self.random));
+        node.back_at = self.now + self.random.random_range(1..300);
+    }
+
+    /// The node stops, and comes back with another disk.
+    fn lose_disk(&mut self, place: usize) {
+        if self.nodes[place].running.is_some() && self.may_lose(place) {
+            self.tally.crashes += 1;
+            self.kill(place);
+        }
+    }
+
     /// The node forgets everything. Who waited there never learns what became of it.
     fn kill(&mut self, place: usize) {
         log::debug!(
@@ -546,6 +664,10 @@ impl World {
         );
         self.operations.retain(|_, operation| operation.node != place);
         self.nodes[place].running = None;
+        if let Some(disk) = &mut self.nodes[place].disk {
+            *disk = FakeFolder::default();
+            self.nodes[place].is_empty = true;
+        }
         self.nodes[place].back_at = self.now + self.random.random_range(1..300);
     }
 

@@ -2,6 +2,11 @@
 //!
 //! `DURABLE_ROUNDS=50 cargo test --release --features failpoints --test durable -- --nocapture` kills so often for each kind of cluster.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these tests kill at drawn moments, and measure how long a start takes"
+)]
+
 mod support;
 
 use std::path::Path;
@@ -140,7 +145,9 @@ fn all_nodes_that_are_stopped_come_back_with_everything() {
             }
             durable.cluster.nodes.iter().for_each(Node::wait_ready);
             // Each may have seen the others down.
-            all.iter().for_each(|node| wait_agreed(node));
+            for node in &all {
+                wait_agreed(node);
+            }
             pairs.check(&all);
         }
         let after = audit(&all[count - 1]);

@@ -30,7 +30,7 @@ const MOST_GROWING: usize = 90;
 /// A node that takes more values than this has no bound.
 const MOST_VALUES: usize = 1000;
 /// As a part of the bound, in percent, a node may take so much RAM, beside what the program takes.
-const RAM_PERCENT: u64 = 110;
+const RAM_PERCENT: u64 = 120;
 
 fn bounded() -> Vec<(&'static str, &'static str)> {
     [&[("MAX_MEMORY", BOUND)][..], &SMALL].concat()
@@ -164,7 +164,7 @@ fn at_the_bound_only_what_grows_is_refused() {
     assert_eq!(bound.to_string(), BOUND);
     assert_little_ram(&node);
     let resident = node.resident_bytes();
-    assert!(used <= resident && resident - used < 15_000_000, "{used} used, {resident} in RAM");
+    assert!(used <= resident && resident - used < PROGRAM_BYTES, "{used} used, {resident} in RAM");
     delete(&mut http, &keys[keys.len() / 2..]);
     wait_until_taken(&mut http, "again");
     assert_eq!(http.get(&format!("/v1/kv/{}", keys[4])).body, body.as_bytes());
@@ -369,8 +369,8 @@ struct Proof {
 const WRITERS: usize = 8;
 /// What is used and what the system says may differ by so many percent,
 const APART_PERCENT: u64 = 10;
-/// and by what the program takes beside the allocator, in bytes.
-const PROGRAM_BYTES: u64 = 12_000_000;
+/// and by what the program takes beside the allocator, in bytes: some 13 MB are pages of its file, the rest are stacks of threads.
+const PROGRAM_BYTES: u64 = 16_000_000;
 
 /// A writer's own pairs, and what came of its requests.
 #[derive(Default)]

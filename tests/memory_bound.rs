@@ -164,7 +164,8 @@ fn at_the_bound_only_what_grows_is_refused() {
     assert_eq!(bound.to_string(), BOUND);
     assert_little_ram(&node);
     let resident = node.resident_bytes();
-    assert!(used <= resident && resident - used < PROGRAM_BYTES, "{used} used, {resident} in RAM");
+    // Each is of another moment, and memory is given back all the time.
+    assert!(used.abs_diff(resident) < PROGRAM_BYTES, "{used} used, {resident} in RAM");
     delete(&mut http, &keys[keys.len() / 2..]);
     wait_until_taken(&mut http, "again");
     assert_eq!(http.get(&format!("/v1/kv/{}", keys[4])).body, body.as_bytes());
@@ -270,30 +271,37 @@ fn a_named_write_that_is_sent_again_while_the_first_is_in_the_log_is_answered_as
             cluster.nodes.iter().partition(|node| node.address() == leader);
         // It takes most of what is left, so that there is no room for it twice.
         let body = value(usize::try_from(least_room() * 3 / 4 / 3).unwrap());
-        let target = format!("/v1/kv/twice-{attempt}");
+        let (target, name) = (format!("/v1/kv/twice-{attempt}"), format!("twice-{attempt}"));
         // What is sent meanwhile is in the log of the leader, and nowhere else.
         for other in &others {
             other.pause();
         }
-        let answers = std::thread::scope(|scope| {
+        let (is_logged, answers) = std::thread::scope(|scope| {
             let put =
-                || leader[0].http().request("PUT", &target, &[("Idempotency-Key", "twice")], body.as_bytes());
-            let both = [scope.spawn(put), scope.spawn(put)];
+                || leader[0].http().request("PUT", &target, &[("Idempotency-Key", &name)], body.as_bytes());
+            let first = scope.spawn(put);
+            // Whoever is refused is told so at once: what was not answered by then is in the log, and only then it is sent again.
+            let sent = Instant::now();
+            while !first.is_finished() && sent.elapsed() < Duration::from_millis(500) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let is_logged = !first.is_finished();
+            let both = [first, scope.spawn(put)];
             std::thread::sleep(Duration::from_millis(300));
             for other in &others {
                 other.resume();
             }
-            both.map(|one| one.join().expect("an answer"))
+            (is_logged, both.map(|one| one.join().expect("an answer")))
         });
         let told = answers.each_ref().map(|one| (one.status, one.header("Evenkv-Outcome"), one.text()));
         let kept = http.get(&target);
-        if kept.status == 200 {
+        if is_logged && kept.status == 200 {
             let tags = answers.each_ref().map(|answer| answer.header("ETag"));
             assert_eq!(tags, [kept.header("ETag"); 2], "{} bytes: {told:?}", body.len());
             return;
         }
-        // There was less room than it said.
-        assert!(told.iter().all(|one| one.1 == Some("not-applied")), "{told:?}");
+        // There was less room than it said, if only for the first.
+        assert_eq!(told[0].1, Some("not-applied"), "{told:?}");
     }
 }
 

@@ -53,7 +53,11 @@ fn a_snapshot_that_takes_long_is_progress() {
         has_ended(said["phase"].as_str().expect("a phase"))
     });
     assert!(moves.elapsed() > SNAPSHOT, "it took too short a time to show anything");
-    let ended = status(&all[2]);
+    let mut ended = json!(null);
+    wait_until("another node knows that, too", START_DEADLINE, || {
+        ended = status(&all[2]);
+        has_ended(ended["phase"].as_str().expect("a phase"))
+    });
     assert_eq!((&ended["phase"], &ended["receipt"]["change-id"]), (&json!("finished"), &id), "{ended}");
     check_receipt_at(&ended["receipt"], &all, 3);
     wait_agreed(&all[0]);
